@@ -1,0 +1,301 @@
+"""One picture of a store: the solution at a few parameter points, and a summary over all of them.
+
+Left the value and a policy (or the variable asked for) along the first state, for a few points
+spread over the sweep; right one number per point over the parameter axes, as a line, a heat map
+or a scatter of sampled points. Parameter dimensions are those of ``status``; the others are
+states.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..solvers.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["picture", "select"]
+
+_LINES = 5
+_STATUS = {"pending": "0.85", "failed": "#c0392b", "inexact": "#e6a23c", "solved": "#2e7d5b"}
+# A summary needs one number per point; past this size of its variable, points are skipped.
+_MOST_BYTES = 2**31
+
+
+def picture(
+    data: xr.Dataset, var: str | None = None, chosen: Mapping[str, str] | None = None
+) -> Figure:
+    """Draw a store.
+
+    Parameters
+    ----------
+    data : Dataset
+        A sweep's results (one group).
+    var : str, optional
+        The variable to draw; by default the value, and beside it the first policy.
+    chosen : mapping, optional
+        Coordinates to hold fixed, nearest value: ``{"beta": "0.95"}``.
+
+    Raises
+    ------
+    UsageError
+        If the variable or a coordinate is not in the store, or nothing is solved yet.
+    """
+    from matplotlib.figure import Figure
+
+    names = _variables(data, var)
+    data, held = select(data, chosen or {})
+    sweep = _Sweep(data)
+    lines = [name for name in names if sweep.states_of(name)]
+    summary = bool(sweep.dims) and math.prod(data.sizes[d] for d in sweep.dims) > 1
+    panels = len(lines) + summary
+    if not panels:
+        raise UsageError(
+            f"'{names[0]}' is a single number here: {np.asarray(data[names[0]].values).item()}."
+        )
+    figure = Figure(figsize=(5.2 * panels + 0.4, 4.3), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis, name in zip(axes, lines, strict=False):
+        _draw_lines(axis, sweep, name)
+    if summary:
+        _draw_summary(axes[-1], sweep, names[0])
+    title = str(data.attrs.get("model", "")) or "dpsolve"
+    figure.suptitle(f"{title}   {held}".strip(), fontsize=11)
+    return figure
+
+
+def select(data: xr.Dataset, chosen: Mapping[str, str]) -> tuple[xr.Dataset, str]:
+    """Hold coordinates fixed at the nearest value, and say in words which.
+
+    A parameter that varies along ``point`` keeps the points that have the nearest value.
+    """
+    held: list[str] = []
+    for name, text in chosen.items():
+        if name not in data.coords:
+            known = [str(c) for c in data.coords]
+            raise UsageError(
+                f"the store has no coordinate '{name}'.{did_you_mean(name, known)} "
+                f"Its coordinates: {', '.join(known)}."
+            )
+        values = np.asarray(data[name].values)
+        try:
+            wanted = float(text)
+        except ValueError:
+            raise UsageError(f"--select {name}={text}: a number is expected.") from None
+        if values.ndim != 1:
+            raise UsageError(f"--select {name}: it varies along several dimensions.")
+        nearest = values[np.argmin(np.abs(values - wanted))]
+        dim = data[name].dims[0]
+        where = np.flatnonzero(values == nearest)
+        data = data.isel({dim: where if len(where) > 1 else int(where[0])})
+        held.append(f"{name}={nearest:.6g}")
+    return data, ", ".join(held)
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """A data set whose dimensions are told apart."""
+
+    data: xr.Dataset
+
+    @property
+    def dims(self) -> list[str]:
+        """The parameter dimensions."""
+        return [str(d) for d in self.data["status"].dims] if "status" in self.data else []
+
+    def states_of(self, name: str) -> list[str]:
+        return [str(d) for d in self.data[name].dims if d not in self.dims]
+
+    def few(self) -> list[dict[str, int]]:
+        """Choose a few points: spread along the longest parameter axis, others at the middle."""
+        if not self.dims:
+            return [{}]
+        sizes = {d: self.data.sizes[d] for d in self.dims}
+        along = max(sizes, key=lambda d: sizes[d])
+        middle = {d: (sizes[d] - 1) // 2 for d in self.dims}
+        spread = np.unique(np.linspace(0, sizes[along] - 1, min(_LINES, sizes[along])).astype(int))
+        return [middle | {along: int(i)} for i in spread]
+
+    def along(self, state: str, point: Mapping[str, int]) -> np.ndarray[Any, Any]:
+        """Return the values of a state at one point; its grid may depend on the parameters."""
+        grid = self.data.get(f"grid_{state}", self.data[state])
+        return np.asarray(grid.isel({d: i for d, i in point.items() if d in grid.dims}).values)
+
+    def label(self, point: Mapping[str, int], varying: Sequence[str]) -> str:
+        here = self.data.isel(dict(point))
+        return ", ".join(f"{name}={here[name].item():.4g}" for name in varying)
+
+    def varying(self, dims: Sequence[str]) -> list[str]:
+        """Return the parameters that vary along some of the parameter dimensions."""
+        names = [d for d in dims if d != "point"]
+        if "point" in dims:
+            coords = self.data.coords.items()
+            names += [str(n) for n, c in coords if c.dims == ("point",) and n != "point"]
+        return names or list(dims)
+
+
+def _variables(data: xr.Dataset, var: str | None) -> list[str]:
+    known = [str(name) for name in data.data_vars]
+    if var is None:
+        policies = [n for n in known if n.startswith("policy_") and "index" not in n]
+        others = [n for n in known if n.startswith("output_")]
+        names = [n for n in ["value", *policies[:1]] if n in known] or others[:1]
+        return names or ["error_bound"]
+    for name in (var, f"policy_{var}", f"output_{var}"):
+        if name in known:
+            return [name]
+    guess = did_you_mean(var, known)
+    raise UsageError(f"the store has no variable '{var}'.{guess} It holds: {', '.join(known)}.")
+
+
+def _draw_lines(axis: Axes, sweep: _Sweep, name: str) -> None:
+    """Draw a variable along its first state, other states at the middle."""
+    from matplotlib import colormaps
+
+    array = sweep.data[name]
+    state, *others = sweep.states_of(name)
+    rest = {d: (array.sizes[d] - 1) // 2 for d in others}
+    points = sweep.few()
+    moved = [d for d in sweep.dims if len({p[d] for p in points}) > 1]
+    colours = colormaps["viridis"](np.linspace(0.0, 0.85, len(points)))
+    drawn = 0
+    for point, colour in zip(points, colours, strict=True):
+        y = np.asarray(array.isel({**point, **rest}).values, dtype=float)
+        if not np.isfinite(y).any():
+            continue
+        label = sweep.label(point, sweep.varying(moved)[:3]) if moved else None
+        axis.plot(sweep.along(state, point), y, color=colour, lw=1.5, label=label)
+        drawn += 1
+    if not drawn:
+        axis.text(0.5, 0.5, "no solved point here", transform=axis.transAxes, ha="center")
+    still = {d: points[0][d] for d in sweep.dims if d not in moved}
+    held = [sweep.label(still, list(still))] if still else []
+    held += [_at(sweep, d, i) for d, i in rest.items()]
+    axis.set_title(", ".join(held), fontsize=9)
+    axis.set_xlabel(_named(sweep.data, state))
+    axis.set_ylabel(_named(sweep.data, name))
+    if drawn and moved:
+        axis.legend(fontsize=8, frameon=False)
+    axis.grid(alpha=0.25)
+
+
+def _draw_summary(axis: Axes, sweep: _Sweep, name: str) -> None:
+    """Draw one number per point: the variable at the middle of the states."""
+    array = sweep.data[name]
+    middle = {d: (array.sizes[d] - 1) // 2 for d in sweep.states_of(name)}
+    axis.set_title(", ".join(_at(sweep, d, i) for d, i in middle.items()), fontsize=9)
+    dims = sorted(sweep.dims, key=lambda d: -array.sizes[d])
+    dims = [d for d in dims if array.sizes[d] > 1]
+    rest = {d: (array.sizes[d] - 1) // 2 for d in dims[2:]}
+    if rest:
+        held = sweep.label(rest, list(rest))
+        axis.set_title(", ".join(filter(None, [axis.get_title(), held])), fontsize=9)
+    step = max(1, math.ceil(array.nbytes / _MOST_BYTES))
+    thin = {dims[0]: slice(None, None, step)}
+    ones = {d: 0 for d in sweep.dims if array.sizes[d] == 1}
+    part = sweep.data.isel({**ones, **rest, **thin})
+    z = part[name].isel(middle)
+    label = _named(sweep.data, name)
+    if "point" in dims:
+        _scatter(axis, part, z.transpose("point", ...), sweep.varying(["point"]), label)
+    elif len(dims) == 1:
+        _line(axis, part, z, dims[0], label)
+    else:
+        _heat(axis, part, z.transpose(dims[1], dims[0]), label)
+
+
+def _line(axis: Axes, part: xr.Dataset, z: xr.DataArray, dim: str, label: str) -> None:
+    if z.dtype.kind not in "fiub":
+        return _categories(axis, part[dim].values, np.zeros(z.size), z.values, dim, "")
+    order = np.argsort(part[dim].values)
+    axis.plot(part[dim].values[order], z.values[order], color="#2c5f8a", marker=".", ms=4, lw=1.2)
+    axis.set_xlabel(_named(part, dim))
+    axis.set_ylabel(label)
+    if _spread_wide(z.values):
+        axis.set_yscale("log")
+    axis.grid(alpha=0.25)
+    return None
+
+
+def _heat(axis: Axes, part: xr.Dataset, z: xr.DataArray, label: str) -> None:
+    down, across = (str(d) for d in z.dims)
+    x, y = part[across].values, part[down].values
+    if z.dtype.kind not in "fiub":
+        xs, ys = np.meshgrid(x, y)
+        return _categories(axis, xs.ravel(), ys.ravel(), z.values.ravel(), across, down)
+    i, j = np.argsort(x), np.argsort(y)
+    mesh = axis.pcolormesh(
+        x[i], y[j], np.ma.masked_invalid(z.values[np.ix_(j, i)]), shading="nearest",
+        cmap="viridis", norm=_norm(z.values),
+    )  # fmt: skip
+    axis.figure.colorbar(mesh, ax=axis, label=label)
+    axis.set_xlabel(_named(part, across))
+    axis.set_ylabel(_named(part, down))
+    return None
+
+
+def _scatter(
+    axis: Axes, part: xr.Dataset, z: xr.DataArray, names: Sequence[str], label: str
+) -> None:
+    """Draw sampled points over their first two parameters (or over the only one)."""
+    z = z.isel({d: (z.sizes[d] - 1) // 2 for d in z.dims if d != "point"})
+    x = part[names[0]].values
+    if z.dtype.kind not in "fiub":
+        y = part[names[1]].values if len(names) > 1 else np.zeros(len(x))
+        return _categories(axis, x, y, z.values, names[0], names[1] if len(names) > 1 else "")
+    axis.set_xlabel(_named(part, names[0]))
+    if len(names) == 1:
+        axis.plot(x, z.values, ".", color="#2c5f8a")
+        axis.set_ylabel(label)
+    else:
+        dots = axis.scatter(
+            x, part[names[1]].values, c=z.values, s=18, cmap="viridis", norm=_norm(z.values)
+        )
+        axis.figure.colorbar(dots, ax=axis, label=label)
+        axis.set_ylabel(_named(part, names[1]))
+    axis.grid(alpha=0.25)
+    return None
+
+
+def _categories(axis: Axes, x: Any, y: Any, status: Any, across: str, down: str) -> None:
+    for name, colour in _STATUS.items():
+        here = status == name
+        if here.any():
+            label = f"{name} ({here.sum()})"
+            axis.plot(x[here], y[here], "s", ms=4, color=colour, label=label)
+    axis.set_xlabel(across)
+    axis.set_ylabel(down)
+    if not down:
+        axis.set_yticks([])
+    axis.legend(fontsize=8)
+
+
+def _norm(values: Any) -> Any:
+    from matplotlib.colors import LogNorm
+
+    return LogNorm() if _spread_wide(values) else None
+
+
+def _spread_wide(values: Any) -> bool:
+    finite = values[np.isfinite(values)]
+    return bool(finite.size and finite.min() > 0 and finite.max() > 1e3 * finite.min())
+
+
+def _at(sweep: _Sweep, state: str, index: int) -> str:
+    if f"grid_{state}" in sweep.data or state not in sweep.data.coords:
+        return f"{state} at the middle of its grid"
+    return f"{state}={sweep.data[state].values[index]:.4g}"
+
+
+def _named(data: xr.Dataset, name: Hashable) -> str:
+    """Return a variable's name, with its long name where that says more."""
+    long = str(data[name].attrs.get("long_name", "")) if name in data.variables else ""
+    return f"{name}: {long}" if long and long != name else str(name)

@@ -1,0 +1,1 @@
+"""One call over many points: compiled batches, their layout and their memory forecast."""

@@ -1,0 +1,1 @@
+"""Site profiles and job-script templates, shipped as package data."""

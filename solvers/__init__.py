@@ -1,0 +1,1 @@
+"""The mathematics: models, grids, Bellman operators, solution methods, certified bounds."""

@@ -1,0 +1,303 @@
+"""``dp.check`` and ``dp.describe``: look at a model before solving it, and name its first fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import ceil
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .bounds import modulus
+from .errors import ModelError
+from .factory import build, signature, split
+from .grids import ROW_SUM_TOLERANCE, Grid
+from .lattice import BLOCK, CHOICE, Lattice, Pairs
+from .model import Model, TabularModel
+from .named import Named, aligned
+from .operator import BellmanOperator
+from .survey import probability_rows
+from .tabular import Tabular
+
+__all__ = ["check", "diagnose", "spectral_radius"]
+
+Array = Any
+
+
+def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
+    """Evaluate a model and name its first fault; return quietly if it has none.
+
+    Parameters
+    ----------
+    model : factory, Model, TabularModel or str
+        What to look at.
+    params : dict, optional
+        Parameters and sizes of a factory.
+
+    Raises
+    ------
+    ModelError
+        Naming the fault: an unknown argument, a NaN reward at a named state and choice, a state
+        without a feasible choice, a row of probabilities that does not sum to one, a next state
+        off its grid, a discount that makes the problem ill-posed.
+    """
+    if not isinstance(model, Model | TabularModel):
+        from .solve import as_factory
+
+        factory = as_factory(model)
+        values, sizes = split(factory, params)
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise ModelError(f"{signature(factory).name}: parameter '{name}' is {value}")
+        model = build(factory, values, sizes)
+    if isinstance(model, Mapping):
+        for name, x in model.items():
+            array = np.asarray(x[1] if isinstance(x, tuple) else x)
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ModelError(f"the array '{name}' holds {array[~np.isfinite(array)][0]}")
+        return
+    if not isinstance(model, Model | TabularModel):
+        raise ModelError(f"a factory returns dp.Model(...), not {type(model).__name__}")
+    found = diagnose(model)
+    if found:
+        raise ModelError(found)
+
+
+def diagnose(model: Any) -> str:
+    """Return a sentence about a model's first fault, or '' if none is found."""
+    if isinstance(model, TabularModel):
+        return _diagnose_tabular(model)
+    if not isinstance(model, Model):
+        return ""
+    found = _grids(model)
+    if found:
+        return found
+    for t in (None,) if model.horizon is None else range(model.horizon):
+        lattice = Lattice(model, t=t)
+        found = _pairs(lattice, "" if t is None else f" in period t={t}")
+        found = found or (_discount(lattice) if model.horizon is None else "")
+        if found:
+            return found
+    return ""
+
+
+def _grids(model: Model) -> str:
+    for name, spec in model.states.items():
+        values = np.asarray(spec.values, np.float64)
+        if not np.isfinite(values).all():
+            i = int(np.argmin(np.isfinite(values)))
+            return f"the grid of state '{name}' holds {values[i]} at point {i}"
+        if isinstance(spec, Grid) and not (np.diff(values) > 0).all():
+            i = int(np.argmin(np.diff(values)))
+            return (
+                f"the grid of state '{name}' does not increase at point {i + 1}: {values[i]:.6g} "
+                f"is followed by {values[i + 1]:.6g}; at these parameters its ends are the wrong "
+                "way round or coincide"
+            )
+    return ""
+
+
+def _blocks(lattice: Lattice) -> Iterator[tuple[Pairs, Array]]:
+    """Yield the pairs, with the flattened choices they are about."""
+    if lattice.kept is not None:
+        n = lattice.kept_index()
+        yield lattice.kept, np.asarray(n.array)
+        return
+    size = lattice.block_size or 1
+    for i in range(ceil(lattice.n_choices / size)):
+        first = np.arange(i * size, (i + 1) * size)
+        yield lattice.pairs_of_block(jnp.int32(i)), np.minimum(first, lattice.n_choices - 1)
+
+
+class _Place:
+    """Words for a position in an array over states, choices and shocks."""
+
+    def __init__(self, lattice: Lattice, choices: Array) -> None:
+        self.lattice, self.choices = lattice, choices
+
+    def of(self, dims: tuple[str, ...], flat: int, shape: tuple[int, ...]) -> str:
+        at = dict(zip(dims, np.unravel_index(flat, shape), strict=True))
+        model = self.lattice.model
+        words = [
+            f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
+            for d, i in at.items()
+            if d in model.states
+        ]
+        choice = tuple(at[d] for d in (BLOCK, CHOICE) if d in at)
+        if choice:
+            number = Named(jnp.int32(int(self.choices[choice])))
+            values = self.lattice.choice_values(number)
+            words += [f"{c}={float(v.array):.6g}" for c, v in values.items()]
+        words += [
+            f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
+            for d, i in at.items()
+            if d in model.shocks
+        ]
+        return ", ".join(words) or "every state"
+
+
+def _worst(x: Named, feasible: Named | None, place: _Place) -> tuple[float, str]:
+    """Return the largest entry at a feasible pair (NaN counts as infinite), and where it is."""
+    dims = x.dims
+    array = np.asarray(x.array, np.float64)
+    array = np.where(np.isnan(array), np.inf, array)
+    if feasible is not None:
+        dims = tuple(dict.fromkeys((*feasible.dims, *x.dims)))
+        ok = np.asarray(aligned(feasible, dims))
+        array = np.where(ok, np.asarray(aligned(Named(jnp.asarray(array), x.dims), dims)), -np.inf)
+    flat = int(np.argmax(array))
+    return float(array.ravel()[flat]), place.of(dims, flat, array.shape)
+
+
+def _pairs(lattice: Lattice, when: str) -> str:
+    some = np.zeros(lattice.shape, bool)
+    for pairs, choices in _blocks(lattice):
+        place = _Place(lattice, choices)
+        feasible = pairs.feasible
+        if feasible is None:
+            some[...] = True
+        else:
+            axes = tuple(i for i, d in enumerate(feasible.dims) if d not in lattice.states)
+            left = tuple(d for d in feasible.dims if d in lattice.states)
+            some |= np.asarray(
+                aligned(Named(feasible.array.any(axes), left), lattice.states)
+            )
+        found = (
+            _rewards(pairs, place, when)
+            or _rows(lattice, pairs, place, when)
+            or _next_states(lattice, pairs, place, when)
+        )
+        if found:
+            return found
+    if not some.all():
+        flat = int(np.argmin(some))
+        where = _Place(lattice, np.zeros(1, int)).of(lattice.states, flat, lattice.shape)
+        return (
+            f"the state {where} has no feasible choice{when} ({int((~some).sum())} of {some.size} "
+            "states have none); let the grid, the choices or `feasible` allow one"
+        )
+    return ""
+
+
+def _rewards(pairs: Pairs, place: _Place, when: str) -> str:
+    bad = pairs.raw_reward.map(lambda r: jnp.isnan(r) | (r == jnp.inf))
+    worst, where = _worst(bad, pairs.feasible, place)
+    if worst <= 0:
+        return ""
+    return (
+        f"the reward is NaN or +inf at {where}{when}; if that choice is not allowed there, say so "
+        "in `feasible`"
+    )
+
+
+def _rows(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
+    for name, row, matters in probability_rows(lattice, pairs):
+        sums = Named(row.array.sum(-1), row.dims[:-1])
+        feasible = pairs.feasible if matters else None
+        gap, where = _worst(sums.map(lambda s: jnp.abs(s - 1.0)), feasible, place)
+        if gap > ROW_SUM_TOLERANCE:
+            high, _ = _worst(sums, feasible, place)
+            total = high if abs(abs(high - 1.0) - gap) < 1e-15 else 1.0 - gap
+            return (
+                f"the probabilities of '{name}' at {where}{when} sum to {total:.12g}, not to 1; "
+                "probabilities that leak would shift the solution: normalise them"
+            )
+        least, where = _worst(row.map(jnp.negative), feasible, place)
+        if least > 0:
+            return f"the probabilities of '{name}' have a negative entry, {-least:g}, at {where}"
+    return ""
+
+
+def _next_states(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
+    for name, location in (lattice.early_locations | pairs.locations).items():
+        if location.gap is None:
+            continue
+        gap, where = _worst(location.gap, pairs.feasible, place)
+        if gap > 0:
+            spec = lattice.model.states[name]
+            values = np.asarray(spec.values)
+            remedy = (
+                "widen the range, or make `feasible` exclude it"
+                if not isinstance(spec, Grid)
+                else "widen the grid, make `feasible` exclude it, or give the grid outside='clip' "
+                "or 'extrapolate'"
+            )
+            return (
+                f"from {where}{when} the next state of '{name}' lies {gap:.6g} off its grid "
+                f"[{values[0]:.6g}, {values[-1]:.6g}]; {remedy}"
+            )
+    return ""
+
+
+def _discount(lattice: Lattice) -> str:
+    survey = lattice.survey()
+    low, high = float(survey.discount_low), float(survey.discount_high)
+    if not low >= 0:
+        return f"the discount is {low:.6g} somewhere; it cannot be negative or NaN"
+    if lattice.constant_discount:
+        return _constant_discount(high)
+    rates = modulus(lattice, survey)
+    if not float(rates.high) < 1 and bool(rates.monotone):
+        return (
+            f"the discount reaches {high:.6g}, and the spectral radius of the discounted "
+            f"transitions is {spectral_radius(lattice):.6g}; it must be below 1 for the value to "
+            "be finite"
+        )
+    return ""
+
+
+def _constant_discount(beta: float) -> str:
+    if 0 <= beta < 1:
+        return ""
+    return (
+        f"the discount is {beta:.12g}; over an infinite horizon it must lie in [0, 1): lower it, "
+        "or give the model a horizon"
+    )
+
+
+def spectral_radius(operator: BellmanOperator, sweeps: int = 1_000) -> float:
+    """Estimate the growth rate of ``w -> max_c beta E w``, the discount's spectral radius.
+
+    Power iteration on the average of the operator and the identity, which is aperiodic; the
+    result lies between the last sweep's Collatz-Wielandt quotients.
+    """
+    w = jnp.ones(operator.shape)
+    rate = 1.0
+    for _ in range(sweeps):
+        grown = (w + operator.growth(w)) / 2
+        new = float(jnp.max(grown))
+        w = grown / new
+        if abs(new - rate) < 1e-12:
+            break
+        rate = new
+    return 2 * rate - 1
+
+
+def _diagnose_tabular(model: TabularModel) -> str:
+    operator = Tabular(model)
+    survey = operator.survey()
+    feasible = np.asarray(survey.feasible)
+    if not feasible.all():
+        return f"state {int(np.argmin(feasible))} has no feasible action"
+    reward = np.asarray(model.reward)
+    bad = np.isnan(reward) | (reward == np.inf)
+    if bad.any():
+        at = np.argwhere(bad)[0]
+        state, action = _pair(model, at)
+        return f"the reward is {reward[tuple(at)]} at state {state}, action {action}"
+    sums = np.asarray(operator.transition @ jnp.ones(model.n_states))
+    gap = np.where(reward > -np.inf, np.abs(np.where(np.isnan(sums), np.inf, sums) - 1.0), 0.0)
+    if gap.max() > ROW_SUM_TOLERANCE:
+        at = np.argwhere(gap == gap.max())[0]
+        state, action = _pair(model, at)
+        return f"the row of P for state {state}, action {action} sums to {sums[tuple(at)]:.12g}"
+    if float(survey.least) < 0:
+        return f"P has a negative entry, {float(survey.least):g}"
+    return _constant_discount(float(model.discount))
+
+
+def _pair(model: TabularModel, at: Array) -> tuple[int, int]:
+    if model.state_index is None or model.action_index is None:
+        return int(at[0]), int(at[1])
+    return int(model.state_index[at[0]]), int(model.action_index[at[0]])

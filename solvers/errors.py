@@ -1,0 +1,57 @@
+"""The errors of this package: one tree, each with the exit code the command line ends with.
+
+A message says what happened, with which value, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "DpsolveError",
+    "ModelError",
+    "RefusedError",
+    "StoreError",
+    "UsageError",
+    "VerificationError",
+    "did_you_mean",
+]
+
+
+class DpsolveError(Exception):
+    """Base of every error that dpsolve raises on purpose."""
+
+    exit_code = 1
+
+
+class ModelError(DpsolveError):
+    """The model, or an argument of it, is wrong; nothing was solved."""
+
+    exit_code = 2
+
+
+class UsageError(DpsolveError):
+    """A sweep file, an option or an argument is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class RefusedError(DpsolveError):
+    """What was asked contradicts what the store already holds; the store is untouched."""
+
+    exit_code = 3
+
+
+class StoreError(DpsolveError):
+    """The store cannot be read or written; what was committed stays valid."""
+
+
+class VerificationError(DpsolveError):
+    """An independent check contradicts the store."""
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the closest candidate, or an empty string."""
+    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

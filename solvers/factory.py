@@ -1,0 +1,135 @@
+"""Reading a factory's signature: which parameters are economic, which are sizes.
+
+A factory is a plain function that returns a :class:`~dpsolve.Model` (or a dict of named arrays).
+Its positional parameters are economic: numbers with defaults, traced by JAX, so that each can be
+swept, batched and differentiated without a recompilation. Its keyword-only parameters are static
+(grid sizes, options): each new value is a new program.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from .errors import ModelError, did_you_mean
+
+__all__ = ["Factory", "Signature", "build", "signature", "split"]
+
+Factory = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a factory can be asked for.
+
+    Attributes
+    ----------
+    name : str
+        The factory's name.
+    parameters : dict of str to float or None
+        Economic parameters with their defaults; None where there is no default.
+    sizes : dict of str to object
+        Static parameters (keyword-only) with their defaults; ``REQUIRED`` where there is none.
+    doc : str
+        The factory's docstring, cleaned.
+    """
+
+    name: str
+    parameters: dict[str, float | None]
+    sizes: dict[str, Any]
+    doc: str = field(default="", repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name the factory can be called with."""
+        return (*self.parameters, *self.sizes)
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED = _Required()
+
+
+@lru_cache(maxsize=256)
+def signature(factory: Factory) -> Signature:
+    """Read the signature of a factory.
+
+    Raises
+    ------
+    ModelError
+        If `factory` is not a function, or its signature has ``*args`` or ``**kwargs``.
+    """
+    if not callable(factory):
+        raise ModelError(
+            f"a model is a function that returns dp.Model(...), not {type(factory).__name__}: "
+            f"{factory!r}"
+        )
+    name = getattr(factory, "__name__", type(factory).__name__)
+    parameters: dict[str, float | None] = {}
+    sizes: dict[str, Any] = {}
+    for p in inspect.signature(factory).parameters.values():
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            raise ModelError(
+                f"{name}: '{p}' hides the parameters' names; write each parameter out, economic "
+                "ones before the '*', sizes after it"
+            )
+        empty = p.default is p.empty
+        if p.kind is p.KEYWORD_ONLY:
+            sizes[p.name] = REQUIRED if empty else p.default
+        else:
+            parameters[p.name] = None if empty else _number(name, p.name, p.default)
+    return Signature(name, parameters, sizes, inspect.getdoc(factory) or "")
+
+
+def _number(model: str, name: str, default: Any) -> float:
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        raise ModelError(
+            f"{model}: the default of parameter '{name}' is {default!r}, not a number; economic "
+            "parameters are numbers; put sizes and options after a '*' in the signature"
+        )
+    return float(default)
+
+
+def split(
+    factory: Factory, params: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Merge `params` with the factory's defaults and separate economic values from sizes.
+
+    Returns
+    -------
+    values : dict
+        Every economic parameter, as given (floats, arrays or tracers).
+    sizes : dict
+        Every static parameter.
+
+    Raises
+    ------
+    ModelError
+        If a name is unknown to the factory, or a parameter without default is missing.
+    """
+    sig = signature(factory)
+    params = dict(params or {})
+    for name in params:
+        if name not in sig.names:
+            raise ModelError(
+                f"{sig.name} has no parameter '{name}'.{did_you_mean(name, sig.names)} "
+                f"Its parameters are: {', '.join(sig.names) or '(none)'}."
+            )
+    values = {k: params.get(k, default) for k, default in sig.parameters.items()}
+    sizes = {k: params.get(k, default) for k, default in sig.sizes.items()}
+    for name, value in (*values.items(), *sizes.items()):
+        if value is REQUIRED or (name in values and value is None):
+            raise ModelError(f"{sig.name} needs a value for '{name}', which has no default.")
+    return values, sizes
+
+
+def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
+    """Call the factory: positional parameters by name, sizes by keyword."""
+    by_position = [values[name] for name in signature(factory).parameters]
+    return factory(*by_position, **sizes)

@@ -1,0 +1,89 @@
+r"""Finite horizons: backward induction, one sweep per period.
+
+:math:`v_T` is the terminal value and :math:`v_t = T_t v_{t+1}`, with the Bellman operator of period
+*t*. Each sweep is exact up to rounding, so the certified error is the rounding allowance summed
+over the periods that are left, each discounted by those before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from .bounds import EPS
+from .iteration import first_fault
+from .lattice import Lattice
+from .model import Model
+from .named import Named, mapped, multiply, ordered
+from .options import SolveOptions
+from .outcomes import Outcome
+
+__all__ = ["backward"]
+
+Array = Any
+
+
+def backward(model: Model, options: SolveOptions) -> dict[str, Array]:
+    """Solve a finite-horizon model, inside a trace.
+
+    Returns
+    -------
+    dict
+        As for an infinite horizon, with a leading axis ``t`` of length ``horizon``.
+    """
+    horizon = int(model.horizon or 0)
+
+    def period(carry: tuple[Array, Array, Array], t: Array) -> tuple[Any, dict[str, Array]]:
+        v, error, code = carry
+        operator = Lattice(model, t=t, block=options.block, memory=options.memory)
+        survey = operator.survey()
+        fault = first_fault(survey, None)
+        tv, policy = operator.greedy(v)
+        scale = jnp.maximum(jnp.max(jnp.abs(tv)), jnp.max(jnp.abs(v)))
+        mass = survey.discount_high * survey.row_high * survey.spread
+        error = operator.depth * EPS * scale + mass * error
+        # An earlier fault (later in time) stands; NaN is found where it first arises.
+        broken = jnp.where(jnp.isfinite(tv).all(), Outcome.RUNNING, Outcome.DIVERGED)
+        fault = jnp.where(fault == Outcome.RUNNING, broken, fault).astype(jnp.int32)
+        code = jnp.where(code == Outcome.RUNNING, fault, code)
+        labels = operator.labels(policy)
+        out = {"value": tv, "error": error}
+        out |= {f"policy_index_{c}": i for c, i in labels.items()}
+        for c, i in labels.items():
+            out[f"policy_{c}"] = jnp.asarray(model.grid_of(c).values)[i]
+        if model.outputs:
+            out |= {f"output_{n}": x for n, x in operator.at(policy).outputs().items()}
+        return (tv, error, code), out
+
+    start = (_terminal(model), jnp.zeros(()), jnp.int32(Outcome.RUNNING))
+    (_, error, code), out = lax.scan(period, start, jnp.arange(horizon), reverse=True)
+    code = jnp.where(
+        code == Outcome.RUNNING,
+        jnp.where(error <= options.tol, jnp.int32(Outcome.SOLVED), jnp.int32(Outcome.ROUNDING)),
+        code,
+    )
+    failed = code >= 10
+    errors = out.pop("error").reshape(-1, *(1 for _ in model.shape))
+    for name, x in out.items():
+        missing = jnp.nan if x.dtype.kind == "f" else -1
+        out[name] = jnp.where(failed, missing, x)
+    out |= {"lower": out["value"] - errors, "upper": out["value"] + errors}
+    out |= {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
+    nan = jnp.asarray(jnp.nan)
+    return out | {
+        "residual": jnp.where(failed, nan, 0.0),
+        "error_bound": jnp.where(failed, nan, error),
+        "iterations": jnp.int32(horizon),
+        "code": code,
+    }
+
+
+def _terminal(model: Model) -> Array:
+    if model.terminal is None:
+        return jnp.zeros(model.shape)
+    env = {n: Named(jnp.asarray(s.values), (n,)) for n, s in model.states.items()}
+    x = mapped(model.terminal, env, tuple(model.states), "terminal")
+    full = Named(jnp.ones(model.shape), tuple(model.states))
+    return ordered(multiply(full, x), tuple(model.states)).array.astype(jnp.float64)

@@ -1,0 +1,257 @@
+r"""The one solve loop: a full Bellman sweep, its certificate, and a step.
+
+Every iteration makes one sweep :math:`Tv` and bounds the true value by it (:mod:`.bounds`). If the
+certified error is within ``tol`` the loop ends, with the bounds of that very sweep. Otherwise the
+next :math:`v` comes from a step, and all methods are the same loop with another step from the
+greedy policy :math:`\pi`:
+
+* ``vi``, value iteration: :math:`Tv`, moved to the middle of its bounds.
+* ``opi``, optimistic (modified) policy iteration (Puterman and Shin 1978): :math:`T_\pi^m` of that.
+* ``pi``, Howard's policy iteration: the policy's own value, by BiCGSTAB started there, to a
+  tolerance that follows the residual down (inexact policy iteration; Gargiani et al. 2024).
+* ``auto`` begins with ``vi`` and measures how fast the certified error falls. While the sweeps left
+  at that rate are few it goes on; else it takes steps of ``pi``.
+
+A Krylov step that does not reduce the certified error is a strike; after three of them the loop
+falls back to ``opi`` for a while, which converges from anywhere. It ends without reaching ``tol``
+when the largest number of sweeps is reached, or when the certified error has stopped falling; it
+says which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .bounds import Bounds, Modulus, bounds, modulus
+from .grids import ROW_SUM_TOLERANCE
+from .krylov import bicgstab, richardson
+from .operator import BellmanOperator, Survey
+from .options import SolveOptions
+from .outcomes import Outcome
+
+__all__ = ["Fixpoint", "fixpoint"]
+
+Array = Any
+FEW_SWEEPS = 8  # below so many sweeps to go, plain value iteration is the cheapest way to end
+STALE = 60  # sweeps without a new smallest certified error, after which the loop gives up
+PENALTY = 10  # sweeps by `opi` after three strikes of the Krylov solver
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Fixpoint:
+    """What the loop found.
+
+    Attributes
+    ----------
+    value, lower, upper : array over the states
+        Value and certified bounds.
+    policy : int32 array over the states
+        Greedy policy of the last sweep; the operator translates it.
+    residual, error_bound : float
+        Bellman residual of the last sweep and certified sup-norm error of `value`.
+    iterations : int
+        Sweeps made.
+    code : int
+        An :class:`~.outcomes.Outcome`.
+    """
+
+    value: Array
+    lower: Array
+    upper: Array
+    policy: Array
+    residual: Array
+    error_bound: Array
+    iterations: Array
+    code: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _State:
+    v: Array
+    tv: Array
+    policy: Array
+    bounds: Bounds
+    best: Array  # smallest certified error so far
+    stale: Array  # sweeps since then
+    plain: Array  # whether the last step was one of value iteration
+    strikes: Array
+    penalty: Array  # sweeps of `opi` left
+    k: Array
+    code: Array
+
+
+def fixpoint(operator: BellmanOperator, options: SolveOptions) -> Fixpoint:
+    """Solve one model at one parameter point, inside a trace."""
+    survey = operator.survey()
+    rates = modulus(operator, survey)
+    v0 = operator.start()
+    infinite = jnp.asarray(jnp.inf)
+    start = _State(
+        v=v0,
+        tv=v0,
+        policy=jnp.zeros(operator.shape, jnp.int32),
+        bounds=Bounds(-infinite, infinite, jnp.zeros(()), infinite, infinite, infinite),
+        best=infinite,
+        stale=jnp.int32(0),
+        plain=jnp.asarray(False),
+        strikes=jnp.int32(0),
+        penalty=jnp.int32(0),
+        k=jnp.int32(0),
+        code=first_fault(survey, rates),
+    )
+    end = lax.while_loop(
+        lambda s: s.code == Outcome.RUNNING,
+        lambda s: _iterate(operator, rates, options, s),
+        start,
+    )
+    return _finish(end, rates)
+
+
+def first_fault(survey: Survey, rates: Modulus | None) -> Array:
+    """Return the code of the first thing that makes a solution meaningless, else RUNNING.
+
+    Over a finite horizon (`rates` None) any discount that is a number will do.
+    """
+    leaks = ~(
+        (survey.row_high <= 1.0 + ROW_SUM_TOLERANCE)
+        & (survey.row_low >= 1.0 - ROW_SUM_TOLERANCE)
+        & (survey.least >= 0.0)
+    )
+    ill_posed = ~(survey.discount_low >= 0.0)
+    if rates is not None:
+        ill_posed |= ~(rates.high < 1.0) & rates.monotone
+    faults = (
+        (Outcome.NOT_INCREASING, survey.finite & ~survey.increasing),
+        (Outcome.INFEASIBLE, ~survey.feasible.all()),
+        (Outcome.NOT_FINITE, ~survey.finite | ~jnp.isfinite(survey.discount_high)),
+        (Outcome.LEAK, leaks),
+        (Outcome.OFF_GRID, ~(survey.gap <= 0.0)),
+        (Outcome.DISCOUNT, ill_posed),
+    )
+    code = jnp.int32(Outcome.RUNNING)
+    for outcome, found in reversed(faults):
+        code = jnp.where(found, jnp.int32(outcome), code)
+    return code
+
+
+def _iterate(
+    operator: BellmanOperator, rates: Modulus, options: SolveOptions, s: _State
+) -> _State:
+    tv, policy = operator.greedy(s.v)
+    now = bounds(s.v, tv, rates, operator.depth)
+    improved = now.error < s.best
+    stale = jnp.where(improved, 0, s.stale + 1)
+    k = s.k + 1
+    code = _verdict(now, tv, stale, k, rates, options)
+    changed = jnp.mean((policy != s.policy).astype(jnp.float64))
+
+    # Which step to take: (Krylov iterations, plain evaluation steps).
+    krylov, plain_steps, strikes, penalty = _schedule(s, now, code, options)
+    start = jnp.where(jnp.isfinite(now.middle), tv + now.middle * rates.weight, tv)
+    v = _step(operator, policy, start, now, changed, krylov, plain_steps, rates, options)
+    return _State(
+        v=v,
+        tv=tv,
+        policy=policy,
+        bounds=now,
+        best=jnp.minimum(s.best, now.error),
+        stale=stale,
+        plain=(krylov == 0) & (plain_steps == 0),
+        strikes=strikes,
+        penalty=penalty,
+        k=k,
+        code=code,
+    )
+
+
+def _verdict(
+    now: Bounds, tv: Array, stale: Array, k: Array, rates: Modulus, options: SolveOptions
+) -> Array:
+    """Return how the loop ends at this sweep, or RUNNING."""
+    code = jnp.int32(Outcome.RUNNING)
+    code = jnp.where(k >= options.max_iter, jnp.int32(Outcome.MAX_ITER), code)
+    stuck = jnp.where(
+        now.error <= 100.0 * now.rounding, jnp.int32(Outcome.ROUNDING), jnp.int32(Outcome.STALLED)
+    )
+    stuck = jnp.where(rates.high < 1.0, stuck, jnp.int32(Outcome.NO_CERTIFICATE))
+    code = jnp.where(stale >= STALE, stuck, code)
+    code = jnp.where(now.error <= options.tol, jnp.int32(Outcome.SOLVED), code)
+    return jnp.where(jnp.isfinite(tv).all(), code, jnp.int32(Outcome.DIVERGED))
+
+
+def _schedule(
+    s: _State, now: Bounds, code: Array, options: SolveOptions
+) -> tuple[Array, Array, Array, Array]:
+    """Decide on the step: Krylov iterations, plain evaluation steps, strikes, penalty."""
+    running = code == Outcome.RUNNING
+    zero = jnp.int32(0)
+    inner, steps = jnp.int32(options.inner_iter), jnp.int32(options.steps)
+    if options.method == "vi":
+        return zero, zero, zero, zero
+    if options.method == "opi":
+        return zero, jnp.where(running, steps, 0), zero, zero
+    wants = jnp.asarray(True)
+    if options.method == "auto":
+        ratio = now.error / s.bounds.error
+        left = jnp.log(options.tol / now.error) / jnp.log(ratio)
+        quick = (s.plain & (ratio < 1.0) & (left <= FEW_SWEEPS)) | (s.k < 2)
+        wants = ~quick
+    strike = ~s.plain & (s.penalty == 0) & ~(now.error < s.best) & (s.k > 2)
+    strikes = s.strikes + strike.astype(jnp.int32)
+    struck = strikes >= 3
+    penalty = jnp.where(struck, PENALTY, jnp.maximum(s.penalty - 1, 0)).astype(jnp.int32)
+    strikes = jnp.where(struck, 0, strikes).astype(jnp.int32)
+    krylov = running & wants & (penalty == 0)
+    plain = running & (penalty > 0)
+    return jnp.where(krylov, inner, 0), jnp.where(plain, steps, 0), strikes, penalty
+
+
+def _step(
+    operator: BellmanOperator,
+    policy: Array,
+    start: Array,
+    now: Bounds,
+    changed: Array,
+    krylov: Array,
+    plain_steps: Array,
+    rates: Modulus,
+    options: SolveOptions,
+) -> Array:
+    """Evaluate the greedy policy as far as was decided."""
+    if options.method == "vi":
+        return start
+    fixed = operator.at(policy)
+    if options.method != "opi":
+        # The certified error is the residual times rho / (1 - rho). A policy that has settled is
+        # worth evaluating to the end; one that still moves is not.
+        per_error = (1.0 - rates.high) / jnp.maximum(rates.high, 1e-3)
+        final = 0.3 * options.tol * per_error
+        share = jnp.where(changed > 0.01, 0.1, jnp.where(changed > 0.0, 0.01, 0.0))
+        aim = jnp.maximum(final, share * now.error * per_error)
+        start, _ = bicgstab(fixed.apply, fixed.reward, start, aim, krylov)
+    return richardson(fixed.apply, fixed.reward, start, plain_steps)
+
+
+def _finish(s: _State, rates: Modulus) -> Fixpoint:
+    """Read value and bounds off the last sweep; a failed point holds NaN."""
+    failed = s.code >= 10
+    nan = jnp.asarray(jnp.nan)
+    b = s.bounds
+    value = s.tv + b.middle * rates.weight
+    return Fixpoint(
+        value=jnp.where(failed, nan, value),
+        lower=jnp.where(failed, nan, s.tv + b.below * rates.weight),
+        upper=jnp.where(failed, nan, s.tv + b.above * rates.weight),
+        policy=s.policy,
+        residual=jnp.where(failed, nan, b.residual),
+        error_bound=jnp.where(failed, nan, b.error),
+        iterations=s.k,
+        code=s.code,
+    )

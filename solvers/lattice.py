@@ -1,0 +1,442 @@
+"""The Bellman operator of a :class:`~dpsolve.Model`: scalar functions mapped over grids.
+
+How a sweep goes, and what it costs for S states, C choices and W shock values:
+
+1. ``expected``: the expectation over the Markov states, a matrix product each, once per sweep;
+   then every step of the contraction plan that does not depend on the choice.
+2. ``quality``: the remaining steps and the reward, at given choices. When the next state is a
+   choice, this is a lookup of rows.
+3. the maximum, in two stages: first over blocks of choices, by maxima alone (fast and streamable),
+   then within each state's winning block, where the first maximiser is found. The second stage
+   looks at S x block pairs only.
+
+Rewards over all pairs are kept in memory when they fit; otherwise stage one streams over blocks of
+choices and recomputes them, and memory stays at S x block entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, prod
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .binding import arguments
+from .chains import Markov
+from .contraction import CHOICE, Rule, Step, next_axis, plan
+from .grids import Grid, Integers
+from .locate import Location, locate
+from .model import Model
+from .named import Named, add, aligned, mapped, multiply, take, total
+from .operator import BellmanOperator, PolicyOperator, Survey
+from .survey import survey_lattice
+
+__all__ = ["Lattice", "Pairs"]
+
+Array = Any
+BLOCK = "#"  # the axis of blocks of choices, when all are looked at together
+BLOCK_SIZE = 16  # choices to a block when all are kept: the second stage costs BLOCK_SIZE / C more
+
+
+class Pairs:
+    """Everything the model says about the pairs of a state and one of the choices in `index`.
+
+    Attributes
+    ----------
+    reward : Named
+        Expected reward, -inf where infeasible.
+    feasible : Named of bool, or None
+        None where every choice is.
+    discount : Named
+        Discount factor.
+    locations : dict of str to Location
+        Next states by state name, for rules that depend on the choice.
+    probabilities : dict of str to Named
+        Of each shock whose probabilities are a function.
+    """
+
+    def __init__(self, lattice: Lattice, index: Named) -> None:
+        env = lattice.env | lattice.choice_values(index)
+        self.probabilities = lattice.probabilities | {
+            w: lattice.probability(w, env) for w in lattice.late_shocks
+        }
+        self.feasible = lattice.feasibility(env)
+        self.raw_reward = lattice.average(lattice.model.reward, env, self.probabilities, "reward")
+        self.reward = self.raw_reward
+        if self.feasible is not None:
+            worst = Named(jnp.asarray(-jnp.inf))
+            self.reward = _where(self.feasible, self.raw_reward, worst)
+        self.discount = lattice.discount(env)
+        self.locations = {
+            name: lattice.location(name, env, index) for name in lattice.late_states
+        }
+
+
+class Lattice(BellmanOperator):
+    """The Bellman operator of a model on its grids.
+
+    Parameters
+    ----------
+    model : Model
+        At one parameter point; its arrays may be traced.
+    t : int array, optional
+        The period, with a horizon.
+    block : int, optional
+        Number of choices looked at together when they do not all fit.
+    memory : int
+        Bytes the arrays over states and choices may take.
+    """
+
+    def __init__(
+        self, model: Model, t: Array | None = None, block: int | None = None, memory: int = 2**28
+    ) -> None:
+        self.model = model
+        self.shape = model.shape
+        self.states = tuple(model.states)
+        self.order = (*self.states, BLOCK, CHOICE, *model.shocks)
+        self.n_choices = prod(model.size_of(c) for c in model.choices)
+        self.constant_discount = not callable(model.discount)
+        self.env: dict[str, Named] = {
+            name: Named(jnp.asarray(spec.values), (name,))
+            for name, spec in (*model.states.items(), *model.shocks.items())
+        }
+        if t is not None:
+            self.env["t"] = Named(jnp.asarray(t))
+        self._plan_contraction()
+        self._choose_block(block, memory)
+        self.kept: Pairs | None = None
+        if self.block_size is None:
+            self.kept = Pairs(self, self.kept_index())
+
+    # -- what depends on what -------------------------------------------------------------------
+
+    def _axes_of(self, f: Any) -> frozenset[str]:
+        """Return the axes that a rule or function depends on, as its signature tells."""
+        names = (f,) if isinstance(f, str) else arguments(f, self.model.arguments)
+        choices = self.model.choices
+        return frozenset(CHOICE if n in choices else n for n in names if n != "t")
+
+    def _plan_contraction(self) -> None:
+        model = self.model
+        sizes = {n: model.size_of(n) for n in (*model.states, *model.shocks)}
+        sizes |= {next_axis(n): model.size_of(n) for n in model.states}
+        sizes[CHOICE] = self.n_choices
+        self.chains = tuple(n for n, s in model.states.items() if isinstance(s, Markov))
+        shock_dims = {
+            w: self._axes_of(s.probs) if callable(s.probs) else frozenset()
+            for w, s in model.shocks.items()
+        }
+        rules = []
+        for name, rule in model.transition.items():
+            exact = isinstance(model.states[name], Integers) or self._shares_grid(name, rule)
+            rules.append(Rule(name, self._axes_of(rule), 1 if exact else 2))
+        self.steps = plan(rules, self.chains, shock_dims, sizes)
+        self.sizes = sizes
+        early = [s for s in self.steps if not s.needs_choice]
+        self.early, self.late = early, self.steps[len(early) :]
+        self.late_states = [n for s in self.late for n in s.states]
+        self.late_shocks = [w for w, dims in shock_dims.items() if CHOICE in dims]
+        self.probabilities = {
+            w: self.probability(w, self.env) for w in model.shocks if w not in self.late_shocks
+        }
+        self.early_locations = {
+            n: self.location(n, self.env, None) for s in early for n in s.states
+        }
+        # Beyond the next states that are choices themselves, an infeasible choice may lead
+        # anywhere, NaN included; then the sweep masks it after the expectation, too.
+        self.mask_late = callable(model.discount) or any(
+            not self._shares_grid(n, model.transition[n]) for n in self.late_states
+        )
+        self.depth = (
+            8 + sum(sizes[n] for n in self.chains) + sum(sizes[w] for w in model.shocks)
+            + 4 * len(rules)
+        )  # fmt: skip
+
+    def _shares_grid(self, state: str, rule: Any) -> bool:
+        if not isinstance(rule, str):
+            return False
+        model = self.model
+        if rule in model.choices:
+            return model.choices[rule] == state or model.choices[rule] is model.states[state]
+        return model.states[rule] is model.states[state]
+
+    def _choose_block(self, block: int | None, memory: int) -> None:
+        """Decide whether all pairs fit, else how many choices are looked at together."""
+        shocks = self.model.shocks
+        widest = [prod(self.sizes[w] for w in shocks if w in self._axes_of(f))
+                  for f in self.model.reward]  # fmt: skip
+        for step in self.late:
+            dims = step.dims | set(step.shocks)
+            corners = prod(2 for n in step.states if not isinstance(self.model.states[n], Integers)
+                           and not self._shares_grid(n, self.model.transition[n]))  # fmt: skip
+            outside = prod(self.sizes[d] for d in dims if d not in self.states and d != CHOICE)
+            widest.append(outside * corners)
+        states = prod(self.shape)
+        self.bytes_per_choice = 8 * states * max(widest) * (2 if self.mask_late else 1)
+        if block is None and self.n_choices * self.bytes_per_choice <= memory:
+            self.block_size: int | None = None
+        else:
+            fits = max(1, memory // 4 // self.bytes_per_choice)
+            self.block_size = min(self.n_choices, block or min(fits, 64))
+
+    # -- the model's functions over named axes --------------------------------------------------
+
+    def _block_index(self, number: Array, dims: tuple[str, ...]) -> Named:
+        """Return the choices of blocks, flattened; the last block repeats the last choice."""
+        size = self.block_size or BLOCK_SIZE
+        index = jnp.minimum(number * size + jnp.arange(size), self.n_choices - 1)
+        return Named(index.astype(jnp.int32), dims)
+
+    def kept_index(self) -> Named:
+        """Return all choices, by blocks."""
+        numbers = jnp.arange(ceil(self.n_choices / BLOCK_SIZE))
+        return self._block_index(numbers[:, None], (BLOCK, CHOICE))
+
+    def pairs_of_block(self, number: Array) -> Pairs:
+        """Evaluate the model at all states and one block of choices."""
+        return Pairs(self, self._block_index(number, (CHOICE,)))
+
+    def choice_index(self, index: Named) -> dict[str, Named]:
+        """Split a flattened choice into an index for each choice."""
+        parts = {}
+        stride = self.n_choices
+        for name in self.model.choices:
+            n = self.model.size_of(name)
+            stride //= n
+            parts[name] = index.map(lambda i, s=stride, n=n: (i // s) % n)
+        return parts
+
+    def choice_values(self, index: Named) -> dict[str, Named]:
+        """Return each choice's grid value."""
+        values = {}
+        for name, part in self.choice_index(index).items():
+            grid = jnp.asarray(self.model.grid_of(name).values)
+            values[name] = part.map(lambda i, g=grid: g[i])
+        return values
+
+    def probability(self, shock: str, env: Mapping[str, Named]) -> Named:
+        """Return a shock's probabilities: over its own axis and those of what they depend on."""
+        probs = self.model.shocks[shock].probs
+        if callable(probs):
+            what = f"the function of probabilities of shock '{shock}'"
+            return mapped(probs, env, self.order, what, own=(shock,))
+        return Named(jnp.asarray(probs), (shock,))
+
+    def average(
+        self, fs: Any, env: Mapping[str, Named], probabilities: Mapping[str, Named], what: str
+    ) -> Named:
+        """Sum functions, each averaged over just the shocks it names."""
+        parts = []
+        for f in fs:
+            x = mapped(f, env, self.order, what).map(lambda a: jnp.asarray(a, jnp.float64))
+            parts.append(self._over_shocks(x, probabilities, self.model.shocks))
+        return add(*parts)
+
+    def _over_shocks(self, x: Named, probabilities: Mapping[str, Named], shocks: Any) -> Named:
+        for w in shocks:
+            if w in x.dims:
+                x = total(multiply(x, probabilities[w]), (w,))
+        return x
+
+    def feasibility(self, env: Mapping[str, Named]) -> Named | None:
+        """Tell which pairs are feasible (for every shock), or None if all are."""
+        if self.model.feasible is None:
+            return None
+        ok = mapped(self.model.feasible, env, self.order, "feasible").map(
+            lambda a: jnp.asarray(a, bool)
+        )
+        shocks = [d for d in ok.dims if d in self.model.shocks]
+        if not shocks:
+            return ok
+        axes = tuple(ok.dims.index(d) for d in shocks)
+        return Named(ok.array.all(axes), tuple(d for d in ok.dims if d not in shocks))
+
+    def discount(self, env: Mapping[str, Named]) -> Named:
+        """Return the discount factor, over the axes it depends on."""
+        if callable(self.model.discount):
+            x = mapped(self.model.discount, env, self.order, "discount")
+            return x.map(lambda a: jnp.asarray(a, jnp.float64))
+        return Named(jnp.asarray(self.model.discount, jnp.float64))
+
+    def location(self, state: str, env: Mapping[str, Named], index: Named | None) -> Location:
+        """Find a state's next value on its grid."""
+        rule = self.model.transition[state]
+        if self._shares_grid(state, rule):
+            if index is not None and rule in self.model.choices:
+                return Location(self.choice_index(index)[str(rule)])
+            own = jnp.arange(self.sizes[str(rule)], dtype=jnp.int32)
+            return Location(Named(own, (str(rule),)))
+        if isinstance(rule, str):
+            value = env[rule]
+        else:
+            value = mapped(rule, env, self.order, f"the transition of '{state}'")
+        return locate(cast("Grid | Integers", self.model.states[state]), value)
+
+    # -- the expectation ------------------------------------------------------------------------
+
+    def expected(self, v: Array) -> Named:
+        """Take the expectation as far as it does not depend on the choice."""
+        dims = tuple(n if n in self.chains else next_axis(n) for n in self.states)
+        for name in self.chains:
+            p = jnp.asarray(cast("Markov", self.model.states[name]).transition_matrix)
+            axis = self.states.index(name)
+            v = jnp.moveaxis(jnp.tensordot(v, p, axes=(axis, 1)), -1, axis)
+        x = Named(v, dims)
+        for step in self.early:
+            x = self._contract(x, step, self.early_locations, self.probabilities)
+        return x
+
+    def continuation(self, x: Named, pairs: Pairs) -> Named:
+        """Finish the expectation at given choices."""
+        for step in self.late:
+            x = self._contract(x, step, pairs.locations, pairs.probabilities)
+        return x
+
+    def _contract(
+        self,
+        x: Named,
+        step: Step,
+        locations: Mapping[str, Location],
+        probabilities: Mapping[str, Named],
+    ) -> Named:
+        axes = [next_axis(n) for n in step.states]
+        corners: list[tuple[list[Named], list[Named]]] = [([], [])]
+        for n in step.states:
+            at = locations[n]
+            if at.weight is None:
+                corners = [([*i, at.index], w) for i, w in corners]
+                continue
+            low, high = at.weight.map(lambda a: 1.0 - a), at.weight
+            upper = at.index.map(lambda a: a + 1)
+            corners = [
+                c
+                for i, w in corners
+                for c in (([*i, at.index], [*w, low]), ([*i, upper], [*w, high]))
+            ]
+        parts = []
+        for indices, weights in corners:
+            flat = indices[0]
+            for axis, index in zip(axes[1:], indices[1:], strict=True):
+                n = x.size_of(axis)
+                flat = add(flat.map(lambda a, n=n: a * n), index)
+            parts.append(multiply(take(x, axes, flat), *weights))
+        return self._over_shocks(add(*parts), probabilities, step.shocks)
+
+    # -- the operator ---------------------------------------------------------------------------
+
+    def quality(self, x: Named, pairs: Pairs, *, reward: bool = True) -> Named:
+        """Return reward plus discounted continuation, -inf where infeasible."""
+        future = multiply(self.continuation(x, pairs), pairs.discount)
+        if not reward:
+            worst = Named(jnp.asarray(-jnp.inf))
+            return future if pairs.feasible is None else _where(pairs.feasible, future, worst)
+        return self._sum(pairs.reward, future)
+
+    def _sum(self, reward: Named, future: Named) -> Named:
+        q = add(reward, future)
+        if self.mask_late:
+            q = _where(reward.map(lambda r: r != -jnp.inf), q, Named(jnp.asarray(-jnp.inf)))
+        return q
+
+    def _over_states(self, x: Named, *extra: str) -> Array:
+        """Return an array over all states, and any axes of choices."""
+        array = aligned(x, (*self.states, *extra))
+        return jnp.broadcast_to(array, (*self.shape, *array.shape[len(self.shape) :]))
+
+    def _best_blocks(self, x: Named, *, reward: bool = True) -> tuple[Array, Array]:
+        """Return, over the states, the maximum and the number of the first block that has it."""
+        if self.kept is not None:
+            q = self.quality(x, self.kept, reward=reward)
+            # Without the barrier XLA fuses this reduction into both of its uses, and pays for it
+            # 10 times over.
+            tops = lax.optimization_barrier(jnp.max(self._over_states(q, BLOCK, CHOICE), -1))
+            block = _argmax(tops)
+            return jnp.max(tops, -1), block
+
+        def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+            pairs = self.pairs_of_block(number)
+            q = self._over_states(self.quality(x, pairs, reward=reward), CHOICE)
+            top = jnp.max(q, -1)
+            # `not <=` takes NaN as better, so that it is not lost.
+            better = ~(top <= best[0]) & ~jnp.isnan(best[0])
+            return jnp.where(better, top, best[0]), jnp.where(better, number, best[1])
+
+        none = jnp.full(self.shape, -jnp.inf), jnp.zeros(self.shape, jnp.int32)
+        n = ceil(self.n_choices / cast(int, self.block_size))
+        return lax.fori_loop(0, n, lambda i, b: look(jnp.int32(i), b), none)
+
+    def greedy(self, v: Array) -> tuple[Array, Array]:
+        """Return ``Tv`` and the first maximising policy: one full sweep."""
+        x = self.expected(v)
+        value, block = self._best_blocks(x)
+        size = self.block_size or BLOCK_SIZE
+        if self.kept is not None:
+            future = multiply(self.continuation(x, self.kept), self.kept.discount)
+            at = Named(block, self.states)
+            q = self._sum(_rows(self.kept.reward, at), _rows(future, at))
+        else:
+            index = self._block_index(block[..., None], (*self.states, CHOICE))
+            q = self.quality(x, Pairs(self, index))
+        best = _argmax(self._over_states(q, CHOICE))
+        policy = jnp.minimum(block * size + best, self.n_choices - 1)
+        return value, policy.astype(jnp.int32)
+
+    def growth(self, w: Array) -> Array:
+        """Return the sweep without rewards."""
+        return self._best_blocks(self.expected(w), reward=False)[0]
+
+    def at(self, policy: Array) -> LatticePolicy:
+        """Fix a policy."""
+        return LatticePolicy(self, policy)
+
+    def labels(self, policy: Array) -> dict[str, Array]:
+        """Split a policy into an index for each choice."""
+        return {k: v.array for k, v in self.choice_index(Named(policy, self.states)).items()}
+
+    def survey(self) -> Survey:
+        """Look over all pairs once; see :mod:`.survey`."""
+        return survey_lattice(self)
+
+
+class LatticePolicy(PolicyOperator):
+    """A policy on a lattice; its next states are found once, not once per application."""
+
+    def __init__(self, lattice: Lattice, policy: Array) -> None:
+        self.lattice = lattice
+        self.pairs = Pairs(lattice, Named(policy, lattice.states))
+        self.reward = lattice._over_states(self.pairs.raw_reward)
+        self.outputs_env = lattice.env | lattice.choice_values(Named(policy, lattice.states))
+
+    def apply(self, v: Array) -> Array:
+        """Return the discounted expected value."""
+        x = self.lattice.continuation(self.lattice.expected(v), self.pairs)
+        return self.lattice._over_states(multiply(x, self.pairs.discount))
+
+    def outputs(self) -> dict[str, Array]:
+        """Evaluate the model's outputs at the policy."""
+        lattice = self.lattice
+        return {
+            name: lattice._over_states(
+                lattice.average((f,), self.outputs_env, self.pairs.probabilities, f"output '{name}'")
+            )
+            for name, f in lattice.model.outputs.items()
+        }
+
+
+def _argmax(x: Array) -> Array:
+    return jnp.argmax(x, -1).astype(jnp.int32)
+
+
+def _rows(x: Named, block: Named) -> Named:
+    """Keep, at each state, only the choices of one block."""
+    return take(x, (BLOCK,), block) if BLOCK in x.dims else x
+
+
+def _where(condition: Named, x: Named, y: Named) -> Named:
+    dims = tuple(dict.fromkeys((*x.dims, *condition.dims, *y.dims)))
+    return Named(
+        jax.numpy.where(aligned(condition, dims), aligned(x, dims), aligned(y, dims)), dims
+    )

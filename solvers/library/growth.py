@@ -1,0 +1,36 @@
+"""Deterministic growth: the Ramsey planner's problem on a grid around the steady state."""
+
+import jax.numpy as jnp
+
+from ..grids import grid
+from ..model import Model
+
+
+def growth(
+    beta: float = 0.95,
+    delta: float = 0.1,
+    alpha: float = 0.35,
+    z: float = 1.0,
+    *,
+    n_k: int = 100,
+) -> Model:
+    """Choose next period's capital to maximise discounted log consumption.
+
+    v(k) = max log(c) + beta v(k')  subject to  c = z k^alpha + (1-delta) k - k' > 0,
+    with k on n_k points from half to twice the steady state
+    k_ss = (alpha z / (1/beta - 1 + delta))^(1/(1-alpha)).
+    """
+    k_ss = (alpha * z / (1 / beta - 1 + delta)) ** (1 / (1 - alpha))
+
+    def consumption(k, k_next):
+        return z * k**alpha + (1 - delta) * k - k_next
+
+    return Model(
+        states={"k": grid(0.5 * k_ss, 2.0 * k_ss, n_k)},
+        choices={"k_next": "k"},
+        transition={"k": "k_next"},
+        feasible=lambda k, k_next: consumption(k, k_next) > 0,
+        reward=lambda k, k_next: jnp.log(consumption(k, k_next)),
+        discount=beta,
+        outputs={"consumption": consumption},
+    )

@@ -1,0 +1,37 @@
+"""Optimal savings: the income fluctuation problem on a grid."""
+
+import jax.numpy as jnp
+
+from ..chains import rouwenhorst
+from ..grids import grid
+from ..model import Model, crra
+
+
+def savings(
+    beta: float = 0.96,
+    gamma: float = 2.0,
+    r: float = 0.03,
+    rho: float = 0.9,
+    sigma: float = 0.1,
+    *,
+    n_a: int = 200,
+    n_z: int = 7,
+) -> Model:
+    """Household saving with AR(1) log income and no borrowing.
+
+    v(a, z) = max u(c) + beta E v(a', z')  subject to  a' + c = (1 + r) a + exp(z),  a' >= 0,
+    with u(c) = c^(1-gamma) / (1-gamma) and wealth a on [0, 20].
+    """
+
+    def consumption(a, z, a_next):
+        return (1 + r) * a + jnp.exp(z) - a_next
+
+    return Model(
+        states={"a": grid(0.0, 20.0, n_a), "z": rouwenhorst(n_z, rho, sigma)},
+        choices={"a_next": "a"},
+        transition={"a": "a_next"},
+        feasible=lambda a, z, a_next: consumption(a, z, a_next) > 0,
+        reward=lambda a, z, a_next: crra(consumption(a, z, a_next), gamma),
+        discount=beta,
+        outputs={"consumption": consumption},
+    )

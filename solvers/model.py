@@ -1,0 +1,314 @@
+r"""A dynamic-programming model: what the user writes.
+
+.. math::
+    v(s) = \max_{c \,\text{feasible}} \; E_w[r(s, c, w)]
+           + \beta(s, c)\, E_w \sum_{z'} P(z, z')\, v\bigl(x'(s, c, w), z'\bigr)
+
+The state :math:`s = (x, z)` has components that follow a rule (:math:`x`) and components that move
+by their own Markov chain (:math:`z`); :math:`w` are shocks drawn afresh each period. All functions
+are scalar functions; their arguments are bound by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .binding import bind
+from .chains import Markov
+from .errors import ModelError, did_you_mean
+from .grids import Array, Grid, Iid, Integers, is_concrete, vector
+
+__all__ = ["Model", "State", "TabularModel", "crra"]
+
+State = Grid | Integers | Markov
+Choice = Grid | Integers
+Rule = str | Callable[..., Any]
+
+# Names of the store's own variables and dimensions, and of the time argument.
+RESERVED = frozenset(
+    "t point value lower upper status message residual error_bound iterations seconds "
+    "distribution".split()
+)
+
+
+def _specification(kind: str, name: str, given: Any) -> State:
+    if isinstance(given, Grid | Integers | Markov):
+        return given
+    if isinstance(given, Iid):
+        raise ModelError(f"{kind} '{name}' is an iid shock; put it under shocks={{...}}")
+    try:
+        return Grid(vector(given, f"the grid of {kind} '{name}'"))
+    except (TypeError, ValueError):
+        raise ModelError(
+            f"{kind} '{name}' is {given!r}; it can be dp.grid(...), dp.integers(...), "
+            "dp.markov(...) or a one-dimensional array"
+        ) from None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """One model, as a factory returns it.
+
+    Parameters
+    ----------
+    states : dict
+        Ordered; the names become the dimensions of the result. Each is a continuous grid
+        (``dp.grid`` or an array), an integer range (``dp.integers``) or a Markov chain
+        (``dp.markov``, ``dp.rouwenhorst``, ``dp.tauchen``).
+    choices : dict
+        Each is a grid, an integer range, or the name of a state whose grid it shares. Several
+        choices form a product.
+    reward : function or list of functions
+        Of states, choices and shocks; a list is summed, each averaged over just the shocks it
+        names.
+    discount : float or function
+        A function takes states and choices.
+    transition : dict
+        For every state that is not a Markov chain: the name of a choice, the name of another
+        state, or a function of states, choices and shocks. On an integer state the result must be
+        a member; on a continuous grid it is interpolated linearly.
+    feasible : function, optional
+        Of states, choices and shocks (feasible means: for every shock). Infeasible choices are
+        masked before their reward is used.
+    shocks : dict, optional
+        ``dp.iid`` draws.
+    outputs : dict, optional
+        Functions evaluated at the optimum (averaged over the shocks they name).
+    monotone : dict, optional
+        A hint, never trusted: ``{"a_next": "a"}`` says that the optimal choice rises with the
+        state.
+    horizon : int, optional
+        Number of periods; functions may then take ``t`` = 0, ..., horizon - 1.
+    terminal : function, optional
+        Value of each state after the last period (default 0).
+
+    Raises
+    ------
+    ModelError
+        If a name is unknown, missing or used twice, or a function takes an argument that is none
+        of the names it could take.
+    """
+
+    states: Mapping[str, Any]
+    choices: Mapping[str, Any]
+    reward: Any
+    discount: Any
+    transition: Mapping[str, Rule] = field(default_factory=dict)
+    feasible: Callable[..., Any] | None = None
+    shocks: Mapping[str, Iid] = field(default_factory=dict)
+    outputs: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    monotone: Mapping[str, str] = field(default_factory=dict)
+    horizon: int | None = None
+    terminal: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("states", "choices"):
+            if not isinstance(getattr(self, name), Mapping) or not getattr(self, name):
+                raise ModelError(f"{name} must be a dict with at least one entry")
+        put = object.__setattr__  # the way a frozen dataclass normalises its own fields
+        put(self, "states", {k: _specification("state", k, v) for k, v in self.states.items()})
+        put(
+            self,
+            "choices",
+            {
+                k: v if isinstance(v, str) else _specification("choice", k, v)
+                for k, v in self.choices.items()
+            },
+        )
+        for name in ("shocks", "outputs", "transition", "monotone"):
+            put(self, name, dict(getattr(self, name) or {}))
+        reward = self.reward
+        put(self, "reward", tuple(reward) if isinstance(reward, Sequence) else (reward,))
+        self._check_names()
+        self._check_functions()
+        self._check_transitions()
+        self._check_values()
+
+    # -- what is asked of a model ---------------------------------------------------------------
+
+    def grid_of(self, name: str) -> State | Iid:
+        """Return the specification of a state, a choice (its own or shared) or a shock."""
+        if name in self.states:
+            return self.states[name]
+        if name in self.shocks:
+            return self.shocks[name]
+        spec = self.choices[name]
+        return self.states[spec] if isinstance(spec, str) else spec
+
+    def size_of(self, name: str) -> int:
+        """Return the number of values of a state, choice or shock."""
+        return self.grid_of(name).size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of points of each state, in order."""
+        return tuple(s.size for s in self.states.values())
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names a function of this model can take: states, choices, shocks, and ``t``."""
+        time = ("t",) if self.horizon is not None else ()
+        return (*self.states, *self.choices, *self.shocks, *time)
+
+    # -- construction checks: names and signatures, never values that could be traced -----------
+
+    def _check_names(self) -> None:
+        seen: dict[str, str] = {}
+        for kind in ("states", "choices", "shocks"):
+            for name in getattr(self, kind):
+                if not str(name).isidentifier():
+                    raise ModelError(f"{kind}: {name!r} is not a name (letters, digits and _)")
+                if name in RESERVED:
+                    raise ModelError(f"{kind}: the name '{name}' is taken by the results; rename it")
+                if name in seen:
+                    raise ModelError(f"'{name}' stands under {seen[name]} and under {kind}")
+                seen[name] = kind
+        for name, spec in self.choices.items():
+            if isinstance(spec, str) and spec not in self.states:
+                raise ModelError(
+                    f"choice '{name}' shares the grid of '{spec}', which is no state."
+                    f"{did_you_mean(spec, self.states)} The states are: {', '.join(self.states)}."
+                )
+            if isinstance(spec, Markov):
+                raise ModelError(f"choice '{name}' is a Markov chain; a choice is a grid")
+        for name, shock in self.shocks.items():
+            if not isinstance(shock, Iid):
+                raise ModelError(f"shock '{name}' is {shock!r}; make it with dp.iid(values, probs)")
+        for name in self.outputs:
+            if not str(name).isidentifier():
+                raise ModelError(f"outputs: {name!r} is not a name (letters, digits and _)")
+        for choice, state in self.monotone.items():
+            if choice not in self.choices or state not in self.states:
+                raise ModelError(
+                    f"monotone={{'{choice}': '{state}'}} names a choice and a state; the choices "
+                    f"are {', '.join(self.choices)}, the states {', '.join(self.states)}"
+                )
+
+    def _check_functions(self) -> None:
+        everything = self.arguments
+        time = ("t",) if self.horizon is not None else ()
+        known = (*self.states, *self.choices, *time)
+        for i, f in enumerate(self.reward):
+            bind(f, everything, "reward" if len(self.reward) == 1 else f"reward {i + 1}")
+        if self.feasible is not None:
+            bind(self.feasible, everything, "feasible")
+        for name, f in self.outputs.items():
+            bind(f, everything, f"output '{name}'")
+        for name, shock in self.shocks.items():
+            if callable(shock.probs):
+                bind(shock.probs, known, f"the probabilities of shock '{name}'")
+        if callable(self.discount):
+            bind(self.discount, known, "discount")
+        if self.terminal is not None:
+            if self.horizon is None:
+                raise ModelError("terminal is given but horizon is not; add horizon=T")
+            bind(self.terminal, tuple(self.states), "terminal")
+
+    def _check_transitions(self) -> None:
+        for name in self.transition:
+            if name not in self.states:
+                raise ModelError(
+                    f"transition names '{name}', which is no state."
+                    f"{did_you_mean(name, self.states)} The states are: {', '.join(self.states)}."
+                )
+        for name, spec in self.states.items():
+            rule = self.transition.get(name)
+            if isinstance(spec, Markov):
+                if rule is not None:
+                    raise ModelError(
+                        f"state '{name}' is a Markov chain and moves by itself; remove its "
+                        "transition, or make it a grid"
+                    )
+            elif rule is None:
+                raise ModelError(
+                    f"state '{name}' has no transition; give the name of a choice or of another "
+                    f"state, or a function of {', '.join(self.arguments)}"
+                )
+            elif isinstance(rule, str):
+                if rule not in (*self.choices, *self.states):
+                    names = (*self.choices, *self.states)
+                    raise ModelError(
+                        f"the transition of '{name}' is '{rule}', which is no choice or state."
+                        f"{did_you_mean(rule, names)} It can be: {', '.join(names)}, or a function."
+                    )
+            else:
+                bind(rule, self.arguments, f"the transition of '{name}'")
+
+    def _check_values(self) -> None:
+        for name, spec in self.states.items():
+            if isinstance(spec, Grid) and is_concrete(spec.values) and spec.size > 1:
+                step = np.diff(np.asarray(spec.values, dtype=np.float64))
+                if np.isfinite(step).all() and not (step > 0).all():
+                    i = int(np.argmin(step))
+                    raise ModelError(
+                        f"the grid of state '{name}' does not increase at point {i + 1}: "
+                        f"{spec.values[i]:g} is followed by {spec.values[i + 1]:g}; sort it and "
+                        "remove duplicates"
+                    )
+        if self.horizon is not None and (
+            isinstance(self.horizon, bool)
+            or not isinstance(self.horizon, int | np.integer)
+            or self.horizon < 1
+        ):
+            raise ModelError(f"horizon={self.horizon!r}; it is a positive number of periods")
+        if not callable(self.discount) and jnp.ndim(self.discount) != 0:
+            raise ModelError(
+                "discount is an array; give a number, or a function of named states and choices"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class TabularModel:
+    """A Markov decision process given by arrays, as :func:`dpsolve.mdp` makes it.
+
+    Attributes
+    ----------
+    reward : array (states, actions) or (pairs,)
+        Expected reward; -inf where infeasible.
+    transition : array (states, actions, states), or (pairs, states) dense or ``BCOO``
+        Probabilities of the next state.
+    discount : float
+        Discount factor.
+    state_index, action_index : int array (pairs,) or None
+        State and action of each pair, sorted by state and then action; None in product form.
+    n_states, n_actions : int
+        Sizes; the dimensions are named ``state`` and ``action``.
+    """
+
+    reward: Array
+    transition: Any
+    discount: Any
+    state_index: np.ndarray[Any, Any] | None
+    action_index: np.ndarray[Any, Any] | None
+    n_states: int
+    n_actions: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of states, as a tuple."""
+        return (self.n_states,)
+
+    horizon = None
+
+
+def crra(consumption: Any, gamma: Any) -> jax.Array:
+    r"""Return the utility of constant relative risk aversion, ``c**(1-gamma)/(1-gamma)``.
+
+    Parameters
+    ----------
+    consumption : float or array
+        Positive consumption; the result is -inf at zero and NaN below when ``gamma >= 1``.
+    gamma : float
+        Relative risk aversion; at 1 the utility is ``log(c)``.
+    """
+    # One logarithm serves both branches: they are both evaluated when gamma is traced.
+    log_c = jnp.log(consumption)
+    power = 1.0 - jnp.asarray(gamma, dtype=log_c.dtype)
+    is_log = power == 0.0
+    return jnp.where(is_log, log_c, jnp.exp(power * log_c) / jnp.where(is_log, 1.0, power))

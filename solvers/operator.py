@@ -1,0 +1,119 @@
+r"""What a solution method needs of a model, whatever form the model was written in.
+
+An operator stands for the Bellman operator
+:math:`(Tv)(s) = \max_c \{ r(s, c) + \beta(s, c)\, E[v(s') \mid s, c] \}`
+of one model at one parameter point, inside a JAX trace. A policy is an int32 array over the
+states; what its numbers mean is the operator's own business (``labels`` translates).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["BellmanOperator", "PolicyOperator", "Survey"]
+
+Array = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Survey:
+    """What one look over all feasible state-choice pairs tells about a model.
+
+    Attributes
+    ----------
+    feasible : bool array over the states
+        The state has a feasible choice.
+    finite : bool
+        No feasible reward is NaN or +inf, and no grid value is NaN or infinite.
+    increasing : bool
+        Every grid of a state increases.
+    gap : float
+        The farthest that a feasible next state lies off its grid (0 if none does).
+    row_low, row_high : float
+        Range of the sums of rows of probabilities (products, where there are several).
+    least : float
+        The most negative probability, or 0.
+    discount_low, discount_high : float
+        Range of the discount factor.
+    spread : float
+        Largest sum of the absolute weights that a next state's value is interpolated with: 1,
+        unless a grid extrapolates.
+    """
+
+    feasible: Array
+    finite: Array
+    increasing: Array
+    gap: Array
+    row_low: Array
+    row_high: Array
+    least: Array
+    discount_low: Array
+    discount_high: Array
+    spread: Array
+
+    def join(self, other: Survey) -> Survey:
+        """Combine what was seen of two sets of pairs."""
+        return Survey(
+            feasible=self.feasible | other.feasible,
+            finite=self.finite & other.finite,
+            increasing=self.increasing & other.increasing,
+            gap=jnp.maximum(self.gap, other.gap),
+            row_low=jnp.minimum(self.row_low, other.row_low),
+            row_high=jnp.maximum(self.row_high, other.row_high),
+            least=jnp.minimum(self.least, other.least),
+            discount_low=jnp.minimum(self.discount_low, other.discount_low),
+            discount_high=jnp.maximum(self.discount_high, other.discount_high),
+            spread=jnp.maximum(self.spread, other.spread),
+        )
+
+
+class PolicyOperator(ABC):
+    r"""One policy's reward and transition: :math:`T_\pi v = r_\pi + L_\pi v`."""
+
+    reward: Array
+
+    @abstractmethod
+    def apply(self, v: Array) -> Array:
+        r"""Return :math:`L_\pi v = \beta_\pi P_\pi v`, the discounted expected value."""
+
+    def __call__(self, v: Array) -> Array:
+        r"""Return :math:`T_\pi v`."""
+        return self.reward + self.apply(v)
+
+
+class BellmanOperator(ABC):
+    """The Bellman operator of one model at one parameter point."""
+
+    shape: tuple[int, ...]  # of the states
+    constant_discount: bool  # one number for all states and choices
+    depth: int  # additions that one entry of Tv goes through, for the rounding allowance
+
+    @abstractmethod
+    def greedy(self, v: Array) -> tuple[Array, Array]:
+        """Return ``Tv`` and the first maximising policy: one full sweep."""
+
+    @abstractmethod
+    def growth(self, w: Array) -> Array:
+        r"""Return :math:`\max_c \beta(s, c) E[w(s')]`, the sweep without rewards, for w > 0."""
+
+    @abstractmethod
+    def at(self, policy: Array) -> PolicyOperator:
+        """Fix a policy."""
+
+    @abstractmethod
+    def survey(self) -> Survey:
+        """Look over all pairs once for what would make a solution meaningless."""
+
+    @abstractmethod
+    def labels(self, policy: Array) -> dict[str, Array]:
+        """Translate a policy to an index for each named choice."""
+
+    def start(self) -> Array:
+        """Return the value that iterations start from."""
+        return jnp.zeros(self.shape)

@@ -1,0 +1,62 @@
+"""How a solve can end, each with the sentence that is shown to the user."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Outcome", "sentence", "word"]
+
+
+class Outcome(IntEnum):
+    """Result codes of a solve: 0 solved, 1 to 9 inexact, 10 and above failed."""
+
+    SOLVED = 0
+    MAX_ITER = 1
+    ROUNDING = 2
+    STALLED = 3
+    NO_CERTIFICATE = 4
+    RUNNING = 9
+    INFEASIBLE = 10
+    NOT_FINITE = 11
+    OFF_GRID = 12
+    LEAK = 13
+    DISCOUNT = 14
+    NOT_INCREASING = 15
+    DIVERGED = 16
+
+
+_SENTENCES = {
+    Outcome.SOLVED: "",
+    Outcome.MAX_ITER: "the largest number of sweeps was reached before the certified error fell "
+    "to tol; raise max_iter, or let method='auto' choose",
+    Outcome.ROUNDING: "float64 rounding does not allow a smaller certified error at this discount "
+    "and scale of values; raise tol to what error_bound says",
+    Outcome.STALLED: "the certified error stopped falling before it reached tol; try another "
+    "method, or raise inner_iter",
+    Outcome.NO_CERTIFICATE: "the discount times the weights of extrapolation reaches 1, so that "
+    "the Bellman operator need not contract and no bound holds; widen the grid or use "
+    "outside='clip'",
+    Outcome.RUNNING: "the solve did not finish",
+    Outcome.INFEASIBLE: "a state has no feasible choice",
+    Outcome.NOT_FINITE: "a feasible reward, a grid or a parameter is NaN or infinite",
+    Outcome.OFF_GRID: "a feasible next state lies off its grid",
+    Outcome.LEAK: "a row of probabilities does not sum to one",
+    Outcome.DISCOUNT: "the discount makes the problem ill-posed",
+    Outcome.NOT_INCREASING: "the grid of a state does not increase",
+    Outcome.DIVERGED: "the values grew without bound or became NaN during the iterations",
+}
+
+
+def word(code: Any) -> Any:
+    """Return the status word of a code, or an array of words for an array of codes."""
+    codes = np.asarray(code)
+    words = np.where(codes == 0, "solved", np.where(codes < 10, "inexact", "failed"))
+    return str(words) if words.ndim == 0 else words
+
+
+def sentence(code: int) -> str:
+    """Return the sentence of one code ('' for solved)."""
+    return _SENTENCES[Outcome(int(code))]

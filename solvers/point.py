@@ -1,0 +1,116 @@
+"""One parameter point, from the factory to named arrays: the program that JAX compiles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from .errors import ModelError
+from .factory import Factory, build, signature
+from .horizon import backward
+from .iteration import Fixpoint, fixpoint
+from .lattice import Lattice, LatticePolicy
+from .model import Model, TabularModel
+from .operator import BellmanOperator
+from .options import SolveOptions
+from .outcomes import Outcome
+from .tabular import Tabular
+
+__all__ = ["PER_POINT", "make_operator", "solve_model", "solve_point"]
+
+Array = Any
+log = logging.getLogger("dpsolve")
+
+# One number per point, whatever the model.
+PER_POINT = ("residual", "error_bound", "iterations", "code")
+
+
+def make_operator(model: Model | TabularModel, options: SolveOptions) -> BellmanOperator:
+    """Return the Bellman operator of an infinite-horizon model."""
+    if isinstance(model, TabularModel):
+        return Tabular(model)
+    return Lattice(model, block=options.block, memory=options.memory)
+
+
+def solve_point(
+    factory: Factory, sizes: Mapping[str, Any], options: SolveOptions, values: Mapping[str, Any]
+) -> dict[str, Array]:
+    """Build the model at one parameter point and solve it.
+
+    Returns
+    -------
+    dict
+        ``value``, ``lower``, ``upper``, ``policy_index_<choice>``, ``policy_<choice>``,
+        ``output_<name>``, ``grid_<state>`` and the numbers in ``PER_POINT``; or a factory's own
+        arrays (and the numbers).
+    """
+    shown = ", ".join(f"{k}={v}" for k, v in sizes.items())
+    # This line runs when JAX traces the program, that is, once per set of sizes.
+    log.info("compiling %s(%s)", signature(factory).name, shown)
+    made = build(factory, values, sizes)
+    if isinstance(made, Model | TabularModel):
+        return solve_model(made, options)
+    if isinstance(made, Mapping):
+        return _own_arrays(made)
+    raise ModelError(
+        f"{signature(factory).name} returns {type(made).__name__}; a factory returns dp.Model(...), "
+        "dp.mdp(...) or a dict of named arrays"
+    )
+
+
+def solve_model(model: Model | TabularModel, options: SolveOptions) -> dict[str, Array]:
+    """Solve a model that is at hand."""
+    if model.horizon is not None:
+        assert isinstance(model, Model)
+        return backward(model, options)
+    operator = make_operator(model, options)
+    found = fixpoint(operator, options)
+    return fields(model, operator, found)
+
+
+def fields(
+    model: Model | TabularModel, operator: BellmanOperator, found: Fixpoint
+) -> dict[str, Array]:
+    """Name what was found."""
+    arrays = {"value": found.value, "lower": found.lower, "upper": found.upper}
+    labels = operator.labels(found.policy)
+    failed = found.code >= 10
+    for choice, index in labels.items():
+        arrays[f"policy_index_{choice}"] = jnp.where(failed, -1, index)
+    if isinstance(model, Model):
+        for choice, index in labels.items():
+            points = jnp.asarray(model.grid_of(choice).values)
+            arrays[f"policy_{choice}"] = jnp.where(failed, _missing(points), points[index])
+        if model.outputs:
+            fixed = operator.at(found.policy)
+            assert isinstance(fixed, LatticePolicy)
+            for name, x in fixed.outputs().items():
+                arrays[f"output_{name}"] = jnp.where(failed, jnp.nan, x)
+        for name, spec in model.states.items():
+            arrays[f"grid_{name}"] = jnp.asarray(spec.values)
+    else:
+        arrays["policy_action"] = arrays["policy_index_action"]
+        arrays["grid_state"] = jnp.arange(model.n_states)
+    arrays |= {name: getattr(found, name) for name in PER_POINT}
+    return arrays
+
+
+def _missing(points: Array) -> Any:
+    return jnp.nan if points.dtype.kind == "f" else jnp.iinfo(points.dtype).min
+
+
+def _own_arrays(made: Mapping[str, Any]) -> dict[str, Array]:
+    """Take a factory's own arrays: ``{"price": x}`` or ``{"path": (("t",), x)}``."""
+    arrays = {}
+    finite = jnp.asarray(True)
+    for name, x in made.items():
+        array = jnp.asarray(x[1] if isinstance(x, tuple) else x)
+        arrays[name] = array
+        if array.dtype.kind == "f":
+            finite &= jnp.isfinite(array).all()
+    code = jnp.where(finite, jnp.int32(Outcome.SOLVED), jnp.int32(Outcome.NOT_FINITE))
+    nan = jnp.asarray(jnp.nan)  # nothing is certified about arrays that are not value functions
+    return arrays | {"residual": nan, "error_bound": nan, "iterations": jnp.int32(0), "code": code}

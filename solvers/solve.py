@@ -1,0 +1,201 @@
+"""``dp.solve``: one model, one parameter point."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .check import diagnose
+from .errors import ModelError, did_you_mean
+from .factory import Factory, build, split
+from .grids import is_concrete
+from .library import BUILTIN
+from .model import Model, TabularModel
+from .options import SolveOptions
+from .outcomes import Outcome, sentence
+from .point import solve_model, solve_point
+from .solution import Problem, Solution
+
+__all__ = ["arrays_dims", "as_factory", "check_sizes", "explain", "solve"]
+
+Array = Any
+
+# What makes `solve` raise: the model is wrong. The rest (NaN, divergence, iterations) is a status.
+MODEL_FAULTS = (
+    Outcome.INFEASIBLE,
+    Outcome.OFF_GRID,
+    Outcome.LEAK,
+    Outcome.DISCOUNT,
+    Outcome.NOT_INCREASING,
+)
+
+
+def solve(
+    model: Factory | Model | TabularModel | str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    tol: float = 1e-6,
+    method: str = "auto",
+    **options: Any,
+) -> Solution:
+    """Solve one model to a certified accuracy.
+
+    Parameters
+    ----------
+    model : factory, Model, TabularModel or str
+        A factory, a ready model, or the name of a built-in model.
+    params : dict, optional
+        Values of the factory's parameters and sizes; the rest have their defaults. A factory is
+        compiled once per set of sizes, whatever the parameters' values, which may be tracers.
+    tol : float
+        Certified sup-norm error of the value to reach.
+    method : str
+        ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it.
+    **options
+        Further fields of :class:`~dpsolve.SolveOptions` (``max_iter``, ``block``, ...).
+
+    Returns
+    -------
+    Solution
+        Its ``status`` says whether `tol` was reached; its bounds hold in any case.
+
+    Raises
+    ------
+    ModelError
+        If a name is unknown, or the model is ill-posed at these values: a state without a feasible
+        choice, a next state off its grid, probabilities that do not sum to one, a discount that is
+        too large. The message names the place.
+    UsageError
+        If an option is unknown or unusable.
+    """
+    chosen = SolveOptions.from_mapping({"tol": tol, "method": method, **options})
+    if isinstance(model, Model | TabularModel):
+        return _solve_ready(model, params, chosen)
+    factory = as_factory(model)
+    values, sizes = split(factory, params)
+    check_sizes(sizes)
+    for name, value in values.items():
+        if jnp.ndim(value) != 0:
+            raise ModelError(
+                f"parameter '{name}' has shape {jnp.shape(value)}; dp.solve takes one point: use "
+                "dp.solve_many for many"
+            )
+    values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
+    began = time.perf_counter()
+    program, dims = one_point(factory, tuple(sizes.items()), chosen)
+    arrays = program(values)
+    problem = Problem(factory, None, tuple(sizes.items()), chosen, tuple(dims(values).items()))
+    if not is_concrete(arrays):
+        return Solution(arrays, values, problem)
+    jax.block_until_ready(arrays)
+    message = explain(int(arrays["code"]), lambda: build(factory, values, sizes))
+    return Solution(arrays, values, problem, message, time.perf_counter() - began)
+
+
+def _solve_ready(
+    model: Model | TabularModel, params: Mapping[str, Any] | None, options: SolveOptions
+) -> Solution:
+    if params:
+        raise ModelError(
+            "a ready model has no parameters left to set; pass the factory, the function that "
+            "returns the model, to set some"
+        )
+    began = time.perf_counter()
+    arrays = jax.jit(lambda: solve_model(model, options))()
+    problem = Problem(None, model, (), options, tuple(arrays_dims(model, arrays).items()))
+    if not is_concrete(arrays):
+        return Solution(arrays, {}, problem)
+    jax.block_until_ready(arrays)
+    message = explain(int(arrays["code"]), lambda: model)
+    return Solution(arrays, {}, problem, message, time.perf_counter() - began)
+
+
+@lru_cache(maxsize=64)
+def one_point(
+    factory: Factory, sizes: tuple[tuple[str, Any], ...], options: SolveOptions
+) -> tuple[Callable[..., dict[str, Array]], Callable[..., dict[str, tuple[str, ...]]]]:
+    """Return the compiled program of one point, and the dimensions of what it returns."""
+    static = dict(sizes)
+    found: dict[str, tuple[str, ...]] = {}
+
+    def run(values: Mapping[str, Array]) -> dict[str, Array]:
+        arrays = solve_point(factory, static, options, values)
+        found.update(arrays_dims(build(factory, values, static), arrays))
+        return arrays
+
+    def dims(values: Mapping[str, Array]) -> dict[str, tuple[str, ...]]:
+        if not found:
+            jax.eval_shape(run, values)
+        return dict(found)
+
+    return jax.jit(run), dims
+
+
+def arrays_dims(made: Any, arrays: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the dimensions of every array that a solve returns, but for the numbers."""
+    if isinstance(made, Mapping):
+        return {
+            name: tuple(x[0]) if isinstance(x, tuple) else _unnamed(name, jnp.ndim(x))
+            for name, x in made.items()
+        }
+    states = ("state",) if isinstance(made, TabularModel) else tuple(made.states)
+    full = states if made.horizon is None else ("t", *states)
+    dims = {}
+    for name, x in arrays.items():
+        if name.startswith("grid_"):
+            dims[name] = (name.removeprefix("grid_"),)
+        elif jnp.ndim(x):
+            dims[name] = full
+    return dims
+
+
+def _unnamed(name: str, ndim: int) -> tuple[str, ...]:
+    return tuple(f"{name}_{i}" for i in range(ndim))
+
+
+def as_factory(model: Any) -> Factory:
+    """Return a factory as it is, or the built-in model of a name."""
+    if not isinstance(model, str):
+        return model  # type: ignore[no-any-return]  # `signature` refuses what is no function
+    if model not in BUILTIN:
+        raise ModelError(
+            f"there is no built-in model '{model}'.{did_you_mean(model, BUILTIN)} "
+            f"The built-in models are: {', '.join(BUILTIN)}."
+        )
+    return BUILTIN[model]
+
+
+def check_sizes(sizes: Mapping[str, Any]) -> None:
+    """Refuse static parameters that cannot key a compiled program."""
+    for name, value in sizes.items():
+        if not is_concrete(value):
+            raise ModelError(f"size '{name}' is traced; sizes are plain values, and static")
+        try:
+            hash(value)
+        except TypeError:
+            raise ModelError(
+                f"size '{name}' is {value!r}, which cannot be hashed; use a number, a string or a "
+                "tuple"
+            ) from None
+
+
+def explain(code: int, model: Callable[[], Any], *, refuse: bool = True) -> str:
+    """Return the sentence of a result code, with the place where the model is at fault.
+
+    Raises
+    ------
+    ModelError
+        With `refuse`, if the model is wrong rather than hard to solve.
+    """
+    if code < 10:
+        return sentence(code)
+    found = diagnose(model())
+    text = found or sentence(code)
+    if refuse and code in MODEL_FAULTS:
+        raise ModelError(text)
+    return text

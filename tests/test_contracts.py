@@ -1,0 +1,143 @@
+"""What holds the rooms together: the direction of imports, the lazy face, and float64."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import dpsolve
+
+HEAVY = ("jax", "xarray", "zarr", "dask", "distributed", "scipy", "pandas", "matplotlib")
+
+
+def lint_imports(config: Path, sources: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--config", config, "--no-cache"],
+        env={**os.environ, "PYTHONPATH": str(sources)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def copied_package(root: Path, tmp_path: Path) -> Path:
+    """The package as a wheel would lay it out, free to be broken."""
+    shutil.copytree(
+        root / "src" / "dpsolve", tmp_path / "dpsolve", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    return tmp_path
+
+
+def test_rooms_keep_their_contracts(root: Path) -> None:
+    done = lint_imports(root / "pyproject.toml", root / "src")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("solvers/errors.py", "from ..sharding import program", "The rooms import one way"),
+        ("sharding/program.py", "from ..hpc import store", "The rooms import one way"),
+        ("solvers/errors.py", "import zarr", "The solver room knows no files"),
+        ("sharding/program.py", "import click", "The sharding room knows no files"),
+        ("hpc/definition.py", "from ..solvers import solve", "Verification shares no kernel"),
+    ],
+)
+def test_contracts_catch_a_breach(
+    root: Path, copied_package: Path, module: str, line: str, contract: str
+) -> None:
+    with (copied_package / "dpsolve" / module).open("a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
+    done = lint_imports(root / "pyproject.toml", copied_package)
+    broken = [row for row in done.stdout.splitlines() if row.endswith("BROKEN")]
+    assert done.returncode != 0
+    assert any(row.startswith(contract) for row in broken), done.stdout + done.stderr
+
+
+def test_slurm_room_holds_data_and_no_logic(root: Path) -> None:
+    modules = list((root / "slurm").rglob("*.py"))
+    assert [path.name for path in modules] == ["__init__.py"]
+    body = ast.parse(modules[0].read_text(encoding="utf-8")).body
+    assert len(body) == 1, "slurm/__init__.py is a docstring and nothing else"
+    assert isinstance(body[0], ast.Expr)
+
+
+def test_every_public_name_resolves() -> None:
+    for name in dpsolve._HOME:
+        assert getattr(dpsolve, name) is not None
+        assert name in dir(dpsolve)
+    public = {name for name in dir(dpsolve) if not name.startswith("_")}
+    assert public >= set(dpsolve._HOME)
+
+
+def test_type_checkers_see_the_names_that_the_face_loads(root: Path) -> None:
+    """The names under TYPE_CHECKING in the face are those that __getattr__ finds, from there."""
+    tree = ast.parse((root / "src" / "dpsolve" / "__init__.py").read_text(encoding="utf-8"))
+    block = next(
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    declared = {
+        alias.asname or alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert declared == dpsolve._HOME
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'slove'"):
+        _ = dpsolve.slove
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "dpsolve",
+        "dpsolve.solvers.errors",
+        "dpsolve.hpc.cli",
+        "dpsolve.hpc.spec",
+        "dpsolve.hpc.status",
+    ],
+)
+def test_light_modules_import_nothing_heavy(
+    module: str, fresh_python: Callable[[str], str]
+) -> None:
+    code = f"import sys, {module}; print(*sorted({{*{HEAVY}}} & {{*sys.modules}}))"
+    assert fresh_python(code).split() == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["plan", "--help"], ["sweep", "--help"]]
+)
+def test_help_imports_nothing_heavy(
+    arguments: list[str], fresh_python: Callable[[str], str]
+) -> None:
+    code = f"""
+import sys
+from dpsolve.hpc.cli import main
+try:
+    main({arguments})
+except SystemExit as end:
+    assert not end.code, end.code
+print("\\nheavy:", *sorted({{*{HEAVY}}} & {{*sys.modules}}))
+"""
+    assert fresh_python(code).splitlines()[-1].split() == ["heavy:"]
+
+
+@pytest.mark.parametrize("order", ["import dpsolve, jax", "import jax, dpsolve"])
+def test_numbers_are_float64_in_either_order_of_imports(
+    order: str, fresh_python: Callable[[str], str]
+) -> None:
+    code = f"{order}; import jax.numpy as jnp; print(jnp.zeros(()).dtype)"
+    assert fresh_python(code).strip() == "float64"
