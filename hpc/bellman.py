@@ -19,7 +19,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Definition", "Index", "Look", "Mask", "Sweep", "bellman"]
+__all__ = ["Array", "Definition", "Index", "Look", "Mask", "Sweep", "bellman", "growth"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -38,6 +38,8 @@ class Look:
         Expected reward and discount; both 0 where infeasible.
     feasible : bool array (N,)
         Whether the choice is allowed.
+    mass : array (N,)
+        Sum of the weights of next states, each by its absolute value: one, but for extrapolation.
     monotone : bool
         Whether no feasible pair weighs a next state or the future negatively (extrapolation does).
     """
@@ -45,6 +47,7 @@ class Look:
     reward: Array
     discount: Array
     feasible: Mask
+    mass: Array
     monotone: bool
     _expect: Callable[[Array, bool], Array]
 
@@ -72,6 +75,7 @@ class Definition(ABC):
     choice_shape: tuple[int, ...]
     horizon: int | None
     width: int  # entries that one pair takes up in a block
+    depth: int  # additions that one entry of an expectation goes through
 
     @property
     def n(self) -> int:
@@ -99,16 +103,23 @@ class Definition(ABC):
     def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
         """Evaluate the outputs at a list of pairs, averaged over the shocks."""
 
-    def blocks(self, t: int | None = None) -> Iterator[tuple[slice, slice, Look]]:
-        """Walk over all pairs in blocks (states, choices); a look's pairs are in C order."""
-        columns = max(1, min(self.m, BLOCK // self.width))
-        rows = max(1, min(self.n, BLOCK // (self.width * columns)))
-        for top in range(0, self.n, rows):
-            for left in range(0, self.m, columns):
-                rs = slice(top, min(top + rows, self.n))
-                cs = slice(left, min(left + columns, self.m))
-                s, c = np.meshgrid(np.arange(self.n)[rs], np.arange(self.m)[cs], indexing="ij")
-                yield rs, cs, self.look(s.ravel(), c.ravel(), t)
+    def blocks(
+        self, t: int | None = None, states: Index | None = None
+    ) -> Iterator[tuple[slice, slice, Look]]:
+        """Walk over all pairs in blocks, a look's pairs in C order.
+
+        Yields the slice of `states` (all, or the flat numbers given), that of the choices, and
+        the look.
+        """
+        rows = np.arange(self.n) if states is None else states
+        width = max(1, min(self.m, BLOCK // self.width))
+        height = max(1, min(rows.size, BLOCK // (self.width * width)))
+        for top in range(0, rows.size, height):
+            for left in range(0, self.m, width):
+                down = slice(top, min(top + height, rows.size))
+                across = slice(left, min(left + width, self.m))
+                s, c = np.meshgrid(rows[down], np.arange(self.m)[across], indexing="ij")
+                yield down, across, self.look(s.ravel(), c.ravel(), t)
 
 
 @dataclass(frozen=True)
@@ -117,13 +128,12 @@ class Sweep:
 
     Attributes
     ----------
-    value : array (k, n)
+    value : array (k, states)
         The maximum over feasible choices; −inf where there is none.
-    policy : int array (k, n)
+    policy : int array (k, states)
         The first choice that attains it, flat.
     discount : (float, float)
-        Least and greatest discount of a feasible pair, times the sum of its weights (one, but for
-        rounding and for extrapolation).
+        Least and greatest discount of a feasible pair, times the mass of its next states.
     monotone : bool
         Whether the operator preserves order.
     """
@@ -134,23 +144,49 @@ class Sweep:
     monotone: bool
 
 
-def bellman(definition: Definition, values: Sequence[Array], t: int | None = None) -> Sweep:
-    """Apply the Bellman operator to each of several values (n,)."""
-    k, n = len(values), definition.n
-    best, policy = np.full((k, n), -np.inf), np.zeros((k, n), dtype=np.int64)
+def bellman(
+    definition: Definition,
+    values: Sequence[Array],
+    t: int | None = None,
+    states: Index | None = None,
+) -> Sweep:
+    """Apply the Bellman operator to each of several values (n,), at all or at some states."""
+    best = _Best(len(values), definition.n if states is None else states.size)
     ahead = [definition.ahead(value) for value in values]
-    ones = definition.ahead(np.ones(n))
     least, greatest, monotone = np.inf, -np.inf, True
-    for rs, cs, look in definition.blocks(t):
-        if look.feasible.any():
-            rates = look.growth(ones)[look.feasible]
-            least, greatest = min(least, rates.min()), max(greatest, rates.max())
+    for down, across, look in definition.blocks(t, states):
+        rates = (np.abs(look.discount) * look.mass)[look.feasible]
+        least = min(least, rates.min(initial=np.inf))
+        greatest = max(greatest, rates.max(initial=-np.inf))
         monotone = monotone and look.monotone
-        for i in range(k):
-            q = look.q(ahead[i]).reshape(rs.stop - rs.start, -1)
-            top = q.max(1)
-            # A NaN wins and stays, so that it cannot hide.
-            better = ~(top <= best[i, rs]) & ~np.isnan(best[i, rs])
-            policy[i, rs] = np.where(better, q.argmax(1) + cs.start, policy[i, rs])
-            best[i, rs] = np.where(better, top, best[i, rs])
-    return Sweep(best, policy, (float(least), float(greatest)), monotone)
+        for k, prepared in enumerate(ahead):
+            best.update(k, down, across, look.q(prepared))
+    return Sweep(best.value, best.policy, (float(least), float(greatest)), monotone)
+
+
+def growth(definition: Definition, weight: Array) -> tuple[Array, Index]:
+    """Return the greatest discounted expectation of a weight (n,), and the choice that has it.
+
+    It is the operator without rewards, every factor by its absolute value.
+    """
+    best = _Best(1, definition.n)
+    ahead = definition.ahead(weight)
+    for down, across, look in definition.blocks():
+        best.update(0, down, across, np.where(look.feasible, look.growth(ahead), -np.inf))
+    return best.value[0], best.policy[0]
+
+
+class _Best:
+    """The maximum so far, and the first choice that attains it."""
+
+    def __init__(self, k: int, n: int) -> None:
+        self.value = np.full((k, n), -np.inf)
+        self.policy = np.zeros((k, n), dtype=np.int64)
+
+    def update(self, k: int, down: slice, across: slice, score: Array) -> None:
+        score = score.reshape(down.stop - down.start, -1)
+        top, old = score.max(1), self.value[k, down]
+        better = ~(top <= old) & ~np.isnan(old)  # a NaN wins and stays: it cannot hide
+        first = score.argmax(1) + across.start
+        self.policy[k, down] = np.where(better, first, self.policy[k, down])
+        self.value[k, down] = np.where(better, top, old)

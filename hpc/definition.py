@@ -62,6 +62,7 @@ class _Functions(Definition):
     shock_shape: tuple[int, ...] = field(init=False)
     horizon: int | None = field(init=False)
     width: int = field(init=False)
+    depth: int = field(init=False)
 
     def __post_init__(self) -> None:
         model, put = self.model, object.__setattr__
@@ -73,6 +74,10 @@ class _Functions(Definition):
             isinstance(spec, Grid) and not self._direct(name) for name, spec in model.states.items()
         )
         put(self, "width", prod(self.shock_shape) * corners)
+        chains = {n: spec for n, spec in model.states.items() if isinstance(spec, Markov)}
+        put(self, "depth", self.width + sum(chain.size for chain in chains.values()))
+        for name, chain in chains.items():
+            _check_rows(f"Markov state '{name}'", np.asarray(chain.transition_matrix))
 
     def look(self, s: Index, c: Index, t: int | None = None) -> Look:
         model, at = self.model, self._named(s, c, t)
@@ -91,19 +96,20 @@ class _Functions(Definition):
             s.shape,
         )
         discount = np.where(feasible, discount, 0.0)
-        targets = self._targets(s, c, at, counts)
+        targets = [
+            (where, np.where(counts, probs * weight, 0.0))
+            for where, weight in self._targets(s, c, at, counts)
+        ]
 
         def expect(flat: Array, absolute: bool) -> Array:
             total = np.zeros(s.size)
             for where, weight in targets:
-                weight = np.where(counts, probs * (np.abs(weight) if absolute else weight), 0.0)
-                total += (weight * flat[where]).sum(1)
+                total += ((np.abs(weight) if absolute else weight) * flat[where]).sum(1)
             return total
 
-        monotone = not (discount < 0).any() and not any(
-            (np.where(counts, weight, 0.0) < 0).any() for _, weight in targets
-        )
-        return Look(reward, discount, feasible, monotone, expect)
+        mass = np.sum([np.abs(weight).sum(1) for _, weight in targets], axis=0)
+        monotone = not (discount < 0).any() and not any((w < 0).any() for _, w in targets)
+        return Look(reward, discount, feasible, mass, monotone, expect)
 
     def ahead(self, value: Array) -> Array:
         result = value.reshape(self.shape)
@@ -197,12 +203,18 @@ def _map(
         constant = np.asarray(f(), dtype=np.float64).reshape(1, -1)
         return np.broadcast_to(constant, (size, constant.size))
     given = np.broadcast_arrays(*(at[name] for name in names))
-    shape = given[0].shape
-    columns = {name: x.reshape(-1) for name, x in zip(names, given, strict=True)}
-    result = np.asarray(jax.vmap(lambda kw: f(**kw))(columns), dtype=np.float64)
+    shape, length = given[0].shape, given[0].size
+    # Each primitive is compiled once per length: few lengths, and most are compiled already.
+    padding = (0, _round_length(length) - length)
+    columns = {n: np.pad(x.reshape(-1), padding, "edge") for n, x in zip(names, given, strict=True)}
+    mapped = np.asarray(jax.vmap(lambda kw: f(**kw))(columns), dtype=np.float64)[:length]
     if vector:
-        return np.broadcast_to(result, (size, result.shape[-1]))
-    return np.broadcast_to(result.reshape(shape), (size, shape[1]))
+        return np.broadcast_to(mapped, (size, mapped.shape[-1]))
+    return np.broadcast_to(mapped.reshape(shape), (size, shape[1]))
+
+
+def _round_length(length: int) -> int:
+    return 1 << (length - 1).bit_length() if length <= 2**16 else -(-length // 2**16) * 2**16
 
 
 @dataclass(frozen=True)
@@ -229,13 +241,17 @@ def _where(at: Mapping[str, NDArray[Any]], i: int, j: int) -> str:
 
 
 def _check_probs(name: str, probs: Array, at: Mapping[str, NDArray[Any]]) -> None:
-    total = probs.sum(1)
-    bad = ~(np.abs(total - 1.0) <= SLACK) | (probs < 0).any(1)
+    _check_rows(f"shock '{name}'", probs, lambda i: _where(at, i, 0))
+
+
+def _check_rows(what: str, rows: Array, where: Callable[[int], str] = "row {}".format) -> None:
+    total = rows.sum(1)
+    bad = ~(np.abs(total - 1.0) <= SLACK) | (rows < 0).any(1)
     if bad.any():
         i = int(np.argmax(bad))
         raise ModelError(
-            f"the probabilities of shock '{name}' sum to {total[i]:.12g} (smallest "
-            f"{probs[i].min():.3g}) at {_where(at, i, 0)}; they must be positive and sum to 1"
+            f"the probabilities of {what} sum to {total[i]:.12g} (smallest {rows[i].min():.3g}), "
+            f"at {where(i)}; they must be positive and sum to 1"
         )
 
 
@@ -283,6 +299,7 @@ class _Arrays(Definition):
     rows: csr_array | Array  # (pairs, n)
     shape: tuple[int, ...]
     choice_shape: tuple[int, ...]
+    depth: int
     horizon: int | None = None
     width: int = 1
 
@@ -302,6 +319,7 @@ class _Arrays(Definition):
             _rows(model.transition, n)[order],
             (n,),
             (m,),
+            n,
         )
         made._check()
         return made
@@ -318,6 +336,7 @@ class _Arrays(Definition):
             np.where(feasible, self.reward[pair], 0.0),
             np.where(feasible, self.discount[pair], 0.0),
             feasible,
+            np.ones(s.size),
             not (self.discount < 0).any(),  # the rows themselves were checked
             expect,
         )

@@ -17,10 +17,13 @@ from pathlib import Path
 
 from ..solvers.errors import StoreError
 
-__all__ = ["PARTIAL", "disk_errors", "write_file"]
+__all__ = ["PARTIAL", "WRITERS", "disk_errors", "write_file"]
 
 PARTIAL = ".partial"
 """The ending of a file not yet moved to its place; zarr ends its own alike."""
+
+WRITERS = 8
+"""Files that are worth writing side by side: most of the time is waiting for the disk."""
 
 
 def write_file(path: Path, pieces: Iterable[bytes]) -> None:

@@ -21,7 +21,8 @@ from .tasks import Task, block_shape, cut, points_per_task
 from .zarr_format import ZarrArray, item_bytes
 
 if TYPE_CHECKING:
-    from ..sharding.program import Layout, Program, Variable
+    from ..sharding.layout import Layout, Variable
+    from ..sharding.program import Program
     from ..solvers.options import SolveOptions
     from .design import Bucket, Design
     from .resolve import ModelSource
@@ -83,13 +84,15 @@ class BucketPlan:
     @property
     def files(self) -> int:
         """The number of files of the bucket's group, once it is complete."""
-        return 1 + sum(1 + array.files for array in self.arrays.values())
+        metadata, manifests = 1 + len(self.arrays), len(self.tasks)
+        return metadata + manifests + sum(array.files for array in self.arrays.values())
 
     @property
     def memory_per_task(self) -> int:
         """Bytes that one task takes at most: a batch being solved and the results of the task."""
         most = max(task.size for task in self.tasks)
-        return self.program.forecast().bytes + most * _point_bytes(self.layout.variables)
+        batch: int = self.program.forecast().bytes
+        return batch + most * _point_bytes(self.layout.variables)
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,7 @@ def root_attributes(plan: Plan, command: str) -> dict[str, Any]:
     import jax
 
     devices = jax.devices()
+    kind, platform_name = devices[0].device_kind, devices[0].platform
     attributes: dict[str, Any] = {
         "dpsolve_store": FORMAT,
         "title": f"{plan.points} points of the model {plan.source.name}",
@@ -52,7 +53,7 @@ def root_attributes(plan: Plan, command: str) -> dict[str, Any]:
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": platform.node(),
         "platform": platform.platform(),
-        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "device": f"{len(devices)} x {kind}" + f" ({platform_name})" * (kind != platform_name),
         "python_version": platform.python_version(),
         **{f"{name}_version": _version(name) for name in PACKAGES},
     }
@@ -111,7 +112,7 @@ def version_notes(attributes: Mapping[str, Any]) -> list[str]:
 
 
 def _facts(bucket: Bucket, kept: Mapping[str, str]) -> dict[str, Any]:
-    """What of a bucket decides its numbers, under the names that a user knows."""
+    """Return what of a bucket decides its numbers, under the names that a user knows."""
     facts: dict[str, Any] = {f"size {k}": v for k, v in bucket.sizes.items() if _is_scalar(v)}
     facts |= {f"fixed {name}": value for name, value in bucket.fixed.items()}
     for name, (dims, values) in bucket.parameters.items():

@@ -1,13 +1,13 @@
 """Reading a sweep: file and command line together, every mistake at once.
 
-First the fields, the table, the model and their agreement; then, if the sweep stands, what needs
-the model itself: the names of the variables to keep.
+The names of the variables to keep are another matter: only tracing the model tells them, which
+takes seconds, and planning the sweep does that anyway. So they are checked on request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,18 @@ class Reading:
     sweep: Sweep
     source: ModelSource
     signature: Signature
+    _report: Callable[[list[Mistake]], UsageError] = field(repr=False)
+
+    def check_keep(self) -> None:
+        """Check the names in `keep`, which only the traced model can tell.
+
+        Raises
+        ------
+        UsageError
+            With every name that the model does not have.
+        """
+        if mistakes := list(_unknown_names(self.sweep, self.source, self.signature)):
+            raise self._report(mistakes)
 
 
 def load_sweep(path: Path | None, overrides: Overrides | None = None) -> Sweep:
@@ -60,31 +72,31 @@ def read_sweep(path: Path | None, overrides: Overrides | None = None) -> Reading
     raw, origins, mistakes = (overrides or Overrides()).apply(document.data)
     place = _places(document, origins)
 
-    def stop_if_wrong() -> None:
-        if mistakes:
-            title = path.name if path is not None else "the sweep"
-            raise report(title, mistakes, raw, place)
+    def in_one(mistakes: list[Mistake]) -> UsageError:
+        title = path.name if path is not None else "the sweep"
+        return report(title, mistakes, raw, place)
 
+    fields = raw
     if "table" in raw:
-        raw["table"], faults = read_table(raw["table"], folder)
+        table, faults = read_table(raw["table"], folder)
         mistakes += faults
-        if faults:
-            raw.pop("table")
+        if table is not None:
+            raw = fields = raw | {"table": table}
+        else:  # its fields are checked already; that it stands there still counts
+            fields = {name: part for name, part in raw.items() if name != "table"}
     source, found = _model(raw.get("model"), folder if ("model",) not in origins else Path.cwd())
     if isinstance(found, Mistake):
         mistakes.append(found)
     sig = found if isinstance(found, Signature) else None
-    _fill_in(raw, path, sig)
-    mistakes += field_mistakes(raw)
+    store = _store_table(raw, path, sig)
+    mistakes += field_mistakes(fields | store)
     mistakes += disagreements(raw, sig)
     mistakes += _options(raw.get("solve"))
-    mistakes += _store(raw["store"])
-    stop_if_wrong()
-    assert source is not None and sig is not None  # else there were mistakes
-    sweep = Sweep.model_validate(raw | {"model": source.reference})
-    mistakes += _unknown_names(sweep, source, sig)
-    stop_if_wrong()
-    return Reading(sweep, source, sig)
+    mistakes += _store(store["store"])
+    if mistakes or source is None or sig is None:
+        raise in_one(mistakes)
+    sweep = Sweep.model_validate(fields | store | {"model": source.reference})
+    return Reading(sweep, source, sig, in_one)
 
 
 def _places(
@@ -112,12 +124,13 @@ def _model(reference: Any, folder: Path) -> tuple[ModelSource | None, Signature 
         return None, Mistake(("model",), str(error))
 
 
-def _fill_in(raw: dict[str, Any], path: Path | None, sig: Signature | None) -> None:
-    """Name the store after the file, or after the model, if the sweep does not."""
-    store = raw.setdefault("store", {})
-    if isinstance(store, dict):
-        name = path.stem if path is not None else sig.name if sig is not None else "sweep"
-        store.setdefault("path", f"{name}.zarr")
+def _store_table(
+    raw: Mapping[str, Any], path: Path | None, sig: Signature | None
+) -> dict[str, Any]:
+    """Return the [store] table: named after the file, or after the model, if it names no path."""
+    store = raw.get("store", {})
+    name = path.stem if path is not None else sig.name if sig is not None else "sweep"
+    return {"store": {"path": f"{name}.zarr"} | store if isinstance(store, dict) else store}
 
 
 def _options(solve: Any) -> Iterator[Mistake]:

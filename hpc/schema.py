@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..solvers.errors import UsageError
-from .zarr_format import STRING, ZarrArray, inner_chunk
+from .zarr_format import STRING, ZarrArray
 
 if TYPE_CHECKING:
-    from ..sharding.program import Layout, Variable
+    from ..sharding.layout import Layout, Variable
     from .design import Bucket
 
-__all__ = ["PENDING", "RECORDS", "coordinates", "results"]
+__all__ = ["PENDING", "RECORDS", "coordinates", "inner_chunk", "results"]
 
 PENDING = "pending"
 
@@ -34,6 +34,9 @@ RECORDS: dict[str, tuple[str, Any, dict[str, str]]] = {
     "seconds": ("float64", math.nan, {"long_name": "time to solve", "units": "s"}),
 }
 """What is recorded of every point: data type, fill value and attributes, by name."""
+
+CHUNK_BYTES = 256 * 2**10
+"""Of a shard's inner chunks: little to read for one point, much for one request."""
 
 Coordinates = dict[str, tuple[ZarrArray, NDArray[Any]]]
 
@@ -95,6 +98,28 @@ def results(
         found[name] = ZarrArray(axes, shape, dtype, block, None, fill, labels)
     found["status"] = found.pop("status")  # the status is the commit: last
     return found
+
+
+def inner_chunk(cell: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Cut a shard into chunks of a few hundred KiB: as contiguous as possible, and without rest.
+
+    Chunks grow from the last dimension on, so that one point's states lie together.
+    """
+    chunk = [1] * len(cell)
+    size = itemsize
+    for axis in reversed(range(len(cell))):
+        length = cell[axis]
+        if size * length > CHUNK_BYTES:
+            chunk[axis] = _closest_divisor(length, CHUNK_BYTES / size)
+            break
+        chunk[axis] = length
+        size *= length
+    return tuple(chunk)
+
+
+def _closest_divisor(number: int, wanted: float) -> int:
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return min((*small, *(number // d for d in small)), key=lambda d: abs(math.log(d / wanted)))
 
 
 def _coordinate(

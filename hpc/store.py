@@ -11,119 +11,32 @@ begun. Two drivers on one store repeat each other's work, and do each other no h
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..solvers.errors import StoreError
-from . import provenance
-from .files import disk_errors, write_file
+from . import manifest, provenance
+from .buckets import Receipt, StoredBucket, receipt
+from .design import Bucket
+from .files import WRITERS, disk_errors, write_file
+from .resolve import ModelSource
 from .schema import RECORDS
 from .tasks import Task, cut
 from .zarr_format import ZarrArray
 
 if TYPE_CHECKING:
+    from ..sharding.program import Batch
     from ..solvers.options import SolveOptions
-    from .design import Bucket
-    from .resolve import ModelSource
 
 __all__ = ["Receipt", "Store", "StoredBucket", "is_store", "open_store"]
 
 METADATA = "zarr.json"
-
-
-class Results(Protocol):
-    """What `Store.write_task` takes: arrays over the points of a task (see `sharding.Batch`)."""
-
-    variables: dict[str, NDArray[Any]]
-    status: NDArray[Any]
-    message: NDArray[Any]
-    residual: NDArray[Any]
-    error_bound: NDArray[Any]
-    iterations: NDArray[Any]
-    seconds: NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What is known of a committed task: small enough to be sent anywhere.
-
-    Attributes
-    ----------
-    task : int
-        The task's number.
-    solved, inexact, failed : int
-        Its points by status.
-    error_bound : float
-        The worst certified error among the points that did not fail; 0 if all failed.
-    compile_seconds : float
-        Time to compile on the way, if this task was the first of its bucket.
-    """
-
-    task: int
-    solved: int
-    inexact: int
-    failed: int
-    error_bound: float
-    compile_seconds: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class StoredBucket:
-    """One bucket of a store.
-
-    Attributes
-    ----------
-    folder : Path
-        Of its group.
-    bucket : Bucket
-        Its points, as the store holds them.
-    results : dict of str to ZarrArray
-        The arrays that tasks write, the status last.
-    tasks : tuple of Task
-    """
-
-    folder: Path
-    bucket: Bucket
-    results: dict[str, ZarrArray]
-    tasks: tuple[Task, ...]
-
-    @property
-    def kept(self) -> dict[str, str]:
-        """The data type of each kept variable."""
-        return {name: a.dtype for name, a in self.results.items() if name not in RECORDS}
-
-    def file(self, name: str, task: Task) -> Path:
-        """Return the file in which an array holds the points of a task."""
-        array = self.results[name]
-        rest = (0,) * (len(array.dims) - len(task.cell))
-        return self.folder / name / array.key(task.cell + rest)
-
-    def record(self, name: str, task: Task) -> NDArray[Any] | None:
-        """Return what is recorded of a task's points (one of `RECORDS`), None if nothing is.
-
-        Raises
-        ------
-        ValueError
-            If the file is damaged.
-        """
-        try:
-            content = self.file(name, task).read_bytes()
-        except FileNotFoundError:
-            return None
-        cell = self.results[name].decode(content)
-        return cell[tuple(map(slice, task.shape))].ravel()
-
-    def committed(self) -> list[Task]:
-        """Return the tasks that have a status file, with one look into the folder."""
-        names = {entry.name for entry in os.scandir(self.folder / "status")}
-        return [task for task in self.tasks if self.file("status", task).name in names]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +49,14 @@ class Store:
     attributes : dict
         Of the root: the provenance.
     buckets : tuple of StoredBucket
+    source : ModelSource
+        The model that the store is computed with.
     """
 
     path: Path
     attributes: dict[str, Any]
     buckets: tuple[StoredBucket, ...]
+    source: ModelSource
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
@@ -151,15 +67,6 @@ class Store:
     def points(self) -> int:
         """The number of points."""
         return sum(task.size for task in self.tasks)
-
-    @cached_property
-    def source(self) -> ModelSource:
-        """The model that the store is computed with."""
-        from .resolve import ModelSource
-
-        names = ("reference", "name", "kind", "source", "sha256")
-        given = {name: self.attributes[f"model_{name}"] for name in names}
-        return ModelSource.from_dict(given, folder=Path(self.attributes["model_folder"]))
 
     @cached_property
     def options(self) -> SolveOptions:
@@ -183,10 +90,10 @@ class Store:
                     except ValueError:
                         continue
                     if status is not None and bound is not None:
-                        found[task.id] = _receipt(task, status, bound)
+                        found[task.id] = receipt(task, status, bound)
         return found
 
-    def write_task(self, task: Task, results: Results) -> Receipt:
+    def write_task(self, task: Task, batch: Batch) -> Receipt:
         """Write what a task computed, then commit it.
 
         Raises
@@ -195,20 +102,34 @@ class Store:
             If the disk refuses; the task is then not committed.
         """
         bucket = self.buckets[task.bucket]
-        with disk_errors(self.path):
-            for name, array in bucket.results.items():  # the status comes last
-                values = getattr(results, name) if name in RECORDS else results.variables[name]
-                block = np.asarray(values).reshape(task.shape + array.shape[len(task.shape) :])
-                write_file(bucket.file(name, task), array.encode(block))
-        return _receipt(task, results.status, results.error_bound)
+
+        blocks = {
+            name: array.block(getattr(batch, name) if name in RECORDS else batch.variables[name],
+                              task.shape)
+            for name, array in bucket.results.items()
+        }  # fmt: skip
+
+        def write(name: str) -> None:
+            write_file(bucket.file(name, task), bucket.results[name].encode(blocks[name]))
+
+        status = bucket.file("status", task)
+        with disk_errors(self.path), ThreadPoolExecutor(WRITERS) as pool:
+            for _ in pool.map(write, [name for name in blocks if name != "status"]):
+                pass  # the first error is raised here
+            write_file(manifest.manifest_file(status), manifest.encode(blocks, task.size))
+            write("status")
+        return receipt(task, batch.status, batch.error_bound)
 
 
 def is_store(path: Path) -> bool:
-    """Tell whether a folder is a store of dpsolve."""
-    try:
-        return "dpsolve_store" in _read_metadata(path)["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    """Tell whether a folder is a store of dpsolve, of whatever version.
+
+    Raises
+    ------
+    StoreError
+        If the folder cannot be read.
+    """
+    return "dpsolve_store" in _read_metadata(path).get("attributes", {})
 
 
 def open_store(path: Path | str) -> Store:
@@ -221,7 +142,7 @@ def open_store(path: Path | str) -> Store:
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise StoreError(f"there is no store at {path}. Is the path right? dpsolve sweep makes one.")
+        raise StoreError(f"there is no store at {path}. Is the path right? A sweep makes one.")
     if not is_store(path):
         raise StoreError(
             f"{path} is not a store of dpsolve: its {METADATA} is missing or does not say so."
@@ -235,7 +156,7 @@ def open_store(path: Path | str) -> Store:
             "use that version, or sweep into a new store."
         )
     try:
-        return Store(path, attributes, _buckets(path, root))
+        return Store(path, attributes, _buckets(path, root), _source(attributes))
     except FileNotFoundError as error:
         raise StoreError(_damaged(path, f"{error.filename} is missing")) from error
     except (KeyError, ValueError, TypeError) as error:
@@ -250,8 +171,19 @@ def _damaged(path: Path, why: str) -> str:
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((path / METADATA).read_text(encoding="utf-8"))
-    return document
+    """Return a folder's metadata as a Zarr group, or nothing if it is none."""
+    with disk_errors(path):
+        try:
+            document = json.loads((path / METADATA).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _source(attributes: Mapping[str, Any]) -> ModelSource:
+    names = ("reference", "name", "kind", "source", "sha256")
+    given = {name: attributes[f"model_{name}"] for name in names}
+    return ModelSource.from_dict(given, folder=Path(attributes["model_folder"]))
 
 
 def _buckets(path: Path, root: Mapping[str, Any]) -> tuple[StoredBucket, ...]:
@@ -280,8 +212,6 @@ def _bucket(
     number: int,
     first: int,
 ) -> StoredBucket:
-    from .design import Bucket
-
     folder = path / name
     status = arrays["status"]
     swept: list[str] = json.loads(attributes["swept"])
@@ -303,10 +233,3 @@ def _bucket(
     results["status"] = results.pop("status")
     tasks = tuple(cut(status.shape, status.cell, number, first))
     return StoredBucket(folder, bucket, results, tasks)
-
-
-def _receipt(task: Task, status: NDArray[Any], bound: NDArray[Any]) -> Receipt:
-    counts = {word: int(np.sum(status == word)) for word in ("solved", "inexact", "failed")}
-    certified = bound[status != "failed"]
-    worst = float(np.max(certified, initial=0.0)) if certified.size else 0.0
-    return Receipt(task.id, counts["solved"], counts["inexact"], counts["failed"], worst)

@@ -134,9 +134,7 @@ def _values(
     faults: list[str] = []
     for number, row in read.rows:
         if len(row) != len(read.header):
-            faults.append(
-                f"row {number} has {len(row)} values, the first row has {len(read.header)}"
-            )
+            faults.append(f"row {number}: {len(row)} of {len(read.header)} values")
             continue
         for parameter, column in where.items():
             value = _finite(row[column])

@@ -21,7 +21,7 @@ __all__ = ["Task", "block_shape", "cut", "points_per_task"]
 
 WANTED_TASKS = 64
 LEAST_BYTES = 2**20
-LEAST_BATCHES = 4
+LEAST_BATCHES = 8
 MOST_BYTES = 64 * 2**20
 
 
@@ -122,8 +122,7 @@ def cut(
     start = 0
     for number, cell in enumerate(product(*map(range, counts))):
         extent = tuple(
-            min(part, length - i * part)
-            for i, part, length in zip(cell, block, shape, strict=True)
+            min(part, length - i * part) for i, part, length in zip(cell, block, shape, strict=True)
         )
         stop = start + math.prod(extent)
         yield Task(first + number, bucket, start, stop, cell, extent)

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["STRING", "ZarrArray", "group_document", "inner_chunk", "item_bytes"]
+__all__ = ["STRING", "ZarrArray", "group_document", "item_bytes"]
 
 STRING = "string"
 """The data type of text; every other is named as in NumPy."""
@@ -40,7 +40,6 @@ TEXT_BYTES = 16
 
 Document = dict[str, Any]
 
-CHUNK_BYTES = 256 * 2**10
 _ABSENT = 2**64 - 1
 _SHUFFLED = {"cname": "zstd", "clevel": 3, "shuffle": "shuffle", "blocksize": 0}
 
@@ -135,6 +134,11 @@ class ZarrArray:
             raise ValueError(f"unknown codecs {codecs}")
         return array
 
+    def block(self, values: Any, leading: tuple[int, ...]) -> NDArray[Any]:
+        """Return values as the array stores them: its data type, and `leading` axes first."""
+        dtype: Any = object if self.dtype == STRING else self._numpy
+        return np.asarray(values, dtype).reshape(leading + self.shape[len(leading) :])
+
     def encode(self, block: NDArray[Any]) -> list[bytes]:
         """Return the content of one file.
 
@@ -186,7 +190,10 @@ class ZarrArray:
         return [packed, _checksum(packed)]
 
     def _shard(self, block: NDArray[Any], chunk: tuple[int, ...]) -> list[bytes]:
-        from numcodecs.blosc import SHUFFLE, Blosc
+        from numcodecs.blosc import (  # type: ignore[import-untyped]  # it ships no types
+            SHUFFLE,
+            Blosc,
+        )
 
         compressor = Blosc(_SHUFFLED["cname"], _SHUFFLED["clevel"], SHUFFLE)
         counts = [whole // part for whole, part in zip(self.cell, chunk, strict=True)]
@@ -239,28 +246,6 @@ def group_document(attributes: Mapping[str, Any], nodes: Mapping[str, Document])
 def item_bytes(dtype: str) -> int:
     """Return the bytes of one value."""
     return TEXT_BYTES if dtype == STRING else np.dtype(dtype).itemsize
-
-
-def inner_chunk(cell: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Cut a shard into chunks of a few hundred KiB: as contiguous as possible, and without rest.
-
-    Chunks grow from the last dimension on, so that one point's states lie together.
-    """
-    chunk = [1] * len(cell)
-    size = itemsize
-    for axis in reversed(range(len(cell))):
-        length = cell[axis]
-        if size * length > CHUNK_BYTES:
-            chunk[axis] = _closest_divisor(length, CHUNK_BYTES / size)
-            break
-        chunk[axis] = length
-        size *= length
-    return tuple(chunk)
-
-
-def _closest_divisor(number: int, wanted: float) -> int:
-    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
-    return min((*small, *(number // d for d in small)), key=lambda d: abs(math.log(d / wanted)))
 
 
 def _fill_to_json(fill: Any) -> Any:

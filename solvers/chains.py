@@ -129,9 +129,8 @@ def _check_ar1(what: str, n: Any, rho: Any, sigma: Any) -> None:
             f"{what}: n={n!r}; the number of values is a positive integer, and static: in a "
             "factory, put it after the '*'"
         )
-    for name, x, good, must in (
-        ("rho", rho, lambda x: abs(x) < 1, "lie strictly between -1 and 1"),
-        ("sigma", sigma, lambda x: x > 0, "be positive"),
-    ):
-        if is_concrete(x) and x == x and not good(float(x)):  # a NaN is found later, by point
-            raise ModelError(f"{what}: {name}={x} must {must}")
+    # A NaN passes: it is found later, at its point.
+    if is_concrete(rho) and abs(float(rho)) >= 1:
+        raise ModelError(f"{what}: rho={rho} must lie strictly between -1 and 1")
+    if is_concrete(sigma) and float(sigma) <= 0:
+        raise ModelError(f"{what}: sigma={sigma} must be positive")

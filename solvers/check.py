@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .bounds import modulus
+from .contraction import CHOICE
 from .errors import ModelError
 from .factory import build, signature, split
 from .grids import ROW_SUM_TOLERANCE, Grid
-from .lattice import BLOCK, CHOICE, Lattice, Pairs
+from .lattice import BLOCK, Lattice, Pairs
 from .model import Model, TabularModel
 from .named import Named, aligned
 from .operator import BellmanOperator
@@ -160,9 +161,7 @@ def _pairs(lattice: Lattice, when: str) -> str:
         else:
             axes = tuple(i for i, d in enumerate(feasible.dims) if d not in lattice.states)
             left = tuple(d for d in feasible.dims if d in lattice.states)
-            some |= np.asarray(
-                aligned(Named(feasible.array.any(axes), left), lattice.states)
-            )
+            some |= np.asarray(aligned(Named(feasible.array.any(axes), left), lattice.states))
         found = (
             _rewards(pairs, place, when)
             or _rows(lattice, pairs, place, when)

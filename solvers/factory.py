@@ -130,6 +130,12 @@ def split(
 
 
 def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
-    """Call the factory: positional parameters by name, sizes by keyword."""
-    by_position = [values[name] for name in signature(factory).parameters]
+    """Call the factory: positional parameters by name, sizes by keyword.
+
+    Numbers go in as JAX scalars, so that a factory computes the same outside a trace as inside:
+    Python would raise for 1/0, and make (-8)**(1/3) complex.
+    """
+    import jax.numpy as jnp  # here, so that reading a signature stays cheap
+
+    by_position = [jnp.asarray(values[name], jnp.float64) for name in signature(factory).parameters]
     return factory(*by_position, **sizes)

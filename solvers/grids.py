@@ -140,9 +140,7 @@ def grid(
         If the ends are not increasing, `n` is not a positive integer, or `outside` is unknown.
     """
     if outside not in ("error", "clip", "extrapolate"):
-        raise ModelError(
-            f"grid: outside={outside!r}; it can be 'error', 'clip' or 'extrapolate'"
-        )
+        raise ModelError(f"grid: outside={outside!r}; it can be 'error', 'clip' or 'extrapolate'")
     if hi is None and n is None:
         return Grid(vector(lo, "a grid"), outside)
     if hi is None or n is None:

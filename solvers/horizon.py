@@ -25,7 +25,7 @@ __all__ = ["backward"]
 Array = Any
 
 
-def backward(model: Model, options: SolveOptions) -> dict[str, Array]:
+def backward(model: Model, options: SolveOptions, live: Array | bool = True) -> dict[str, Array]:
     """Solve a finite-horizon model, inside a trace.
 
     Returns
@@ -57,7 +57,8 @@ def backward(model: Model, options: SolveOptions) -> dict[str, Array]:
             out |= {f"output_{n}": x for n, x in operator.at(policy).outputs().items()}
         return (tv, error, code), out
 
-    start = (_terminal(model), jnp.zeros(()), jnp.int32(Outcome.RUNNING))
+    code = jnp.where(live, jnp.int32(Outcome.RUNNING), jnp.int32(Outcome.NOT_FINITE))
+    start = (_terminal(model), jnp.zeros(()), code)
     (_, error, code), out = lax.scan(period, start, jnp.arange(horizon), reverse=True)
     code = jnp.where(
         code == Outcome.RUNNING,

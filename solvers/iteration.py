@@ -87,8 +87,14 @@ class _State:
     code: Array
 
 
-def fixpoint(operator: BellmanOperator, options: SolveOptions) -> Fixpoint:
-    """Solve one model at one parameter point, inside a trace."""
+def fixpoint(
+    operator: BellmanOperator, options: SolveOptions, live: Array | bool = True
+) -> Fixpoint:
+    """Solve one model at one parameter point, inside a trace.
+
+    A point that is not `live` (a NaN parameter, or padding of a batch) fails before its first
+    sweep.
+    """
     survey = operator.survey()
     rates = modulus(operator, survey)
     v0 = operator.start()
@@ -104,7 +110,7 @@ def fixpoint(operator: BellmanOperator, options: SolveOptions) -> Fixpoint:
         strikes=jnp.int32(0),
         penalty=jnp.int32(0),
         k=jnp.int32(0),
-        code=first_fault(survey, rates),
+        code=jnp.where(live, first_fault(survey, rates), jnp.int32(Outcome.NOT_FINITE)),
     )
     end = lax.while_loop(
         lambda s: s.code == Outcome.RUNNING,
@@ -141,9 +147,7 @@ def first_fault(survey: Survey, rates: Modulus | None) -> Array:
     return code
 
 
-def _iterate(
-    operator: BellmanOperator, rates: Modulus, options: SolveOptions, s: _State
-) -> _State:
+def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s: _State) -> _State:
     tv, policy = operator.greedy(s.v)
     now = bounds(s.v, tv, rates, operator.depth)
     improved = now.error < s.best

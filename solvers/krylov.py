@@ -37,7 +37,7 @@ def bicgstab(
     Returns
     -------
     x : array
-        The best iterate found.
+        The last iterate, or `x0` if that is no worse.
     iterations : int
         How many were made.
     """
@@ -60,7 +60,7 @@ def bicgstab(
         return (k < max_iter) & (size > tol) & jnp.isfinite(size)
 
     def step(c: tuple[Array, ...]) -> tuple[Array, ...]:
-        k, _, best, x_best, x, r, p, ap, rho, alpha, omega = c
+        k, _, x, r, p, ap, rho, alpha, omega = c
         rho_new = jnp.vdot(shadow, r)
         beta = safe(rho_new, rho) * safe(alpha, omega)
         p = r + beta * (p - omega * ap)
@@ -71,24 +71,17 @@ def bicgstab(
         omega = safe(jnp.vdot(at, s), jnp.vdot(at, at))
         x = x + alpha * p + omega * s
         r = s - omega * at
-        size = norm(r)
-        better = size < best
-        return (
-            k + 1,
-            # A breakdown leaves everything as it is for ever: stop there.
-            jnp.where(rho_new == 0.0, jnp.nan, size),
-            jnp.where(better, size, best),
-            jnp.where(better, x, x_best),
-            x, r, p, ap, rho_new, alpha, omega,
-        )  # fmt: skip
+        # A breakdown leaves everything as it is for ever: stop there.
+        size = jnp.where(rho_new == 0.0, jnp.nan, norm(r))
+        return k + 1, size, x, r, p, ap, rho_new, alpha, omega
 
     zero = jnp.zeros_like(r0)
     start = norm(r0)
-    carry = (jnp.int32(0), start, start, x0, x0, r0, zero, zero, one, one, one)
-    k, _, _, x_best, *_ = lax.while_loop(proceed, step, carry)
+    carry = (jnp.int32(0), start, x0, r0, zero, zero, one, one, one)
+    k, _, x, *_ = lax.while_loop(proceed, step, carry)
     # The recursive residual drifts from the true one; keep the result only if it is truly better.
-    improved = norm(b - operator(x_best)) < start
-    return jnp.where(improved, x_best, x0), k
+    improved = norm(b - operator(x)) < start
+    return jnp.where(improved, x, x0), k
 
 
 def richardson(apply: Callable[[Array], Array], b: Array, x0: Array, steps: Array) -> Array:

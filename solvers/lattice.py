@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from math import ceil, prod
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -38,7 +37,6 @@ __all__ = ["Lattice", "Pairs"]
 
 Array = Any
 BLOCK = "#"  # the axis of blocks of choices, when all are looked at together
-BLOCK_SIZE = 16  # choices to a block when all are kept: the second stage costs BLOCK_SIZE / C more
 
 
 class Pairs:
@@ -70,9 +68,7 @@ class Pairs:
             worst = Named(jnp.asarray(-jnp.inf))
             self.reward = _where(self.feasible, self.raw_reward, worst)
         self.discount = lattice.discount(env)
-        self.locations = {
-            name: lattice.location(name, env, index) for name in lattice.late_states
-        }
+        self.locations = {name: lattice.location(name, env, index) for name in lattice.late_states}
 
 
 class Lattice(BellmanOperator):
@@ -99,8 +95,10 @@ class Lattice(BellmanOperator):
         self.order = (*self.states, BLOCK, CHOICE, *model.shocks)
         self.n_choices = prod(model.size_of(c) for c in model.choices)
         self.constant_discount = not callable(model.discount)
+        # The barrier keeps XLA from evaluating a model without parameters at compile time, which
+        # takes it longer than running it.
         self.env: dict[str, Named] = {
-            name: Named(jnp.asarray(spec.values), (name,))
+            name: Named(lax.optimization_barrier(jnp.asarray(spec.values)), (name,))
             for name, spec in (*model.states.items(), *model.shocks.items())
         }
         if t is not None:
@@ -163,6 +161,13 @@ class Lattice(BellmanOperator):
             return model.choices[rule] == state or model.choices[rule] is model.states[state]
         return model.states[rule] is model.states[state]
 
+    @property
+    def width(self) -> int:
+        """Choices to a block. The second stage costs a width, the first C / width more."""
+        if self.block_size is not None:
+            return self.block_size
+        return 8 if self.n_choices < 256 else 16 if self.n_choices < 2048 else 32
+
     def _choose_block(self, block: int | None, memory: int) -> None:
         """Decide whether all pairs fit, else how many choices are looked at together."""
         shocks = self.model.shocks
@@ -186,13 +191,12 @@ class Lattice(BellmanOperator):
 
     def _block_index(self, number: Array, dims: tuple[str, ...]) -> Named:
         """Return the choices of blocks, flattened; the last block repeats the last choice."""
-        size = self.block_size or BLOCK_SIZE
-        index = jnp.minimum(number * size + jnp.arange(size), self.n_choices - 1)
+        index = jnp.minimum(number * self.width + jnp.arange(self.width), self.n_choices - 1)
         return Named(index.astype(jnp.int32), dims)
 
     def kept_index(self) -> Named:
         """Return all choices, by blocks."""
-        numbers = jnp.arange(ceil(self.n_choices / BLOCK_SIZE))
+        numbers = jnp.arange(ceil(self.n_choices / self.width))
         return self._block_index(numbers[:, None], (BLOCK, CHOICE))
 
     def pairs_of_block(self, number: Array) -> Pairs:
@@ -206,7 +210,7 @@ class Lattice(BellmanOperator):
         for name in self.model.choices:
             n = self.model.size_of(name)
             stride //= n
-            parts[name] = index.map(lambda i, s=stride, n=n: (i // s) % n)
+            parts[name] = Named(index.array // stride % n, index.dims)
         return parts
 
     def choice_values(self, index: Named) -> dict[str, Named]:
@@ -214,7 +218,7 @@ class Lattice(BellmanOperator):
         values = {}
         for name, part in self.choice_index(index).items():
             grid = jnp.asarray(self.model.grid_of(name).values)
-            values[name] = part.map(lambda i, g=grid: g[i])
+            values[name] = Named(grid[part.array], part.dims)
         return values
 
     def probability(self, shock: str, env: Mapping[str, Named]) -> Named:
@@ -320,8 +324,7 @@ class Lattice(BellmanOperator):
         for indices, weights in corners:
             flat = indices[0]
             for axis, index in zip(axes[1:], indices[1:], strict=True):
-                n = x.size_of(axis)
-                flat = add(flat.map(lambda a, n=n: a * n), index)
+                flat = add(Named(flat.array * x.size_of(axis), flat.dims), index)
             parts.append(multiply(take(x, axes, flat), *weights))
         return self._over_shocks(add(*parts), probabilities, step.shocks)
 
@@ -365,14 +368,14 @@ class Lattice(BellmanOperator):
             return jnp.where(better, top, best[0]), jnp.where(better, number, best[1])
 
         none = jnp.full(self.shape, -jnp.inf), jnp.zeros(self.shape, jnp.int32)
-        n = ceil(self.n_choices / cast(int, self.block_size))
-        return lax.fori_loop(0, n, lambda i, b: look(jnp.int32(i), b), none)
+        n = ceil(self.n_choices / self.width)
+        best: tuple[Array, Array] = lax.fori_loop(0, n, lambda i, b: look(jnp.int32(i), b), none)
+        return best
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
         """Return ``Tv`` and the first maximising policy: one full sweep."""
         x = self.expected(v)
         value, block = self._best_blocks(x)
-        size = self.block_size or BLOCK_SIZE
         if self.kept is not None:
             future = multiply(self.continuation(x, self.kept), self.kept.discount)
             at = Named(block, self.states)
@@ -381,7 +384,7 @@ class Lattice(BellmanOperator):
             index = self._block_index(block[..., None], (*self.states, CHOICE))
             q = self.quality(x, Pairs(self, index))
         best = _argmax(self._over_states(q, CHOICE))
-        policy = jnp.minimum(block * size + best, self.n_choices - 1)
+        policy = jnp.minimum(block * self.width + best, self.n_choices - 1)
         return value, policy.astype(jnp.int32)
 
     def growth(self, w: Array) -> Array:
@@ -417,13 +420,12 @@ class LatticePolicy(PolicyOperator):
 
     def outputs(self) -> dict[str, Array]:
         """Evaluate the model's outputs at the policy."""
-        lattice = self.lattice
-        return {
-            name: lattice._over_states(
-                lattice.average((f,), self.outputs_env, self.pairs.probabilities, f"output '{name}'")
-            )
-            for name, f in lattice.model.outputs.items()
-        }
+        arrays = {}
+        for name, f in self.lattice.model.outputs.items():
+            what = f"output '{name}'"
+            x = self.lattice.average((f,), self.outputs_env, self.pairs.probabilities, what)
+            arrays[name] = self.lattice._over_states(x)
+        return arrays
 
 
 def _argmax(x: Array) -> Array:
@@ -437,6 +439,4 @@ def _rows(x: Named, block: Named) -> Named:
 
 def _where(condition: Named, x: Named, y: Named) -> Named:
     dims = tuple(dict.fromkeys((*x.dims, *condition.dims, *y.dims)))
-    return Named(
-        jax.numpy.where(aligned(condition, dims), aligned(x, dims), aligned(y, dims)), dims
-    )
+    return Named(jnp.where(aligned(condition, dims), aligned(x, dims), aligned(y, dims)), dims)

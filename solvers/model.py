@@ -32,8 +32,8 @@ Rule = str | Callable[..., Any]
 
 # Names of the store's own variables and dimensions, and of the time argument.
 RESERVED = frozenset(
-    "t point value lower upper status message residual error_bound iterations seconds "
-    "distribution".split()
+    {"t", "point", "value", "lower", "upper", "status", "message"}
+    | {"residual", "error_bound", "iterations", "seconds", "distribution"}
 )
 
 
@@ -134,12 +134,14 @@ class Model:
 
     def grid_of(self, name: str) -> State | Iid:
         """Return the specification of a state, a choice (its own or shared) or a shock."""
-        if name in self.states:
-            return self.states[name]
-        if name in self.shocks:
-            return self.shocks[name]
-        spec = self.choices[name]
-        return self.states[spec] if isinstance(spec, str) else spec
+        spec: Any
+        if name in self.choices:
+            spec = self.choices[name]
+            spec = self.states[spec] if isinstance(spec, str) else spec
+        else:
+            spec = self.states[name] if name in self.states else self.shocks[name]
+        found: State | Iid = spec
+        return found
 
     def size_of(self, name: str) -> int:
         """Return the number of values of a state, choice or shock."""
@@ -165,7 +167,7 @@ class Model:
                 if not str(name).isidentifier():
                     raise ModelError(f"{kind}: {name!r} is not a name (letters, digits and _)")
                 if name in RESERVED:
-                    raise ModelError(f"{kind}: the name '{name}' is taken by the results; rename it")
+                    raise ModelError(f"{kind}: '{name}' is taken by the results; rename it")
                 if name in seen:
                     raise ModelError(f"'{name}' stands under {seen[name]} and under {kind}")
                 seen[name] = kind
@@ -257,7 +259,7 @@ class Model:
             or self.horizon < 1
         ):
             raise ModelError(f"horizon={self.horizon!r}; it is a positive number of periods")
-        if not callable(self.discount) and jnp.ndim(self.discount) != 0:
+        if not callable(self.discount) and np.ndim(self.discount) != 0:
             raise ModelError(
                 "discount is an array; give a number, or a function of named states and choices"
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .check import diagnose
 from .errors import ModelError, did_you_mean
@@ -80,9 +81,9 @@ def solve(
     values, sizes = split(factory, params)
     check_sizes(sizes)
     for name, value in values.items():
-        if jnp.ndim(value) != 0:
+        if np.ndim(value) != 0:
             raise ModelError(
-                f"parameter '{name}' has shape {jnp.shape(value)}; dp.solve takes one point: use "
+                f"parameter '{name}' has shape {np.shape(value)}; dp.solve takes one point: use "
                 "dp.solve_many for many"
             )
     values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
@@ -140,16 +141,16 @@ def arrays_dims(made: Any, arrays: Mapping[str, Any]) -> dict[str, tuple[str, ..
     """Return the dimensions of every array that a solve returns, but for the numbers."""
     if isinstance(made, Mapping):
         return {
-            name: tuple(x[0]) if isinstance(x, tuple) else _unnamed(name, jnp.ndim(x))
+            name: tuple(x[0]) if isinstance(x, tuple) else _unnamed(name, np.ndim(x))
             for name, x in made.items()
         }
     states = ("state",) if isinstance(made, TabularModel) else tuple(made.states)
     full = states if made.horizon is None else ("t", *states)
-    dims = {}
+    dims: dict[str, tuple[str, ...]] = {}
     for name, x in arrays.items():
         if name.startswith("grid_"):
             dims[name] = (name.removeprefix("grid_"),)
-        elif jnp.ndim(x):
+        elif np.ndim(x):
             dims[name] = full
     return dims
 
@@ -194,8 +195,10 @@ def explain(code: int, model: Callable[[], Any], *, refuse: bool = True) -> str:
     """
     if code < 10:
         return sentence(code)
-    found = diagnose(model())
-    text = found or sentence(code)
+    try:
+        text = diagnose(model()) or sentence(code)
+    except ModelError as error:  # at these parameters the model cannot even be built
+        text = str(error)
     if refuse and code in MODEL_FAULTS:
         raise ModelError(text)
     return text

@@ -73,14 +73,16 @@ def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:
         if location.gap is not None:
             gap = jnp.maximum(gap, top(location.gap))
         if location.weight is not None:
-            spread = spread * top(location.weight.map(lambda w: jnp.abs(w) + jnp.abs(1.0 - w)))
+            weights = location.weight.map(lambda w: jnp.abs(w) + jnp.abs(1.0 - w))
+            spread = spread * jnp.maximum(top(weights), 1.0)
     row_low = row_high = jnp.ones(())
     least = jnp.zeros(())
     for _, row, matters in probability_rows(lattice, pairs):
         sums = total(row, row.dims[-1:])
         high = top if matters else _largest
-        row_high = row_high * high(sums)
-        row_low = row_low * -high(sums.map(jnp.negative))
+        # No pair of this block may be feasible; including 1 in the range only widens bounds.
+        row_high = row_high * jnp.maximum(high(sums), 1.0)
+        row_low = row_low * jnp.minimum(-high(sums.map(jnp.negative)), 1.0)
         least = jnp.minimum(least, -high(row.map(jnp.negative)))
     return Survey(
         feasible=_any_choice(lattice, pairs.feasible),

@@ -8,12 +8,13 @@ longest row when that costs little, else as sorted coordinates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from .errors import ModelError
 from .grids import check_distribution, is_concrete
@@ -90,8 +91,8 @@ class SparseRows:
 
 
 def mdp(
-    R: Any,  # noqa: N803  (the literature's own names)
-    P: Any,  # noqa: N803
+    R: Any,
+    P: Any,
     beta: Any,
     *,
     states: Any = None,
@@ -123,8 +124,8 @@ def mdp(
     """
     if (states is None) != (actions is None):
         raise ModelError("mdp: give both states= and actions= (pair form), or neither")
-    if jnp.ndim(beta) != 0:
-        raise ModelError(f"mdp: beta is one number, but its shape is {jnp.shape(beta)}")
+    if np.ndim(beta) != 0:
+        raise ModelError(f"mdp: beta is one number, but its shape is {np.shape(beta)}")
     sparse = hasattr(P, "tocsr")
     if states is None:
         if sparse:
@@ -221,9 +222,14 @@ class Tabular(BellmanOperator):
         self.model = model
         self.shape = model.shape
         self.discount = jnp.asarray(model.discount, jnp.float64)
-        self.reward = jnp.asarray(model.reward)
+        # The barriers keep XLA from evaluating at compile time what depends on arrays alone.
+        self.transition: Any
+        self.reward = lax.optimization_barrier(jnp.asarray(model.reward))
         p = model.transition
-        self.transition = p if isinstance(p, SparseRows) else jnp.asarray(p)
+        if isinstance(p, SparseRows):
+            self.transition = replace(p, values=lax.optimization_barrier(jnp.asarray(p.values)))
+        else:
+            self.transition = lax.optimization_barrier(jnp.asarray(p))
         self.depth = 8 + (p.longest if isinstance(p, SparseRows) else model.n_states)
         self.pair: Any = None
         if model.state_index is not None:

@@ -312,15 +312,13 @@ def function_of(names: Sequence[str], body: Callable[..., Any]) -> Function:
 
 def random_surface(rng: np.random.Generator, count: int) -> Callable[..., Any]:
     """Return a random smooth, non-separable function of ``count`` numbers."""
-    slope, bend = rng.normal(size=count), rng.normal(size=count)
-    base, cross = float(rng.normal()), float(rng.normal())
+    slope, bend = rng.normal(size=count).tolist(), rng.normal(size=count).tolist()
+    base, height = float(rng.normal()), 3.0 * float(rng.normal())
 
     def surface(*x: Any) -> Any:
-        total, product = base, cross
-        for value, s, b in zip(x, slope.tolist(), bend.tolist(), strict=True):
-            total = total + s * value - 0.3 * abs(b) * value * value
-            product = product * squash(b * value)
-        return total + product
+        line = sum(s * value for s, value in zip(slope, x, strict=True))
+        ridge = sum(b * value for b, value in zip(bend, x, strict=True))
+        return base + line + height * squash(ridge)
 
     return surface
 

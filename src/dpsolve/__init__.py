@@ -17,7 +17,52 @@ else:
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from .hpc.results import open as open
+    from .hpc.verification import verify as verify
+    from .sharding.many import solve_many as solve_many
+    from .solvers.chains import markov as markov
+    from .solvers.chains import rouwenhorst as rouwenhorst
+    from .solvers.chains import tauchen as tauchen
+    from .solvers.check import check as check
+    from .solvers.describe import describe as describe
+    from .solvers.errors import DpsolveError as DpsolveError
+    from .solvers.errors import ModelError as ModelError
+    from .solvers.errors import RefusedError as RefusedError
+    from .solvers.errors import StoreError as StoreError
+    from .solvers.errors import UsageError as UsageError
+    from .solvers.errors import VerificationError as VerificationError
+    from .solvers.grids import grid as grid
+    from .solvers.grids import iid as iid
+    from .solvers.grids import integers as integers
+    from .solvers.model import Model as Model
+    from .solvers.model import TabularModel as TabularModel
+    from .solvers.model import crra as crra
+    from .solvers.options import SolveOptions as SolveOptions
+    from .solvers.solution import Solution as Solution
+    from .solvers.solve import solve as solve
+    from .solvers.tabular import mdp as mdp
+
+# Where each public name lives.
 _HOME = {
+    "Model": "solvers.model",
+    "crra": "solvers.model",
+    "TabularModel": "solvers.model",
+    "grid": "solvers.grids",
+    "integers": "solvers.grids",
+    "iid": "solvers.grids",
+    "markov": "solvers.chains",
+    "rouwenhorst": "solvers.chains",
+    "tauchen": "solvers.chains",
+    "mdp": "solvers.tabular",
+    "SolveOptions": "solvers.options",
+    "Solution": "solvers.solution",
+    "solve": "solvers.solve",
+    "check": "solvers.check",
+    "describe": "solvers.describe",
+    "solve_many": "sharding.many",
+    "open": "hpc.results",
+    "verify": "hpc.verification",
     "DpsolveError": "solvers.errors",
     "ModelError": "solvers.errors",
     "RefusedError": "solvers.errors",

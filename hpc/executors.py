@@ -1,0 +1,173 @@
+"""Who runs the tasks of a store, and where.
+
+A worker gets a store's path and a task's number. All else comes from the store, and the results go
+there: what travels back is a :class:`~.store.Receipt`. So an executor may hand `run_task` to other
+processes and machines as it is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from .buckets import Receipt
+from .store import Store, open_store
+
+if TYPE_CHECKING:
+    from ..sharding.program import Batch, Program
+    from .tasks import Task
+
+__all__ = ["Executor", "LocalExecutor", "run_task"]
+
+Note = Callable[[str], None]
+
+GRACE = 2.0
+"""Seconds that an interrupted run waits for the file it is writing."""
+
+
+class Executor(Protocol):
+    """Runs tasks and tells of each that is committed."""
+
+    def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
+        """Run tasks in whatever order, and yield a receipt for each once it is committed.
+
+        The first error of a task ends the run and is raised; what was committed stays.
+        """
+
+    def stop(self) -> None:
+        """End `run` within seconds. Safe to call from a signal handler."""
+
+
+def run_task(path: str, number: int) -> Receipt:
+    """Solve, write and commit one task, in whatever process this is called."""
+    store = _opened(path)
+    task = store.tasks[number]
+    batch, seconds = _solve(store, task)
+    return replace(store.write_task(task, batch), compile_seconds=seconds)
+
+
+class LocalExecutor:
+    """Runs tasks in this process: one is solved while the one before is written.
+
+    Solving happens in a thread, because nothing interrupts a compiled program: Ctrl-C ends the
+    run at once, and the batch in flight is abandoned.
+    """
+
+    def __init__(self) -> None:
+        self._events: SimpleQueue[Receipt | str | Exception | None] = SimpleQueue()
+        self._stopped = threading.Event()
+
+    def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
+        """Run tasks in order; see `Executor`."""
+        worker = threading.Thread(target=self._work, args=(store, tasks), daemon=True)
+        worker.start()
+        try:
+            while (event := self._next_event()) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                if isinstance(event, str):
+                    note(event)
+                else:
+                    yield event
+        finally:
+            failed = not self._stopped.is_set()
+            self._stopped.set()
+            _leave(worker, exit_code=1 if failed else 130)
+        while not self._events.empty():  # what was being written when the run was stopped
+            if isinstance(event := self._events.get(), Receipt):
+                yield event
+
+    def _next_event(self) -> Receipt | str | Exception | None:
+        while True:
+            # Python handles signals in the main thread, and only when it is awake.
+            with suppress(Empty):
+                return self._events.get(timeout=0.2)
+
+    def stop(self) -> None:
+        """End `run`: a task being written is committed, a task being solved is abandoned."""
+        self._stopped.set()
+        self._events.put(None)
+
+    def _work(self, store: Store, tasks: Sequence[Task]) -> None:
+        try:
+            with ThreadPoolExecutor(1, "dpsolve-writer") as writer:
+                writing: Future[None] | None = None
+                for task in tasks:
+                    if self._stopped.is_set():
+                        return
+                    batch, seconds = _solve(store, task, self._events.put)
+                    if writing is not None:
+                        writing.result()  # at most one task waits, so that memory stays bounded
+                    if self._stopped.is_set():
+                        return
+                    writing = writer.submit(self._write, store, task, batch, seconds)
+                if writing is not None:
+                    writing.result()
+        except Exception as error:
+            self._events.put(error)
+        else:
+            self._events.put(None)
+
+    def _write(self, store: Store, task: Task, batch: Batch, compile_seconds: float) -> None:
+        try:
+            receipt = store.write_task(task, batch)
+        except Exception as error:
+            self._events.put(error)  # at once, not when the next task is solved
+            raise
+        self._events.put(replace(receipt, compile_seconds=compile_seconds))
+
+
+def _leave(worker: threading.Thread, exit_code: int) -> None:
+    """Wait for a worker to end, but not for a long batch."""
+    worker.join(GRACE)
+    if worker.is_alive():
+        # Python aborts (SIGABRT) if it ends while a thread is inside compiled code.
+        atexit.register(_exit_if_alive, worker, exit_code)
+
+
+def _exit_if_alive(worker: threading.Thread, exit_code: int) -> None:
+    if worker.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+@lru_cache(maxsize=4)
+def _opened(path: str) -> Store:
+    return open_store(Path(path))
+
+
+def _solve(store: Store, task: Task, note: Note | None = None) -> tuple[Batch, float]:
+    """Solve the points of a task; return them with the seconds spent on compiling."""
+    compiled = _program(store, task.bucket)
+    bucket = store.buckets[task.bucket].bucket
+    began = time.perf_counter()
+    compiled.compile()
+    seconds = time.perf_counter() - began
+    if note is not None and seconds > 0.1:
+        where = f" {bucket.group}" if bucket.group else ""
+        note(f"compiled {store.source.name}{where} in {seconds:.1f} s")
+    return compiled.run(bucket.points(np.arange(task.start, task.stop))), seconds
+
+
+def _program(store: Store, number: int) -> Program:
+    from ..sharding.program import program
+    from ..solvers.factory import signature
+
+    factory = store.source.load()
+    given = store.buckets[number].bucket.sizes
+    sizes = {name: given.get(name, default) for name, default in signature(factory).sizes.items()}
+    return program(factory, sizes, store.options)

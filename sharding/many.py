@@ -1,0 +1,118 @@
+"""``dp.solve_many``: one factory at many parameter points, in one compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..solvers.errors import ModelError
+from ..solvers.factory import Factory, build, split
+from ..solvers.grids import is_concrete
+from ..solvers.options import SolveOptions
+from ..solvers.point import solve_point
+from ..solvers.solution import Problem, Solution
+from ..solvers.solve import arrays_dims, as_factory, check_sizes
+from .program import program
+
+__all__ = ["solve_many"]
+
+
+def solve_many(
+    model: Factory | str,
+    params: Mapping[str, Any],
+    *,
+    tol: float = 1e-6,
+    method: str = "auto",
+    **options: Any,
+) -> Solution:
+    """Solve one model at many parameter points.
+
+    Parameters
+    ----------
+    model : factory or str
+        A factory, or the name of a built-in model.
+    params : dict
+        Values of parameters: arrays (points,) of one length, numbers for those that all points
+        share, and sizes. For a full factorial, pass the columns of a mesh.
+    tol, method, **options
+        As for :func:`dpsolve.solve`, for every point.
+
+    Returns
+    -------
+    Solution
+        With an axis of points before every array, and a ``status`` and ``message`` per point. A
+        point that fails leaves the others as they are, bit for bit.
+
+    Raises
+    ------
+    ModelError
+        If a name is unknown, or the lengths differ.
+    UsageError
+        If an option is unknown or unusable.
+    """
+    chosen = SolveOptions.from_mapping({"tol": tol, "method": method, **options})
+    factory = as_factory(model)
+    values, sizes = split(factory, params)
+    check_sizes(sizes)
+    columns = _columns(values)
+    if not is_concrete(columns):
+        return _traced(factory, columns, sizes, chosen)
+    batch = program(factory, sizes, chosen).run(columns)
+    arrays = dict(batch.variables)
+    for name in ("residual", "error_bound", "iterations", "code"):
+        arrays[name] = getattr(batch, name)
+    problem = _problem(factory, columns, sizes, chosen, arrays)
+    return Solution(arrays, columns, problem, batch.message, batch.seconds)
+
+
+def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Broadcast parameters to one length."""
+    lengths = {}
+    for name, x in values.items():
+        if np.ndim(x) > 1:
+            raise ModelError(
+                f"parameter '{name}' has shape {np.shape(x)}; points are a one-dimensional array: "
+                "pass the raveled columns of a mesh"
+            )
+        if np.ndim(x) == 1:
+            lengths[name] = np.shape(x)[0]
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{k}: {n}" for k, n in lengths.items())
+        raise ModelError(f"the parameters' arrays have different lengths ({shown})")
+    n = next(iter(lengths.values()), 1)
+    if n == 0:
+        raise ModelError(f"parameter '{next(iter(lengths))}' is empty: there is nothing to solve")
+    if is_concrete(values):
+        return {k: np.broadcast_to(np.asarray(x, np.float64), (n,)) for k, x in values.items()}
+    return {k: jnp.broadcast_to(jnp.asarray(x, jnp.float64), (n,)) for k, x in values.items()}
+
+
+def _problem(
+    factory: Factory,
+    columns: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    arrays: Mapping[str, Any],
+) -> Problem:
+    one = {k: jax.ShapeDtypeStruct((), np.float64) for k in columns}
+    dims: dict[str, tuple[str, ...]] = {}
+
+    def look(values: Mapping[str, Any]) -> None:
+        single = {k: np.empty(np.shape(x)[1:]) for k, x in arrays.items()}
+        dims.update(arrays_dims(build(factory, values, sizes), single))
+
+    jax.eval_shape(look, one)
+    return Problem(factory, None, tuple(sizes.items()), options, tuple(dims.items()), batched=True)
+
+
+def _traced(
+    factory: Factory, columns: dict[str, Any], sizes: Mapping[str, Any], options: SolveOptions
+) -> Solution:
+    """Solve inside somebody else's trace."""
+    arrays = jax.vmap(lambda v: solve_point(factory, sizes, options, v))(columns)
+    problem = _problem(factory, columns, sizes, options, arrays)
+    return Solution(arrays, columns, problem)

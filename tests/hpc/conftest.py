@@ -1,0 +1,125 @@
+"""Small sweeps, in the words of a sweep file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from dpsolve.hpc.progress import Silent
+from dpsolve.hpc.resolve import resolve
+from dpsolve.hpc.spec import Sweep, sweep_from
+from dpsolve.hpc.sweep import Outcome, run_sweep
+
+TOY = '''
+import jax.numpy as jnp
+
+def toy(a=1.0, b=2.0, *, n=3):
+    """A product and a line: compiled in no time."""
+    return {"price": a * b, "path": (("t",), a + b * jnp.arange(n))}
+'''
+
+BETAS = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
+
+Tables = dict[str, Any]
+
+
+class Listener(Silent):
+    """Remembers what a sweep reports."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.begun: tuple[int, int] | None = None
+        self.counts = [0, 0, 0]
+        self.stopped = False
+
+    def start(self, total: int, done: int) -> None:
+        self.begun = (total, done)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def advance(self, solved: int, inexact: int, failed: int) -> None:
+        self.counts = [a + b for a, b in zip(self.counts, (solved, inexact, failed), strict=True)]
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> str:
+    """A factory of arrays in a file; the reference to it."""
+    (tmp_path / "toy.py").write_text(TOY, encoding="utf-8")
+    return f"{tmp_path / 'toy.py'}:toy"
+
+
+@pytest.fixture
+def toy_sweep(toy: str, tmp_path: Path) -> Callable[..., Sweep]:
+    """Make a sweep of the factory in the file: three points, one to a task."""
+
+    def make(path: Path | str = "toy.zarr", **tables: Tables) -> Sweep:
+        raw: dict[str, Any] = {"model": toy}
+        if not {"grid", "zip", "sample"} & tables.keys():
+            raw["grid"] = {"a": [1.0, 2.0, 3.0]}
+        store = {"points_per_task": 1} | tables.get("store", {}) | {"path": str(tmp_path / path)}
+        return sweep_from(raw | tables | {"store": store})
+
+    return make
+
+
+@pytest.fixture
+def cake(tmp_path: Path) -> Callable[..., Sweep]:
+    """Make a small sweep of the built-in `cake`: six points, two to a task."""
+
+    def make(path: str = "cake.zarr", **tables: Tables) -> Sweep:
+        raw: dict[str, Any] = {
+            "model": "cake",
+            "fixed": {"n_x": 12},
+            "grid": {"beta": BETAS},
+            "solve": {"tol": 1e-8},
+        } | tables
+        store = {"points_per_task": 2} | tables.get("store", {}) | {"path": str(tmp_path / path)}
+        return sweep_from(raw | {"store": store})
+
+    return make
+
+
+def run(sweep: Sweep, progress: Any = None, **arguments: Any) -> Outcome:
+    return run_sweep(sweep, resolve(sweep.model), progress=progress or Silent(), **arguments)
+
+
+def arrays(path: Path | str) -> dict[str, np.ndarray[Any, Any]]:
+    """Every array of a store but the time it took, as zarr reads it."""
+    group = zarr.open_group(path, mode="r", use_consolidated=False)
+    found = {name: node[...] for name, node in group.members(max_depth=None) if is_array(node)}
+    return {n: np.asarray(x) for n, x in found.items() if n.rpartition("/")[2] != "seconds"}
+
+
+def is_array(node: Any) -> bool:
+    return isinstance(node, zarr.Array)
+
+
+def assert_equal_stores(one: Path | str, other: Path | str) -> None:
+    """Array by array, bit by bit."""
+    a, b = arrays(one), arrays(other)
+    assert a.keys() == b.keys()
+    assert len(a) > 6
+    for name, x in a.items():
+        y = b[name]
+        assert (x.shape, x.dtype) == (y.shape, y.dtype), name
+        same = x.tobytes() == y.tobytes() if x.dtype.kind in "biufc" else (x == y).all()
+        assert same, name
+
+
+def files(path: Path) -> dict[str, bytes]:
+    """Every file of a folder with its content."""
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}

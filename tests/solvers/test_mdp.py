@@ -1,0 +1,87 @@
+"""dp.mdp: arrays in product form and in pair form, dense and sparse, are one problem."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import dpsolve as dp
+from reference import random_arrays, solve_arrays
+
+
+def pairs_of(reward: np.ndarray, transition: np.ndarray):
+    state, action = np.nonzero(reward > -np.inf)
+    shuffled = np.random.default_rng(0).permutation(len(state))
+    state, action = state[shuffled], action[shuffled]
+    return reward[state, action], transition[state, action], state, action
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.coo_array, sp.csc_array])
+def test_pairs_in_any_order_and_form_agree_with_the_product_form(form) -> None:
+    reward, transition, beta = random_arrays(3, n=20, m=5)
+    truth = solve_arrays(reward, transition, beta)
+    r, p, state, action = pairs_of(reward, transition)
+    solution = dp.solve(dp.mdp(r, form(p), beta, states=state, actions=action), tol=1e-9)
+    assert solution.status == "solved"
+    assert np.max(np.abs(solution.value - truth.value)) <= 1e-9
+    product = dp.solve(dp.mdp(reward, transition, beta), tol=1e-9)
+    np.testing.assert_array_equal(solution.policy["action"], product.policy["action"])
+
+
+def test_one_long_row_among_short_ones_is_stored_by_coordinates() -> None:
+    n = 60
+    p = sp.lil_array((n, n))
+    p[0, :] = 1 / n
+    for i in range(1, n):
+        p[i, i - 1] = 1.0
+    r = np.arange(n, dtype=float)
+    model = dp.mdp(r, p, 0.9, states=np.arange(n), actions=np.zeros(n, int))
+    assert model.transition.rows is not None
+    np.testing.assert_allclose(model.transition.todense(), p.toarray())
+    v = np.linalg.solve(np.eye(n) - 0.9 * p.toarray(), r)
+    for method in ("vi", "pi"):
+        assert np.max(np.abs(dp.solve(model, tol=1e-8, method=method).value - v)) <= 1e-8
+
+
+def test_arrays_may_depend_on_parameters() -> None:
+    p = np.array([[[0.5, 0.5], [1.0, 0.0]], [[0.0, 1.0], [0.3, 0.7]]])
+
+    def factory(beta=0.9, bonus=1.0):
+        return dp.mdp(bonus * np.array([[1.0, 0.0], [2.0, 0.5]]), p, beta)
+
+    many = dp.solve_many(factory, {"bonus": np.array([1.0, 2.0])}, tol=1e-9)
+    np.testing.assert_allclose(many.value[1], 2 * many.value[0], atol=1e-8)
+    assert jax.jit(lambda b: dp.solve(factory, {"bonus": b}).value)(1.0).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: dp.mdp(np.zeros((2, 2)), np.zeros((2, 2)), 0.9), ["(2, 2, 2)"]),
+        (lambda: dp.mdp(np.zeros(3), np.zeros((3, 2)), 0.9), ["(states, actions)"]),
+        (lambda: dp.mdp(np.zeros((2, 1)), np.array([[[0.5, 0.5]], [[0.5, 0.49]]]), 0.9),
+         ["state 1, action 0", "0.99"]),
+        (lambda: dp.mdp(np.zeros((1, 1)), sp.csr_array(np.ones((1, 1))), 0.9), ["states="]),
+        (lambda: dp.mdp(np.zeros(2), np.eye(2), 0.9, states=[0, 0], actions=[0, 0]), ["twice"]),
+        (lambda: dp.mdp(np.zeros(2), np.eye(2), 0.9, states=[0, 0], actions=[0, 1]),
+         ["state 1 has no pair"]),
+        (lambda: dp.mdp(np.zeros(2), np.eye(2), 0.9, states=[0, 5], actions=[0, 0]), ["0..1"]),
+        (lambda: dp.mdp(np.zeros(2), np.eye(2), 0.9, states=[0, 1]), ["both"]),
+        (lambda: dp.mdp(np.zeros(2), np.eye(2), 0.9, states=[0.0, 1.0], actions=[0, 0]),
+         ["integers"]),
+        (lambda: dp.mdp(np.zeros(2), np.eye(2), [0.9], states=[0, 1], actions=[0, 0]), ["beta"]),
+    ],
+)  # fmt: skip
+def test_wrong_arrays_are_refused(make, words: list[str]) -> None:
+    with pytest.raises(dp.ModelError) as caught:
+        make()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_state_without_feasible_action_is_named() -> None:
+    reward = np.array([[0.0, 1.0], [-np.inf, -np.inf]])
+    model = dp.mdp(reward, np.full((2, 2, 2), 0.5), 0.9)
+    for how in (dp.check, dp.solve):
+        with pytest.raises(dp.ModelError, match="state 1 has no feasible action"):
+            how(model)
