@@ -65,14 +65,14 @@ def _given(raw: Mapping[str, Any]) -> list[Key]:
 
 
 def _one_row_section(raw: Mapping[str, Any], given: list[Key]) -> Iterator[Mistake]:
-    present = [section for section in _ROWS if section in raw]
+    present = [section for section in _ROWS if raw.get(section, {}) != {}]
     for section in present[1:]:
         yield Mistake(
             (section,),
             f"[{present[0]}] is there already, and both would run along the dimension 'point'. "
             "Keep one; [grid] can be combined with it.",
         )
-    if "sample" in raw and not any(key[0] == "sample" for key in given):
+    if "sample" in present and not any(key[0] == "sample" for key in given):
         text = "no parameter to sample; add a range: beta = { from = 0.90, to = 0.99 }."
         yield Mistake(("sample",), text)
     if not present and not raw.get("grid"):

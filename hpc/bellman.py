@@ -40,6 +40,8 @@ class Look:
         Whether the choice is allowed.
     mass : array (N,)
         Sum of the weights of next states, each by its absolute value: one, but for extrapolation.
+    leak : float
+        Largest distance of the shocks' joint probabilities from one: rounding, or at most 1e-9.
     monotone : bool
         Whether no feasible pair weighs a next state or the future negatively (extrapolation does).
     """
@@ -48,6 +50,7 @@ class Look:
     discount: Array
     feasible: Mask
     mass: Array
+    leak: float
     monotone: bool
     _expect: Callable[[Array, bool], Array]
 
@@ -134,6 +137,8 @@ class Sweep:
         The first choice that attains it, flat.
     discount : (float, float)
         Least and greatest discount of a feasible pair, times the mass of its next states.
+    leak : float
+        Largest leak of probabilities.
     monotone : bool
         Whether the operator preserves order.
     """
@@ -141,6 +146,7 @@ class Sweep:
     value: Array
     policy: Index
     discount: tuple[float, float]
+    leak: float
     monotone: bool
 
 
@@ -153,15 +159,16 @@ def bellman(
     """Apply the Bellman operator to each of several values (n,), at all or at some states."""
     best = _Best(len(values), definition.n if states is None else states.size)
     ahead = [definition.ahead(value) for value in values]
-    least, greatest, monotone = np.inf, -np.inf, True
+    least, greatest, leak, monotone = np.inf, -np.inf, 0.0, True
     for down, across, look in definition.blocks(t, states):
         rates = (np.abs(look.discount) * look.mass)[look.feasible]
         least = min(least, rates.min(initial=np.inf))
         greatest = max(greatest, rates.max(initial=-np.inf))
+        leak = max(leak, look.leak)
         monotone = monotone and look.monotone
         for k, prepared in enumerate(ahead):
             best.update(k, down, across, look.q(prepared))
-    return Sweep(best.value, best.policy, (float(least), float(greatest)), monotone)
+    return Sweep(best.value, best.policy, (float(least), float(greatest)), leak, monotone)
 
 
 def growth(definition: Definition, weight: Array) -> tuple[Array, Index]:

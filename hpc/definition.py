@@ -109,7 +109,8 @@ class _Functions(Definition):
 
         mass = np.sum([np.abs(weight).sum(1) for _, weight in targets], axis=0)
         monotone = not (discount < 0).any() and not any((w < 0).any() for _, w in targets)
-        return Look(reward, discount, feasible, mass, monotone, expect)
+        leak = float(np.max(np.abs(probs.sum(1) - 1.0)))
+        return Look(reward, discount, feasible, mass, leak, monotone, expect)
 
     def ahead(self, value: Array) -> Array:
         result = value.reshape(self.shape)
@@ -337,6 +338,7 @@ class _Arrays(Definition):
             np.where(feasible, self.discount[pair], 0.0),
             feasible,
             np.ones(s.size),
+            0.0,
             not (self.discount < 0).any(),  # the rows themselves were checked
             expect,
         )

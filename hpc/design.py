@@ -104,72 +104,54 @@ def make_design(sweep: Sweep, signature: Signature) -> Design:
     if mistakes := list(disagreements(raw, signature)):
         raise report("the sweep", mistakes, raw, lambda key: (0, ""))
     grid = {name: _axis(axis) for name, axis in sweep.grid.items()}
-    rows = _rows(sweep)
-    parts = list(_sizes(sweep, signature, grid, rows))
-    return Design(
-        tuple(
-            _bucket(_group(sizes, parts) if len(parts) > 1 else "", sizes, which, sweep, grid, rows,
-                    signature)
-            for sizes, which in parts
-        )
-    )
+    return Design(tuple(_Points(sweep.fixed, grid, _rows(sweep), signature).buckets()))
 
 
-def _bucket(
-    group: str,
-    sizes: dict[str, Any],
-    which: NDArray[np.intp],
-    sweep: Sweep,
-    grid: Mapping[str, NDArray[Any]],
-    rows: Mapping[str, NDArray[Any]],
-    signature: Signature,
-) -> Bucket:
-    axes: dict[str, NDArray[Any]] = {}
-    parameters: dict[str, tuple[tuple[str, ...], NDArray[np.float64]]] = {}
-    for name, values in grid.items():
-        if name in signature.parameters:
-            axes[name] = np.asarray(values, dtype=np.float64)
+@dataclass(frozen=True)
+class _Points:
+    """What varies and what does not, sizes and economic parameters together."""
+
+    given: Mapping[str, Any]
+    grid: Mapping[str, NDArray[Any]]
+    rows: Mapping[str, NDArray[Any]]
+    signature: Signature
+
+    def buckets(self) -> Iterator[Bucket]:
+        parts = list(self._sizes())
+        varying = [k for k in parts[0][0] if len({str(sizes[k]) for sizes, _ in parts}) > 1]
+        for sizes, which in parts:
+            group = ",".join(f"{name}={sizes[name]}" for name in varying).replace("/", "_")
+            yield self._bucket(group, sizes, which)
+
+    def _sizes(self) -> Iterator[tuple[dict[str, Any], NDArray[np.intp]]]:
+        """Yield each distinct set of sizes, with the rows that have it."""
+        names = self.signature.sizes
+        fixed = {name: self.given.get(name, default) for name, default in names.items()}
+        crossed = {name: self.grid[name].tolist() for name in self.grid if name in names}
+        paired = {name: self.rows[name].tolist() for name in self.rows if name in names}
+        count = len(next(iter(self.rows.values()))) if self.rows else 1
+        members: dict[tuple[Any, ...], list[int]] = {}
+        for i in range(count):
+            members.setdefault(tuple(values[i] for values in paired.values()), []).append(i)
+        for values in itertools.product(*crossed.values()):
+            for key, which in members.items():
+                own = dict(zip(crossed, values, strict=True)) | dict(zip(paired, key, strict=True))
+                yield fixed | own, np.asarray(which)
+
+    def _bucket(self, group: str, sizes: dict[str, Any], which: NDArray[np.intp]) -> Bucket:
+        axes: dict[str, NDArray[Any]] = {}
+        parameters: dict[str, tuple[tuple[str, ...], NDArray[np.float64]]] = {}
+        economic = self.signature.parameters
+        for name in [name for name in self.grid if name in economic]:
+            axes[name] = np.asarray(self.grid[name], dtype=np.float64)
             parameters[name] = ((name,), axes[name])
-    if rows or not axes:
-        axes[POINT] = which
-    for name, values in rows.items():
-        if name in signature.parameters:
-            parameters[name] = ((POINT,), np.asarray(values[which], dtype=np.float64))
-    given = signature.parameters | sweep.fixed
-    fixed = {k: _float(given[k]) for k in signature.parameters if k not in parameters}
-    return Bucket(group, sizes, axes, parameters, fixed)
-
-
-def _float(value: float | bool | str | None) -> float:
-    if value is None:
-        raise TypeError("a parameter without default was not given")  # excluded before
-    return float(value)
-
-
-def _sizes(
-    sweep: Sweep,
-    signature: Signature,
-    grid: Mapping[str, NDArray[Any]],
-    rows: Mapping[str, NDArray[Any]],
-) -> Iterator[tuple[dict[str, Any], NDArray[np.intp]]]:
-    """Yield each distinct set of static sizes, with the rows that have it."""
-    fixed = {name: sweep.fixed.get(name, default) for name, default in signature.sizes.items()}
-    crossed = {name: grid[name].tolist() for name in grid if name in signature.sizes}
-    paired = {name: rows[name].tolist() for name in rows if name in signature.sizes}
-    count = len(next(iter(rows.values()))) if rows else 1
-    row_sizes = [tuple(values[i] for values in paired.values()) for i in range(count)]
-    members: dict[tuple[Any, ...], list[int]] = {}
-    for i, key in enumerate(row_sizes):
-        members.setdefault(key, []).append(i)
-    for values in itertools.product(*crossed.values()):
-        for key, which in members.items():
-            varying = dict(zip(crossed, values, strict=True)) | dict(zip(paired, key, strict=True))
-            yield fixed | varying, np.asarray(which)
-
-
-def _group(sizes: Mapping[str, Any], parts: list[tuple[dict[str, Any], Any]]) -> str:
-    varying = [k for k in sizes if len({str(other[k]) for other, _ in parts}) > 1]
-    return ",".join(f"{name}={sizes[name]}" for name in varying).replace("/", "_")
+        if self.rows or not axes:
+            axes[POINT] = which
+        for name in [name for name in self.rows if name in economic]:
+            parameters[name] = ((POINT,), np.asarray(self.rows[name][which], dtype=np.float64))
+        still = {**economic, **self.given}
+        fixed = {k: float(still[k]) for k in economic if k not in parameters}
+        return Bucket(group, sizes, axes, parameters, fixed)
 
 
 def _axis(axis: Range | tuple[Any, ...]) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """What the command line says in place of the sweep file.
 
-    --grid beta=0.90:0.99:50      --grid alpha=0.3,0.35,0.4      --grid tol=1e-6:1e-2:5:log
-    --set n_k=500                 --tol 1e-8                     --with sample.points=512
+``--grid beta=0.90:0.99:50``, ``--grid alpha=0.3,0.35,0.4``, ``--grid sigma=0.01:1:5:log``,
+``--set n_k=500``, ``--tol 1e-8``, ``--with sample.points=512``.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ class Overrides:
     keep: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
 
-    def apply(
-        self, raw: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], dict[Key, str], list[Mistake]]:
+    def apply(self, raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Key, str], list[Mistake]]:
         """Return the tables with these options in place.
 
         Returns
@@ -88,14 +86,15 @@ class Overrides:
                 else:
                     yield (section, name), read, f"{option} {text}"
         keep = [name for text in self.keep for name in text.split(",") if name]
-        for key, value in (
+        options: tuple[tuple[Key, Any], ...] = (
             (("solve", "tol"), self.tol),
             (("solve", "method"), self.method),
             (("store", "path"), self.store),
             (("store", "keep"), keep or None),
-        ):
-            if value is not None:
-                yield key, value, f"--{'store' if key[1] == 'path' else key[1]}"
+        )
+        for key, given in options:
+            if given is not None:
+                yield key, given, f"--{'store' if key[1] == 'path' else key[1]}"
         for text in self.other:
             name, value = parse_assignment(text)
             if name:

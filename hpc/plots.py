@@ -9,7 +9,7 @@ states.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ def picture(
         _draw_lines(axis, sweep, name)
     if summary:
         _draw_summary(axes[-1], sweep, names[0])
-    title = str(data.attrs.get("model", "")) or "dpsolve"
+    title = str(data.attrs.get("model_name", data.attrs.get("model", "")))
     figure.suptitle(f"{title}   {held}".strip(), fontsize=11)
     return figure
 
@@ -122,7 +122,9 @@ class _Sweep:
         along = max(sizes, key=lambda d: sizes[d])
         middle = {d: (sizes[d] - 1) // 2 for d in self.dims}
         spread = np.unique(np.linspace(0, sizes[along] - 1, min(_LINES, sizes[along])).astype(int))
-        return [middle | {along: int(i)} for i in spread]
+        first = self.varying([along])[0]  # points in a row are spread by their first parameter
+        order = np.argsort(self.data[first].values, kind="stable")
+        return [middle | {along: int(order[i])} for i in spread]
 
     def along(self, state: str, point: Mapping[str, int]) -> np.ndarray[Any, Any]:
         """Return the values of a state at one point; its grid may depend on the parameters."""
@@ -179,9 +181,9 @@ def _draw_lines(axis: Axes, sweep: _Sweep, name: str) -> None:
     still = {d: points[0][d] for d in sweep.dims if d not in moved}
     held = [sweep.label(still, list(still))] if still else []
     held += [_at(sweep, d, i) for d, i in rest.items()]
-    axis.set_title(", ".join(held), fontsize=9)
-    axis.set_xlabel(_named(sweep.data, state))
-    axis.set_ylabel(_named(sweep.data, name))
+    axis.set_title(_title(array, held), fontsize=9)
+    axis.set_xlabel(state)
+    axis.set_ylabel(name)
     if drawn and moved:
         axis.legend(fontsize=8, frameon=False)
     axis.grid(alpha=0.25)
@@ -191,91 +193,66 @@ def _draw_summary(axis: Axes, sweep: _Sweep, name: str) -> None:
     """Draw one number per point: the variable at the middle of the states."""
     array = sweep.data[name]
     middle = {d: (array.sizes[d] - 1) // 2 for d in sweep.states_of(name)}
-    axis.set_title(", ".join(_at(sweep, d, i) for d, i in middle.items()), fontsize=9)
-    dims = sorted(sweep.dims, key=lambda d: -array.sizes[d])
-    dims = [d for d in dims if array.sizes[d] > 1]
+    dims = sorted((d for d in sweep.dims if array.sizes[d] > 1), key=lambda d: -array.sizes[d])
     rest = {d: (array.sizes[d] - 1) // 2 for d in dims[2:]}
-    if rest:
-        held = sweep.label(rest, list(rest))
-        axis.set_title(", ".join(filter(None, [axis.get_title(), held])), fontsize=9)
+    held = [_at(sweep, d, i) for d, i in middle.items()]
+    axis.set_title(_title(array, [*held, *([sweep.label(rest, list(rest))] if rest else [])]),
+                   fontsize=9)  # fmt: skip
     step = max(1, math.ceil(array.nbytes / _MOST_BYTES))
-    thin = {dims[0]: slice(None, None, step)}
     ones = {d: 0 for d in sweep.dims if array.sizes[d] == 1}
-    part = sweep.data.isel({**ones, **rest, **thin})
+    part = sweep.data.isel({**ones, **rest, dims[0]: slice(None, None, step)})
     z = part[name].isel(middle)
-    label = _named(sweep.data, name)
     if "point" in dims:
-        _scatter(axis, part, z.transpose("point", ...), sweep.varying(["point"]), label)
-    elif len(dims) == 1:
-        _line(axis, part, z, dims[0], label)
+        z = z.isel({d: (z.sizes[d] - 1) // 2 for d in z.dims if d != "point"})
+        names = sweep.varying(["point"])[:2]
     else:
-        _heat(axis, part, z.transpose(dims[1], dims[0]), label)
-
-
-def _line(axis: Axes, part: xr.Dataset, z: xr.DataArray, dim: str, label: str) -> None:
+        names = dims[:2]
     if z.dtype.kind not in "fiub":
-        return _categories(axis, part[dim].values, np.zeros(z.size), z.values, dim, "")
-    order = np.argsort(part[dim].values)
-    axis.plot(part[dim].values[order], z.values[order], color="#2c5f8a", marker=".", ms=4, lw=1.2)
-    axis.set_xlabel(_named(part, dim))
-    axis.set_ylabel(label)
-    if _spread_wide(z.values):
+        _categories(axis, part, z, names)
+    elif len(names) == 1:
+        _line(axis, part[names[0]].values, z.values, "." if "point" in dims else ".-")
+        axis.set_ylabel(name)
+    elif "point" in dims:
+        x, y = (part[n].values for n in names)
+        dots = axis.scatter(x, y, c=z.values, s=18, cmap="viridis", norm=_norm(z.values))
+        axis.figure.colorbar(dots, ax=axis, label=name)
+    else:
+        _heat(axis, part, z.transpose(names[1], names[0]), name)
+    axis.set_xlabel(names[0])
+    if len(names) > 1:
+        axis.set_ylabel(names[1])
+
+
+def _line(axis: Axes, x: Any, y: Any, style: str) -> None:
+    order = np.argsort(x)
+    axis.plot(x[order], y[order], style, color="#2c5f8a", ms=4, lw=1.2)
+    if _spread_wide(y):
         axis.set_yscale("log")
     axis.grid(alpha=0.25)
-    return None
 
 
 def _heat(axis: Axes, part: xr.Dataset, z: xr.DataArray, label: str) -> None:
-    down, across = (str(d) for d in z.dims)
-    x, y = part[across].values, part[down].values
-    if z.dtype.kind not in "fiub":
-        xs, ys = np.meshgrid(x, y)
-        return _categories(axis, xs.ravel(), ys.ravel(), z.values.ravel(), across, down)
-    i, j = np.argsort(x), np.argsort(y)
+    down, across = (part[d].values for d in z.dims)
+    i, j = np.argsort(across), np.argsort(down)
     mesh = axis.pcolormesh(
-        x[i], y[j], np.ma.masked_invalid(z.values[np.ix_(j, i)]), shading="nearest",
+        across[i], down[j], np.ma.masked_invalid(z.values[np.ix_(j, i)]), shading="nearest",
         cmap="viridis", norm=_norm(z.values),
     )  # fmt: skip
     axis.figure.colorbar(mesh, ax=axis, label=label)
-    axis.set_xlabel(_named(part, across))
-    axis.set_ylabel(_named(part, down))
-    return None
 
 
-def _scatter(
-    axis: Axes, part: xr.Dataset, z: xr.DataArray, names: Sequence[str], label: str
-) -> None:
-    """Draw sampled points over their first two parameters (or over the only one)."""
-    z = z.isel({d: (z.sizes[d] - 1) // 2 for d in z.dims if d != "point"})
-    x = part[names[0]].values
-    if z.dtype.kind not in "fiub":
-        y = part[names[1]].values if len(names) > 1 else np.zeros(len(x))
-        return _categories(axis, x, y, z.values, names[0], names[1] if len(names) > 1 else "")
-    axis.set_xlabel(_named(part, names[0]))
+def _categories(axis: Axes, part: xr.Dataset, z: xr.DataArray, names: Sequence[str]) -> None:
+    """Draw a word per point (a status) as colours, with counts."""
+    coords = [part[n].broadcast_like(z).transpose(*z.dims).values.ravel() for n in names]
+    x, y = coords if len(coords) > 1 else (coords[0], np.zeros(z.size))
+    words = z.values.ravel().astype(object)
+    for word in dict.fromkeys([*_STATUS, *sorted(set(words))[:_LINES]]):
+        if (here := words == word).any():
+            label = f"{word or '(none)'}: {here.sum():,}"
+            axis.plot(x[here], y[here], "s", ms=4, color=_STATUS.get(word), label=label)
     if len(names) == 1:
-        axis.plot(x, z.values, ".", color="#2c5f8a")
-        axis.set_ylabel(label)
-    else:
-        dots = axis.scatter(
-            x, part[names[1]].values, c=z.values, s=18, cmap="viridis", norm=_norm(z.values)
-        )
-        axis.figure.colorbar(dots, ax=axis, label=label)
-        axis.set_ylabel(_named(part, names[1]))
-    axis.grid(alpha=0.25)
-    return None
-
-
-def _categories(axis: Axes, x: Any, y: Any, status: Any, across: str, down: str) -> None:
-    for name, colour in _STATUS.items():
-        here = status == name
-        if here.any():
-            label = f"{name} ({here.sum()})"
-            axis.plot(x[here], y[here], "s", ms=4, color=colour, label=label)
-    axis.set_xlabel(across)
-    axis.set_ylabel(down)
-    if not down:
         axis.set_yticks([])
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4, frameon=False)
 
 
 def _norm(values: Any) -> Any:
@@ -295,7 +272,6 @@ def _at(sweep: _Sweep, state: str, index: int) -> str:
     return f"{state}={sweep.data[state].values[index]:.4g}"
 
 
-def _named(data: xr.Dataset, name: Hashable) -> str:
-    """Return a variable's name, with its long name where that says more."""
-    long = str(data[name].attrs.get("long_name", "")) if name in data.variables else ""
-    return f"{name}: {long}" if long and long != name else str(name)
+def _title(array: xr.DataArray, held: Sequence[str]) -> str:
+    long = str(array.attrs.get("long_name", ""))
+    return "\n".join(filter(None, [long, ", ".join(held)]))

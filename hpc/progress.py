@@ -50,8 +50,8 @@ class Tally:
     """The counts of one run and what follows from them: share, rate, remaining time.
 
     The rate counts only the points of this run, so that a resumed sweep does not claim the speed
-    of its past; and from the second batch on only the time since the first one arrived, so that
-    the compilation before it does not inflate the remaining time.
+    of its past; and only the time after the notes before the first of them, so that compiling
+    does not inflate the remaining time.
     """
 
     def __init__(self, total: int, done: int, clock: Callable[[], float]) -> None:
@@ -60,7 +60,6 @@ class Tally:
         self.solved = self.inexact = self.failed = 0
         self._clock = clock
         self._begun = clock()
-        self._first: tuple[float, int] | None = None
 
     @property
     def now(self) -> int:
@@ -72,11 +71,8 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        since, counted = self._begun, 0
-        if self._first is not None and self.now > self._first[1]:
-            since, counted = self._first
-        elapsed = self._clock() - since
-        return (self.now - counted) / elapsed if elapsed > 0 else 0.0
+        elapsed = self._clock() - self._begun
+        return self.now / elapsed if elapsed > 0 else 0.0
 
     @property
     def remaining(self) -> float | None:
@@ -87,8 +83,10 @@ class Tally:
         self.solved += solved
         self.inexact += inexact
         self.failed += failed
-        if self._first is None and self.now:
-            self._first = (self._clock(), self.now)
+
+    def noted(self) -> None:
+        if not self.now:
+            self._begun = self._clock()
 
     def counts(self) -> str:
         return f"{self.solved} solved, {self.inexact} inexact, {self.failed} failed"
@@ -119,6 +117,7 @@ class Lines:
         self._clock = clock
         self._last = clock()
         self._tally: Tally | None = None
+        self._told = -1
 
     def start(self, total: int, done: int) -> None:
         """Announce the size of the sweep."""
@@ -130,6 +129,8 @@ class Lines:
     def note(self, text: str) -> None:
         """Write the sentence."""
         self._write(text)
+        if self._tally is not None:
+            self._tally.noted()
 
     def advance(self, solved: int, inexact: int, failed: int) -> None:
         """Count, and write a line if the last one is old enough."""
@@ -137,14 +138,19 @@ class Lines:
             return
         self._tally.add(solved, inexact, failed)
         if self._clock() - self._last >= self._every:
-            self._last = self._clock()
-            self._write(str(self._tally))
+            self._tell()
 
     def stop(self) -> None:
         """Write the final counts, once."""
         if self._tally is not None:
-            self._write(str(self._tally))
+            if self._tally.done != self._told:
+                self._tell()
             self._tally = None
+
+    def _tell(self) -> None:
+        if self._tally is not None:
+            self._last, self._told = self._clock(), self._tally.done
+            self._write(str(self._tally))
 
     def _write(self, text: str) -> None:
         print(time.strftime("%H:%M:%S"), text, file=self._stream, flush=True)
@@ -178,6 +184,8 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Write the sentence above the bar."""
+        if self._tally is not None:
+            self._tally.noted()
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:

@@ -19,7 +19,9 @@ below one) and :math:`\kappa < 1` with :math:`|L| w \le \kappa w` for the operat
 Rounding: an entry of :math:`Tv` is a sum of at most ``depth`` products. The allowance of
 ``(32 + 2 depth) eps max|v|`` covers that sum here and in the solver, and some 30 units in the last
 place, on the scale of the values, for the user's functions, which the solver compiles and fuses
-and which are evaluated here one primitive at a time.
+and which are evaluated here one primitive at a time. Shocks' probabilities may miss one by 1e-9
+before they are refused: the allowance has twice what they miss, because the solver averages each
+function over just the shocks that it names.
 """
 
 from __future__ import annotations
@@ -121,7 +123,7 @@ class Step:
         """The allowance for rounding of one step."""
         values = (self.sweep.value[0], self.ahead.value, self.here.value)
         scale = max(float(np.max(np.abs(v))) for v in values)
-        return (32 + 2 * self.place.definition.depth) * EPS * scale
+        return ((32 + 2 * self.place.definition.depth) * EPS + 2 * self.sweep.leak) * scale
 
     @cached_property
     def difference(self) -> Array:

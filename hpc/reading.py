@@ -99,9 +99,7 @@ def read_sweep(path: Path | None, overrides: Overrides | None = None) -> Reading
     return Reading(sweep, source, sig, in_one)
 
 
-def _places(
-    document: TomlSource, origins: Mapping[Key, str]
-) -> Callable[[Key], tuple[int, str]]:
+def _places(document: TomlSource, origins: Mapping[Key, str]) -> Callable[[Key], tuple[int, str]]:
     def place(key: Key) -> tuple[int, str]:
         for length in range(len(key), 0, -1):
             if key[:length] in origins:

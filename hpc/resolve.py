@@ -150,7 +150,8 @@ def _from_file(file: str, function: str, folder: Path) -> ModelSource:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         others = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise UsageError(f"there is no model file {path}.{did_you_mean(path.name, others)}") from None
+        guess = did_you_mean(path.name, others)
+        raise UsageError(f"there is no model file {path}.{guess}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the model file {path}: {error}") from None
     module = _execute(text, file, str(path.parent))
@@ -262,7 +263,7 @@ def _only_function(module: ModuleType, file: str) -> str:
     if len(own) == 1:
         return own[0]
     if not own:
-        raise UsageError(f"{file} defines no function; a model is a function that returns dp.Model.")
+        raise UsageError(f"{file} defines no function; a model is one that returns dp.Model.")
     raise UsageError(
         f"{file} defines several functions; say which is the model: "
         + " or ".join(f"{file}:{name}" for name in own)

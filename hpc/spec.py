@@ -146,8 +146,7 @@ class Range(Span):
 
 
 Axis = Annotated[
-    Annotated[Range, Tag("range")]
-    | Annotated[Values, AfterValidator(_distinct), Tag("list")],
+    Annotated[Range, Tag("range")] | Annotated[Values, AfterValidator(_distinct), Tag("list")],
     Discriminator(lambda value: "range" if isinstance(value, Mapping | Range) else "list"),
 ]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +44,8 @@ class Outcome:
         The certified error that was asked for.
     seconds : float
         Wall time of this call.
-    compile_seconds : float
-        Of which compiling.
+    plan_seconds, compile_seconds : float
+        Of which planning (tracing the model for its shapes) and compiling.
     computed : int
         Points that this call computed.
     interrupted : str or None
@@ -60,6 +60,7 @@ class Outcome:
     error_bound: float
     tol: float
     seconds: float
+    plan_seconds: float
     compile_seconds: float
     computed: int
     interrupted: str | None = None
@@ -108,8 +109,10 @@ def run_sweep(
     """
     began = time.perf_counter()
     plan = make_plan(sweep, source)
+    planned = time.perf_counter() - began
     store = open_or_create(plan, command)
-    return _run(store, progress, executor or LocalExecutor(), began)
+    outcome = _run(store, progress, executor or LocalExecutor())
+    return replace(outcome, seconds=time.perf_counter() - began, plan_seconds=planned)
 
 
 def resume(path: Path | str, *, progress: Progress, executor: Executor | None = None) -> Outcome:
@@ -122,13 +125,13 @@ def resume(path: Path | str, *, progress: Progress, executor: Executor | None = 
     RefusedError
         If its model was installed, not a file, and is another one now.
     """
-    began = time.perf_counter()
     store = open_store(path)
     store.source.load()
-    return _run(store, progress, executor or LocalExecutor(), began)
+    return _run(store, progress, executor or LocalExecutor())
 
 
-def _run(store: Store, progress: Progress, executor: Executor, began: float) -> Outcome:
+def _run(store: Store, progress: Progress, executor: Executor) -> Outcome:
+    began = time.perf_counter()
     receipts = store.receipts()
     tasks = [task for task in store.tasks if task.id not in receipts]
     before = sum(task.size for task in store.tasks) - sum(task.size for task in tasks)
@@ -177,6 +180,7 @@ def _account(
         error_bound=worst(receipt.error_bound for receipt in every),
         tol=store.options.tol,
         seconds=seconds,
+        plan_seconds=0.0,
         compile_seconds=sum(receipt.compile_seconds for receipt in new),
         computed=sum(receipt.solved + receipt.inexact + receipt.failed for receipt in new),
         interrupted=came,

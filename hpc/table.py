@@ -26,9 +26,7 @@ class _Rows:
     rows: list[tuple[int, list[str]]]  # with the line each one stands on
 
 
-def read_table(
-    table: Any, folder: Path
-) -> tuple[dict[str, Any] | None, list[Mistake]]:
+def read_table(table: Any, folder: Path) -> tuple[dict[str, Any] | None, list[Mistake]]:
     """Read the file that a sweep's ``[table]`` names.
 
     Parameters
@@ -140,8 +138,9 @@ def _values(
             value = _finite(row[column])
             if value is None:
                 shown = row[column] or "empty"
-                faults.append(f"row {number}, column '{columns[parameter]}': "
-                              f"{shown} is not a finite number")
+                faults.append(
+                    f"row {number}, column '{columns[parameter]}': {shown} is not a finite number"
+                )
             else:
                 values[parameter].append(value)
     if not faults:

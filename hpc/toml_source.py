@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..solvers.errors import UsageError
+from ..solvers.errors import UsageError, did_you_mean
 from .mistakes import Key
 
 __all__ = ["TomlSource"]
@@ -57,6 +57,10 @@ class TomlSource:
         """
         try:
             text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        except FileNotFoundError:
+            others = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+            guess = did_you_mean(path.name, others)
+            raise UsageError(f"there is no sweep file {path}.{guess}") from None
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
         except UnicodeDecodeError as error:

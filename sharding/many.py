@@ -15,7 +15,7 @@ from ..solvers.grids import is_concrete
 from ..solvers.options import SolveOptions
 from ..solvers.point import solve_point
 from ..solvers.solution import Problem, Solution
-from ..solvers.solve import arrays_dims, as_factory, check_sizes
+from ..solvers.solve import arrays_dims, as_factory, check_sizes, solve_options
 from .program import program
 
 __all__ = ["solve_many"]
@@ -54,8 +54,8 @@ def solve_many(
     UsageError
         If an option is unknown or unusable.
     """
-    chosen = SolveOptions.from_mapping({"tol": tol, "method": method, **options})
     factory = as_factory(model)
+    chosen = solve_options(factory, tol=tol, method=method, **options)
     values, sizes = split(factory, params)
     check_sizes(sizes)
     columns = _columns(values)

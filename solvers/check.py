@@ -212,7 +212,8 @@ def _next_states(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> st
     for name, location in (lattice.early_locations | pairs.locations).items():
         if location.gap is None:
             continue
-        gap, where = _worst(location.gap, pairs.feasible, place)
+        possible = lattice.possible(location.gap, pairs.probabilities)
+        gap, where = _worst(possible, pairs.feasible, place)
         if gap > 0:
             spec = lattice.model.states[name]
             values = np.asarray(spec.values)

@@ -135,7 +135,25 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
     Numbers go in as JAX scalars, so that a factory computes the same outside a trace as inside:
     Python would raise for 1/0, and make (-8)**(1/3) complex.
     """
-    import jax.numpy as jnp  # here, so that reading a signature stays cheap
+    # Here, so that reading a signature stays cheap.
+    import jax.numpy as jnp
+    from jax.errors import (
+        ConcretizationTypeError,
+        TracerArrayConversionError,
+        TracerIntegerConversionError,
+    )
 
     by_position = [jnp.asarray(values[name], jnp.float64) for name in signature(factory).parameters]
-    return factory(*by_position, **sizes)
+    try:
+        return factory(*by_position, **sizes)
+    except (
+        ConcretizationTypeError,
+        TracerArrayConversionError,
+        TracerIntegerConversionError,
+    ) as error:
+        raise ModelError(
+            f"{signature(factory).name} uses an economic parameter where Python needs a plain number "
+            "(a size, a range, an `if`, a NumPy function). Positional parameters are traced: put "
+            "what decides sizes and branches after the '*' of the signature, and use jax.numpy and "
+            f"jnp.where for the rest. JAX says: {str(error).splitlines()[0]}"
+        ) from error

@@ -59,14 +59,15 @@ def backward(model: Model, options: SolveOptions, live: Array | bool = True) -> 
 
     code = jnp.where(live, jnp.int32(Outcome.RUNNING), jnp.int32(Outcome.NOT_FINITE))
     start = (_terminal(model), jnp.zeros(()), code)
-    (_, error, code), out = lax.scan(period, start, jnp.arange(horizon), reverse=True)
+    (_, _, code), out = lax.scan(period, start, jnp.arange(horizon), reverse=True)
+    errors = out.pop("error").reshape(-1, *(1 for _ in model.shape))
+    error = jnp.max(errors)
     code = jnp.where(
         code == Outcome.RUNNING,
         jnp.where(error <= options.tol, jnp.int32(Outcome.SOLVED), jnp.int32(Outcome.ROUNDING)),
         code,
     )
     failed = code >= 10
-    errors = out.pop("error").reshape(-1, *(1 for _ in model.shape))
     for name, x in out.items():
         missing = jnp.nan if x.dtype.kind == "f" else -1
         out[name] = jnp.where(failed, missing, x)

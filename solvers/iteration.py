@@ -158,7 +158,9 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
 
     # Which step to take: (Krylov iterations, plain evaluation steps).
     krylov, plain_steps, strikes, penalty = _schedule(s, now, code, options)
-    start = jnp.where(jnp.isfinite(now.middle), tv + now.middle * rates.weight, tv)
+    # The middle of the bounds is the better start, but only a constant discount makes moving there
+    # a contraction: with others, repeated moves can diverge.
+    start = tv + now.middle if operator.constant_discount else tv
     v = _step(operator, policy, start, now, changed, krylov, plain_steps, rates, options)
     return _State(
         v=v,

@@ -21,12 +21,13 @@ from math import ceil, prod
 from typing import Any, cast
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .binding import arguments
 from .chains import Markov
 from .contraction import CHOICE, Rule, Step, next_axis, plan
-from .grids import Grid, Integers
+from .grids import Grid, Integers, is_concrete
 from .locate import Location, locate
 from .model import Model
 from .named import Named, add, aligned, mapped, multiply, take, total
@@ -136,6 +137,7 @@ class Lattice(BellmanOperator):
         early = [s for s in self.steps if not s.needs_choice]
         self.early, self.late = early, self.steps[len(early) :]
         self.late_states = [n for s in self.late for n in s.states]
+        self.vanishing = [w for w, s in model.shocks.items() if not _all_positive(s.probs)]
         self.late_shocks = [w for w, dims in shock_dims.items() if CHOICE in dims]
         self.probabilities = {
             w: self.probability(w, self.env) for w in model.shocks if w not in self.late_shocks
@@ -242,7 +244,15 @@ class Lattice(BellmanOperator):
     def _over_shocks(self, x: Named, probabilities: Mapping[str, Named], shocks: Any) -> Named:
         for w in shocks:
             if w in x.dims:
-                x = total(multiply(x, probabilities[w]), (w,))
+                x = total(self.possible(multiply(x, probabilities[w]), probabilities), (w,))
+        return x
+
+    def possible(self, x: Named, probabilities: Mapping[str, Named]) -> Named:
+        """Zero a quantity where a shock it depends on has no chance: it may be anything there."""
+        for w in self.vanishing:
+            if w in x.dims:
+                chance = probabilities[w].map(lambda p: p > 0)
+                x = _where(chance, x, Named(jnp.zeros(())))
         return x
 
     def feasibility(self, env: Mapping[str, Named]) -> Named | None:
@@ -426,6 +436,13 @@ class LatticePolicy(PolicyOperator):
             x = self.lattice.average((f,), self.outputs_env, self.pairs.probabilities, what)
             arrays[name] = self.lattice._over_states(x)
         return arrays
+
+
+def _all_positive(probs: Any) -> bool:
+    """Tell whether every value of a shock surely has a chance."""
+    if callable(probs) or not is_concrete(probs):
+        return False
+    return bool((np.asarray(probs) > 0).all())
 
 
 def _argmax(x: Array) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from .binding import arguments
 from .errors import ModelError
@@ -101,7 +102,15 @@ def mapped(
     dims = [d for d in order if any(d in x.dims for x in kwargs.values())]
 
     def scalar(kw: dict[str, Any]) -> Any:
-        y = jnp.asarray(f(**kw))
+        try:
+            y = jnp.asarray(f(**kw))
+        except (ConcretizationTypeError, TracerArrayConversionError) as error:
+            raise ModelError(
+                f"{what} uses Python's `if`, `and`, `or`, `not`, min, max or a chained comparison "
+                "like `0 < c < a`, or a NumPy function, on its arguments. They are traced: write "
+                "jnp.where, &, |, ~, jnp.minimum, jnp.maximum and jax.numpy functions. "
+                f"JAX says: {str(error).splitlines()[0]}"
+            ) from error
         if y.ndim != len(own):
             wanted = "one number per value of the shock" if own else "a number"
             raise ModelError(

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .check import diagnose
-from .errors import ModelError, did_you_mean
-from .factory import Factory, build, split
+from .errors import ModelError, UsageError, did_you_mean
+from .factory import Factory, build, signature, split
 from .grids import is_concrete
 from .library import BUILTIN
 from .model import Model, TabularModel
@@ -22,7 +22,7 @@ from .outcomes import Outcome, sentence
 from .point import solve_model, solve_point
 from .solution import Problem, Solution
 
-__all__ = ["arrays_dims", "as_factory", "check_sizes", "explain", "solve"]
+__all__ = ["arrays_dims", "as_factory", "check_sizes", "explain", "solve", "solve_options"]
 
 Array = Any
 
@@ -74,10 +74,11 @@ def solve(
     UsageError
         If an option is unknown or unusable.
     """
-    chosen = SolveOptions.from_mapping({"tol": tol, "method": method, **options})
     if isinstance(model, Model | TabularModel):
+        chosen = SolveOptions.from_mapping({"tol": tol, "method": method, **options})
         return _solve_ready(model, params, chosen)
     factory = as_factory(model)
+    chosen = solve_options(factory, tol=tol, method=method, **options)
     values, sizes = split(factory, params)
     check_sizes(sizes)
     for name, value in values.items():
@@ -147,7 +148,9 @@ def arrays_dims(made: Any, arrays: Mapping[str, Any]) -> dict[str, tuple[str, ..
     states = ("state",) if isinstance(made, TabularModel) else tuple(made.states)
     full = states if made.horizon is None else ("t", *states)
     dims: dict[str, tuple[str, ...]] = {}
-    for name, x in arrays.items():
+    first = ("value", "lower", "upper")
+    for name in (*first, *(n for n in arrays if n not in first)):
+        x = arrays[name]
         if name.startswith("grid_"):
             dims[name] = (name.removeprefix("grid_"),)
         elif np.ndim(x):
@@ -169,6 +172,17 @@ def as_factory(model: Any) -> Factory:
             f"The built-in models are: {', '.join(BUILTIN)}."
         )
     return BUILTIN[model]
+
+
+def solve_options(factory: Factory, **given: Any) -> SolveOptions:
+    """Check options, and tell parameters that were given in their place."""
+    for name in given:
+        if name in signature(factory).names:
+            raise UsageError(
+                f"'{name}' is a parameter of {signature(factory).name}, not an option: pass "
+                f"parameters in a dict, {{'{name}': {given[name]!r}}}"
+            )
+    return SolveOptions.from_mapping(given)
 
 
 def check_sizes(sizes: Mapping[str, Any]) -> None:

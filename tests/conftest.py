@@ -15,8 +15,10 @@ if "jax" in sys.modules:
     raise RuntimeError("jax was imported before tests/conftest.py could set its flags")
 
 # One CPU stands for eight devices, so that the ordinary suite covers every sharded path.
+# Tests spend their time compiling small programs: half of that goes without LLVM's optimisations.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 ).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 

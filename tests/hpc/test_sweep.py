@@ -40,6 +40,7 @@ def test_an_outcome_counts_every_point(cake: Callable[..., Sweep], listener: Lis
     ds = xr.open_zarr(sweep.store.path)
     assert outcome.error_bound == ds["error_bound"].max().compute() <= 1e-8
     assert 0 <= outcome.compile_seconds < outcome.seconds
+    assert 0 < outcome.plan_seconds < outcome.seconds - outcome.compile_seconds
     assert listener.begun == (6, 0)
     assert listener.counts == [6, 0, 0]
     assert listener.stopped

@@ -274,7 +274,7 @@ def test_the_definition_tells_an_altered_number(
     assert_refuted(found, NAMED, name)
     assert all(claim.startswith(NAMED) for claim in found.claims)
     if not name.startswith("grid"):
-        state = float(zarr.open_group(store, mode="r")["grid_k"][STATE])  # type: ignore[index]
+        state = float(zarr.open_group(store, mode="r")["grid_k"][STATE])
         assert_refuted(found, NAMED, name, f"k={state:.6g}")
 
 
@@ -293,8 +293,8 @@ def test_a_bound_claimed_too_small_is_refuted_by_the_residual_alone(tmp_path: Pa
 
 
 def test_a_policy_that_is_not_optimal_is_refuted(store: Path) -> None:
-    index = zarr.open_group(store, mode="r")["policy_index_k_next"][STATE]  # type: ignore[index]
-    grid = zarr.open_group(store, mode="r")["grid_k"][POINT]  # type: ignore[index]
+    index = zarr.open_group(store, mode="r")["policy_index_k_next"][STATE]
+    grid = zarr.open_group(store, mode="r")["grid_k"][POINT]
     alter(store, "policy_index_k_next", STATE, lambda x: x + 1)
     alter(store, "policy_k_next", STATE, lambda x: grid[int(index) + 1])
     vouch(store)
@@ -402,7 +402,7 @@ def test_what_is_no_store_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(dp.StoreError, match="not a store of dpsolve"):
         dp.verify(tmp_path)
     with pytest.raises(dp.UsageError, match="not dict"):
-        dp.verify({})  # type: ignore[arg-type]
+        dp.verify({})
     with pytest.raises(dp.UsageError, match="sample=-1"):
         dp.verify(tmp_path, sample=-1)
 
@@ -476,6 +476,18 @@ def test_a_claim_beyond_a_false_certificate_is_refuted() -> None:
         assert_refuted(found, "lower" if shift > 0 else "upper", "not confirmed")
 
 
+def test_probabilities_that_leak_within_their_tolerance_are_no_fault() -> None:
+    model = dp.Model(
+        states={"x": dp.integers(0, 2)},
+        choices={"c": dp.integers(0, 2)},
+        shocks={"w": dp.iid([0.0, 1.0], lambda x: jnp.array([0.5, 0.5 - 5e-10]))},
+        transition={"x": "c"},
+        reward=lambda x, c, w: x + c * w,
+        discount=0.9,
+    )
+    assert dp.verify(dp.solve(model, tol=1e-6)).ok
+
+
 def test_large_points_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     solution = dp.solve("growth", {"n_k": 10}, tol=TOL)
     monkeypatch.setattr("dpsolve.hpc.verification.MOST_PAIRS", 50)
@@ -488,7 +500,7 @@ def test_large_points_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> 
 # -- what the proofs rest on ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_the_interval_from_any_value_holds_the_true_one(seed: int) -> None:
     kind = ("constant", "varying", "above")[seed % 3]
     problem = random_problem(seed, finite=False, discount=kind, outside=seed % 2 == 0)
@@ -505,7 +517,7 @@ def test_the_interval_from_any_value_holds_the_true_one(seed: int) -> None:
         assert np.max(proven.high - proven.low) < 1e3 * size + 1e-9
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_honest_and_false_claims_about_random_problems(seed: int) -> None:
     problem = random_problem(seed + 20)
     model, answer = problem.model(), problem.solve()

@@ -143,7 +143,7 @@ def test_finite_horizon_sees_the_period() -> None:
 # -- many models against the oracle, which loops over everything ----------------------------------
 
 
-@pytest.mark.parametrize("seed", range(14))
+@pytest.mark.parametrize("seed", range(10))
 def test_random_problem_agrees_with_the_oracle(seed: int) -> None:
     problem = random_problem(seed)
     definition = define(problem.model())
@@ -165,7 +165,7 @@ def test_random_problem_agrees_with_the_oracle(seed: int) -> None:
     np.testing.assert_allclose(definition.terminal(), problem.terminal_value(), atol=1e-13)
 
 
-@pytest.mark.parametrize("block", [1, 40])
+@pytest.mark.parametrize("block", [40])
 def test_blocks_do_not_change_the_result(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     definition = define(random_problem(1, finite=False).model())
     value = np.random.default_rng(0).normal(size=definition.n)
@@ -309,6 +309,16 @@ def test_a_non_member_and_a_leak_are_named() -> None:
     leaking = model(lambda n: n, lambda n: jnp.stack([0.5, 0.5 - 1e-4 * n]))
     with pytest.raises(dp.ModelError, match=r"shock 'w' sum to 0\.9999 .*n=1"):
         bellman(define(leaking), [np.zeros(3)])
+
+
+def test_a_chain_that_leaks_is_named() -> None:
+    chain = dp.markov([0.0, 1.0], [[0.5, 0.5], [0.1, 0.9]])
+    object.__setattr__(chain, "transition_matrix", np.array([[0.5, 0.5], [0.1, 0.8]]))
+    model = dp.Model(
+        states={"z": chain}, choices={"c": dp.integers(0, 1)}, reward=lambda c: c, discount=0.9
+    )
+    with pytest.raises(dp.ModelError, match=r"Markov state 'z' sum to 0\.9 .*row 1"):
+        define(model)
 
 
 def test_only_models_are_defined() -> None:

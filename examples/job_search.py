@@ -1,0 +1,40 @@
+"""Job search (McCall 1970): a model file, as a user writes it."""
+
+import jax.numpy as jnp
+
+import dpsolve as dp
+
+
+def job_search(beta=0.96, benefit=0.5, separation=0.02, spread=0.5, *, n_w=101):
+    """An unemployed worker draws a wage offer each period, and takes it or waits for another.
+
+    Out of work with offer w in hand:  V(w) = max { benefit + beta E V(w'),  W(w) },
+    at work at wage w:                 W(w) = w + beta [(1 - separation) W(w) + separation E V(w')],
+    with w' uniform on n_w points of [1 - spread, 1 + spread]. The worker takes what is above the
+    reservation wage. Taking an offer starts the job at once; a lost job brings an offer next
+    period.
+    """
+    wages = jnp.linspace(1 - spread, 1 + spread, n_w)
+
+    # Whoever holds a job (employed = 1) is at work; an offer is taken by choosing work = 1.
+    def at_work(employed, work):
+        return jnp.maximum(employed, work)
+
+    return dp.Model(
+        states={"w": dp.grid(1 - spread, 1 + spread, n_w), "employed": dp.integers(0, 1)},
+        choices={"work": dp.integers(0, 1)},
+        shocks={
+            "offer": dp.iid(wages, jnp.full(n_w, 1 / n_w)),
+            "lost": dp.iid(jnp.array([0, 1]), jnp.array([1 - separation, separation])),
+        },
+        transition={
+            "w": lambda w, employed, work, offer, lost: jnp.where(
+                (at_work(employed, work) == 1) & (lost == 0), w, offer
+            ),
+            "employed": lambda employed, work, lost: jnp.where(
+                (at_work(employed, work) == 1) & (lost == 0), 1, 0
+            ),
+        },
+        reward=lambda w, employed, work: jnp.where(at_work(employed, work) == 1, w, benefit),
+        discount=beta,
+    )

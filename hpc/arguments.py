@@ -1,0 +1,108 @@
+"""What several commands have in common: options, examples in the help, the target of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..solvers.errors import UsageError
+
+if TYPE_CHECKING:
+    from .reading import Reading
+
+__all__ = [
+    "COMMAND_LINE",
+    "assignments",
+    "command_line",
+    "examples",
+    "read_target",
+    "set_option",
+    "sweep_options",
+]
+
+COMMAND_LINE = "dpsolve.command_line"
+"""Where a click context keeps what the user typed."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def examples(*lines: str) -> str:
+    """Return an epilog that shows examples as they are typed."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def command_line() -> str:
+    """Return what the user typed."""
+    return str(click.get_current_context().meta.get(COMMAND_LINE, ""))
+
+
+set_option = click.option(
+    "--set", "fixed", multiple=True, metavar="NAME=VALUE",
+    help="Fix a parameter or a size: --set n_k=500.",
+)  # fmt: skip
+
+_SWEEP_OPTIONS = (
+    click.option(
+        "--grid", multiple=True, metavar="NAME=AXIS",
+        help="Sweep a parameter or a size: FROM:TO:POINTS, FROM:TO:POINTS:log or a list A,B,C.",
+    ),
+    set_option,
+    click.option("--tol", type=float, help="Certified error of the value to reach."),
+    click.option("--method", help="auto, vi, pi or opi."),
+    click.option("--store", metavar="PATH", help="Where the results go."),
+    click.option("--keep", multiple=True, metavar="NAMES",
+                 help="Variables to store: --keep value,policy,consumption."),
+    click.option("--with", "other", multiple=True, metavar="KEY=VALUE",
+                 help="Any other field of the sweep file: --with sample.points=512."),
+)  # fmt: skip
+
+
+def sweep_options(command: F) -> F:
+    """Add the options that replace fields of a sweep file."""
+    for option in reversed(_SWEEP_OPTIONS):
+        command = option(command)
+    return command
+
+
+def read_target(target: str, **given: Any) -> Reading:
+    """Read a sweep: a file, or the name of a model, with options in place.
+
+    Raises
+    ------
+    UsageError
+        With every mistake of file and options.
+    """
+    from .overrides import Overrides
+    from .reading import read_sweep
+
+    path = Path(target).expanduser()
+    if path.is_dir():
+        raise UsageError(
+            f"{target} is a folder; a sweep is a TOML file or a model's name. If it is a store, go "
+            f"on with: dpsolve resume {target}"
+        )
+    if path.suffix == ".toml" or (path.is_file() and path.suffix != ".py"):
+        return read_sweep(path, Overrides(**given))
+    return read_sweep(None, Overrides(model=target, **given))
+
+
+def assignments(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Read ``--set`` options into a dict of values.
+
+    Raises
+    ------
+    UsageError
+        If one is not of the form NAME=VALUE.
+    """
+    from .overrides import parse_assignment, parse_scalar
+
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, value = parse_assignment(text)
+        if not name:
+            raise UsageError(f"--set {text}: write --set NAME=VALUE, for example --set n_k=500.")
+        values[name] = parse_scalar(value)
+    return values

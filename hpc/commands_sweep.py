@@ -1,0 +1,210 @@
+"""Commands that run sweeps: ``sweep``, ``plan``, ``resume``."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..solvers.errors import UsageError
+from .arguments import command_line, examples, read_target, sweep_options
+
+if TYPE_CHECKING:
+    from .plan import BucketPlan, Plan
+    from .reading import Reading
+    from .sweep import Outcome
+
+__all__ = ["plan", "resume", "sweep"]
+
+_TARGET = "SWEEP.toml|MODEL"
+
+
+@click.command(
+    epilog=examples(
+        "dpsolve sweep growth.toml",
+        "dpsolve sweep growth.toml --grid beta=0.95:0.99:20 --store fine.zarr",
+        "dpsolve sweep growth --grid beta=0.90:0.98:40 --grid alpha=0.3,0.35,0.4 --set n_k=300",
+        "dpsolve sweep my_model.py:my_model --grid gamma=1:5:100 --tol 1e-8 --keep value,policy",
+    )
+)
+@click.argument("target", metavar=_TARGET)
+@sweep_options
+@click.pass_context
+def sweep(ctx: click.Context, /, target: str, **options: Any) -> None:
+    """Solve a model at many points, into one store.
+
+    A sweep is a file, or a model's name with options; options replace what the file says. The
+    same command again resumes: what is committed is not computed again. A model file travels
+    with the sweep, so a later edit changes nothing; what it imports from its folder does not.
+    """
+    from .progress import progress_for
+    from .sweep import run_sweep
+
+    reading = read_target(target, **options)
+    with _wrong_names_at_once(reading):
+        outcome = run_sweep(
+            reading.sweep, reading.source, progress=progress_for(), command=command_line()
+        )
+    _finish(ctx, outcome)
+
+
+@click.command(epilog=examples("dpsolve resume growth.zarr"))
+@click.argument("store")
+@click.pass_context
+def resume(ctx: click.Context, store: str) -> None:
+    """Go on with an interrupted sweep.
+
+    The store holds all that is needed: parameters, options and the model's source.
+    """
+    from .progress import progress_for
+    from .sweep import resume as resume_sweep
+
+    _finish(ctx, resume_sweep(store, progress=progress_for()))
+
+
+@click.command(
+    epilog=examples(
+        "dpsolve plan growth.toml",
+        "dpsolve plan growth.toml --set n_k=2000 --no-probe",
+        "dpsolve plan savings --grid gamma=1:5:1000:log --grid n_a=200,400",
+    )
+)
+@click.argument("target", metavar=_TARGET)
+@sweep_options
+@click.option("--probe/--no-probe", default=True, show_default=True,
+              help="Solve a few points to estimate the time.")  # fmt: skip
+def plan(target: str, probe: bool, **options: Any) -> None:
+    """Show what a sweep would take.
+
+    Points, tasks, bytes, files, memory, and the time on this machine. Nothing is written.
+    """
+    from .plan import make_plan
+
+    reading = read_target(target, **options)
+    with _wrong_names_at_once(reading):
+        made = make_plan(reading.sweep, reading.source)
+    for line in _page(made):
+        click.echo(line)
+    if probe:
+        click.echo(_time(made))
+    click.echo(f"  run it      dpsolve sweep {_arguments()}")
+
+
+@contextmanager
+def _wrong_names_at_once(reading: Reading) -> Iterator[None]:
+    """If a sweep is refused, tell every wrong name in `keep` with its line, not the first alone."""
+    try:
+        yield
+    except UsageError:
+        reading.check_keep()
+        raise
+
+
+def _page(plan: Plan) -> Iterator[str]:
+    yield f"{plan.points:,} points of {plan.source.reference} into {plan.path}"
+    yield from _stands(plan)
+    for part in plan.buckets:
+        if part.bucket.group:
+            yield f"  {part.bucket.group}: {part.points:,} points, {len(part.tasks):,} tasks"
+    first = plan.buckets[0]
+    for name, (dims, values) in first.bucket.parameters.items():
+        along = "" if dims == (name,) else f" along {dims[0]}"
+        yield f"  {name:<11} {_values(values)}{along}"
+    most = max(task.size for task in plan.tasks)
+    yield f"  tasks       {len(plan.tasks):,}, at most {most:,} points each"
+    yield f"  keeps       {', '.join(first.variables)}"
+    yield f"  bytes       {size(plan.bytes)} before compression, in {plan.files:,} files"
+    lanes = _lanes(plan.buckets)
+    yield f"  memory      {size(plan.memory_per_task)} per task, {lanes} side by side"
+
+
+def _stands(plan: Plan) -> Iterator[str]:
+    from .store import is_store, open_store
+
+    if plan.path.is_dir() and is_store(plan.path):
+        store = open_store(plan.path)
+        committed = len(store.receipts())
+        yield f"  exists      {committed:,} of {len(store.tasks):,} tasks are committed already"
+
+
+def _lanes(parts: tuple[BucketPlan, ...]) -> str:
+    lanes = sorted({part.program.forecast().lanes for part in parts})
+    return " or ".join(str(n) for n in lanes) + (" point" if lanes == [1] else " points")
+
+
+def _values(values: Any) -> str:
+    if len(values) <= 6:
+        return ", ".join(f"{v:.6g}" for v in values)
+    return f"{len(values):,} values from {values.min():.6g} to {values.max():.6g}"
+
+
+def _time(plan: Plan) -> str:
+    from .plan import estimate
+    from .progress import span
+
+    found = estimate(plan)
+    return (
+        f"  time        about {span(found.seconds)}: {span(found.compile_seconds)} to compile, "
+        f"{span(found.solve_seconds)} to solve (from {found.probed:,} probed points)"
+    )
+
+
+def _arguments() -> str:
+    """Return the arguments of this command that a sweep takes as well."""
+    words = shlex.split(command_line())
+    rest = words[words.index("plan") + 1 :] if "plan" in words else []
+    return shlex.join(w for w in rest if w not in {"--probe", "--no-probe"})
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in a unit that suits it."""
+    power = min(int(math.log(max(count, 1), 1024)), 4)
+    number = count / 1024**power
+    return f"{number:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def _finish(ctx: click.Context, outcome: Outcome) -> None:
+    for line in _summary(outcome):
+        click.echo(line)
+    ctx.exit(outcome.exit_code)
+
+
+def _summary(outcome: Outcome) -> Iterator[str]:
+    from .progress import span
+    from .status import read_status
+
+    counts = [
+        click.style(f"{number:,} {word}", fg=colour)
+        for word, number, colour in (
+            ("solved", outcome.solved, "green"),
+            ("inexact", outcome.inexact, "yellow"),
+            ("failed", outcome.failed, "red"),
+            ("pending", outcome.pending, "cyan"),
+        )
+        if number or word == "solved"
+    ]
+    yield f"{outcome.points:,} points: {', '.join(counts)}"
+    if outcome.inexact or outcome.failed:
+        for failure in read_status(outcome.path).failures:
+            yield f"  {failure}"
+    if not math.isnan(outcome.error_bound):
+        bound = f"{outcome.error_bound:.3g} (tol {outcome.tol:g})"
+        yield f"  accuracy    worst certified error {bound}"
+    yield f"  store       {outcome.path}"
+    if outcome.computed:
+        solving = outcome.seconds - outcome.compile_seconds
+        yield (
+            f"  time        {span(outcome.seconds)}: {span(outcome.compile_seconds)} to compile, "
+            f"{span(solving)} to plan, solve and write {outcome.computed:,} points"
+        )
+    elif not outcome.pending:
+        yield "  time        none: every point was committed before"
+    path = shlex.quote(str(outcome.path))
+    if outcome.pending:
+        yield f"  next        dpsolve resume {path}"
+    else:
+        yield f"  next        dpsolve plot {path}"

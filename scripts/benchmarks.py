@@ -1,0 +1,189 @@
+"""Benchmarks, run by ``scripts/bench [NAME ...]``: each compares two programs in turn, in one run.
+
+Both sides are timed alternately, after compilation, and waited for; the median ratio is what
+counts, since the machine's speed drifts. Memory is the peak of a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dpsolve as dp
+
+Row = tuple[str, str, str, str]  # what, measured, ratio (lowest-highest), target
+
+
+def ratio(ours: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[float, ...]:
+    """Time two callables alternately; return both medians and the ratio's median and range."""
+
+    def clock(f: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(f())
+        return time.perf_counter() - began
+
+    clock(ours), clock(other)  # compile
+    pairs = [(clock(ours), clock(other)) for _ in range(rounds)]
+    ratios = sorted(b / a for a, b in pairs)
+    a, b = (median(column) for column in zip(*pairs, strict=True))
+    return a, b, median(ratios), ratios[0], ratios[-1]
+
+
+def versus(what: str, against: str, result: tuple[float, ...], target: str) -> Row:
+    """Word a comparison."""
+    a, b, mid, low, high = result
+    return what, f"{a:.3f} s against {b:.3f} s ({against})", f"{mid:.1f} ({low:.1f}-{high:.1f})", target
+
+
+def many() -> list[Row]:
+    """Growth, 100 points, 1,000 parameter sets: against 300 sweeps of vmapped brute force."""
+    points = 1_000
+    beta = jnp.linspace(0.90, 0.97, points)
+    alpha = jnp.asarray(np.random.default_rng(0).uniform(0.3, 0.4, points))
+
+    def brute(beta: Any, alpha: Any, keep: bool) -> Any:
+        k_ss = (alpha / (1 / beta - 0.9)) ** (1 / (1 - alpha))
+        k = k_ss * jnp.linspace(0.5, 2.0, 100)
+
+        def reward() -> Any:
+            c = k[:, None] ** alpha + 0.9 * k[:, None] - k
+            return jnp.where(c > 0, jnp.log(jnp.where(c > 0, c, 1.0)), -jnp.inf)
+
+        kept = reward() if keep else None
+
+        def sweep(_: int, v: Any) -> Any:
+            return jnp.max((reward() if kept is None else kept) + beta * v, -1)
+
+        v = jax.lax.fori_loop(0, 300, sweep, jnp.log(k**alpha))
+        return v, jnp.argmax(reward() + beta * v, -1)
+
+    def ours() -> Any:
+        found = dp.solve_many("growth", {"beta": beta, "alpha": alpha}, tol=1e-8)
+        assert (found.status == "solved").all()
+        return found.value
+
+    rows = []
+    for keep, word in ((True, "reward kept"), (False, "reward recomputed")):
+        program = jax.jit(jax.vmap(lambda b, a, keep=keep: brute(b, a, keep)))
+        result = ratio(ours, lambda p=program: p(beta, alpha), 7)
+        rows.append(versus("growth, 1,000 sets to 1e-8", word, result, ">= 5 against the better"))
+    return rows
+
+
+def savings() -> list[Row]:
+    """Savings 1,000 x 25 to a certified 1e-6: against plain value iteration to the same."""
+    params = {"gamma": 2.5, "beta": 0.98, "n_a": 1_000, "n_z": 25}
+    beta, gamma, r = 0.98, 2.5, 0.03
+    chain = dp.rouwenhorst(25, 0.9, 0.1)
+    a, z, p = jnp.linspace(0, 20, 1_000), jnp.exp(chain.values), jnp.asarray(chain.transition_matrix)
+
+    @jax.jit
+    def plain(beta: Any) -> Any:
+        c = (1 + r) * a[:, None, None] + z[:, None] - a
+        reward = jnp.where(c > 0, jnp.where(c > 0, c, 1.0) ** (1 - gamma) / (1 - gamma), -jnp.inf)
+
+        def sweep(carry: Any) -> Any:
+            v, _, k = carry
+            tv = jnp.max(reward + beta * (v @ p.T).T, -1)
+            return tv, jnp.max(jnp.abs(tv - v)) * beta / (1 - beta), k + 1
+
+        start = (jnp.zeros((1_000, 25)), jnp.inf, 0)
+        return jax.lax.while_loop(lambda c: c[1] > 1e-6, sweep, start)
+
+    found: dict[str, Any] = {}
+
+    def ours() -> Any:
+        found["ours"] = dp.solve("savings", params, tol=1e-6)
+        return found["ours"].value
+
+    def other() -> Any:
+        found["other"] = plain(beta)
+        return found["other"][0]
+
+    result = ratio(ours, other, 3)
+    assert found["ours"].status == "solved"
+    gap = float(jnp.max(jnp.abs(found["ours"].value - found["other"][0])))
+    assert gap <= 2e-6, gap
+    what = f"savings 1,000 x 25 to 1e-6 ({int(found['ours'].iterations)} sweeps)"
+    return [versus(what, f"value iteration, {int(found['other'][2])} sweeps", result, ">= 8")]
+
+
+def sweep() -> list[Row]:
+    """The whole of a sweep, less imports and compilation: against the bare solve_many."""
+    from dpsolve.hpc.overrides import Overrides
+    from dpsolve.hpc.progress import Silent
+    from dpsolve.hpc.resolve import resolve
+    from dpsolve.hpc.spec import load_sweep
+    from dpsolve.hpc.sweep import run_sweep
+
+    beta = np.linspace(0.90, 0.97, 1_000)
+    folder = Path(tempfile.mkdtemp())
+    count = iter(range(1_000))
+
+    def bare() -> Any:
+        return dp.solve_many("growth", {"beta": beta}, tol=1e-8).value
+
+    def whole() -> Any:
+        path = folder / f"{next(count)}.zarr"
+        asked = Overrides(grid=("beta=0.90:0.97:1000",), tol=1e-8, store=str(path), model="growth")
+        outcome = run_sweep(load_sweep(None, asked), resolve("growth", folder), progress=Silent(), command="bench")
+        assert outcome.solved == 1_000, outcome
+        return None
+
+    a, b, mid, low, high = ratio(bare, whole, 7)
+    measured = f"{b:.3f} s against {a:.3f} s (solve_many)"
+    return [("dpsolve sweep, 1,000 points of growth", measured,
+             f"{mid:.2f} ({low:.2f}-{high:.2f})", "<= 1.3")]  # fmt: skip
+
+
+MEMORY = """
+import resource, sys
+import dpsolve as dp
+s = dp.solve("savings", {"n_a": 5_000, "n_z": 25, "gamma": 2.5}, tol=1e-6)
+assert s.status == "solved", s.message
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, int(s.iterations), s.seconds)
+"""
+
+
+def memory() -> list[Row]:
+    """Peak resident memory of a whole process that solves savings at 5,000 x 25."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    peak, sweeps, seconds = done.stdout.split()
+    measured = f"{float(peak) / 1e6:.0f} MB, {sweeps} sweeps, {float(seconds):.0f} s with compiling"
+    return [("savings 5,000 x 25, whole process", measured, "", "< 1,000 MB")]
+
+
+BENCHMARKS = {f.__name__: f for f in (many, savings, sweep, memory)}
+
+
+def main() -> None:
+    """Run the benchmarks named, or all, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    names = parser.parse_args().names or list(BENCHMARKS)
+    unknown = [n for n in names if n not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark '{unknown[0]}'; there are: {', '.join(BENCHMARKS)}")
+    cores = len(jax.devices()), resource.getpagesize() and (platform.machine())
+    print(f"jax {jax.__version__}, {cores[0]} {jax.devices()[0].platform} device, {cores[1]}")
+    print("| what | measured | ratio (range) | target |\n|---|---|---|---|")
+    for name in names:
+        for row in BENCHMARKS[name]():
+            print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
