@@ -6,13 +6,13 @@ import dpsolve as dp
 
 
 def job_search(beta=0.96, benefit=0.5, separation=0.02, spread=0.5, *, n_w=101):
-    """An unemployed worker draws a wage offer each period, and takes it or waits for another.
+    """Take a wage offer, or wait for another one.
 
     Out of work with offer w in hand:  V(w) = max { benefit + beta E V(w'),  W(w) },
     at work at wage w:                 W(w) = w + beta [(1 - separation) W(w) + separation E V(w')],
-    with w' uniform on n_w points of [1 - spread, 1 + spread]. The worker takes what is above the
-    reservation wage. Taking an offer starts the job at once; a lost job brings an offer next
-    period.
+    with w' uniform on n_w points of [1 - spread, 1 + spread]. A worker out of work draws an offer
+    each period, and takes what is above the reservation wage; a job that is taken starts at once,
+    and one that is lost brings an offer in the next period.
     """
     wages = jnp.linspace(1 - spread, 1 + spread, n_w)
 

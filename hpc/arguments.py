@@ -79,10 +79,10 @@ def read_target(target: str, **given: Any) -> Reading:
     from .reading import read_sweep
 
     path = Path(target).expanduser()
-    if path.is_dir():
+    if (path / "zarr.json").is_file():
         raise UsageError(
-            f"{target} is a folder; a sweep is a TOML file or a model's name. If it is a store, go "
-            f"on with: dpsolve resume {target}"
+            f"{target} is a store; a sweep is a TOML file or a model's name. To go on with what "
+            f"the store holds: dpsolve resume {target}"
         )
     if path.suffix == ".toml" or (path.is_file() and path.suffix != ".py"):
         return read_sweep(path, Overrides(**given))

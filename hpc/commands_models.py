@@ -65,9 +65,9 @@ def describe(model: str, fixed: tuple[str, ...]) -> None:
 def check(target: str, fixed: tuple[str, ...]) -> None:
     """Look for faults in a model or a sweep file.
 
-    Nothing is solved. The first fault of a model is named with the state and choice where it shows: an unknown
-    argument, a NaN reward, a state without a feasible choice, probabilities that do not sum to
-    one, a next state off its grid, a discount that is too large.
+    Nothing is solved. The first fault of a model is named with the state and choice where it
+    shows: an unknown argument, a NaN reward, a state without a feasible choice, probabilities that
+    do not sum to one, a next state off its grid, a discount that is too large.
     """
     from ..solvers.check import check as check_model
     from ..solvers.factory import signature

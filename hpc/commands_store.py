@@ -71,8 +71,9 @@ def _without_nan(value: Any) -> Any:
 def verify(ctx: click.Context, store: str, all_points: bool, sample: int, seed: int) -> None:
     """Check a store without using the solver.
 
-    A sample of points is compared with the model's definition, evaluated in NumPy. The checksums and records of all points are checked in any case. Exit code 1 if any claim of
-    the store is not confirmed.
+    A sample of points is compared with the model's definition, evaluated in NumPy. The checksums
+    and records of all points are checked in any case. Exit code 1 if any claim of the store is
+    not confirmed.
     """
     from .progress import progress_for
     from .verification import verify as verify_store
@@ -137,11 +138,12 @@ def _opened(store: str) -> xr.Dataset | xr.DataTree:
 
     path = Path(store).expanduser()
     if path.is_file() and path.suffix == ".nc":
-        return xr.open_dataset(path, engine="scipy")
+        solution: xr.Dataset = xr.open_dataset(path, engine="scipy")
+        return solution
     if (path / METADATA).is_file() and not is_store(path):
-        saved = xr.open_zarr(path, consolidated=False)
-        if "model" in saved.attrs:
-            return saved
+        solution = xr.open_zarr(path, consolidated=False)
+        if "model" in solution.attrs:
+            return solution
     return open_results(path)
 
 

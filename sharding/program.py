@@ -97,12 +97,17 @@ class Program:
         self.signature: Signature = signature(factory)
         self.footprint: Footprint = footprint(factory, self.sizes, options)
         self.lanes = _lanes(self.footprint)
+        self._layouts: dict[Any, Layout] = {}
         self._compiled: Any = None
         self.compile_seconds = 0.0
 
     def layout(self, fixed: Mapping[str, float], varying: Collection[str]) -> Layout:
         """Return dimensions, coordinates and variables, given which parameters vary."""
-        return make_layout(self.factory, self.sizes, self.options, fixed, varying)
+        key = (tuple(sorted(fixed.items())), frozenset(varying))
+        if key not in self._layouts:
+            made = make_layout(self.factory, self.sizes, self.options, fixed, varying)
+            self._layouts[key] = made
+        return self._layouts[key]
 
     def forecast(self) -> Forecast:
         """Forecast the memory of one batch from the model's sizes, without compiling."""

@@ -13,8 +13,9 @@ from .bounds import modulus
 from .contraction import CHOICE
 from .errors import ModelError
 from .factory import build, signature, split
+from .functions import BLOCK, Pairs
 from .grids import ROW_SUM_TOLERANCE, Grid
-from .lattice import BLOCK, Lattice, Pairs
+from .lattice import Lattice
 from .model import Model, TabularModel
 from .named import Named, aligned
 from .operator import BellmanOperator
@@ -128,7 +129,7 @@ class _Place:
         choice = tuple(at[d] for d in (BLOCK, CHOICE) if d in at)
         if choice:
             number = Named(jnp.int32(int(self.choices[choice])))
-            values = self.lattice.choice_values(number)
+            values = self.lattice.functions.choice_values(number)
             words += [f"{c}={float(v.array):.6g}" for c, v in values.items()]
         words += [
             f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
@@ -212,7 +213,7 @@ def _next_states(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> st
     for name, location in (lattice.early_locations | pairs.locations).items():
         if location.gap is None:
             continue
-        possible = lattice.possible(location.gap, pairs.probabilities)
+        possible = lattice.functions.possible(location.gap, pairs.probabilities)
         gap, where = _worst(possible, pairs.feasible, place)
         if gap > 0:
             spec = lattice.model.states[name]

@@ -152,8 +152,8 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
         TracerIntegerConversionError,
     ) as error:
         raise ModelError(
-            f"{signature(factory).name} uses an economic parameter where Python needs a plain number "
-            "(a size, a range, an `if`, a NumPy function). Positional parameters are traced: put "
-            "what decides sizes and branches after the '*' of the signature, and use jax.numpy and "
-            f"jnp.where for the rest. JAX says: {str(error).splitlines()[0]}"
+            f"{signature(factory).name} uses an economic parameter where Python needs a plain "
+            "number (a size, a range, an `if`, a NumPy function). Positional parameters are traced: "
+            "put what decides sizes and branches after the '*' of the signature, and use jax.numpy "
+            f"and jnp.where for the rest. JAX says: {str(error).splitlines()[0]}"
         ) from error

@@ -21,55 +21,20 @@ from math import ceil, prod
 from typing import Any, cast
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from .binding import arguments
 from .chains import Markov
 from .contraction import CHOICE, Rule, Step, next_axis, plan
-from .grids import Grid, Integers, is_concrete
-from .locate import Location, locate
+from .functions import BLOCK, Functions, Pairs
+from .locate import Location
 from .model import Model
-from .named import Named, add, aligned, mapped, multiply, take, total
+from .named import Named, add, aligned, multiply, take, where
 from .operator import BellmanOperator, PolicyOperator, Survey
 from .survey import survey_lattice
 
-__all__ = ["Lattice", "Pairs"]
+__all__ = ["Lattice"]
 
 Array = Any
-BLOCK = "#"  # the axis of blocks of choices, when all are looked at together
-
-
-class Pairs:
-    """Everything the model says about the pairs of a state and one of the choices in `index`.
-
-    Attributes
-    ----------
-    reward : Named
-        Expected reward, -inf where infeasible.
-    feasible : Named of bool, or None
-        None where every choice is.
-    discount : Named
-        Discount factor.
-    locations : dict of str to Location
-        Next states by state name, for rules that depend on the choice.
-    probabilities : dict of str to Named
-        Of each shock whose probabilities are a function.
-    """
-
-    def __init__(self, lattice: Lattice, index: Named) -> None:
-        env = lattice.env | lattice.choice_values(index)
-        self.probabilities = lattice.probabilities | {
-            w: lattice.probability(w, env) for w in lattice.late_shocks
-        }
-        self.feasible = lattice.feasibility(env)
-        self.raw_reward = lattice.average(lattice.model.reward, env, self.probabilities, "reward")
-        self.reward = self.raw_reward
-        if self.feasible is not None:
-            worst = Named(jnp.asarray(-jnp.inf))
-            self.reward = _where(self.feasible, self.raw_reward, worst)
-        self.discount = lattice.discount(env)
-        self.locations = {name: lattice.location(name, env, index) for name in lattice.late_states}
 
 
 class Lattice(BellmanOperator):
@@ -93,75 +58,48 @@ class Lattice(BellmanOperator):
         self.model = model
         self.shape = model.shape
         self.states = tuple(model.states)
-        self.order = (*self.states, BLOCK, CHOICE, *model.shocks)
-        self.n_choices = prod(model.size_of(c) for c in model.choices)
+        self.functions = Functions(model, t)
+        self.n_choices = self.functions.n_choices
         self.constant_discount = not callable(model.discount)
-        # The barrier keeps XLA from evaluating a model without parameters at compile time, which
-        # takes it longer than running it.
-        self.env: dict[str, Named] = {
-            name: Named(lax.optimization_barrier(jnp.asarray(spec.values)), (name,))
-            for name, spec in (*model.states.items(), *model.shocks.items())
-        }
-        if t is not None:
-            self.env["t"] = Named(jnp.asarray(t))
         self._plan_contraction()
         self._choose_block(block, memory)
         self.kept: Pairs | None = None
         if self.block_size is None:
-            self.kept = Pairs(self, self.kept_index())
+            self.kept = self.pairs(self.kept_index())
 
     # -- what depends on what -------------------------------------------------------------------
 
-    def _axes_of(self, f: Any) -> frozenset[str]:
-        """Return the axes that a rule or function depends on, as its signature tells."""
-        names = (f,) if isinstance(f, str) else arguments(f, self.model.arguments)
-        choices = self.model.choices
-        return frozenset(CHOICE if n in choices else n for n in names if n != "t")
-
     def _plan_contraction(self) -> None:
-        model = self.model
+        model, f = self.model, self.functions
         sizes = {n: model.size_of(n) for n in (*model.states, *model.shocks)}
         sizes |= {next_axis(n): model.size_of(n) for n in model.states}
         sizes[CHOICE] = self.n_choices
         self.chains = tuple(n for n, s in model.states.items() if isinstance(s, Markov))
         shock_dims = {
-            w: self._axes_of(s.probs) if callable(s.probs) else frozenset()
+            w: f.axes_of(s.probs) if callable(s.probs) else frozenset()
             for w, s in model.shocks.items()
         }
         rules = []
         for name, rule in model.transition.items():
-            exact = isinstance(model.states[name], Integers) or self._shares_grid(name, rule)
-            rules.append(Rule(name, self._axes_of(rule), 1 if exact else 2))
+            rules.append(Rule(name, f.axes_of(rule), 1 if f.is_exact(name) else 2))
         self.steps = plan(rules, self.chains, shock_dims, sizes)
         self.sizes = sizes
         early = [s for s in self.steps if not s.needs_choice]
         self.early, self.late = early, self.steps[len(early) :]
         self.late_states = [n for s in self.late for n in s.states]
-        self.vanishing = [w for w, s in model.shocks.items() if not _all_positive(s.probs)]
-        self.late_shocks = [w for w, dims in shock_dims.items() if CHOICE in dims]
-        self.probabilities = {
-            w: self.probability(w, self.env) for w in model.shocks if w not in self.late_shocks
+        self.early_probabilities = {
+            w: f.probability(w, f.env) for w, dims in shock_dims.items() if CHOICE not in dims
         }
-        self.early_locations = {
-            n: self.location(n, self.env, None) for s in early for n in s.states
-        }
+        self.early_locations = {n: f.location(n, f.env, None) for s in early for n in s.states}
         # Beyond the next states that are choices themselves, an infeasible choice may lead
         # anywhere, NaN included; then the sweep masks it after the expectation, too.
         self.mask_late = callable(model.discount) or any(
-            not self._shares_grid(n, model.transition[n]) for n in self.late_states
+            not f.shares_grid(n, model.transition[n]) for n in self.late_states
         )
         self.depth = (
             8 + sum(sizes[n] for n in self.chains) + sum(sizes[w] for w in model.shocks)
             + 4 * len(rules)
         )  # fmt: skip
-
-    def _shares_grid(self, state: str, rule: Any) -> bool:
-        if not isinstance(rule, str):
-            return False
-        model = self.model
-        if rule in model.choices:
-            return model.choices[rule] == state or model.choices[rule] is model.states[state]
-        return model.states[rule] is model.states[state]
 
     @property
     def width(self) -> int:
@@ -173,12 +111,13 @@ class Lattice(BellmanOperator):
     def _choose_block(self, block: int | None, memory: int) -> None:
         """Decide whether all pairs fit, else how many choices are looked at together."""
         shocks = self.model.shocks
-        widest = [prod(self.sizes[w] for w in shocks if w in self._axes_of(f))
-                  for f in self.model.reward]  # fmt: skip
+        widest = [
+            prod(self.sizes[w] for w in shocks if w in self.functions.axes_of(f))
+            for f in self.model.reward
+        ]
         for step in self.late:
             dims = step.dims | set(step.shocks)
-            corners = prod(2 for n in step.states if not isinstance(self.model.states[n], Integers)
-                           and not self._shares_grid(n, self.model.transition[n]))  # fmt: skip
+            corners = prod(2 for n in step.states if not self.functions.is_exact(n))
             outside = prod(self.sizes[d] for d in dims if d not in self.states and d != CHOICE)
             widest.append(outside * corners)
         states = prod(self.shape)
@@ -188,8 +127,6 @@ class Lattice(BellmanOperator):
         else:
             fits = max(1, memory // 4 // self.bytes_per_choice)
             self.block_size = min(self.n_choices, block or min(fits, 64))
-
-    # -- the model's functions over named axes --------------------------------------------------
 
     def _block_index(self, number: Array, dims: tuple[str, ...]) -> Named:
         """Return the choices of blocks, flattened; the last block repeats the last choice."""
@@ -203,91 +140,11 @@ class Lattice(BellmanOperator):
 
     def pairs_of_block(self, number: Array) -> Pairs:
         """Evaluate the model at all states and one block of choices."""
-        return Pairs(self, self._block_index(number, (CHOICE,)))
+        return self.pairs(self._block_index(number, (CHOICE,)))
 
-    def choice_index(self, index: Named) -> dict[str, Named]:
-        """Split a flattened choice into an index for each choice."""
-        parts = {}
-        stride = self.n_choices
-        for name in self.model.choices:
-            n = self.model.size_of(name)
-            stride //= n
-            parts[name] = Named(index.array // stride % n, index.dims)
-        return parts
-
-    def choice_values(self, index: Named) -> dict[str, Named]:
-        """Return each choice's grid value."""
-        values = {}
-        for name, part in self.choice_index(index).items():
-            grid = jnp.asarray(self.model.grid_of(name).values)
-            values[name] = Named(grid[part.array], part.dims)
-        return values
-
-    def probability(self, shock: str, env: Mapping[str, Named]) -> Named:
-        """Return a shock's probabilities: over its own axis and those of what they depend on."""
-        probs = self.model.shocks[shock].probs
-        if callable(probs):
-            what = f"the function of probabilities of shock '{shock}'"
-            return mapped(probs, env, self.order, what, own=(shock,))
-        return Named(jnp.asarray(probs), (shock,))
-
-    def average(
-        self, fs: Any, env: Mapping[str, Named], probabilities: Mapping[str, Named], what: str
-    ) -> Named:
-        """Sum functions, each averaged over just the shocks it names."""
-        parts = []
-        for f in fs:
-            x = mapped(f, env, self.order, what).map(lambda a: jnp.asarray(a, jnp.float64))
-            parts.append(self._over_shocks(x, probabilities, self.model.shocks))
-        return add(*parts)
-
-    def _over_shocks(self, x: Named, probabilities: Mapping[str, Named], shocks: Any) -> Named:
-        for w in shocks:
-            if w in x.dims:
-                x = total(self.possible(multiply(x, probabilities[w]), probabilities), (w,))
-        return x
-
-    def possible(self, x: Named, probabilities: Mapping[str, Named]) -> Named:
-        """Zero a quantity where a shock it depends on has no chance: it may be anything there."""
-        for w in self.vanishing:
-            if w in x.dims:
-                chance = probabilities[w].map(lambda p: p > 0)
-                x = _where(chance, x, Named(jnp.zeros(())))
-        return x
-
-    def feasibility(self, env: Mapping[str, Named]) -> Named | None:
-        """Tell which pairs are feasible (for every shock), or None if all are."""
-        if self.model.feasible is None:
-            return None
-        ok = mapped(self.model.feasible, env, self.order, "feasible").map(
-            lambda a: jnp.asarray(a, bool)
-        )
-        shocks = [d for d in ok.dims if d in self.model.shocks]
-        if not shocks:
-            return ok
-        axes = tuple(ok.dims.index(d) for d in shocks)
-        return Named(ok.array.all(axes), tuple(d for d in ok.dims if d not in shocks))
-
-    def discount(self, env: Mapping[str, Named]) -> Named:
-        """Return the discount factor, over the axes it depends on."""
-        if callable(self.model.discount):
-            x = mapped(self.model.discount, env, self.order, "discount")
-            return x.map(lambda a: jnp.asarray(a, jnp.float64))
-        return Named(jnp.asarray(self.model.discount, jnp.float64))
-
-    def location(self, state: str, env: Mapping[str, Named], index: Named | None) -> Location:
-        """Find a state's next value on its grid."""
-        rule = self.model.transition[state]
-        if self._shares_grid(state, rule):
-            if index is not None and rule in self.model.choices:
-                return Location(self.choice_index(index)[str(rule)])
-            own = jnp.arange(self.sizes[str(rule)], dtype=jnp.int32)
-            return Location(Named(own, (str(rule),)))
-        if isinstance(rule, str):
-            value = env[rule]
-        else:
-            value = mapped(rule, env, self.order, f"the transition of '{state}'")
-        return locate(cast("Grid | Integers", self.model.states[state]), value)
+    def pairs(self, index: Named) -> Pairs:
+        """Evaluate the model at all states and the choices in `index`."""
+        return Pairs(self.functions, index, self.late_states, self.early_probabilities)
 
     # -- the expectation ------------------------------------------------------------------------
 
@@ -300,7 +157,7 @@ class Lattice(BellmanOperator):
             v = jnp.moveaxis(jnp.tensordot(v, p, axes=(axis, 1)), -1, axis)
         x = Named(v, dims)
         for step in self.early:
-            x = self._contract(x, step, self.early_locations, self.probabilities)
+            x = self._contract(x, step, self.early_locations, self.early_probabilities)
         return x
 
     def continuation(self, x: Named, pairs: Pairs) -> Named:
@@ -336,7 +193,7 @@ class Lattice(BellmanOperator):
             for axis, index in zip(axes[1:], indices[1:], strict=True):
                 flat = add(Named(flat.array * x.size_of(axis), flat.dims), index)
             parts.append(multiply(take(x, axes, flat), *weights))
-        return self._over_shocks(add(*parts), probabilities, step.shocks)
+        return self.functions.over_shocks(add(*parts), probabilities, step.shocks)
 
     # -- the operator ---------------------------------------------------------------------------
 
@@ -345,13 +202,13 @@ class Lattice(BellmanOperator):
         future = multiply(self.continuation(x, pairs), pairs.discount)
         if not reward:
             worst = Named(jnp.asarray(-jnp.inf))
-            return future if pairs.feasible is None else _where(pairs.feasible, future, worst)
+            return future if pairs.feasible is None else where(pairs.feasible, future, worst)
         return self._sum(pairs.reward, future)
 
     def _sum(self, reward: Named, future: Named) -> Named:
         q = add(reward, future)
         if self.mask_late:
-            q = _where(reward.map(lambda r: r != -jnp.inf), q, Named(jnp.asarray(-jnp.inf)))
+            q = where(reward.map(lambda r: r != -jnp.inf), q, Named(jnp.asarray(-jnp.inf)))
         return q
 
     def _over_states(self, x: Named, *extra: str) -> Array:
@@ -392,7 +249,7 @@ class Lattice(BellmanOperator):
             q = self._sum(_rows(self.kept.reward, at), _rows(future, at))
         else:
             index = self._block_index(block[..., None], (*self.states, CHOICE))
-            q = self.quality(x, Pairs(self, index))
+            q = self.quality(x, self.pairs(index))
         best = _argmax(self._over_states(q, CHOICE))
         policy = jnp.minimum(block * self.width + best, self.n_choices - 1)
         return value, policy.astype(jnp.int32)
@@ -407,7 +264,9 @@ class Lattice(BellmanOperator):
 
     def labels(self, policy: Array) -> dict[str, Array]:
         """Split a policy into an index for each choice."""
-        return {k: v.array for k, v in self.choice_index(Named(policy, self.states)).items()}
+        return {
+            k: v.array for k, v in self.functions.choice_index(Named(policy, self.states)).items()
+        }
 
     def survey(self) -> Survey:
         """Look over all pairs once; see :mod:`.survey`."""
@@ -419,9 +278,11 @@ class LatticePolicy(PolicyOperator):
 
     def __init__(self, lattice: Lattice, policy: Array) -> None:
         self.lattice = lattice
-        self.pairs = Pairs(lattice, Named(policy, lattice.states))
+        index = Named(policy, lattice.states)
+        self.pairs = lattice.pairs(index)
         self.reward = lattice._over_states(self.pairs.raw_reward)
-        self.outputs_env = lattice.env | lattice.choice_values(Named(policy, lattice.states))
+        functions = lattice.functions
+        self.env = functions.env | functions.choice_values(index)
 
     def apply(self, v: Array) -> Array:
         """Return the discounted expected value."""
@@ -433,16 +294,9 @@ class LatticePolicy(PolicyOperator):
         arrays = {}
         for name, f in self.lattice.model.outputs.items():
             what = f"output '{name}'"
-            x = self.lattice.average((f,), self.outputs_env, self.pairs.probabilities, what)
+            x = self.lattice.functions.average((f,), self.env, self.pairs.probabilities, what)
             arrays[name] = self.lattice._over_states(x)
         return arrays
-
-
-def _all_positive(probs: Any) -> bool:
-    """Tell whether every value of a shock surely has a chance."""
-    if callable(probs) or not is_concrete(probs):
-        return False
-    return bool((np.asarray(probs) > 0).all())
 
 
 def _argmax(x: Array) -> Array:
@@ -452,8 +306,3 @@ def _argmax(x: Array) -> Array:
 def _rows(x: Named, block: Named) -> Named:
     """Keep, at each state, only the choices of one block."""
     return take(x, (BLOCK,), block) if BLOCK in x.dims else x
-
-
-def _where(condition: Named, x: Named, y: Named) -> Named:
-    dims = tuple(dict.fromkeys((*x.dims, *condition.dims, *y.dims)))
-    return Named(jnp.where(aligned(condition, dims), aligned(x, dims), aligned(y, dims)), dims)

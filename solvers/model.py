@@ -30,10 +30,10 @@ State = Grid | Integers | Markov
 Choice = Grid | Integers
 Rule = str | Callable[..., Any]
 
-# Names of the store's own variables and dimensions, and of the time argument.
+# Names of the results' own variables and dimensions, and of the time argument.
 RESERVED = frozenset(
     {"t", "point", "value", "lower", "upper", "status", "message"}
-    | {"residual", "error_bound", "iterations", "seconds", "distribution"}
+    | {"residual", "error_bound", "iterations", "seconds", "code", "distribution"}
 )
 
 

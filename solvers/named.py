@@ -18,7 +18,7 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 from .binding import arguments
 from .errors import ModelError
 
-__all__ = ["Named", "add", "aligned", "mapped", "multiply", "ordered", "take", "total"]
+__all__ = ["Named", "add", "aligned", "mapped", "multiply", "ordered", "take", "total", "where"]
 
 
 @jax.tree_util.register_dataclass
@@ -152,3 +152,9 @@ def take(x: Named, axes: Sequence[str], index: Named) -> Named:
     for _ in shared:
         g = jax.vmap(g)
     return Named(g(rows, where), (*shared, *own, *rest))
+
+
+def where(condition: Named, x: Named, y: Named) -> Named:
+    """Choose elementwise, broadcasting by name."""
+    dims = tuple(dict.fromkeys((*x.dims, *condition.dims, *y.dims)))
+    return Named(jnp.where(aligned(condition, dims), aligned(x, dims), aligned(y, dims)), dims)

@@ -172,7 +172,7 @@ class Solution:
     def __repr__(self) -> str:
         if not is_concrete(self.arrays):
             return f"<Solution of {self.problem.name}, traced>"
-        shape = np.shape(self.arrays.get("value", self.code))
+        shape = np.shape(np.asarray(self.arrays.get("value", self.code)))
         if self.problem.batched:
             words, counts = np.unique(self.status, return_counts=True)
             summary = ", ".join(f"{n} {w}" for w, n in zip(words, counts, strict=True))

@@ -20,7 +20,8 @@ from .named import Named, aligned, total
 from .operator import Survey
 
 if TYPE_CHECKING:
-    from .lattice import Lattice, Pairs
+    from .functions import Pairs
+    from .lattice import Lattice
 
 __all__ = ["probability_rows", "survey_lattice", "survey_pairs"]
 
@@ -71,10 +72,12 @@ def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:
     gap, spread = jnp.zeros(()), jnp.ones(())
     for location in (lattice.early_locations | pairs.locations).values():
         if location.gap is not None:
-            gap = jnp.maximum(gap, top(lattice.possible(location.gap, pairs.probabilities)))
+            gap = jnp.maximum(
+                gap, top(lattice.functions.possible(location.gap, pairs.probabilities))
+            )
         if location.weight is not None:
             weights = location.weight.map(lambda w: jnp.abs(w) + jnp.abs(1.0 - w))
-            weights = lattice.possible(weights, pairs.probabilities)
+            weights = lattice.functions.possible(weights, pairs.probabilities)
             spread = spread * jnp.maximum(top(weights), 1.0)
     row_low = row_high = jnp.ones(())
     least = jnp.zeros(())

@@ -161,9 +161,8 @@ def test_an_error_inside_the_model_is_explained_by_the_files_own_line(folder: Pa
     path.unlink()
     with pytest.raises(ZeroDivisionError) as caught:
         factory(1.0)
-    assert explain(caught.value) == (
-        "mine.py, line 4, in inner:\n    return a / 0\nZeroDivisionError: float division by zero"
-    )
+    text = explain(caught.value) or ""
+    assert text.startswith("mine.py, line 4, in inner:\n    return a / 0\nZeroDivisionError: ")
     assert "    return a / 0" in "".join(traceback.format_exception(caught.value))
 
 

@@ -1,0 +1,156 @@
+"""Pictures of a store: what is drawn, labelled, and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection, QuadMesh
+
+from dpsolve import UsageError
+from dpsolve.hpc.cli import cli
+from dpsolve.hpc.plots import picture, select
+
+from .conftest import run
+
+
+def grid_store(**changes: Any) -> xr.Dataset:
+    """Two parameters, two states; one point failed."""
+    beta, alpha = np.linspace(0.90, 0.98, 9), np.array([0.3, 0.35, 0.4])
+    k, z = np.linspace(1.0, 3.0, 11), np.array([-1.0, 0.0, 1.0])
+    axes = (beta[:, None, None, None], alpha[:, None, None], k[:, None], z)
+    value = axes[0] + axes[1] * np.log(axes[2]) + axes[3]
+    value[0, 1] = np.nan
+    status = np.full((9, 3), "solved", dtype=object)
+    status[0, 1] = "failed"
+    dims = ("beta", "alpha", "k", "z")
+    return xr.Dataset(
+        {
+            "value": (dims, value, {"long_name": "value function"}),
+            "policy_k_next": (dims, 2 * value),
+            "policy_index_k_next": (dims, np.zeros(value.shape, np.int32)),
+            "status": (dims[:2], status),
+            "error_bound": (dims[:2], 10.0 ** -np.arange(27.0).reshape(9, 3)),
+        },
+        {"beta": beta, "alpha": alpha, "k": k, "z": z} | changes,
+        {"model_name": "growth"},
+    )
+
+
+def sampled_store() -> xr.Dataset:
+    draw = np.random.default_rng(0)
+    beta, gamma, k = draw.uniform(0.9, 0.98, 40), draw.uniform(1, 5, 40), np.linspace(1, 3, 7)
+    return xr.Dataset(
+        {
+            "value": (("point", "k"), beta[:, None] + k),
+            "status": ("point", np.full(40, "solved")),
+        },
+        {"beta": ("point", beta), "gamma": ("point", gamma), "k": k},
+    )
+
+
+def panels(data: xr.Dataset, *arguments: Any) -> list[Axes]:
+    return [axis for axis in picture(data, *arguments).axes if axis.get_label() != "<colorbar>"]
+
+
+def legend(axis: Axes) -> list[str]:
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def test_value_policy_and_a_map_over_the_parameters() -> None:
+    value, policy, summary = panels(grid_store())
+    assert (value.get_xlabel(), value.get_ylabel()) == ("k", "value")
+    assert policy.get_ylabel() == "policy_k_next"
+    assert value.get_title() == "value function\nalpha=0.35, z=0"
+    # The first of the five betas failed at alpha=0.35, and is left out.
+    assert legend(value) == ["beta=0.92", "beta=0.94", "beta=0.96", "beta=0.98"]
+    np.testing.assert_allclose(value.lines[0].get_ydata()[[0, -1]], 0.92 + 0.35 * np.log([1, 3]))
+    assert (summary.get_xlabel(), summary.get_ylabel()) == ("beta", "alpha")
+    assert summary.get_title() == "value function\nk=2, z=0"
+    (mesh,) = (part for part in summary.collections if isinstance(part, QuadMesh))
+    assert mesh.get_array().shape == (3, 9)
+    assert mesh.get_array().mask.sum() == 1
+
+
+def test_coordinates_can_be_held() -> None:
+    figure = picture(grid_store(), "k_next", {"alpha": "0.41", "z": "1"})
+    assert figure.get_suptitle() == "growth   alpha=0.4, z=1"
+    lines, summary = figure.axes
+    assert lines.get_ylabel() == "policy_k_next"
+    assert (summary.get_xlabel(), summary.get_ylabel()) == ("beta", "policy_k_next")
+
+
+def test_a_grid_that_depends_on_the_parameters() -> None:
+    grid = np.linspace(1, 3, 11) * np.linspace(0.90, 0.98, 9)[:, None]
+    data = grid_store(grid_k=(("beta", "k"), grid)).drop_vars("k")
+    value = panels(data)[0]
+    np.testing.assert_array_equal(value.lines[-1].get_xdata(), grid[-1])
+    assert "k at the middle of its grid" in panels(data)[2].get_title()
+
+
+def test_sampled_points_are_scattered_over_their_parameters() -> None:
+    data = sampled_store()
+    value, summary = panels(data)
+    first = [float(label.partition(",")[0].removeprefix("beta=")) for label in legend(value)]
+    assert first == sorted(first)
+    assert first[0] == pytest.approx(data.beta.min().item(), rel=1e-3)
+    assert (summary.get_xlabel(), summary.get_ylabel()) == ("beta", "gamma")
+    (dots,) = (part for part in summary.collections if isinstance(part, PathCollection))
+    assert len(dots.get_offsets()) == 40
+    held, words = select(data, {"gamma": "3"})
+    assert held.sizes == {"k": 7}
+    assert words == f"gamma={held.gamma.item():.6g}"
+
+
+def test_a_status_is_drawn_as_colours_and_a_wide_number_on_a_log_scale() -> None:
+    (axis,) = panels(grid_store(), "status")
+    assert legend(axis) == ["failed: 1", "solved: 26"]
+    (axis,) = panels(grid_store(), "error_bound", {"alpha": "0.3"})
+    assert axis.get_yscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("vlaue",), "no variable 'vlaue'. Did you mean 'value'?"),
+        ((None, {"bta": "1"}), "no coordinate 'bta'. Did you mean 'beta'?"),
+        ((None, {"beta": "high"}), "--select beta=high: a number is expected."),
+        (("error_bound", {"alpha": "0.3", "beta": "0.9"}), "is a single number here: 1.0."),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(arguments: Any, expected: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        picture(grid_store(), *arguments)
+    assert expected in str(caught.value)
+
+
+def test_the_command_draws_stores_and_saved_solutions(
+    toy_sweep: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(toy_sweep("plain.zarr"))
+    run(toy_sweep("sizes.zarr", grid={"n": [2, 3], "a": [1.0, 2.0]}))
+
+    def draw(line: str, code: int = 0) -> str:
+        done = CliRunner().invoke(cli, ["plot", *line.split()])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    assert draw("plain.zarr") == "drew plain.png\n"
+    assert draw("plain.zarr --var path --select a=2 -o p.svg") == "drew p.svg\n"
+    assert "</svg>" in Path("p.svg").read_text()
+    assert "other sizes: --group n=3" in draw("sizes.zarr")
+    assert draw("sizes.zarr --group n=3 --var path -o s.png") == "drew s.png\n"
+    assert "Did you mean 'n=3'?" in draw("sizes.zarr --group n=33", code=2)
+    assert "no groups" in draw("plain.zarr --group n=3", code=2)
+    assert "cannot write" in draw("plain.zarr -o no/such/folder.png", code=2)
+    assert "cannot write" in draw("plain.zarr -o picture.xyz", code=2)
+    assert "NAME=VALUE" in draw("plain.zarr --select a", code=2)
+    for name in ("plain.png", "s.png"):
+        assert Path(name).read_bytes().startswith(b"\x89PNG")
