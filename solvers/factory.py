@@ -153,7 +153,7 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
     ) as error:
         raise ModelError(
             f"{signature(factory).name} uses an economic parameter where Python needs a plain "
-            "number (a size, a range, an `if`, a NumPy function). Positional parameters are traced: "
-            "put what decides sizes and branches after the '*' of the signature, and use jax.numpy "
-            f"and jnp.where for the rest. JAX says: {str(error).splitlines()[0]}"
+            "number (a size, a range, an `if`, a NumPy function). Positional parameters are "
+            "traced: put what decides sizes and branches after the '*' of the signature, and use "
+            f"jax.numpy and jnp.where for the rest. JAX says: {str(error).splitlines()[0]}"
         ) from error

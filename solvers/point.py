@@ -17,7 +17,7 @@ from .factory import Factory, build, signature
 from .horizon import backward
 from .iteration import Fixpoint, fixpoint
 from .lattice import Lattice, LatticePolicy
-from .model import RESERVED, Model, TabularModel
+from .model import Model, TabularModel
 from .operator import BellmanOperator
 from .options import SolveOptions
 from .outcomes import Outcome
@@ -113,7 +113,7 @@ def _own_arrays(made: Mapping[str, Any], live: Array) -> dict[str, Array]:
     arrays = {}
     finite = live
     for name, x in made.items():
-        if name in RESERVED:
+        if name in (*PER_POINT, "seconds", "status", "message"):
             raise ModelError(
                 f"the factory returns an array '{name}', a name that results need; rename it"
             )

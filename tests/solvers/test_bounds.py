@@ -185,14 +185,17 @@ def test_a_finite_horizon_s_bound_is_the_worst_of_all_periods() -> None:
 def test_what_cannot_happen_may_be_anything() -> None:
     # At the top of the grid an arrival has probability zero: it would leave the grid, and its
     # reward is NaN.
+    def arrivals(n):
+        return jnp.where(n < 3, jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0]))
+
     model = dp.Model(
         states={"n": dp.integers(0, 3)},
         choices={"c": [0.0, 1.0]},
-        shocks={"w": dp.iid([0, 1], lambda n: np.array([0.5, 0.5]) * (n < 3) + np.array([1.0, 0.0]) * (n == 3))},
+        shocks={"w": dp.iid([0, 1], arrivals)},
         transition={"n": lambda n, w: n + w},
         reward=lambda n, w, c: jnp.where(n + w > 3, jnp.nan, 1.0 * n) - c,
         discount=0.9,
-    )  # fmt: skip
+    )
     dp.check(model)
     solution = dp.solve(model, tol=1e-9)
     assert solution.status == "solved", solution.message
