@@ -12,8 +12,8 @@ import numpy as np
 from ..solvers.errors import ModelError
 from ..solvers.factory import Factory, build, split
 from ..solvers.grids import is_concrete
+from ..solvers.implicit import differentiable_point
 from ..solvers.options import SolveOptions
-from ..solvers.point import solve_point
 from ..solvers.solution import Problem, Solution
 from ..solvers.solve import arrays_dims, as_factory, check_sizes, solve_options
 from .program import program
@@ -113,6 +113,6 @@ def _traced(
     factory: Factory, columns: dict[str, Any], sizes: Mapping[str, Any], options: SolveOptions
 ) -> Solution:
     """Solve inside somebody else's trace."""
-    arrays = jax.vmap(lambda v: solve_point(factory, sizes, options, v))(columns)
+    arrays = jax.vmap(differentiable_point(factory, sizes, options))(columns)
     problem = _problem(factory, columns, sizes, options, arrays)
     return Solution(arrays, columns, problem)

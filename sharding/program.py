@@ -15,13 +15,11 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from math import ceil
 from typing import Any
 
 import jax
 import numpy as np
 
-from ..solvers.errors import UsageError
 from ..solvers.factory import Factory, Signature, build, signature
 from ..solvers.options import SolveOptions
 from ..solvers.outcomes import word
@@ -219,10 +217,3 @@ def _lanes(size: Footprint) -> int:
         budget = int(limit * ACCELERATOR_SHARE)
     fits = max(1, budget // max(1, size.bytes))
     return int(min(MOST_LANES, 2 ** int(np.log2(fits))))
-
-
-def batches(points: int, lanes: int) -> int:
-    """Return how many batches some points make."""
-    if points < 1:
-        raise UsageError(f"{points} points: there must be at least one")
-    return ceil(points / lanes)

@@ -7,6 +7,7 @@ over the periods that are left, each discounted by those before it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from .named import Named, mapped, multiply, ordered
 from .options import SolveOptions
 from .outcomes import Outcome
 
-__all__ = ["backward"]
+__all__ = ["backward", "follow"]
 
 Array = Any
 
@@ -80,6 +81,34 @@ def backward(model: Model, options: SolveOptions, live: Array | bool = True) -> 
         "iterations": jnp.int32(horizon),
         "code": code,
     }
+
+
+def follow(model: Model, options: SolveOptions, policies: Mapping[str, Array]) -> dict[str, Array]:
+    """Value fixed policies over the horizon, differentiably.
+
+    Parameters
+    ----------
+    policies : dict of str to int array (t, states...)
+        An index for each choice.
+
+    Returns
+    -------
+    dict
+        ``value``, ``policy_<choice>`` and ``output_<name>``, with the leading axis ``t``; grids.
+    """
+    horizon = int(model.horizon or 0)
+
+    def period(v: Array, x: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
+        t, labels = x
+        operator = Lattice(model, t=t, block=options.block or 1, memory=options.memory)
+        fixed = operator.at(operator.policy_of(labels))
+        v = fixed.reward + fixed.apply(v)
+        out = {f"policy_{c}": jnp.asarray(model.grid_of(c).values)[i] for c, i in labels.items()}
+        return v, {"value": v, **out, **{f"output_{n}": y for n, y in fixed.outputs().items()}}
+
+    xs = (jnp.arange(horizon), dict(policies))
+    _, out = lax.scan(period, _terminal(model), xs, reverse=True)
+    return out | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
 
 
 def _terminal(model: Model) -> Array:

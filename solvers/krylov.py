@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["bicgstab", "richardson"]
+__all__ = ["bicgstab", "resolvent", "richardson"]
 
 Array = Any
 
@@ -87,3 +87,35 @@ def bicgstab(
 def richardson(apply: Callable[[Array], Array], b: Array, x0: Array, steps: Array) -> Array:
     r"""Apply :math:`x \mapsto b + L x` a number of times (0 returns `x0`)."""
     return lax.fori_loop(0, steps, lambda _, x: b + apply(x), x0)
+
+
+EPS = float(jnp.finfo(jnp.float64).eps)
+ROUNDS = 60  # restarts of the robust solve
+SMOOTHING = 20  # plain steps between two of them
+
+
+def resolvent(apply: Callable[[Array], Array], b: Array, tol: float) -> Array:
+    r"""Solve :math:`x - L x = b` for any right-hand side, or return NaN.
+
+    A right-hand side with few non-zeros can break BiCGSTAB down. So it is restarted, after plain
+    steps, which converge by themselves and fill in the zeros, until the residual is within `tol`
+    of the right-hand side's size. A residual that stays above the square root of `tol` gives NaN:
+    no answer instead of a wrong one.
+    """
+    scale = jnp.max(jnp.abs(b))
+
+    def gap(x: Array) -> Array:
+        return jnp.max(jnp.abs(b - x + apply(x)))
+
+    def step(c: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        k, x, _ = c
+        x = richardson(apply, b, x, jnp.int32(SMOOTHING))
+        x, _ = bicgstab(apply, b, x, 0.1 * tol * scale, jnp.int32(200))
+        return k + 1, x, gap(x)
+
+    def proceed(c: tuple[Array, Array, Array]) -> Array:
+        rounding = 100.0 * EPS * jnp.max(jnp.abs(c[1]))
+        return (c[0] < ROUNDS) & (c[2] > jnp.maximum(tol * scale, rounding))
+
+    _, x, size = lax.while_loop(proceed, step, (jnp.int32(0), b, gap(b)))
+    return jnp.where(size <= tol**0.5 * scale, x, jnp.nan)

@@ -268,6 +268,13 @@ class Lattice(BellmanOperator):
             k: v.array for k, v in self.functions.choice_index(Named(policy, self.states)).items()
         }
 
+    def policy_of(self, labels: Mapping[str, Array]) -> Array:
+        """Flatten an index for each choice to a policy."""
+        policy = jnp.zeros(self.shape, jnp.int32)
+        for choice in self.model.choices:
+            policy = policy * self.model.size_of(choice) + labels[choice]
+        return policy
+
     def survey(self) -> Survey:
         """Look over all pairs once; see :mod:`.survey`."""
         return survey_lattice(self)

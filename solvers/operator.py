@@ -9,6 +9,7 @@ states; what its numbers mean is the operator's own business (``labels`` transla
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,10 +83,6 @@ class PolicyOperator(ABC):
     def apply(self, v: Array) -> Array:
         r"""Return :math:`L_\pi v = \beta_\pi P_\pi v`, the discounted expected value."""
 
-    def __call__(self, v: Array) -> Array:
-        r"""Return :math:`T_\pi v`."""
-        return self.reward + self.apply(v)
-
 
 class BellmanOperator(ABC):
     """The Bellman operator of one model at one parameter point."""
@@ -113,6 +110,10 @@ class BellmanOperator(ABC):
     @abstractmethod
     def labels(self, policy: Array) -> dict[str, Array]:
         """Translate a policy to an index for each named choice."""
+
+    @abstractmethod
+    def policy_of(self, labels: Mapping[str, Array]) -> Array:
+        """Translate an index for each named choice to a policy: the inverse of ``labels``."""
 
     def start(self) -> Array:
         """Return the value that iterations start from."""

@@ -23,7 +23,15 @@ from .options import SolveOptions
 from .outcomes import Outcome
 from .tabular import Tabular
 
-__all__ = ["PER_POINT", "Footprint", "footprint", "make_operator", "solve_model", "solve_point"]
+__all__ = [
+    "PER_POINT",
+    "Footprint",
+    "footprint",
+    "make_operator",
+    "read_off",
+    "solve_model",
+    "solve_point",
+]
 
 Array = Any
 log = logging.getLogger("dpsolve")
@@ -80,32 +88,33 @@ def solve_model(
 def fields(
     model: Model | TabularModel, operator: BellmanOperator, found: Fixpoint
 ) -> dict[str, Array]:
-    """Name what was found."""
+    """Name what was found; a failed point has no policy and no outputs."""
     arrays = {"value": found.value, "lower": found.lower, "upper": found.upper}
-    labels = operator.labels(found.policy)
     failed = found.code >= 10
-    for choice, index in labels.items():
+    for choice, index in operator.labels(found.policy).items():
         arrays[f"policy_index_{choice}"] = jnp.where(failed, -1, index)
-    if isinstance(model, Model):
-        for choice, index in labels.items():
-            points = jnp.asarray(model.grid_of(choice).values)
-            arrays[f"policy_{choice}"] = jnp.where(failed, _missing(points), points[index])
-        if model.outputs:
-            fixed = operator.at(found.policy)
-            assert isinstance(fixed, LatticePolicy)
-            for name, x in fixed.outputs().items():
-                arrays[f"output_{name}"] = jnp.where(failed, jnp.nan, x)
-        for name, spec in model.states.items():
-            arrays[f"grid_{name}"] = jnp.asarray(spec.values)
-    else:
-        arrays["policy_action"] = arrays["policy_index_action"]
-        arrays["grid_state"] = jnp.arange(model.n_states)
-    arrays |= {name: getattr(found, name) for name in PER_POINT}
-    return arrays
+    for name, x in read_off(model, operator, found.policy).items():
+        arrays[name] = x if name.startswith("grid_") else jnp.where(failed, _missing(x), x)
+    return arrays | {name: getattr(found, name) for name in PER_POINT}
 
 
-def _missing(points: Array) -> Any:
-    return jnp.nan if points.dtype.kind == "f" else jnp.iinfo(points.dtype).min
+def read_off(
+    model: Model | TabularModel, operator: BellmanOperator, policy: Array
+) -> dict[str, Array]:
+    """Return what follows from a policy: the choices' grid values, the outputs; and the grids."""
+    labels = operator.labels(policy)
+    if isinstance(model, TabularModel):
+        return {"policy_action": labels["action"], "grid_state": jnp.arange(model.n_states)}
+    arrays = {f"policy_{c}": jnp.asarray(model.grid_of(c).values)[i] for c, i in labels.items()}
+    if model.outputs:
+        fixed = operator.at(policy)
+        assert isinstance(fixed, LatticePolicy)
+        arrays |= {f"output_{name}": x for name, x in fixed.outputs().items()}
+    return arrays | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
+
+
+def _missing(x: Array) -> Any:
+    return jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1
 
 
 def _own_arrays(made: Mapping[str, Any], live: Array) -> dict[str, Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -224,8 +223,3 @@ class Solution:
         """Put together again."""
         arrays, parameters = children
         return cls(arrays, parameters, problem)
-
-
-def parameters_of(values: Mapping[str, Any]) -> str:
-    """Show parameter values in a line."""
-    return ", ".join(f"{k}={float(v):.12g}" for k, v in values.items())

@@ -15,11 +15,12 @@ from .check import diagnose
 from .errors import ModelError, UsageError, did_you_mean
 from .factory import Factory, build, signature, split
 from .grids import is_concrete
+from .implicit import differentiable_point
 from .library import BUILTIN
 from .model import Model, TabularModel
 from .options import SolveOptions
 from .outcomes import Outcome, sentence
-from .point import solve_model, solve_point
+from .point import solve_model
 from .solution import Problem, Solution
 
 __all__ = ["arrays_dims", "as_factory", "check_sizes", "explain", "solve", "solve_options"]
@@ -52,7 +53,8 @@ def solve(
         A factory, a ready model, or the name of a built-in model.
     params : dict, optional
         Values of the factory's parameters and sizes; the rest have their defaults. A factory is
-        compiled once per set of sizes, whatever the parameters' values, which may be tracers.
+        compiled once per set of sizes, whatever the parameters' values, which may be tracers:
+        derivatives are implicit ones, at the fixed optimal policy (see :mod:`.implicit`).
     tol : float
         Certified sup-norm error of the value to reach.
     method : str
@@ -125,8 +127,10 @@ def one_point(
     static = dict(sizes)
     found: dict[str, tuple[str, ...]] = {}
 
+    point = differentiable_point(factory, static, options)
+
     def run(values: Mapping[str, Array]) -> dict[str, Array]:
-        arrays = solve_point(factory, static, options, values)
+        arrays = point(values)
         found.update(arrays_dims(build(factory, values, static), arrays))
         return arrays
 

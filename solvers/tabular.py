@@ -8,6 +8,7 @@ longest row when that costs little, else as sorted coordinates.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -266,6 +267,14 @@ class Tabular(BellmanOperator):
             return {"action": policy}
         pair = jnp.take_along_axis(self.pair, policy[:, None], 1)[:, 0]
         return {"action": jnp.asarray(self.model.action_index, jnp.int32)[pair]}
+
+    def policy_of(self, labels: Mapping[str, Array]) -> Array:
+        """Translate actions to positions."""
+        if self.pair is None:
+            return labels["action"]
+        actions = jnp.asarray(self.model.action_index, jnp.int32)[self.pair]
+        match = (actions == labels["action"][:, None]) & ~self.padding
+        return jnp.argmax(match, -1).astype(jnp.int32)
 
     def survey(self) -> Survey:
         """Look over all feasible pairs once."""
