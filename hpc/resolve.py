@@ -223,13 +223,18 @@ def _imported(name: str, reference: str, folder: str) -> ModuleType:
                 "this environment, or name a file: file.py:function."
             ) from None
         raise
-    _users_files.add(module.__file__ or "")
+    _users_files.add(_file_of(module))
     return module
+
+
+def _file_of(module: ModuleType) -> str:
+    # A module that is compiled into the interpreter has no such attribute.
+    return getattr(module, "__file__", None) or ""
 
 
 def _text_of(module: ModuleType) -> str:
     try:
-        return Path(module.__file__ or "").read_text(encoding="utf-8")
+        return Path(_file_of(module)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the source of module '{module.__name__}' cannot be read ({error}); a sweep keeps "

@@ -12,7 +12,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsolve import UsageError
+from dpsolve import ModelError, UsageError
 from dpsolve.hpc.plan import Plan, estimate, make_plan
 from dpsolve.hpc.resolve import resolve
 from dpsolve.hpc.spec import Sweep, sweep_from
@@ -158,5 +158,5 @@ def test_an_array_cannot_have_the_name_of_a_record(tmp_path: Path) -> None:
     model.write_text("def clash(a=1.0):\n    return {'seconds': a}\n", encoding="utf-8")
     store = {"path": str(tmp_path / "s.zarr")}
     sweep = sweep_from({"model": f"{model}:clash", "grid": {"a": [1.0, 2.0]}, "store": store})
-    with pytest.raises(UsageError, match="'seconds'"):
+    with pytest.raises(ModelError, match="'seconds'"):
         plan_of(sweep)

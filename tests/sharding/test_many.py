@@ -20,7 +20,7 @@ def assert_same(one: dp.Solution, i, other: dp.Solution, j) -> None:
         np.testing.assert_array_equal(index[i], other.policy_index[choice][j])
 
 
-@pytest.mark.parametrize("model", [growth, savings])
+@pytest.mark.parametrize("model", [growth, pytest.param(savings, marks=pytest.mark.slow)])
 def test_points_do_not_depend_on_their_neighbours(model) -> None:
     sizes = {"n_k": 50} if model is growth else {"n_a": 40, "n_z": 3}
     rng = np.random.default_rng(1)

@@ -22,7 +22,11 @@ SEEDS = [6, 20, 97]  # some of which broke an earlier version
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("options", [{}, {"block": 2, "method": "pi"}], ids=["kept", "streamed"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"block": 2, "method": "pi"}, marks=pytest.mark.slow)],
+    ids=["kept", "streamed"],
+)
 def test_random_problems(seed: int, options: dict) -> None:
     problem = random_problem(seed)
     solution = dp.solve(problem.model(), tol=1e-7, **options)

@@ -49,6 +49,7 @@ def test_growth_after_300_sweeps_lies_where_the_reference_says() -> None:
     assert np.max(np.abs(gap)) == pytest.approx(4.4e-7, rel=0.01)
 
 
+@pytest.mark.slow
 def test_savings_agrees_between_all_methods() -> None:
     values = [dp.solve("savings", tol=1e-7, method=m) for m in METHODS]
     for one in values:
