@@ -20,8 +20,8 @@ from itertools import product
 __all__ = ["Task", "block_shape", "cut", "points_per_task"]
 
 WANTED_TASKS = 64
-LEAST_BYTES = 2**20
-LEAST_BATCHES = 8
+LEAST_BYTES = 2 * 2**20
+LEAST_BATCHES = 32
 MOST_BYTES = 64 * 2**20
 
 
@@ -69,7 +69,7 @@ def points_per_task(points: int, point_bytes: int, lanes: int) -> int:
         Points that the compiled program solves at once.
     """
     most = max(MOST_BYTES // point_bytes, 1)
-    # 1 MiB of results, or some batches where points are small but may be slow (a price).
+    # 2 MiB of results, or some batches where points are small but may be slow (a price).
     least = min(_ceil(LEAST_BYTES, point_bytes), LEAST_BATCHES * lanes)
     wanted = min(max(_ceil(points, WANTED_TASKS), least), most)
     if wanted < points:

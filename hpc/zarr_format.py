@@ -269,11 +269,13 @@ def _checksum(content: bytes) -> bytes:
 
 def _joined(texts: NDArray[Any]) -> bytes:
     """Encode texts as the codec vlen-utf8 does: their number, then each with its length."""
-    pieces = [struct.pack("<I", texts.size)]
-    for text in texts.ravel():
-        encoded = str(text).encode()
-        pieces += [struct.pack("<I", len(encoded)), encoded]
-    return b"".join(pieces)
+    plain = [str(text) for text in texts.ravel().tolist()]
+    known = {text: _with_length(text.encode()) for text in set(plain)}  # few differ
+    return struct.pack("<I", texts.size) + b"".join([known[text] for text in plain])
+
+
+def _with_length(encoded: bytes) -> bytes:
+    return struct.pack("<I", len(encoded)) + encoded
 
 
 def _split(raw: bytes) -> list[str]:

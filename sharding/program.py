@@ -33,7 +33,7 @@ Numpy = np.ndarray[Any, Any]
 
 # Bytes of state-choice arrays that the lanes of a batch take together. On a CPU they should stay
 # in cache; on an accelerator they should fill it.
-CPU_BYTES = 4 * 2**20
+CPU_BYTES = 2 * 2**20
 ACCELERATOR_SHARE = 1 / 8
 MOST_LANES = 4096
 
@@ -151,9 +151,8 @@ class Program:
                 into[start:stop] = x[: stop - start]
             seconds[start:stop] = (time.perf_counter() - began) / (stop - start)
 
-        one_batch(0)
         with ThreadPoolExecutor(self._workers()) as pool:
-            for _ in pool.map(one_batch, range(self.lanes, n, self.lanes)):
+            for _ in pool.map(one_batch, range(0, n, self.lanes)):
                 pass
         numbers = {name: found.pop(name) for name in PER_POINT}
         code = numbers["code"]

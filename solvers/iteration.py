@@ -7,8 +7,9 @@ greedy policy :math:`\pi`:
 
 * ``vi``, value iteration: :math:`Tv`, moved to the middle of its bounds.
 * ``opi``, optimistic (modified) policy iteration (Puterman and Shin 1978): :math:`T_\pi^m` of that.
-* ``pi``, Howard's policy iteration: the policy's own value, by BiCGSTAB started there, to a
-  tolerance that follows the residual down (inexact policy iteration; Gargiani et al. 2024).
+* ``pi``, Howard's policy iteration: the policy's own value, by BiCGSTAB started there (by path
+  doubling where transitions are deterministic), to a tolerance that follows the residual down
+  (inexact policy iteration; Gargiani et al. 2024).
 * ``auto`` begins with ``vi`` and measures how fast the certified error falls. While the sweeps left
   at that rate are few it goes on; else it takes steps of ``pi``.
 
@@ -29,7 +30,7 @@ from jax import lax
 
 from .bounds import Bounds, Modulus, bounds, modulus
 from .grids import ROW_SUM_TOLERANCE
-from .krylov import bicgstab, richardson
+from .krylov import richardson
 from .operator import BellmanOperator, Survey
 from .options import SolveOptions
 from .outcomes import Outcome
@@ -207,7 +208,7 @@ def _schedule(
     if options.method == "auto":
         ratio = now.error / s.bounds.error
         left = jnp.log(options.tol / now.error) / jnp.log(ratio)
-        quick = (s.plain & (ratio < 1.0) & (left <= FEW_SWEEPS)) | (s.k < 2)
+        quick = (s.plain & (ratio < 1.0) & (left <= FEW_SWEEPS)) | (s.k < 1)
         wants = ~quick
     strike = ~s.plain & (s.penalty == 0) & ~(now.error < s.best) & (s.k > 2)
     strikes = s.strikes + strike.astype(jnp.int32)
@@ -241,7 +242,7 @@ def _step(
         final = 0.3 * options.tol * per_error
         share = jnp.where(changed > 0.01, 0.1, jnp.where(changed > 0.0, 0.01, 0.0))
         aim = jnp.maximum(final, share * now.error * per_error)
-        start, _ = bicgstab(fixed.apply, fixed.reward, start, aim, krylov)
+        start = fixed.evaluate(start, aim, krylov)
     return richardson(fixed.apply, fixed.reward, start, plain_steps)
 
 

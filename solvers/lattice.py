@@ -25,6 +25,7 @@ from jax import lax
 
 from .chains import Markov
 from .contraction import CHOICE, Rule, Step, next_axis, plan
+from .doubling import path_doubling
 from .functions import BLOCK, Functions, Pairs
 from .locate import Location
 from .model import Model
@@ -96,6 +97,10 @@ class Lattice(BellmanOperator):
         self.mask_late = callable(model.discount) or any(
             not f.shares_grid(n, model.transition[n]) for n in self.late_states
         )
+        self.deterministic = not self.chains and all(
+            f.is_exact(n) and not f.axes_of(rule) & set(model.shocks)
+            for n, rule in model.transition.items()
+        )
         self.depth = (
             8 + sum(sizes[n] for n in self.chains) + sum(sizes[w] for w in model.shocks)
             + 4 * len(rules)
@@ -126,7 +131,7 @@ class Lattice(BellmanOperator):
             self.block_size: int | None = None
         else:
             fits = max(1, memory // 4 // self.bytes_per_choice)
-            self.block_size = min(self.n_choices, block or min(fits, 64))
+            self.block_size = min(self.n_choices, block or min(fits, 32))
 
     def _block_index(self, number: Array, dims: tuple[str, ...]) -> Named:
         """Return the choices of blocks, flattened; the last block repeats the last choice."""
@@ -295,6 +300,26 @@ class LatticePolicy(PolicyOperator):
         """Return the discounted expected value."""
         x = self.lattice.continuation(self.lattice.expected(v), self.pairs)
         return self.lattice._over_states(multiply(x, self.pairs.discount))
+
+    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> Array:
+        """Approach the policy's value: by path doubling if its transitions are deterministic."""
+        lattice = self.lattice
+        if not lattice.deterministic:
+            return super().evaluate(start, tol, max_iter)
+        successor = jnp.zeros(lattice.shape, jnp.int32)
+        for name in lattice.states:
+            where_to = (lattice.early_locations | self.pairs.locations)[name]
+            index = lattice._over_states(where_to.index)
+            successor = successor * lattice.model.size_of(name) + index
+        flat = path_doubling(
+            self.reward.ravel(),
+            lattice._over_states(self.pairs.discount).ravel(),
+            successor.ravel(),
+            start.ravel(),
+            tol,
+            max_iter > 0,
+        )
+        return flat.reshape(lattice.shape)
 
     def outputs(self) -> dict[str, Array]:
         """Evaluate the model's outputs at the policy."""

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .krylov import bicgstab
+
 __all__ = ["BellmanOperator", "PolicyOperator", "Survey"]
 
 Array = Any
@@ -82,6 +84,10 @@ class PolicyOperator(ABC):
     @abstractmethod
     def apply(self, v: Array) -> Array:
         r"""Return :math:`L_\pi v = \beta_\pi P_\pi v`, the discounted expected value."""
+
+    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> Array:
+        """Approach the policy's value from `start`, to a residual of `tol`; 0 does nothing."""
+        return bicgstab(self.apply, self.reward, start, tol, max_iter)[0]
 
 
 class BellmanOperator(ABC):

@@ -68,7 +68,6 @@ def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:
     def bottom(x: Named) -> Array:
         return -top(x.map(jnp.negative))
 
-    bad = pairs.raw_reward.map(lambda r: (jnp.isnan(r) | (r == jnp.inf)).astype(jnp.float64))
     gap, spread = jnp.zeros(()), jnp.ones(())
     for location in (lattice.early_locations | pairs.locations).values():
         if location.gap is not None:
@@ -90,7 +89,8 @@ def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:
         least = jnp.minimum(least, -high(row.map(jnp.negative)))
     return Survey(
         feasible=_any_choice(lattice, pairs.feasible),
-        finite=top(bad) <= 0.0,
+        # Infeasible pairs are masked already, by -inf.
+        finite=jnp.max(pairs.reward.array) < jnp.inf,
         increasing=jnp.asarray(True),
         gap=gap,
         row_low=row_low,
@@ -124,7 +124,7 @@ def _maximum_over(feasible: Named | None) -> Callable[[Named], Array]:
 
     def top(x: Named) -> Array:
         array = jnp.where(jnp.isnan(x.array), jnp.inf, x.array)
-        if feasible is None:
+        if feasible is None or not x.dims:
             return jnp.max(array)
         dims = tuple(dict.fromkeys((*feasible.dims, *x.dims)))
         masked = jnp.where(aligned(feasible, dims), aligned(Named(array, x.dims), dims), -jnp.inf)

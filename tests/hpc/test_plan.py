@@ -70,14 +70,14 @@ def test_blocks_fill_the_lanes_where_that_is_cheap(
 
 
 def test_small_models_make_few_tasks_and_large_ones_lose_little() -> None:
-    growth = points_per_task(points=1_000, point_bytes=4 * 800 + 60, lanes=32)
-    assert math.ceil(1_000 / growth) == 4
+    growth = points_per_task(points=1_000, point_bytes=4 * 800 + 60, lanes=16)
+    assert math.ceil(1_000 / growth) == 2
     savings = points_per_task(points=1_000, point_bytes=4 * 200_000, lanes=1)
     assert math.ceil(1_000 / savings) == pytest.approx(64, abs=2)
     many_savings = points_per_task(points=10**6, point_bytes=4 * 200_000, lanes=1)
     assert many_savings * 4 * 200_000 <= 64 * 2**20
     slow_price = points_per_task(points=1_000, point_bytes=68, lanes=2)
-    assert slow_price <= 1_000 / 50
+    assert slow_price <= 1_000 / 15
     assert points_per_task(points=3, point_bytes=10**9, lanes=1) == 1
 
 
