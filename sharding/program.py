@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -26,6 +25,7 @@ from ..solvers.outcomes import word
 from ..solvers.point import PER_POINT, Footprint, footprint, solve_point
 from ..solvers.solve import check_sizes, explain
 from .layout import Layout, make_layout
+from .threads import side_by_side
 
 __all__ = ["Batch", "Forecast", "Program", "program"]
 
@@ -151,9 +151,7 @@ class Program:
                 into[start:stop] = x[: stop - start]
             seconds[start:stop] = (time.perf_counter() - began) / (stop - start)
 
-        with ThreadPoolExecutor(self._workers()) as pool:
-            for _ in pool.map(one_batch, range(0, n, self.lanes)):
-                pass
+        side_by_side(one_batch, range(0, n, self.lanes), self._workers())
         numbers = {name: found.pop(name) for name in PER_POINT}
         code = numbers["code"]
         return Batch(
