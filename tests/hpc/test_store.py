@@ -14,6 +14,7 @@ import zarr
 
 import dpsolve
 from dpsolve import StoreError
+from dpsolve.hpc.provenance import _git_commit
 from dpsolve.hpc.resolve import resolve
 from dpsolve.hpc.results import open as dp_open
 from dpsolve.hpc.spec import Sweep, sweep_from
@@ -185,3 +186,26 @@ def test_a_damaged_commit_is_no_commit(cake: Callable[..., Sweep], listener: Lis
     status.write_bytes(status.read_bytes()[:-9])
     assert run(sweep, listener).computed == 2
     assert_equal_stores(sweep.store.path, undisturbed.store.path)
+
+
+def test_the_commit_is_the_one_git_tells(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
+        command = ["git", *identity, *words]
+        return subprocess.run(
+            command, cwd=tmp_path / "r", capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    (tmp_path / "r" / "deep").mkdir(parents=True)
+    assert _git_commit(tmp_path / "r" / "deep") is None
+    git("init", "-q")
+    assert _git_commit(tmp_path / "r") is None  # no commit yet
+    git("commit", "-q", "--allow-empty", "-m", "one")
+    head = git("rev-parse", "HEAD")
+    assert _git_commit(tmp_path / "r" / "deep") == head
+    git("worktree", "add", "-q", "-b", "other", str(tmp_path / "w"))
+    assert _git_commit(tmp_path / "w") == head
+    git("pack-refs", "--all")
+    assert _git_commit(tmp_path / "r") == head
+    git("checkout", "-q", "--detach")
+    assert _git_commit(tmp_path / "r") == head
