@@ -123,12 +123,17 @@ def _page(plan: Plan) -> Iterator[str]:
 
 
 def _stands(plan: Plan) -> Iterator[str]:
+    from .provenance import differences
     from .store import is_store, open_store
 
     if plan.path.is_dir() and is_store(plan.path):
         store = open_store(plan.path)
-        committed = len(store.receipts())
-        yield f"  exists      {committed:,} of {len(store.tasks):,} tasks are committed already"
+        if lines := differences(store, plan):
+            yield f"  refused     {plan.path} holds another sweep; give this one a store of its own"
+            yield from (f"              {line}" for line in lines)
+        else:
+            committed = len(store.receipts())
+            yield f"  exists      {committed:,} of {len(store.tasks):,} tasks are committed already"
 
 
 def _lanes(parts: tuple[BucketPlan, ...]) -> str:

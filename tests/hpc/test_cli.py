@@ -262,3 +262,12 @@ def test_ctrl_c_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("dpsolve.hpc.sweep.run_sweep", interrupt)
     assert "interrupted" in run("sweep m.py:toy --grid a=1:2:3", code=130)
+
+
+def test_a_plan_says_whether_its_store_would_be_resumed_or_refused(run: Run) -> None:
+    run("sweep m.py:toy --grid a=1:2:3 --store s.zarr")
+    again = run("plan m.py:toy --grid a=1:2:3 --store s.zarr --no-probe")
+    assert "1 of 1 tasks are committed" in again
+    other = run("plan m.py:toy --grid a=1:2:4 --store s.zarr --no-probe")
+    assert "refused" in other
+    assert "parameter a" in other
