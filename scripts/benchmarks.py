@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -175,7 +177,50 @@ def memory() -> list[Row]:
     return [("savings 5,000 x 25, whole process", measured, "", "< 1,000 MB")]
 
 
-BENCHMARKS = {f.__name__: f for f in (many, savings, sweep, memory)}
+def maximum() -> list[Row]:
+    """Time one sweep over pairs, policy included: against XLA's max and argmax."""
+    from dpsolve.solvers.lattice import Lattice
+    from dpsolve.solvers.library import savings as model
+
+    v = jnp.asarray(np.random.default_rng(0).normal(size=(1_000, 25)))
+    lattice = Lattice(model(n_a=1_000, n_z=25))
+    reward = jnp.asarray(np.random.default_rng(1).normal(size=(1_000, 25, 1_000)))
+    plain = jax.jit(lambda reward, v: (lambda q: (q.max(-1), q.argmax(-1)))(reward + v.T))
+
+    def two_stages(kept: Any, v: Any) -> Any:
+        with_kept = copy(lattice)
+        with_kept.kept = copy(lattice.kept)
+        with_kept.kept.reward = replace(lattice.kept.reward, array=kept)
+        return with_kept.greedy(v)
+
+    ours, kept = jax.jit(two_stages), lattice.kept.reward.array
+    result = ratio(lambda: ours(kept, v), lambda: plain(reward, v), 7)
+    what = f"one sweep, {result[0] / reward.size * 1e9:.2f} ns a pair"
+    return [versus(what, f"argmax, {result[1] / reward.size * 1e9:.2f} ns", result, "")]
+
+
+def doubling() -> list[Row]:
+    """Time a batch of growth models evaluated by path doubling: against BiCGSTAB."""
+    from dpsolve.sharding.program import Program
+    from dpsolve.solvers import lattice
+    from dpsolve.solvers.library import growth
+    from dpsolve.solvers.operator import PolicyOperator
+    from dpsolve.solvers.options import SolveOptions
+
+    ours, other = (Program(growth, {"n_k": 100}, SolveOptions(tol=1e-8)) for _ in range(2))
+    ours.compile()
+    doubled = lattice.LatticePolicy.evaluate
+    lattice.LatticePolicy.evaluate = PolicyOperator.evaluate
+    other.compile()
+    lattice.LatticePolicy.evaluate = doubled
+    n = ours.lanes
+    points = {"beta": np.linspace(0.92, 0.95, n), "delta": np.full(n, 0.1)}
+    points |= {"alpha": np.linspace(0.3, 0.4, n), "z": np.ones(n)}
+    result = ratio(lambda: ours.run(points).code, lambda: other.run(points).code, 60)
+    return [versus(f"a batch of {n} growth models, doubling", "BiCGSTAB", result, "")]
+
+
+BENCHMARKS = {f.__name__: f for f in (many, savings, sweep, memory, maximum, doubling)}
 
 
 def main() -> None:

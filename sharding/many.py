@@ -13,9 +13,10 @@ from ..solvers.errors import ModelError
 from ..solvers.factory import Factory, build, split
 from ..solvers.grids import is_concrete
 from ..solvers.implicit import differentiable_point
+from ..solvers.library import as_factory
 from ..solvers.options import SolveOptions
 from ..solvers.solution import Problem, Solution
-from ..solvers.solve import arrays_dims, as_factory, check_sizes, solve_options
+from ..solvers.solve import arrays_dims, check_sizes, solve_options
 from .program import program
 
 __all__ = ["solve_many"]

@@ -16,6 +16,7 @@ from .factory import build, signature, split
 from .functions import BLOCK, Pairs
 from .grids import ROW_SUM_TOLERANCE, Grid
 from .lattice import Lattice
+from .library import as_factory
 from .model import Model, TabularModel
 from .named import Named, aligned
 from .operator import BellmanOperator
@@ -45,8 +46,6 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
         off its grid, a discount that makes the problem ill-posed.
     """
     if not isinstance(model, Model | TabularModel):
-        from .solve import as_factory
-
         factory = as_factory(model)
         values, sizes = split(factory, params)
         for name, value in values.items():

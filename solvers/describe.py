@@ -13,6 +13,7 @@ from .chains import Markov
 from .factory import Signature, build, signature, split
 from .grids import Grid, Iid
 from .lattice import Lattice
+from .library import as_factory
 from .model import Model, TabularModel
 from .options import SolveOptions
 from .point import footprint
@@ -113,8 +114,6 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
         values: dict[str, Any] = {}
         sizes: dict[str, Any] = {}
     else:
-        from .solve import as_factory
-
         factory = as_factory(model)
         sig = signature(factory)
         values, sizes = split(factory, params)

@@ -11,7 +11,7 @@ import numpy as np
 from .factory import Factory, signature
 from .grids import is_concrete
 from .options import SolveOptions
-from .outcomes import word
+from .outcomes import sentence, word
 
 if TYPE_CHECKING:
     import xarray
@@ -162,7 +162,12 @@ class Solution:
     @property
     def message(self) -> Any:
         """Why, in a sentence; empty when solved."""
-        return self.messages
+        if self.messages is not None:
+            return self.messages
+        # It came out of somebody's jit, where no place could be looked for.
+        codes = np.asarray(self.code)
+        words = np.array([sentence(int(c)) for c in codes.ravel()], dtype=object)
+        return words.reshape(codes.shape) if codes.ndim else str(words[0])
 
     def __getitem__(self, name: str) -> Array:
         """Return an array by the name it has in a store, or an output by its own name."""
@@ -205,7 +210,7 @@ class Solution:
             variables[name] = ((*point, *dims), array)
         variables |= {n: (point, np.asarray(self.arrays[n])) for n in PER_POINT}
         variables["status"] = (point, np.asarray(self.status, dtype=object))
-        variables["message"] = (point, np.asarray(self.messages, dtype=object))
+        variables["message"] = (point, np.asarray(self.message, dtype=object))
         coords |= {
             n: (point, np.asarray(x)) for n, x in self.parameters.items() if n not in variables
         }

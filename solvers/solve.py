@@ -12,18 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from .check import diagnose
-from .errors import ModelError, UsageError, did_you_mean
+from .errors import ModelError, UsageError
 from .factory import Factory, build, signature, split
 from .grids import is_concrete
 from .implicit import differentiable_point
-from .library import BUILTIN
+from .library import as_factory
 from .model import Model, TabularModel
 from .options import SolveOptions
 from .outcomes import Outcome, sentence
 from .point import solve_model
 from .solution import Problem, Solution
 
-__all__ = ["arrays_dims", "as_factory", "check_sizes", "explain", "solve", "solve_options"]
+__all__ = ["arrays_dims", "check_sizes", "explain", "solve", "solve_options"]
 
 Array = Any
 
@@ -164,18 +164,6 @@ def arrays_dims(made: Any, arrays: Mapping[str, Any]) -> dict[str, tuple[str, ..
 
 def _unnamed(name: str, ndim: int) -> tuple[str, ...]:
     return tuple(f"{name}_{i}" for i in range(ndim))
-
-
-def as_factory(model: Any) -> Factory:
-    """Return a factory as it is, or the built-in model of a name."""
-    if not isinstance(model, str):
-        return model  # type: ignore[no-any-return]  # `signature` refuses what is no function
-    if model not in BUILTIN:
-        raise ModelError(
-            f"there is no built-in model '{model}'.{did_you_mean(model, BUILTIN)} "
-            f"The built-in models are: {', '.join(BUILTIN)}."
-        )
-    return BUILTIN[model]
 
 
 def solve_options(factory: Factory, **given: Any) -> SolveOptions:

@@ -53,7 +53,11 @@ def test_solve_composes_with_jit_and_vmap() -> None:
 def test_a_solution_passes_through_jit_as_a_pytree() -> None:
     solution = jax.jit(lambda b: dp.solve("cake", {"beta": b, "n_x": 20}))(0.9)
     assert solution.status == "solved"
+    assert solution.message == ""
     assert solution.policy["x_next"].shape == (20,)
+    short = jax.jit(lambda b: dp.solve("cake", {"beta": b}, method="vi", max_iter=3))(0.9)
+    assert "max_iter" in short.message
+    assert "max_iter" in str(short.to_xarray().message.item())
 
 
 def test_blocks_of_any_size_give_the_same_solution() -> None:
