@@ -27,7 +27,7 @@ from .chains import Markov
 from .contraction import CHOICE, Rule, Step, next_axis, plan
 from .doubling import path_doubling
 from .functions import BLOCK, Functions, Pairs
-from .locate import Location
+from .locate import SLACK, Location
 from .model import Model
 from .named import Named, add, aligned, multiply, take, where
 from .operator import BellmanOperator, PolicyOperator, Survey
@@ -293,13 +293,24 @@ class LatticePolicy(PolicyOperator):
         index = Named(policy, lattice.states)
         self.pairs = lattice.pairs(index)
         self.reward = lattice._over_states(self.pairs.raw_reward)
+        self.discount = lattice._over_states(self.pairs.discount)
         functions = lattice.functions
         self.env = functions.env | functions.choice_values(index)
 
-    def apply(self, v: Array) -> Array:
-        """Return the discounted expected value."""
-        x = self.lattice.continuation(self.lattice.expected(v), self.pairs)
-        return self.lattice._over_states(multiply(x, self.pairs.discount))
+    def expect(self, f: Array) -> Array:
+        """Return the expectation of a function of next period's state."""
+        x = self.lattice.continuation(self.lattice.expected(f), self.pairs)
+        return self.lattice._over_states(x)
+
+    @property
+    def proper(self) -> Array:
+        """Whether every weight that a next state is interpolated with lies in [0, 1]."""
+        found = jnp.asarray(True)
+        for at in (self.lattice.early_locations | self.pairs.locations).values():
+            if at.weight is not None:
+                w = at.weight.array
+                found &= ((w >= -SLACK) & (w <= 1.0 + SLACK)).all()
+        return found
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> Array:
         """Approach the policy's value: by path doubling if its transitions are deterministic."""
@@ -313,7 +324,7 @@ class LatticePolicy(PolicyOperator):
             successor = successor * lattice.model.size_of(name) + index
         flat = path_doubling(
             self.reward.ravel(),
-            lattice._over_states(self.pairs.discount).ravel(),
+            self.discount.ravel(),
             successor.ravel(),
             start.ravel(),
             tol,

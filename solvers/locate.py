@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .grids import Grid, Integers
 from .named import Named
 
-__all__ = ["Location", "locate"]
+__all__ = ["SLACK", "Location", "locate"]
 
 # A next state this far outside, relative to the grid's width (or, for an integer, absolutely), is
 # rounding and not a mistake.

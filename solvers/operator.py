@@ -80,10 +80,16 @@ class PolicyOperator(ABC):
     r"""One policy's reward and transition: :math:`T_\pi v = r_\pi + L_\pi v`."""
 
     reward: Array
+    discount: Array  # a number, or over the states
+    proper: Array  # no next state is extrapolated, so that the weights of `expect` are a chance
 
     @abstractmethod
+    def expect(self, f: Array) -> Array:
+        r"""Return :math:`P_\pi f`, the expectation of a function of next period's state."""
+
     def apply(self, v: Array) -> Array:
         r"""Return :math:`L_\pi v = \beta_\pi P_\pi v`, the discounted expected value."""
+        return self.discount * self.expect(v)
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> Array:
         """Approach the policy's value from `start`, to a residual of `tol`; 0 does nothing."""

@@ -319,6 +319,7 @@ class TabularPolicy(PolicyOperator):
 
     def __init__(self, operator: Tabular, policy: Array) -> None:
         self.discount = operator.discount
+        self.proper = jnp.asarray(True)
         own = jnp.arange(operator.shape[0])
         at = (own, policy) if operator.pair is None else (operator.pair[own, policy],)
         self.reward = operator.reward[at]
@@ -333,9 +334,9 @@ class TabularPolicy(PolicyOperator):
         else:
             self.rows = p[at]
 
-    def apply(self, v: Array) -> Array:
-        """Return the discounted expected value."""
-        return self.discount * (self.rows @ v)
+    def expect(self, f: Array) -> Array:
+        """Return the expectation of a function of next period's state."""
+        return self.rows @ f
 
 
 @dataclass(frozen=True)
