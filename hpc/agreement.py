@@ -11,8 +11,9 @@ from typing import Any
 
 from ..solvers.errors import did_you_mean
 from ..solvers.factory import REQUIRED, Signature
+from ..solvers.options import gradient_mistake
 from .mistakes import Key, Mistake
-from .spec import Sample
+from .spec import GRADIENT, Sample
 
 __all__ = ["disagreements"]
 
@@ -39,6 +40,27 @@ def disagreements(raw: Mapping[str, Any], signature: Signature | None) -> Iterat
         yield from _missing(given, signature)
         for key in given:
             yield from _unfit(key, raw, signature)
+        for key, name in _gradients(raw):
+            if text := gradient_mistake(signature, name):
+                yield Mistake(key, text)
+
+
+def _gradients(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
+    """Yield each parameter to differentiate by, and where it stands."""
+    solve, store = raw.get("solve"), raw.get("store")
+    names = solve.get("gradients") if isinstance(solve, Mapping) else None
+    if isinstance(names, str):
+        yield from ((("solve", "gradients"), part.strip()) for part in names.split(","))
+    elif isinstance(names, list | tuple):
+        yield from ((("solve", "gradients", i), n) for i, n in enumerate(names) if _is_text(n))
+    keep = store.get("keep") if isinstance(store, Mapping) else None
+    for i, name in enumerate(keep if isinstance(keep, list | tuple) else ()):
+        if _is_text(name) and (found := GRADIENT.fullmatch(name)):
+            yield ("store", "keep", i), found["parameter"]
+
+
+def _is_text(name: Any) -> bool:
+    return isinstance(name, str) and bool(name)
 
 
 def _given(raw: Mapping[str, Any]) -> list[Key]:
@@ -75,7 +97,7 @@ def _one_row_section(raw: Mapping[str, Any], given: list[Key]) -> Iterator[Mista
     if "sample" in present and not any(key[0] == "sample" for key in given):
         text = "no parameter to sample; add a range: beta = { from = 0.90, to = 0.99 }."
         yield Mistake(("sample",), text)
-    if not present and not raw.get("grid"):
+    if not present and not raw.get("grid") and not raw.get("one_point"):
         name = raw.get("model", "MODEL")
         yield Mistake(
             (),

@@ -18,6 +18,8 @@ __all__ = [
     "assignments",
     "command_line",
     "examples",
+    "executor_options",
+    "mesh_option",
     "read_target",
     "set_option",
     "sweep_options",
@@ -63,6 +65,35 @@ _SWEEP_OPTIONS = (
 def sweep_options(command: F) -> F:
     """Add the options that replace fields of a sweep file."""
     for option in reversed(_SWEEP_OPTIONS):
+        command = option(command)
+    return command
+
+
+mesh_option = click.option(
+    "--mesh", metavar="AXES", default="auto", show_default=True,
+    help="How each process cuts its devices: points=4,states=2 is four groups of two devices, "
+    "each group with points of its own, each device with half of a point's states.",
+)  # fmt: skip
+
+_EXECUTOR_OPTIONS = (
+    click.option(
+        "--on", type=click.Choice(["local", "dask", "slurm"]), default="local", show_default=True,
+        help="Where tasks run: in this process, on a dask scheduler's workers, in SLURM jobs.",
+    ),
+    click.option("--profile", metavar="NAME|FILE",
+                 help="With --on slurm: what jobs ask for; see dpsolve profiles."),
+    click.option("--scheduler", metavar="ADDRESS", help="With --on dask: tcp://HOST:PORT."),
+    mesh_option,
+    click.option("--retry-failed", is_flag=True,
+                 help="Compute tasks with failed points once more: after the reason was mended."),
+    click.option("--detach", is_flag=True,
+                 help="Go on in the background, whatever becomes of this terminal."),
+)  # fmt: skip
+
+
+def executor_options(command: F) -> F:
+    """Add the options that say where tasks run."""
+    for option in reversed(_EXECUTOR_OPTIONS):
         command = option(command)
     return command
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,9 +92,8 @@ def coordinates(path: Path) -> tuple[dict[str, Block], list[str]]:
 def metadata_faults(store: Store) -> Iterator[str]:
     """Compare attributes, metadata and coordinates with the sweep that the store holds."""
     from ..solvers.factory import signature
-    from ..solvers.options import SolveOptions
     from .design import make_design
-    from .spec import sweep_from
+    from .spec import options_of, sweep_from
 
     attributes = store.attributes
     if hashlib.sha256(store.source.source.encode()).hexdigest() != attributes["model_sha256"]:
@@ -105,7 +105,7 @@ def metadata_faults(store: Store) -> Iterator[str]:
         if own != {k: v for k, v in node.items() if k != "consolidated_metadata"}:
             yield f"the metadata of {name} differ from those in the store's own {METADATA}"
     sweep = sweep_from(json.loads(attributes["sweep"]))
-    if SolveOptions.from_mapping(sweep.solve).as_dict() != json.loads(attributes["solve"]):
+    if options_of(sweep).as_dict() != json.loads(attributes["solve"]):
         yield "the attribute solve differs from the options in the attribute sweep"
     meant = {b.group: b for b in make_design(sweep, signature(store.source.load())).buckets}
     held = {b.bucket.group: b.bucket for b in store.buckets}
@@ -177,8 +177,8 @@ def read_task(bucket: StoredBucket, task: Task, group: Any) -> tuple[Block, list
         for i, size, length in zip(task.cell, cell, task.shape, strict=True)
     )
     for name in bucket.results:
-        if not bucket.file(name, task).is_file():
-            say(name, "is missing: its file is not there")
+        if absent := [p.file.name for p in bucket.parts(name, task) if not p.file.is_file()]:
+            say(name, f"is missing: its file {absent[0]} is not there")
             continue
         try:
             values = np.asarray(group[name][region])
@@ -202,18 +202,22 @@ def _compare_manifest(
     except ValueError as error:
         say("manifest", f"({file.parent.name}/{file.name}) is damaged: {error}")
         return
-    if missing := sorted(bucket.results.keys() ^ expected.keys()):
+    parts = {p.label: (name, p) for name in bucket.results for p in bucket.parts(name, task)}
+    if missing := sorted(parts.keys() ^ expected.keys()):
         say("manifest", f"and store do not hold the same arrays: {', '.join(missing)}")
-    for name, values in block.items():
-        if name not in expected:
+    for piece, (name, part) in parts.items():
+        if name not in block or piece not in expected:
             continue
-        bad = manifest.digests(values, task.size) != expected[name]
+        bad = manifest.digests(part.of(block[name]), task.size) != expected[piece]
         if bad.any():
-            say(name, "was altered: its checksum in the manifest is another", bad)
+            say(piece, "was altered: its checksum in the manifest is another", bad)
 
 
 def record_faults(
-    block: Mapping[str, NDArray[Any]], tol: float, certified: bool
+    block: Mapping[str, NDArray[Any]],
+    tol: float,
+    certified: bool,
+    distribution_tol: float = math.inf,
 ) -> Iterator[tuple[NDArray[np.bool_], str]]:
     """Compare what is recorded of some points with itself; yield the points and the sentence.
 
@@ -225,6 +229,8 @@ def record_faults(
         The certified error that was asked for.
     certified : bool
         Whether error bounds are claimed at all: not for a factory's own arrays.
+    distribution_tol : float
+        The same of distributions.
     """
     status, message = block.get("status"), block.get("message")
     bound = block.get("error_bound")
@@ -237,12 +243,29 @@ def record_faults(
             (status == "solved") & ~(bound <= tol),
             f"status is solved, but error_bound is above tol={tol:g}",
         )
+        loose = _loose(block, status, distribution_tol)
         yield (
-            (status == "inexact") & (bound <= tol),
+            (status == "solved") & loose,
+            f"status is solved, but distribution_error is above {distribution_tol:g}, or a "
+            "distribution holds NaN",
+        )
+        yield (
+            (status == "inexact") & (bound <= tol) & ~loose,
             f"status is inexact, but error_bound is within tol={tol:g}",
         )
+    if bound is not None and not certified:  # a factory may itself state the error of its arrays
+        yield (
+            (status == "solved") & (bound > tol),
+            f"status is solved, but error_bound is above tol={tol:g}",
+        )
     if message is not None:
-        yield (status == "solved") & (message != ""), "status is solved, but message says why not"
+        periodic = (
+            block.get("distribution_period", np.ones(len(status))) > 1
+        )  # is told, and is fine
+        yield (
+            (status == "solved") & (message != "") & ~periodic,
+            "status is solved, but message says why not",
+        )
         yield (status != "solved") & (message == ""), "status is not solved, but message is empty"
     failed = status == "failed"
     for name, values in block.items():
@@ -251,6 +274,19 @@ def record_faults(
                 continue
             known = ~np.isnan(values.reshape(len(values), -1)).all(1)
             yield failed & known, f"status is failed, but {name} is not NaN"
+
+
+def _loose(
+    block: Mapping[str, NDArray[Any]], status: NDArray[Any], tol: float
+) -> NDArray[np.bool_]:
+    """Tell which points have a distribution or a path that is not what was asked for."""
+    loose = np.zeros(len(status), dtype=bool)
+    if "distribution_error" in block:
+        loose |= ~(block["distribution_error"] <= tol)
+    for name in ("distribution", "distribution_path"):
+        if name in block:
+            loose |= np.isnan(block[name].reshape(len(status), -1)).any(1)
+    return loose
 
 
 def _words(error: Exception) -> str:

@@ -53,6 +53,11 @@ class Look:
     leak: float
     monotone: bool
     _expect: Callable[[Array, bool], Array]
+    _push: Callable[[Array], Array]
+
+    def push(self, mass: Array) -> Array:
+        """Return where the masses (N,) of the pairs go, for ``Definition.behind`` to finish."""
+        return self._push(np.where(self.feasible, mass, 0.0))
 
     def expect(self, ahead: Array, absolute: bool = False) -> Array:
         """Return the expectation (N,) of a value that ``Definition.ahead`` has prepared.
@@ -99,12 +104,23 @@ class Definition(ABC):
         """Do what can be done of the expectation of a value (n,) once for all pairs."""
 
     @abstractmethod
+    def behind(self, pushed: Array) -> Array:
+        """Return the masses (n,) of next period's states: the transpose of ``ahead``."""
+
+    @abstractmethod
     def terminal(self) -> Array:
         """Return the value (n,) after the last period."""
 
     @abstractmethod
     def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
         """Evaluate the outputs at a list of pairs, averaged over the shocks."""
+
+    @abstractmethod
+    def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
+        """Return values (N, W) as drawn with W shocks, and the chances of those.
+
+        By name: states, choices, shocks, outputs, and the model's own ``moment_<name>``.
+        """
 
     def blocks(
         self, t: int | None = None, states: Index | None = None

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from .zarr_format import ZarrArray
 if TYPE_CHECKING:
     from .design import Bucket
 
-__all__ = ["Receipt", "StoredBucket", "receipt", "worst"]
+__all__ = ["FilePart", "Receipt", "StoredBucket", "receipt", "worst"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,30 @@ class Receipt:
     failed: int
     error_bound: float
     compile_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """What one file holds of an array at the points of a task.
+
+    Attributes
+    ----------
+    label : str
+        In the manifest: the array's name, and the file's where the array has several.
+    file : Path
+    region : tuple of slice
+        Of the array's own dimensions, after those of the points.
+    """
+
+    label: str
+    file: Path
+    region: tuple[slice, ...]
+
+    def of(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Return what the file holds, of an array with the axes of points first."""
+        at: tuple[Any, ...] = (..., *self.region)
+        found: NDArray[Any] = block[at]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +97,26 @@ class StoredBucket:
         return {name: a.dtype for name, a in self.results.items() if name not in RECORDS}
 
     def file(self, name: str, task: Task) -> Path:
-        """Return the file in which an array holds the points of a task."""
+        """Return the file in which an array holds the points of a task, the first if several do."""
+        return self.parts(name, task)[0].file
+
+    def parts(self, name: str, task: Task) -> tuple[FilePart, ...]:
+        """Return the files in which an array holds the points of a task.
+
+        There are several where devices share the states of one point, each with its own file.
+        """
         array = self.results[name]
-        rest = (0,) * (len(array.dims) - len(task.cell))
-        return self.folder / name / array.key(task.cell + rest)
+        first = len(task.cell)
+        shape, cell = array.shape[first:], array.cell[first:]
+        counts = [-(-length // part) for length, part in zip(shape, cell, strict=True)]
+        found = []
+        for at in product(*map(range, counts)):
+            key = array.key(task.cell + at)
+            label = name if math.prod(counts) == 1 else f"{name}:{key}"
+            corner = [i * part for i, part in zip(at, cell, strict=True)]
+            region = tuple(slice(i, i + part) for i, part in zip(corner, cell, strict=True))
+            found.append(FilePart(label, self.folder / name / key, region))
+        return tuple(found)
 
     def record(self, name: str, task: Task) -> NDArray[Any] | None:
         """Return what is recorded of a task's points (one of `RECORDS`), None if nothing is.

@@ -18,6 +18,7 @@ import dpsolve
 
 from ..solvers.errors import DpsolveError, ModelError
 from .arguments import COMMAND_LINE, examples
+from .commands_cluster import cancel, logs, profiles, submit
 from .commands_models import check, describe, models, solve
 from .commands_store import doctor, plot, status, verify
 from .commands_sweep import plan, resume, sweep
@@ -79,7 +80,8 @@ def cli() -> None:
 
 
 for _command in (
-    models, describe, check, solve, sweep, plan, status, resume, verify, plot, doctor,
+    models, describe, check, solve, sweep, plan, status, resume, verify, plot, profiles, submit,
+    logs, cancel, doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 

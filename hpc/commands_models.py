@@ -12,6 +12,7 @@ import click
 
 from ..solvers.errors import UsageError
 from .arguments import assignments, examples, read_target, set_option
+from .commands_solve import asks_for_store, solve_stored, store_options
 
 if TYPE_CHECKING:
     from ..solvers.solution import Solution
@@ -107,6 +108,8 @@ def _check_sweep(target: str, fixed: tuple[str, ...]) -> None:
         "dpsolve solve growth --set beta=0.97 --tol 1e-8",
         "dpsolve solve savings --set n_a=2000 --save savings.zarr",
         "dpsolve solve my_model.py --method pi",
+        "dpsolve solve savings --set n_a=20000 --mesh states=4 --store savings.zarr",
+        "srun dpsolve solve savings --set n_a=200000 --distributed --store savings.zarr",
     )
 )
 @click.argument("model")
@@ -115,24 +118,38 @@ def _check_sweep(target: str, fixed: tuple[str, ...]) -> None:
               help="Certified error of the value to reach.")  # fmt: skip
 @click.option("--method", default="auto", show_default=True, help="auto, vi, pi or opi.")
 @click.option("--save", metavar="PATH", help="Save the solution: PATH.zarr or PATH.nc.")
+@click.option("--mesh", metavar="states=N", help="Devices that share the model's states.")
+@store_options
 @click.pass_context
 def solve(
     ctx: click.Context,
+    /,
     model: str,
     fixed: tuple[str, ...],
     tol: float,
     method: str,
     save: str | None,
+    mesh: str | None,
+    **placing: Any,
 ) -> None:
-    """Solve one model at one parameter point."""
-    from ..solvers.solve import solve as solve_model
+    """Solve one model at one parameter point.
+
+    With --store, the solve writes checkpoints beside its results, and the same command resumes it.
+    With --distributed, several processes, on one host or many, share the model's states.
+    """
+    from ..sharding.one import solve as solve_model
     from .resolve import resolve
 
+    if asks_for_store(placing):
+        if save is not None:
+            raise UsageError("--save and --store: dp.open reads the store; leave --save out")
+        solve_stored(ctx, model, fixed=fixed, tol=tol, method=method, mesh=mesh, **placing)
+        return
     target = _place_to_save(save)
     factory, params = resolve(model).load(), assignments(fixed)
     began = time.perf_counter()
     with _compile_time() as compiling:
-        solution = solve_model(factory, params, tol=tol, method=method)
+        solution = solve_model(factory, params, tol=tol, method=method, mesh=mesh)
     seconds = time.perf_counter() - began
     for line in _summary(solution, seconds - sum(compiling), sum(compiling)):
         click.echo(line)
@@ -158,7 +175,8 @@ def _summary(solution: Solution, seconds: float, compiling: float) -> Iterator[s
         yield f"  sizes       {_listed(dict(solution.problem.sizes))}"
     bound = float(solution.error_bound)
     if not np.isnan(bound):
-        yield f"  accuracy    certified error {bound:.3g} (tol {tol:g})"
+        whose = "certified error" if "value" in dict(solution.problem.dims) else "error at most"
+        yield f"  accuracy    {whose} {bound:.3g} (tol {tol:g})"
         yield f"  iterations  {int(solution.iterations)}"
     if status != "failed":
         yield from _arrays(solution)
@@ -169,14 +187,25 @@ def _arrays(solution: Solution) -> Iterator[str]:
     """Yield the extent of the value and the outputs, or of a factory's own arrays."""
     dims = dict(solution.problem.dims)
     outputs = [name for name in dims if name.startswith("output_")]
-    for name in ["value", *outputs] if "value" in dims else dims:
+    errors = {f"{name}_se" for name in dims}  # shown beside what they are of
+    own = [name for name in dims if name not in errors and not name.startswith("grid_")]
+    names = ["value", *outputs] if "value" in dims else own
+    width = max(11, *(len(name.removeprefix("output_")) for name in names))
+    for name in names:
         over = " x ".join(
             f"{d} ({n})" for d, n in zip(dims[name], solution[name].shape, strict=True)
         )
         yield (
-            f"  {name.removeprefix('output_'):<11} {_extent(solution[name])}"
+            f"  {name.removeprefix('output_'):<{width}} {_extent(solution[name])}"
             + f" over {over}" * bool(over)
+            + _standard_error(solution, name)
         )
+
+
+def _standard_error(solution: Solution, name: str) -> str:
+    if f"{name}_se" not in solution.arrays:
+        return ""
+    return f", standard error {solution[f'{name}_se'].max():.2g}"
 
 
 def _extent(array: Any) -> str:

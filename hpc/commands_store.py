@@ -21,18 +21,38 @@ if TYPE_CHECKING:
 __all__ = ["doctor", "plot", "status", "verify"]
 
 
-@click.command(epilog=examples("dpsolve status growth.zarr", "dpsolve status growth.zarr --json"))
+@click.command(
+    epilog=examples(
+        "dpsolve status growth.zarr", "dpsolve status growth.zarr --json",
+        "dpsolve status growth.zarr --events",
+    )
+)  # fmt: skip
 @click.argument("store")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(store: str, as_json: bool) -> None:
+@click.option("--events", is_flag=True, help="What happened to tasks and jobs, in order of time.")
+def status(store: str, as_json: bool, events: bool) -> None:
     """Show how a sweep stands.
 
-    Points by status, accuracy, and the first failures. The sweep may be running meanwhile.
+    Points by status, accuracy, and the first failures; who drives the sweep, and its SLURM jobs.
+    The sweep may be running meanwhile, anywhere.
     """
+    from .activity import read_activity
+    from .ledger import read_ledger
     from .status import read_status
+    from .store import open_store
 
-    found = read_status(store)
-    click.echo(json.dumps(_plain(found), indent=2) if as_json else str(found))
+    if events:
+        found_events = read_ledger(open_store(store))
+        table = [{"time": e.time, "writer": e.writer, "what": e.what} | e.facts
+                 for e in found_events]  # fmt: skip
+        click.echo(json.dumps(table) if as_json else "\n".join(map(str, found_events)))
+        return
+    found, activity = read_status(store), read_activity(open_store(store))
+    if as_json:
+        plain = _plain(found) | {"activity": dataclasses.asdict(activity)}
+        click.echo(json.dumps(plain, indent=2))
+    else:
+        click.echo("\n".join(filter(None, (found.in_words(goes_on=activity.alive), str(activity)))))
 
 
 def _plain(found: StoreStatus) -> dict[str, Any]:

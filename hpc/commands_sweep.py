@@ -11,14 +11,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..solvers.errors import UsageError
-from .arguments import command_line, examples, read_target, sweep_options
+from .arguments import (
+    command_line,
+    examples,
+    executor_options,
+    mesh_option,
+    read_target,
+    sweep_options,
+)
 
 if TYPE_CHECKING:
+    from ..sharding.mesh import MeshShape
     from .plan import BucketPlan, Plan
     from .reading import Reading
     from .sweep import Outcome
 
-__all__ = ["plan", "resume", "sweep"]
+__all__ = ["page", "plan", "resume", "size", "sweep", "wrong_names_at_once"]
 
 _TARGET = "SWEEP.toml|MODEL"
 
@@ -29,41 +37,77 @@ _TARGET = "SWEEP.toml|MODEL"
         "dpsolve sweep growth.toml --grid beta=0.95:0.99:20 --store fine.zarr",
         "dpsolve sweep growth --grid beta=0.90:0.98:40 --grid alpha=0.3,0.35,0.4 --set n_k=300",
         "dpsolve sweep my_model.py:my_model --grid gamma=1:5:100 --tol 1e-8 --keep value,policy",
+        "dpsolve sweep growth.toml --on slurm --profile gpu --detach",
     )
 )
 @click.argument("target", metavar=_TARGET)
 @sweep_options
+@executor_options
 @click.pass_context
-def sweep(ctx: click.Context, /, target: str, **options: Any) -> None:
+def sweep(
+    ctx: click.Context, /, target: str, on: str, profile: str | None, scheduler: str | None,
+    mesh: str, retry_failed: bool, detach: bool, **options: Any,
+) -> None:  # fmt: skip
     """Solve a model at many points, into one store.
 
     A sweep is a file, or a model's name with options; options replace what the file says. The
     same command again resumes: what is committed is not computed again. A model file travels
     with the sweep, so a later edit changes nothing; what it imports from its folder does not.
     """
+    from .detached import detach as go_on
+    from .placement import Placement
     from .progress import progress_for
-    from .sweep import run_sweep
+    from .sweep import create_store, run_sweep
 
+    placement = Placement.of(on, profile, scheduler, mesh)
     reading = read_target(target, **options)
-    with _wrong_names_at_once(reading):
+    with wrong_names_at_once(reading):
+        if detach:
+            made = create_store(reading.sweep, reading.source, command_line(), placement.crew)
+            click.echo(go_on(made, placement, retry_failed=retry_failed))
+            return
+        progress = progress_for()
         outcome = run_sweep(
-            reading.sweep, reading.source, progress=progress_for(), command=command_line()
-        )
+            reading.sweep, reading.source, progress=progress, command=command_line(),
+            executor=placement.executor(progress.jobs), retry_failed=retry_failed,
+        )  # fmt: skip
     _finish(ctx, outcome)
 
 
-@click.command(epilog=examples("dpsolve resume growth.zarr"))
+@click.command(
+    epilog=examples(
+        "dpsolve resume growth.zarr",
+        "dpsolve resume growth.zarr --on slurm --profile gpu",
+        "dpsolve resume growth.zarr --retry-failed",
+    )
+)
 @click.argument("store")
+@executor_options
 @click.pass_context
-def resume(ctx: click.Context, store: str) -> None:
+def resume(
+    ctx: click.Context, store: str, on: str, profile: str | None, scheduler: str | None,
+    mesh: str, retry_failed: bool, detach: bool,
+) -> None:  # fmt: skip
     """Go on with an interrupted sweep.
 
-    The store holds all that is needed: parameters, options and the model's source.
+    The store holds all that is needed: parameters, options and the model's source. Where it goes
+    on is free: what a SLURM job began, this process may finish. A failed point is committed like
+    any other; --retry-failed computes its task once more.
     """
+    from .detached import detach as go_on
+    from .placement import Placement
     from .progress import progress_for
+    from .store import open_store
     from .sweep import resume as resume_sweep
 
-    _finish(ctx, resume_sweep(store, progress=progress_for()))
+    placement = Placement.of(on, profile, scheduler, mesh)
+    if detach:
+        click.echo(go_on(open_store(store), placement, retry_failed=retry_failed))
+        return
+    progress = progress_for()
+    executor = placement.executor(progress.jobs)
+    outcome = resume_sweep(store, progress=progress, executor=executor, retry_failed=retry_failed)
+    _finish(ctx, outcome)
 
 
 @click.command(
@@ -71,31 +115,38 @@ def resume(ctx: click.Context, store: str) -> None:
         "dpsolve plan growth.toml",
         "dpsolve plan growth.toml --set n_k=2000 --no-probe",
         "dpsolve plan savings --grid gamma=1:5:1000:log --grid n_a=200,400",
+        "dpsolve plan savings --grid beta=0.9:0.96:100 --set n_a=20000 --mesh points=2,states=4",
     )
 )
 @click.argument("target", metavar=_TARGET)
 @sweep_options
+@mesh_option
 @click.option("--probe/--no-probe", default=True, show_default=True,
               help="Solve a few points to estimate the time.")  # fmt: skip
-def plan(target: str, probe: bool, **options: Any) -> None:
+def plan(target: str, mesh: str, probe: bool, **options: Any) -> None:
     """Show what a sweep would take.
 
-    Points, tasks, bytes, files, memory, and the time on this machine. Nothing is written.
+    Points, tasks, bytes, files, memory, and the time on this machine. Nothing is written. The
+    memory of a device is forecast for any mesh; the compiler's own account of it stands beside
+    where there are the devices to compile for.
     """
+    from ..sharding.mesh import MeshShape
     from .plan import make_plan
 
+    shape = MeshShape.read(mesh)
     reading = read_target(target, **options)
-    with _wrong_names_at_once(reading):
+    with wrong_names_at_once(reading):
         made = make_plan(reading.sweep, reading.source)
-    for line in _page(made):
+    for line in page(made):
         click.echo(line)
     if probe:
         click.echo(_time(made))
+    click.echo(_on_a_device(made, shape, probe))
     click.echo(f"  run it      dpsolve sweep {_arguments()}")
 
 
 @contextmanager
-def _wrong_names_at_once(reading: Reading) -> Iterator[None]:
+def wrong_names_at_once(reading: Reading) -> Iterator[None]:
     """If a sweep is refused, tell every wrong name in `keep` with its line, not the first alone."""
     try:
         yield
@@ -104,7 +155,8 @@ def _wrong_names_at_once(reading: Reading) -> Iterator[None]:
         raise
 
 
-def _page(plan: Plan) -> Iterator[str]:
+def page(plan: Plan) -> Iterator[str]:
+    """Yield the lines that say what a sweep would take."""
     yield f"{plan.points:,} points of {plan.source.reference} into {plan.path}"
     yield from _stands(plan)
     for part in plan.buckets:
@@ -156,6 +208,24 @@ def _time(plan: Plan) -> str:
         f"  time        about {span(found.seconds)}: {span(found.compile_seconds)} to compile, "
         f"{span(found.solve_seconds)} to solve (from {found.probed:,} probed points)"
     )
+
+
+def _on_a_device(plan: Plan, shape: MeshShape | None, compiling: bool) -> str:
+    """Return the memory of a batch on a device: forecast, and by the compiler's own account."""
+    from ..sharding.fit import check_fits
+    from ..sharding.mesh import ONE_DEVICE, enough_devices
+    from ..sharding.program import program
+
+    largest = max(plan.buckets, key=lambda part: part.program.footprint.bytes).program
+    on = program(largest.factory, largest.sizes, largest.options, shape or ONE_DEVICE)
+    check_fits(on.footprint, on.shape)
+    forecast = on.forecast()
+    text = f"  a device    {size(forecast.bytes)} forecast for a batch of {forecast.lanes}"
+    if shape is not None:
+        text += f" on the mesh {shape}"
+    if compiling and enough_devices(on.shape):
+        text += f", {size(on.compiled_bytes)} by the compiler's account"
+    return text
 
 
 def _arguments() -> str:

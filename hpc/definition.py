@@ -107,18 +107,39 @@ class _Functions(Definition):
                 total += ((np.abs(weight) if absolute else weight) * flat[where]).sum(1)
             return total
 
+        def push(masses: Array) -> Array:
+            total = np.zeros(self.n)
+            for where, weight in targets:
+                total += np.bincount(where.ravel(), (masses[:, None] * weight).ravel(), self.n)
+            return total
+
         mass = np.sum([np.abs(weight).sum(1) for _, weight in targets], axis=0)
         monotone = not (discount < 0).any() and not any((w < 0).any() for _, w in targets)
         leak = float(np.max(np.abs(probs.sum(1) - 1.0)))
-        return Look(reward, discount, feasible, mass, leak, monotone, expect)
+        return Look(reward, discount, feasible, mass, leak, monotone, expect, push)
 
     def ahead(self, value: Array) -> Array:
-        result = value.reshape(self.shape)
+        return self._over_chains(value, 1)
+
+    def behind(self, pushed: Array) -> Array:
+        return self._over_chains(pushed, 0).reshape(-1)
+
+    def _over_chains(self, x: Array, side: int) -> Array:
+        """Sum over one side of every chain's matrix: 1 is tomorrow, 0 is today."""
+        result = x.reshape(self.shape)
         for axis, spec in enumerate(self.model.states.values()):
             if isinstance(spec, Markov):
                 matrix = np.asarray(spec.transition_matrix, dtype=np.float64)
-                result = np.moveaxis(np.tensordot(matrix, result, axes=(1, axis)), 0, axis)
+                result = np.moveaxis(np.tensordot(matrix, result, axes=(side, axis)), 0, axis)
         return np.ascontiguousarray(result)
+
+    def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
+        at = self._named(s, c, None)
+        probs = self._probs(at, s.size)
+        known = {name: _map(f, at, s.size) for name, f in self.model.outputs.items()} | at
+        own = {f"moment_{k}": _map(f, known, s.size) for k, f in self.model.moments.items()}
+        values = {n: np.asarray(x, np.float64) for n, x in (known | own).items()}
+        return {n: np.broadcast_to(x, probs.shape) for n, x in values.items()}, probs
 
     def terminal(self) -> Array:
         if self.model.terminal is None:
@@ -333,6 +354,9 @@ class _Arrays(Definition):
         def expect(flat: Array, absolute: bool) -> Array:
             return flat[pair]  # `absolute` changes nothing: rows are positive
 
+        def push(masses: Array) -> Array:
+            return np.asarray(np.bincount(pair, masses, self.keys.size), dtype=np.float64)
+
         return Look(
             np.where(feasible, self.reward[pair], 0.0),
             np.where(feasible, self.discount[pair], 0.0),
@@ -341,10 +365,18 @@ class _Arrays(Definition):
             0.0,
             not (self.discount < 0).any(),  # the rows themselves were checked
             expect,
+            push,
         )
 
     def ahead(self, value: Array) -> Array:
         return np.asarray(self.rows @ value.reshape(-1))
+
+    def behind(self, pushed: Array) -> Array:
+        return np.asarray(self.rows.T @ pushed)
+
+    def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
+        values = {"state": s, "action": c}
+        return {n: x[:, None].astype(np.float64) for n, x in values.items()}, np.ones((s.size, 1))
 
     def terminal(self) -> Array:
         return np.zeros(self.n)

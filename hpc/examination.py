@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..solvers.model import Model, TabularModel
 from .bellman import Array, Index
 from .definition import define
+from .masses import Asked, distribution_faults
 from .proof import EPS, Claim, Interval, Place, Step, axes, menus
 
 __all__ = ["Findings", "Stored", "examine"]
@@ -25,6 +26,7 @@ class Stored:
 
     arrays: Mapping[str, NDArray[Any]]
     error_bound: float
+    asked: Asked = field(default_factory=Asked)
 
     def periods(self, name: str, n: int) -> NDArray[Any]:
         """Return an array over the states as (periods, n); one period, if there is no horizon."""
@@ -81,6 +83,8 @@ def examine(model: Model | TabularModel, stored: Stored, states: Index | None = 
     if claims and not found.faults:
         found.faults += _disagreements(place, claims, stored.error_bound)
         _step_through(place, claims, policy, stored, found)
+    if not faults:
+        found.faults += distribution_faults(place, policy, stored.arrays, stored.asked)
     return found
 
 

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from .buckets import Receipt
+from .orders import AUTO
 from .store import Store, open_store
 
 if TYPE_CHECKING:
     from ..sharding.program import Batch, Program
-    from .tasks import Task
+    from .tasks import Crew, Task
 
-__all__ = ["Executor", "LocalExecutor", "run_task"]
+__all__ = ["Executor", "LocalExecutor", "Note", "prepare", "run_task"]
 
 Note = Callable[[str], None]
 
@@ -39,7 +40,18 @@ GRACE = 2.0
 
 
 class Executor(Protocol):
-    """Runs tasks and tells of each that is committed."""
+    """Runs tasks and tells of each that is committed.
+
+    Attributes
+    ----------
+    kind : str
+        ``local``, ``dask`` or ``slurm``.
+    crew : Crew or None
+        The workers there may be, for the cut of a new store; None: as for one machine.
+    """
+
+    kind: str
+    crew: Crew | None
 
     def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
         """Run tasks in whatever order, and yield a receipt for each once it is committed.
@@ -64,9 +76,27 @@ class LocalExecutor:
 
     Solving happens in a thread, because nothing interrupts a compiled program: Ctrl-C ends the
     run at once, and the batch in flight is abandoned.
+
+    Parameters
+    ----------
+    mesh : str
+        How points and states are cut over this process's devices.
+
+    Raises
+    ------
+    UsageError
+        If the mesh is none, or takes more devices than there are.
     """
 
-    def __init__(self) -> None:
+    kind = "local"
+    crew: Crew | None = None
+
+    def __init__(self, mesh: str = AUTO) -> None:
+        if mesh != AUTO:
+            from ..sharding.mesh import check_mesh
+
+            check_mesh(mesh)
+        self._mesh = mesh
         self._events: SimpleQueue[Receipt | str | Exception | None] = SimpleQueue()
         self._stopped = threading.Event()
 
@@ -108,7 +138,7 @@ class LocalExecutor:
                 for task in tasks:
                     if self._stopped.is_set():
                         return
-                    batch, seconds = _solve(store, task, self._events.put)
+                    batch, seconds = _solve(store, task, self._events.put, self._mesh)
                     if writing is not None:
                         writing.result()  # at most one task waits, so that memory stays bounded
                     if self._stopped.is_set():
@@ -150,9 +180,11 @@ def _opened(path: str) -> Store:
     return open_store(Path(path))
 
 
-def _solve(store: Store, task: Task, note: Note | None = None) -> tuple[Batch, float]:
+def _solve(
+    store: Store, task: Task, note: Note | None = None, mesh: str = AUTO
+) -> tuple[Batch, float]:
     """Solve the points of a task; return them with the seconds spent on compiling."""
-    compiled = _program(store, task.bucket)
+    compiled = prepare(store, task.bucket, mesh=mesh)
     bucket = store.buckets[task.bucket].bucket
     began = time.perf_counter()
     compiled.compile()
@@ -163,11 +195,31 @@ def _solve(store: Store, task: Task, note: Note | None = None) -> tuple[Batch, f
     return compiled.run(bucket.points(np.arange(task.start, task.stop))), seconds
 
 
-def _program(store: Store, number: int) -> Program:
-    from ..sharding.program import program
+def prepare(store: Store, number: int, halvings: int = 0, mesh: str = AUTO) -> Program:
+    """Return the program of a bucket, not yet compiled.
+
+    Parameters
+    ----------
+    store : Store
+    number : int
+        The bucket's.
+    halvings : int
+        How often to halve its lanes: for a task that ran out of memory. Another number of lanes is
+        another program, whose results may differ in the last digits.
+    mesh : str
+        How points and states are cut over this process's devices.
+    """
+    from ..sharding.mesh import MeshShape
+    from ..sharding.program import Program, program_for
     from ..solvers.factory import signature
 
     factory = store.source.load()
     given = store.buckets[number].bucket.sizes
     sizes = {name: given.get(name, default) for name, default in signature(factory).sizes.items()}
-    return program(factory, sizes, store.options)
+    most = max(task.size for task in store.buckets[number].tasks)
+    whole = program_for(factory, sizes, store.options, most, MeshShape.read(mesh))
+    if not halvings:
+        return whole
+    smaller = Program(factory, sizes, store.options, whole.shape)
+    smaller.lanes = max(1, smaller.lanes >> halvings)
+    return smaller

@@ -7,7 +7,9 @@ computed. It costs about 0.3 microseconds per point and array, and 4 bytes.
 
 It lies beside the status file of the task (``status/m.0.0`` beside ``status/c.0.0``), where no
 reader of Zarr looks, and is written just before it. First a line of JSON that names the arrays,
-then a little-endian uint32 for each point and array, then the CRC-32 of all that.
+then a little-endian uint32 for each point and array, then the CRC-32 of all that. An array whose
+states are spread over several files has a checksum for each of them, under the array's and the
+file's name (``value:c.0.3.0``): no process has to have seen the whole.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["decode", "digests", "encode", "manifest_file"]
+__all__ = ["decode", "digests", "encode", "manifest_file", "seal"]
 
 Digests = NDArray[np.uint32]
 
@@ -41,8 +43,13 @@ def encode(arrays: Mapping[str, NDArray[Any]], points: int) -> list[bytes]:
         Everything that is stored of the task's points, text included.
     points : int
     """
-    table = np.stack([digests(array, points) for array in arrays.values()], axis=1)
-    content = json.dumps(list(arrays)).encode() + b"\n" + table.astype("<u4").tobytes()
+    return seal({name: digests(array, points) for name, array in arrays.items()})
+
+
+def seal(found: Mapping[str, Digests]) -> list[bytes]:
+    """Return the content of a manifest, given the digests (points,) by array."""
+    table = np.stack(list(found.values()), axis=1)
+    content = json.dumps(list(found)).encode() + b"\n" + table.astype("<u4").tobytes()
     return [content, struct.pack("<I", zlib.crc32(content))]
 
 

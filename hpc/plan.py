@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import schema
-from .tasks import Task, block_shape, cut, points_per_task
+from .spec import asked_for, options_of
+from .tasks import Crew, Task, block_shape, cut, points_per_task
 from .zarr_format import ZarrArray, item_bytes
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class BucketPlan:
     block : tuple of int
         Extent of a task along each parameter axis.
     tasks : tuple of Task
+    widths : dict of str to int
+        Of states whose axis is cut into several files, for a solve by several devices: the members
+        in each.
     """
 
     bucket: Bucket
@@ -55,6 +59,7 @@ class BucketPlan:
     variables: dict[str, Variable]
     block: tuple[int, ...]
     tasks: tuple[Task, ...]
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def coordinates(self) -> schema.Coordinates:
@@ -64,7 +69,7 @@ class BucketPlan:
     @cached_property
     def results(self) -> dict[str, ZarrArray]:
         """The arrays that tasks write."""
-        return schema.results(self.bucket, self.variables, self.block)
+        return schema.results(self.bucket, self.variables, self.block, self.widths)
 
     @property
     def arrays(self) -> dict[str, ZarrArray]:
@@ -168,8 +173,16 @@ class Estimate:
         return self.compile_seconds + self.solve_seconds
 
 
-def make_plan(sweep: Sweep, source: ModelSource) -> Plan:
+def make_plan(sweep: Sweep, source: ModelSource, crew: Crew | None = None) -> Plan:
     """Cut a sweep into tasks, without compiling or solving anything.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    source : ModelSource
+        The sweep's model.
+    crew : Crew, optional
+        The workers, where they are known to be many. A store that exists keeps its own cut.
 
     Raises
     ------
@@ -180,31 +193,37 @@ def make_plan(sweep: Sweep, source: ModelSource) -> Plan:
     """
     from ..sharding.program import program
     from ..solvers.factory import signature
-    from ..solvers.options import SolveOptions
     from .design import make_design
 
     factory = source.load()
-    options = SolveOptions.from_mapping(sweep.solve)
+    options = options_of(sweep)
     design: Design = make_design(sweep, signature(factory))
     parts: list[BucketPlan] = []
     first = 0
+    crew = crew or Crew()
+    points = sum(math.prod(bucket.shape) for bucket in design.buckets)
     for number, bucket in enumerate(design.buckets):
         compiled = program(factory, bucket.sizes, options)
-        part = _plan_bucket(number, first, bucket, compiled, sweep)
+        part = _plan_bucket(
+            number, first, bucket, compiled, sweep, crew.share(math.prod(bucket.shape), points)
+        )
         parts.append(part)
         first += len(part.tasks)
     return Plan(sweep, source, options, tuple(parts))
 
 
 def _plan_bucket(
-    number: int, first: int, bucket: Bucket, program: Program, sweep: Sweep
+    number: int, first: int, bucket: Bucket, program: Program, sweep: Sweep, crew: Crew
 ) -> BucketPlan:
     layout = program.layout(bucket.fixed, bucket.parameters)
-    variables = layout.select(sweep.store.keep)
+    also = asked_for(sweep)
+    if options_of(sweep).initial is not None and "distribution_path" in layout.variables:
+        also = (*also, "distribution_path")  # over a finite horizon initial alone asks for it
+    variables = layout.select(sweep.store.keep, also)
     points = sweep.store.points_per_task
     if points is None:
         size = math.prod(bucket.shape)
-        points = points_per_task(size, _point_bytes(variables), program.lanes)
+        points = points_per_task(size, _point_bytes(variables), program.lanes, crew)
         block = block_shape(bucket.shape, points, program.lanes)
     else:
         block = block_shape(bucket.shape, points)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..solvers.errors import UsageError, did_you_mean
+from .schema import RECORDS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -51,7 +52,7 @@ def picture(
     """
     from matplotlib.figure import Figure
 
-    names = _variables(data, var)
+    names, number = _variables(_Sweep(data), var)
     data, held = select(data, chosen or {})
     sweep = _Sweep(data)
     lines = [name for name in names if sweep.states_of(name)]
@@ -59,14 +60,14 @@ def picture(
     panels = len(lines) + summary
     if not panels:
         raise UsageError(
-            f"'{names[0]}' is a single number here: {np.asarray(data[names[0]].values).item()}."
+            f"'{number}' is a single number here: {np.asarray(data[number].values).item()}."
         )
     figure = Figure(figsize=(5.2 * panels + 0.4, 4.3), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for axis, name in zip(axes, lines, strict=False):
         _draw_lines(axis, sweep, name)
     if summary:
-        _draw_summary(axes[-1], sweep, names[0])
+        _draw_summary(axes[-1], sweep, number)
     title = str(data.attrs.get("model_name", data.attrs.get("model", "")))
     figure.suptitle(f"{title}   {held}".strip(), fontsize=11)
     return figure
@@ -144,18 +145,27 @@ class _Sweep:
         return names or list(dims)
 
 
-def _variables(data: xr.Dataset, var: str | None) -> list[str]:
-    known = [str(name) for name in data.data_vars]
+def _variables(sweep: _Sweep, var: str | None) -> tuple[list[str], str]:
+    """Return what to draw as lines, and what as one number per point."""
+    known = [str(name) for name in sweep.data.data_vars]
     if var is None:
         policies = [n for n in known if n.startswith("policy_") and "index" not in n]
         others = [n for n in known if n.startswith("output_")]
         names = [n for n in ["value", *policies[:1]] if n in known] or others[:1]
-        return names or ["error_bound"]
+        return (names, names[0]) if names else _of_own_arrays(sweep, known)
     for name in (var, f"policy_{var}", f"output_{var}"):
         if name in known:
-            return [name]
+            return [name], name
     guess = did_you_mean(var, known)
     raise UsageError(f"the store has no variable '{var}'.{guess} It holds: {', '.join(known)}.")
+
+
+def _of_own_arrays(sweep: _Sweep, known: Sequence[str]) -> tuple[list[str], str]:
+    """Choose among the arrays of a factory: one with a dimension as lines, and a number."""
+    own = [n for n in known if n not in RECORDS and not n.startswith(("grid_", "d_"))]
+    lines = sorted((n for n in own if sweep.states_of(n)), key=lambda n: n != "distribution")
+    numbers = [n for n in own if not sweep.states_of(n) and not n.endswith("_se")]
+    return lines[:1], (numbers or lines or ["error_bound"])[0]
 
 
 def _draw_lines(axis: Axes, sweep: _Sweep, name: str) -> None:
@@ -212,6 +222,8 @@ def _draw_summary(axis: Axes, sweep: _Sweep, name: str) -> None:
     elif len(names) == 1:
         _line(axis, part[names[0]].values, z.values, "." if "point" in dims else ".-")
         axis.set_ylabel(name)
+        if f"{name}_se" in part:
+            _band(axis, part[names[0]].values, z.values, part[f"{name}_se"].values)
     elif "point" in dims:
         x, y = (part[n].values for n in names)
         dots = axis.scatter(x, y, c=z.values, s=18, cmap="viridis", norm=_norm(z.values))
@@ -229,6 +241,14 @@ def _line(axis: Axes, x: Any, y: Any, style: str) -> None:
     if _spread_wide(y):
         axis.set_yscale("log")
     axis.grid(alpha=0.25)
+
+
+def _band(axis: Axes, x: Any, y: Any, se: Any) -> None:
+    order = np.argsort(x)
+    low, high = (y - 2 * se)[order], (y + 2 * se)[order]
+    label = "2 standard errors"
+    axis.fill_between(x[order], low, high, color="#2c5f8a", alpha=0.2, lw=0, label=label)
+    axis.legend(fontsize=8, frameon=False)
 
 
 def _heat(axis: Axes, part: xr.Dataset, z: xr.DataArray, label: str) -> None:
@@ -274,4 +294,5 @@ def _at(sweep: _Sweep, state: str, index: int) -> str:
 
 def _title(array: xr.DataArray, held: Sequence[str]) -> str:
     long = str(array.attrs.get("long_name", ""))
+    long = "" if long == array.name else long  # it stands at the axis already
     return "\n".join(filter(None, [long, ", ".join(held)]))

@@ -23,6 +23,9 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Say one sentence (compiling, resuming, ...)."""
 
+    def jobs(self, text: str) -> None:
+        """Say how the workers or jobs stand; called often, with the same words or others."""
+
     def advance(self, solved: int, inexact: int, failed: int) -> None:
         """Count points that were just committed."""
 
@@ -37,6 +40,9 @@ class Silent:
         """Ignore."""
 
     def note(self, text: str) -> None:
+        """Ignore."""
+
+    def jobs(self, text: str) -> None:
         """Ignore."""
 
     def advance(self, solved: int, inexact: int, failed: int) -> None:
@@ -118,6 +124,7 @@ class Lines:
         self._last = clock()
         self._tally: Tally | None = None
         self._told = -1
+        self._jobs = self._jobs_told = ""
 
     def start(self, total: int, done: int) -> None:
         """Announce the size of the sweep."""
@@ -131,6 +138,13 @@ class Lines:
         self._write(text)
         if self._tally is not None:
             self._tally.noted()
+
+    def jobs(self, text: str) -> None:
+        """Write the first words at once, others with the next line or when the last one is old."""
+        first, self._jobs = not self._jobs, text
+        due = self._clock() - self._last >= self._every
+        if first or (due and text != self._jobs_told):
+            self._tell()
 
     def advance(self, solved: int, inexact: int, failed: int) -> None:
         """Count, and write a line if the last one is old enough."""
@@ -150,7 +164,8 @@ class Lines:
     def _tell(self) -> None:
         if self._tally is not None:
             self._last, self._told = self._clock(), self._tally.done
-            self._write(str(self._tally))
+            self._jobs_told = self._jobs
+            self._write("; ".join(filter(None, (str(self._tally), self._jobs))))
 
     def _write(self, text: str) -> None:
         print(time.strftime("%H:%M:%S"), text, file=self._stream, flush=True)
@@ -177,9 +192,12 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[counts]}"),
             TextColumn("{task.fields[pace]}", style="dim"),
+            TextColumn("{task.fields[jobs]}", style="dim", markup=False),
             console=Console(stderr=True),
         )
-        self._task = self._live.add_task("", total=total, completed=done, counts="", pace="")
+        self._task = self._live.add_task(
+            "", total=total, completed=done, counts="", pace="", jobs=""
+        )
         self._live.start()
 
     def note(self, text: str) -> None:
@@ -190,6 +208,11 @@ class Bar:
             self._live.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+    def jobs(self, text: str) -> None:
+        """Show the words beside the bar."""
+        if self._live is not None:
+            self._live.update(self._task, jobs=text)
 
     def advance(self, solved: int, inexact: int, failed: int) -> None:
         """Count and redraw."""

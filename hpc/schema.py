@@ -65,7 +65,10 @@ def coordinates(bucket: Bucket, layout: Layout, variables: Mapping[str, Variable
 
 
 def results(
-    bucket: Bucket, variables: Mapping[str, Variable], block: tuple[int, ...]
+    bucket: Bucket,
+    variables: Mapping[str, Variable],
+    block: tuple[int, ...],
+    widths: Mapping[str, int] | None = None,
 ) -> dict[str, ZarrArray]:
     """Return the arrays that tasks write, in the order in which they are written.
 
@@ -76,6 +79,8 @@ def results(
         What is kept of the model.
     block : tuple of int
         Extent of a task along each parameter axis.
+    widths : dict of str to int, optional
+        Of states whose axis is cut into several files: the members in each.
     """
     axes, shape = tuple(bucket.axes), bucket.shape
     beside = {name: dims for name, (dims, _) in bucket.parameters.items() if name not in axes}
@@ -83,7 +88,8 @@ def results(
     found: dict[str, ZarrArray] = {}
     for name, variable in variables.items():
         dims = (*axes, *variable.dims)
-        cell = (*block, *variable.shape)
+        extents = zip(variable.dims, variable.shape, strict=True)
+        cell = (*block, *((widths or {}).get(dim, length) for dim, length in extents))
         found[name] = ZarrArray(
             dims=dims,
             shape=(*shape, *variable.shape),

@@ -8,15 +8,17 @@ must agree on among each other and with the model is checked in :mod:`.agreement
     [fixed]                     # parameters and sizes that do not vary
     [grid]                      # full factorial: each becomes a dimension of the result
     [zip] [sample] [table]      # at most one of these: points in a row, along dimension `point`
-    [solve]                     # tol, method, ...
+    [solve]                     # tol, method, moments, gradients, periods, initial, ...
     [store]                     # path, keep, points_per_task
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -35,9 +37,21 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ..solvers.errors import did_you_mean
+from ..solvers.options import SolveOptions
 from .mistakes import Key, Mistake, report
 
-__all__ = ["Range", "Sample", "Span", "Store", "Sweep", "Table", "field_mistakes", "sweep_from"]
+__all__ = [
+    "Range",
+    "Sample",
+    "Span",
+    "Store",
+    "Sweep",
+    "Table",
+    "asked_for",
+    "field_mistakes",
+    "options_of",
+    "sweep_from",
+]
 
 
 def _wrong(text: str) -> PydanticCustomError:
@@ -190,9 +204,13 @@ class Store(_Part):
 
 
 class Sweep(_Part):
-    """A whole sweep, each field checked."""
+    """A whole sweep, each field checked.
+
+    `one_point` says that nothing varies, and that this is meant: ``dpsolve solve --store``.
+    """
 
     model: Text
+    one_point: Literal[True] | None = None
     fixed: dict[str, Scalar] = {}
     grid: dict[str, Axis] = {}
     zip: dict[str, Values] = {}
@@ -204,6 +222,38 @@ class Sweep(_Part):
     def as_dict(self) -> dict[str, Any]:
         """Return the sweep as JSON-ready tables, which `sweep_from` reads back."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+GRADIENT = re.compile(r"d_.+_d_(?P<parameter>\w+)")  # the name of one, as a store has it
+
+
+def options_of(sweep: Sweep) -> SolveOptions:
+    """Return how the points are solved: as ``[solve]`` says, with what ``keep`` needs.
+
+    What `keep` names is computed, and what ``[solve]`` asks for is stored: see `asked_for`.
+    """
+    given = SolveOptions.from_mapping(sweep.solve)
+    keep = sweep.store.keep or ()
+    moments = [n.removeprefix("moment_") for n in keep if n.startswith("moment_")]
+    gradients = [found["parameter"] for n in keep if (found := GRADIENT.fullmatch(n))]
+    return replace(
+        given,
+        distribution=given.distribution or any(_is_distribution(n) for n in keep),
+        moments=(*given.moments, *(("moments",) if "moments" in keep else ()), *moments),
+        gradients=(*given.gradients, *gradients),
+    )
+
+
+def _is_distribution(name: str) -> bool:
+    return name.startswith("distribution") and name != "distribution_path"
+
+
+def asked_for(sweep: Sweep) -> tuple[str, ...]:
+    """Return the names of what ``[solve]`` asks for, which is stored beside what `keep` names."""
+    given = SolveOptions.from_mapping(sweep.solve)
+    names = ["distribution"] if given.distribution else []
+    names += [name if name == "moments" else f"moment_{name}" for name in given.moments]
+    return (*names, *(["distribution_path"] if given.periods is not None else []))
 
 
 def sweep_from(raw: Mapping[str, Any]) -> Sweep:

@@ -156,9 +156,19 @@ class StoreStatus:
         return worst(group.error_bound for group in self.groups)
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return self.in_words()
 
-    def _lines(self) -> Iterator[str]:
+    def in_words(self, *, goes_on: bool = False) -> str:
+        """Return all this as text.
+
+        Parameters
+        ----------
+        goes_on : bool
+            Somebody works on it at this moment, so nothing need be done.
+        """
+        return "\n".join(self._lines(goes_on))
+
+    def _lines(self, goes_on: bool) -> Iterator[str]:
         yield f"{self.path}: {self.points} points of the model {self.model}"
         yield f"  begun      {self.created} on {self.host} ({self.device})"
         if self.last_commit is not None:
@@ -174,7 +184,7 @@ class StoreStatus:
             yield f"  accuracy   worst certified error {self.error_bound:.3g} (tol {self.tol:g})"
         for failure in self.failures:
             yield f"  {failure}"
-        if self.pending:
+        if self.pending and not goes_on:
             yield f"  to go on: dpsolve resume {self.path}"
 
 

@@ -109,14 +109,22 @@ class Store:
             for name, array in bucket.results.items()
         }  # fmt: skip
 
-        def write(name: str) -> None:
-            write_file(bucket.file(name, task), bucket.results[name].encode(blocks[name]))
+        parts = {
+            part.label: (part.file, bucket.results[name], part.of(block))
+            for name, block in blocks.items()
+            for part in bucket.parts(name, task)
+        }
+
+        def write(label: str) -> None:
+            file, array, block = parts[label]
+            write_file(file, array.encode(block))
 
         status = bucket.file("status", task)
         with disk_errors(self.path), ThreadPoolExecutor(WRITERS) as pool:
-            for _ in pool.map(write, [name for name in blocks if name != "status"]):
+            for _ in pool.map(write, [label for label in parts if label != "status"]):
                 pass  # the first error is raised here
-            write_file(manifest.manifest_file(status), manifest.encode(blocks, task.size))
+            sums = {label: block for label, (_, _, block) in parts.items()}
+            write_file(manifest.manifest_file(status), manifest.encode(sums, task.size))
             write("status")
         return receipt(task, batch.status, batch.error_bound)
 

@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING
 
 from .buckets import Receipt, worst
 from .creation import open_or_create
+from .driver import driving
 from .executors import Executor, LocalExecutor
 from .interrupts import on_interrupt
 from .plan import make_plan
 from .provenance import version_notes
+from .retrying import clear_failed, has_failed
 from .store import Store, open_store
 
 if TYPE_CHECKING:
     from .progress import Progress
     from .resolve import ModelSource
     from .spec import Sweep
+    from .tasks import Crew
 
-__all__ = ["Outcome", "resume", "run_sweep"]
+__all__ = ["Outcome", "create_store", "resume", "run_sweep"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def run_sweep(
     progress: Progress,
     command: str = "",
     executor: Executor | None = None,
+    retry_failed: bool = False,
 ) -> Outcome:
     """Solve every point of a sweep that its store does not hold yet.
 
@@ -99,40 +103,75 @@ def run_sweep(
         What the user typed, for the store's attributes.
     executor : Executor, optional
         Where tasks run; by default in this process.
+    retry_failed : bool
+        Compute tasks with failed points once more.
 
     Raises
     ------
     RefusedError
-        If the store holds another sweep, or its path anything else.
+        If the store holds another sweep, or its path anything else; or if it has a driver.
     StoreError
         If the disk refuses; what is committed stays valid.
     """
     began = time.perf_counter()
-    plan = make_plan(sweep, source)
+    executor = executor or LocalExecutor()
+    plan = make_plan(sweep, source, executor.crew)
     planned = time.perf_counter() - began
     store = open_or_create(plan, command)
-    outcome = _run(store, progress, executor or LocalExecutor())
+    outcome = _run(store, progress, executor, retry_failed)
     return replace(outcome, seconds=time.perf_counter() - began, plan_seconds=planned)
 
 
-def resume(path: Path | str, *, progress: Progress, executor: Executor | None = None) -> Outcome:
+def create_store(
+    sweep: Sweep, source: ModelSource, command: str = "", crew: Crew | None = None
+) -> Store:
+    """Make the store of a sweep, or open it, and run nothing; see `run_sweep`."""
+    return open_or_create(make_plan(sweep, source, crew), command)
+
+
+def resume(
+    path: Path | str,
+    *,
+    progress: Progress,
+    executor: Executor | None = None,
+    retry_failed: bool = False,
+) -> Outcome:
     """Go on with the sweep that a store holds; nothing but the store is needed.
+
+    With `retry_failed`, tasks with failed points are computed once more.
 
     Raises
     ------
     StoreError
         If there is no store at `path`.
     RefusedError
-        If its model was installed, not a file, and is another one now.
+        If its model was installed, not a file, and is another one now; or if it has a driver.
     """
     store = open_store(path)
     store.source.load()
-    return _run(store, progress, executor or LocalExecutor())
+    return _run(store, progress, executor or LocalExecutor(), retry_failed)
 
 
-def _run(store: Store, progress: Progress, executor: Executor) -> Outcome:
+def _run(store: Store, progress: Progress, executor: Executor, retry_failed: bool) -> Outcome:
     began = time.perf_counter()
     receipts = store.receipts()
+    if len(receipts) == len(store.tasks) and not (retry_failed and has_failed(receipts)):
+        return _drive(store, receipts, progress, executor, began)
+    with driving(store, executor=executor.kind, stop=executor.stop, note=progress.note):
+        # Read again: another driver may have been at work until a moment ago.
+        receipts = store.receipts()
+        if retry_failed and (cleared := clear_failed(store, receipts)):
+            progress.note(f"{len(cleared)} tasks with failed points are computed once more")
+        return _drive(store, receipts, progress, executor, began)
+
+
+def _drive(
+    store: Store,
+    receipts: dict[int, Receipt],
+    progress: Progress,
+    executor: Executor,
+    began: float,
+) -> Outcome:
     tasks = [task for task in store.tasks if task.id not in receipts]
     before = sum(task.size for task in store.tasks) - sum(task.size for task in tasks)
     if receipts and tasks:
@@ -153,7 +192,12 @@ def _run(store: Store, progress: Progress, executor: Executor) -> Outcome:
                     new.append(receipt)
                     progress.advance(receipt.solved, receipt.inexact, receipt.failed)
             came = interrupt.name
-        outcome = _account(store, [*receipts.values()], new, time.perf_counter() - began, came)
+        # Many workers compile, or read from the cache, side by side.
+        compiling = (sum if executor.kind == "local" else max)(
+            [r.compile_seconds for r in new] or [0.0]
+        )
+        seconds = time.perf_counter() - began
+        outcome = _account(store, [*receipts.values()], new, seconds, compiling, came)
         if outcome.interrupted and outcome.pending:
             progress.note(
                 f"interrupted ({came}): {outcome.points - outcome.pending} of {outcome.points} "
@@ -165,7 +209,12 @@ def _run(store: Store, progress: Progress, executor: Executor) -> Outcome:
 
 
 def _account(
-    store: Store, old: list[Receipt], new: list[Receipt], seconds: float, came: str | None
+    store: Store,
+    old: list[Receipt],
+    new: list[Receipt],
+    seconds: float,
+    compiling: float,
+    came: str | None,
 ) -> Outcome:
     every = [*old, *new]
     solved, inexact, failed = (
@@ -181,7 +230,7 @@ def _account(
         tol=store.options.tol,
         seconds=seconds,
         plan_seconds=0.0,
-        compile_seconds=sum(receipt.compile_seconds for receipt in new),
+        compile_seconds=compiling,
         computed=sum(receipt.solved + receipt.inexact + receipt.failed for receipt in new),
         interrupted=came,
     )

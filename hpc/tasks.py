@@ -7,7 +7,11 @@ file, which is what lets them be written by different processes.
 
 The size of a task weighs four things: a kill loses one task's work (64 tasks: 1.6 % of a bucket);
 each task costs a file per variable, and some milliseconds to write them; a batch should be full,
-or lanes are wasted; and a task's results must fit into memory beside the solve.
+or lanes are wasted; and a task's results must fit into memory beside the solve. Where many workers
+are to share a sweep, there are at least `TASKS_EACH` tasks for each of them, as long as these fill
+a worker.
+
+The cut belongs to the store: it is made once, and read back wherever the sweep goes on.
 """
 
 from __future__ import annotations
@@ -17,12 +21,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-__all__ = ["Task", "block_shape", "cut", "points_per_task"]
+__all__ = ["Crew", "Task", "block_shape", "cut", "points_per_task"]
 
 WANTED_TASKS = 64
 LEAST_BYTES = 2 * 2**20
 LEAST_BATCHES = 32
 MOST_BYTES = 64 * 2**20
+TASKS_EACH = 4
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,27 @@ class Task:
         return self.stop - self.start
 
 
-def points_per_task(points: int, point_bytes: int, lanes: int) -> int:
+@dataclass(frozen=True)
+class Crew:
+    """The workers that a sweep is cut for.
+
+    Attributes
+    ----------
+    workers : int
+        How many there may be at a time; 0 if nothing is known.
+    batches : int
+        Batches that each works on side by side.
+    """
+
+    workers: int = 0
+    batches: int = 1
+
+    def share(self, part: int, whole: int) -> Crew:
+        """Return the crew for so many points of the whole sweep's."""
+        return Crew(_ceil(self.workers * part, whole), self.batches)
+
+
+def points_per_task(points: int, point_bytes: int, lanes: int, crew: Crew | None = None) -> int:
     """Choose how many points a task should have.
 
     Parameters
@@ -67,11 +92,16 @@ def points_per_task(points: int, point_bytes: int, lanes: int) -> int:
         What the store keeps of one point.
     lanes : int
         Points that the compiled program solves at once.
+    crew : Crew, optional
+        The workers, where they are known to be many.
     """
     most = max(MOST_BYTES // point_bytes, 1)
     # 2 MiB of results, or some batches where points are small but may be slow (a price).
     least = min(_ceil(LEAST_BYTES, point_bytes), LEAST_BATCHES * lanes)
     wanted = min(max(_ceil(points, WANTED_TASKS), least), most)
+    if crew is not None and crew.workers:
+        share = points // (TASKS_EACH * crew.workers) // lanes * lanes  # whole batches
+        wanted = min(wanted, max(share, crew.batches * lanes))
     if wanted < points:
         wanted = _ceil(points, _ceil(points, wanted))  # the last task as large as the others
         wanted = _ceil(wanted, lanes) * lanes

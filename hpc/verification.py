@@ -23,16 +23,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..solvers.arrays import rebuild
 from ..solvers.errors import ModelError, UsageError
-from ..solvers.factory import build
 from ..solvers.model import Model, TabularModel
+from ..solvers.options import SolveOptions
 from ..solvers.solution import Solution
 from . import audit
 from .bellman import Index
 from .definition import define
 from .examination import Findings, Stored, examine
+from .masses import MOST_STATES, Asked
 from .progress import Progress, Silent
-from .proof import axes
+from .proof import axes, menus
 from .store import is_store, open_store
 
 if TYPE_CHECKING:
@@ -170,7 +172,7 @@ class _Points:
     block: audit.Block
     parameters: Callable[[int], dict[str, Any]]
     model: Callable[[int], Any]
-    tol: float
+    options: SolveOptions
     coords: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def label(self, i: int) -> str:
@@ -185,7 +187,14 @@ class _Points:
     def stored(self, i: int) -> Stored:
         own = {k: v[i] for k, v in self.block.items() if k not in audit.RECORDS}
         bound = float(self.block["error_bound"][i]) if "error_bound" in self.block else math.nan
-        return Stored({**self.coords, **own}, bound)
+        initial = self.options.initial
+        asked = Asked(None if initial is None else dict(initial))
+        return Stored({**self.coords, **own}, bound, asked)
+
+    def faults(self) -> Iterator[tuple[NDArray[np.bool_], str]]:
+        """Compare the records of the points with each other."""
+        tols = self.options.tol, self.options.distribution_tol
+        return audit.record_faults(self.block, tols[0], self.certified(), tols[1])
 
     def certified(self) -> bool:
         """Tell whether error bounds are claimed: not for a factory that returns its own arrays."""
@@ -268,7 +277,7 @@ class _Run:
 
     def look(self, points: _Points, chosen: Index) -> None:
         """Compare the records of points with each other, and some with their definition."""
-        for bad, text in audit.record_faults(points.block, points.tol, points.certified()):
+        for bad, text in points.faults():
             if bad.any():
                 more = f" (and at {int(bad.sum()) - 1} more points)" if bad.sum() > 1 else ""
                 self.say(points.label(int(np.argmax(bad))), text + more)
@@ -297,15 +306,38 @@ class _Run:
 
     def examine(self, model: Any, stored: Stored, coords: Mapping[str, NDArray[Any]]) -> Findings:
         """Examine a model's point, or evaluate a factory's own arrays anew."""
+        if any(name.startswith("d_") and "_d_" in name[2:] for name in stored.arrays):
+            self.notes["gradients are not verified: nothing is certified about them"] = None
         if not isinstance(model, Model | TabularModel):
-            return Findings(faults=[*_numbered(coords, ()), *_own_array_faults(model, stored)])
+            return Findings(faults=[*_own_coordinate_faults(model, coords),
+                                    *_own_array_faults(model, stored)])  # fmt: skip
         if not {"value", "lower", "upper"} & stored.arrays.keys():
             self.notes[
                 "no value and no bounds are stored, so that only policies can be checked"
             ] = None
+        self.note_distributions(model, stored.arrays)
         found = examine(model, stored, self.some_states(model))
         found.faults += _numbered(coords, axes(model))
         return found
+
+    def note_distributions(
+        self, model: Model | TabularModel, arrays: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Tell what cannot be checked of distributions and moments."""
+        mass = arrays.get("distribution")
+        if mass is None and any(name.startswith("moment_") for name in arrays):
+            self.notes["moments are not verified, because no distribution is stored"] = None
+        if mass is None and "distribution_path" not in arrays:
+            return
+        if not all({f"policy_{c}", f"policy_index_{c}"} & arrays.keys() for c in menus(model)):
+            self.notes[
+                "no policy is stored, so that distributions are only checked to sum to one"
+            ] = None
+        elif mass is not None and mass.size > MOST_STATES:
+            self.notes[
+                f"the distance from the stationary distribution is solved for again up to "
+                f"{MOST_STATES} states; of larger chains only the residual was checked"
+            ] = None
 
     def some_states(self, model: Model | TabularModel) -> Index | None:
         """Choose the states to look at where there are too many pairs."""
@@ -334,13 +366,13 @@ def _of_task(
     def model(i: int) -> Any:
         values = part.points(np.array([task.start + i]))
         given = {name: float(value[0]) for name, value in values.items()}
-        return build(store.source.load(), given, part.sizes)
+        return rebuild(store.source.load(), given, part.sizes)
 
     return _Points(
         block=block,
         parameters=lambda i: audit.parameters(part, task.start + i),
         model=model,
-        tol=store.options.tol,
+        options=store.options,
         coords={name: values for name, values in coordinates.items() if name not in swept},
     )
 
@@ -363,9 +395,9 @@ def _of_solution(solution: Solution) -> _Points:
     def model(i: int) -> Any:
         if problem.factory is None:
             return problem.model
-        return build(problem.factory, parameters(i), dict(problem.sizes))
+        return rebuild(problem.factory, parameters(i), dict(problem.sizes))
 
-    return _Points(block, parameters, model, problem.options.tol)
+    return _Points(block, parameters, model, problem.options)
 
 
 def _candidates(store: Store, committed: list[Task], offsets: Index) -> Index:
@@ -389,6 +421,13 @@ def _numbered(coords: Mapping[str, NDArray[Any]], states: Any) -> Iterator[str]:
             yield f"{name}: number {i + 1} is stored as {values[i]}, but it counts from 0"
 
 
+def _own_coordinate_faults(made: Any, coords: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+    """Compare the coordinates of a factory's own arrays with its grids, where it returns some."""
+    grids = {f"grid_{name}": values for name, values in coords.items() if f"grid_{name}" in made}
+    yield from _own_array_faults({name: made[name] for name in grids}, Stored(grids, math.nan))
+    yield from _numbered(coords, [name.removeprefix("grid_") for name in grids])
+
+
 def _own_array_faults(made: Any, stored: Stored) -> Iterator[str]:
     """Compare a factory's own arrays with those that it returns when it is called again."""
     for name, x in made.items():
@@ -400,8 +439,10 @@ def _own_array_faults(made: Any, stored: Stored) -> Iterator[str]:
             yield f"{name} has the shape {held.shape}, but the factory returns {meant.shape}"
             continue
         gap = np.abs(held.astype(float) - meant.astype(float))
-        scale = float(np.max(np.abs(meant), initial=0.0))
-        if gap.size and not np.max(gap) <= ARRAY_TOLERANCE * scale:
+        allowed = ARRAY_TOLERANCE * float(np.max(np.abs(meant), initial=0.0))
+        if stored.error_bound > 0:  # then two computations may differ by twice the bound
+            allowed += 2 * stored.error_bound
+        if gap.size and not np.max(gap) <= allowed:
             i = int(np.argmax(np.where(np.isnan(gap), np.inf, gap)))
             yield (
                 f"{name}: entry {i + 1} is stored as {held.flat[i]:.12g}, but the factory returns "

@@ -189,8 +189,7 @@ def maximum() -> list[Row]:
 
     def two_stages(kept: Any, v: Any) -> Any:
         with_kept = copy(lattice)
-        with_kept.kept = copy(lattice.kept)
-        with_kept.kept.reward = replace(lattice.kept.reward, array=kept)
+        with_kept.kept = replace(lattice.kept, reward=replace(lattice.kept.reward, array=kept))
         return with_kept.greedy(v)
 
     ours, kept = jax.jit(two_stages), lattice.kept.reward.array
@@ -220,14 +219,39 @@ def doubling() -> list[Row]:
     return [versus(f"a batch of {n} growth models, doubling", "BiCGSTAB", result, "")]
 
 
-BENCHMARKS = {f.__name__: f for f in (many, savings, sweep, memory, maximum, doubling)}
+def slurm() -> list[Row]:
+    """Measure what driving a sweep over a real SLURM costs; minutes, and only as root."""
+    from bench_slurm import rows
+
+    return rows()
+
+
+def distributions() -> list[Row]:
+    """Measure stationary distributions, and systems whose arrays would not fit."""
+    from bench_distributions import rows
+
+    return rows()
+
+
+def devices() -> list[Row]:
+    """Measure what several devices and continuous batching gain."""
+    from bench_devices import rows
+
+    return rows()
+
+
+BENCHMARKS = {
+    f.__name__: f
+    for f in (many, savings, sweep, memory, maximum, doubling, distributions, devices, slurm)
+}
+ON_REQUEST = ("slurm",)  # needs root, and changes nothing that the others measure
 
 
 def main() -> None:
     """Run the benchmarks named, or all, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    names = parser.parse_args().names or list(BENCHMARKS)
+    names = parser.parse_args().names or [n for n in BENCHMARKS if n not in ON_REQUEST]
     unknown = [n for n in names if n not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark '{unknown[0]}'; there are: {', '.join(BENCHMARKS)}")

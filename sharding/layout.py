@@ -9,11 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..solvers.arrays import named
 from ..solvers.errors import UsageError, did_you_mean
 from ..solvers.factory import Factory, build
+from ..solvers.implicit import point_with_gradients
 from ..solvers.options import SolveOptions
-from ..solvers.point import PER_POINT, solve_point
-from ..solvers.solve import arrays_dims
+from ..solvers.point import PER_POINT
+from ..solvers.population import OF_DISTRIBUTION
+from ..solvers.solve import arrays_dims, differentiated
 
 __all__ = ["Layout", "Variable", "make_layout"]
 
@@ -21,6 +24,11 @@ LONG_NAMES = {
     "value": "value function",
     "lower": "certified lower bound on the value function",
     "upper": "certified upper bound on the value function",
+    "distribution": "stationary distribution",
+    "distribution_path": "distribution over time",
+    "distribution_residual": "change of the distribution in one period, L1 norm",
+    "distribution_error": "certified L1 distance of the distribution from the stationary one",
+    "distribution_period": "period of the chain",
 }
 DEFAULT_KEEP = ("value", "lower", "upper", "policy")
 
@@ -58,11 +66,19 @@ class Layout:
     variables: dict[str, Variable]
     default_keep: tuple[str, ...]
 
-    def select(self, keep: Sequence[str] | None) -> dict[str, Variable]:
-        """Return the variables that `keep` asks for; grids that vary always come along.
+    def select(self, keep: Sequence[str] | None, also: Sequence[str] = ()) -> dict[str, Variable]:
+        """Return the variables that `keep` asks for, and what always comes along with them.
 
-        ``policy`` and ``policy_index`` stand for those of every choice; an output goes by its own
-        name or by ``output_<name>``.
+        ``policy``, ``policy_index``, ``moments`` and ``gradients`` stand for all of their kind; an
+        output goes by its own name or by ``output_<name>``. Grids that vary come along, the
+        gradients of what is kept, and with a distribution or a moment what certifies them.
+
+        Parameters
+        ----------
+        keep : list of str or None
+            None: the usual ones.
+        also : list of str
+            To keep beside those.
 
         Raises
         ------
@@ -70,37 +86,58 @@ class Layout:
             If a name is none of these.
         """
         wanted: list[str] = []
-        for name in self.default_keep if keep is None else keep:
+        for name in (*(self.default_keep if keep is None else keep), *also):
             wanted += self._expand(name)
-        grids = [n for n in self.variables if n.startswith("grid_")]
-        names = dict.fromkeys([*wanted, *grids])
+        wanted += [n for n in self.variables if n.startswith("grid_")]
+        wanted += [n for n in self._gradients() if self._gradients()[n] in wanted]
+        if "value" in self.variables and any(_of_distribution(n) for n in wanted):
+            wanted += [n for n in OF_DISTRIBUTION if n in self.variables]
+        names = dict.fromkeys(wanted)
         return {n: self.variables[n] for n in self.variables if n in names}
+
+    def _gradients(self) -> dict[str, str]:
+        """Return the variable that each gradient is of."""
+        return {n: of for n in self.variables if (of := differentiated(n, self.variables)) != n}
 
     def _expand(self, name: str) -> list[str]:
         if name in self.variables:
             return [name]
         if f"output_{name}" in self.variables:
             return [f"output_{name}"]
-        if name == "policy":
-            found = [
-                n for n in self.variables
-                if n.startswith("policy_") and not n.startswith("policy_index_")
-            ]  # fmt: skip
-        elif name == "policy_index":
-            found = [n for n in self.variables if n.startswith("policy_index_")]
-        else:
-            found = []
-        if found:
-            return found
+        kinds = {
+            "policy": [n for n in self.variables if n.startswith("policy_")
+                       and not n.startswith("policy_index_")],
+            "policy_index": [n for n in self.variables if n.startswith("policy_index_")],
+            "moments": [n for n in self.variables if n.startswith("moment_")],
+            "gradients": [*self._gradients()],
+        }  # fmt: skip
+        if kinds.get(name):
+            return kinds[name]
+        raise UsageError(self._unknown(name, kinds))
+
+    def _unknown(self, name: str, kinds: Mapping[str, Sequence[str]]) -> str:
+        if name == "distribution_path" and "value" in self.variables:
+            return (
+                "keep names 'distribution_path', and a path needs to know how long it is and where "
+                "it starts: [solve] periods = 40, initial = { STATE = VALUE }"
+            )
+        if name == "gradients":
+            return "keep names 'gradients'; say by which parameters: [solve] gradients = [\"beta\"]"
         outputs = [n.removeprefix("output_") for n in self.variables if n.startswith("output_")]
-        known = [n for n in self.variables if not n.startswith(("output_", "grid_", "policy_"))]
-        if any(n.startswith("policy_") for n in self.variables):
-            known += ["policy", "policy_index"]
+        hidden = {"grid_" + n for n in self.dims} | {n for some in kinds.values() for n in some}
+        known = [n for n in self.variables if n not in hidden and not n.startswith("output_")]
+        known += [kind for kind, names in kinds.items() if names]
+        if "value" in self.variables:
+            known += [n for n in ("distribution", "moments") if n not in known]
         known += outputs
-        raise UsageError(
+        return (
             f"keep names '{name}', which this model does not have.{did_you_mean(name, known)} "
             f"It has: {', '.join(known)}."
         )
+
+
+def _of_distribution(name: str) -> bool:
+    return name == "distribution" or name.startswith("moment_")
 
 
 def make_layout(
@@ -115,7 +152,7 @@ def make_layout(
     found: dict[str, tuple[str, ...]] = {}
 
     def run(values: dict[str, Any]) -> dict[str, Any]:
-        arrays = solve_point(factory, sizes, options, values)
+        arrays = point_with_gradients(factory, sizes, options, values)
         found.update(arrays_dims(build(factory, values, sizes), arrays))
         return arrays
 
@@ -128,7 +165,9 @@ def make_layout(
         dims.update(zip(names, shape, strict=True))
         if name.startswith("grid_") and name.removeprefix("grid_") in coords:
             continue
-        variables[name] = Variable(name, names, shape, str(shapes[name].dtype), _long_name(name))
+        variables[name] = Variable(
+            name, names, shape, str(shapes[name].dtype), _long_name(name, found)
+        )
     ordered = dict.fromkeys([*LONG_NAMES, *variables])
     variables = {n: variables[n] for n in ordered if n in variables}
     for name in dims:
@@ -140,11 +179,16 @@ def make_layout(
     return Layout(dims, coords, variables, keep)
 
 
-def _long_name(name: str) -> str:
+def _long_name(name: str, names: Collection[str]) -> str:
+    variable = differentiated(name, names)
+    if variable != name:
+        parameter = name.removeprefix(f"d_{variable}_d_")
+        return f"derivative by {parameter}, at the fixed policy, of: {_long_name(variable, ())}"
     for prefix, words in (
         ("policy_index_", "optimal choice, as a position on its grid: "),
         ("policy_", "optimal choice: "),
         ("output_", "at the optimum: "),
+        ("moment_", "under the stationary distribution: "),
         ("grid_", "grid of "),
     ):
         if name.startswith(prefix):
@@ -160,9 +204,14 @@ def _grids(
 ) -> tuple[dict[str, np.ndarray[Any, Any]], set[str]]:
     """Return the states' grids that no varying parameter touches, and the names of the others."""
     names = list(varying)
+    own: list[bool] = []
 
     def grids(values: list[Any]) -> dict[str, Any]:
         made = build(factory, {**fixed, **dict(zip(names, values, strict=True))}, sizes)
+        own[:] = [isinstance(made, Mapping)]
+        if own[0]:
+            arrays = named(made)
+            return {n[5:]: x for n, d, x in arrays if n.startswith("grid_") and d == (n[5:],)}
         states = getattr(made, "states", None)
         if states is None:
             return {}
@@ -174,7 +223,11 @@ def _grids(
         if any(v in touched for v in equation.invars if not hasattr(v, "val")):
             touched.update(equation.outvars)
     # What no parameter touches comes out right whatever the parameters are: NaN, here.
-    results = jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *(np.nan for _ in names))
+    nowhere = [np.nan for _ in names]
+    if own[0]:  # compiled, so that nothing but the grids is computed
+        results = jax.tree.leaves(jax.jit(grids)(nowhere)) if out else []
+    else:
+        results = jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *nowhere)
     coords, depends = {}, set()
     for name, var, value in zip(sorted(out), jaxpr.jaxpr.outvars, results, strict=True):
         if not hasattr(var, "val") and var in touched:

@@ -17,7 +17,8 @@ from ..solvers.library import as_factory
 from ..solvers.options import SolveOptions
 from ..solvers.solution import Problem, Solution
 from ..solvers.solve import arrays_dims, check_sizes, solve_options
-from .program import program
+from .mesh import MeshShape
+from .program import program_for
 
 __all__ = ["solve_many"]
 
@@ -28,6 +29,7 @@ def solve_many(
     *,
     tol: float = 1e-6,
     method: str = "auto",
+    mesh: MeshShape | str | Mapping[str, int] | None = None,
     **options: Any,
 ) -> Solution:
     """Solve one model at many parameter points.
@@ -41,6 +43,11 @@ def solve_many(
         share, and sizes. For a full factorial, pass the columns of a mesh.
     tol, method, **options
         As for :func:`dpsolve.solve`, for every point.
+    mesh : str or mapping, optional
+        ``"points=4,states=2"``: four groups of devices, each with points of its own, and in each
+        group two devices that share a point's states. By default all devices of this process are
+        used along points, and as few along states as a point fits on. No result depends on the
+        number of groups.
 
     Returns
     -------
@@ -62,7 +69,9 @@ def solve_many(
     columns = _columns(values)
     if not is_concrete(columns):
         return _traced(factory, columns, sizes, chosen)
-    batch = program(factory, sizes, chosen).run(columns)
+    shape = MeshShape.read(dict(mesh) if isinstance(mesh, Mapping) else mesh)
+    points = max((len(c) for c in columns.values()), default=1)
+    batch = program_for(factory, sizes, chosen, points, shape).run(columns)
     arrays = dict(batch.variables)
     for name in ("residual", "error_bound", "iterations", "code"):
         arrays[name] = getattr(batch, name)

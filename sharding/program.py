@@ -9,27 +9,33 @@ left over is filled with NaN, which fails before its first sweep.
 
 from __future__ import annotations
 
+import logging
 import os
-import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from ..solvers.factory import Factory, Signature, build, signature
+from ..solvers.arrays import rebuild
+from ..solvers.factory import Factory, Signature, signature
 from ..solvers.options import SolveOptions
 from ..solvers.outcomes import word
-from ..solvers.point import PER_POINT, Footprint, footprint, solve_point
+from ..solvers.point import PER_POINT, Footprint, footprint
 from ..solvers.solve import check_sizes, explain
+from .fit import automatic, bytes_on_device, check_fits, iterates, make_cut
 from .layout import Layout, make_layout
-from .threads import side_by_side
+from .mesh import ONE_DEVICE, MeshShape, device_memory
+from .rounds import Rounds
+from .serving import Results, serve
+from .whole import Whole
 
-__all__ = ["Batch", "Forecast", "Program", "program"]
+__all__ = ["Batch", "Forecast", "Program", "program", "program_for"]
 
 Numpy = np.ndarray[Any, Any]
+log = logging.getLogger("dpsolve")
 
 # Bytes of state-choice arrays that the lanes of a batch take together. On a CPU they should stay
 # in cache; on an accelerator they should fill it.
@@ -85,19 +91,42 @@ class Batch:
 
 
 class Program:
-    """One factory at one set of static sizes, compiled for batches of ``lanes`` points."""
+    """One factory at one set of static sizes, compiled for batches of ``lanes`` points to a device.
 
-    def __init__(self, factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> None:
+    Parameters
+    ----------
+    factory, sizes, options
+        What to solve.
+    mesh : MeshShape
+        How points and states are cut over devices.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer devices than the mesh takes, the model cannot be cut as it asks, or one
+        point does not fit into a device's memory.
+    """
+
+    def __init__(
+        self,
+        factory: Factory,
+        sizes: Mapping[str, Any],
+        options: SolveOptions,
+        mesh: MeshShape = ONE_DEVICE,
+    ) -> None:
         check_sizes(sizes)
         self.factory = factory
         self.sizes = dict(sizes)
         self.options = options
+        self.shape = mesh
         self.signature: Signature = signature(factory)
         self.footprint: Footprint = footprint(factory, self.sizes, options)
-        self.lanes = _lanes(self.footprint)
+        self.cut = make_cut(factory, self.sizes, mesh)
+        self.bytes_per_point = bytes_on_device(self.footprint, mesh)
+        self.alone = self.footprint.alone and jax.local_devices()[0].platform == "cpu"
+        self.lanes = 1 if self.alone else _lanes(self.bytes_per_point)
         self._layouts: dict[Any, Layout] = {}
         self._compiled: Any = None
-        self.compile_seconds = 0.0
 
     def layout(self, fixed: Mapping[str, float], varying: Collection[str]) -> Layout:
         """Return dimensions, coordinates and variables, given which parameters vary."""
@@ -108,26 +137,47 @@ class Program:
         return self._layouts[key]
 
     def forecast(self) -> Forecast:
-        """Forecast the memory of one batch from the model's sizes, without compiling."""
-        each = self.footprint.bytes
+        """Forecast the memory of a batch on a device from the model's sizes, without compiling."""
+        each = self.bytes_per_point
         return Forecast(self.lanes, each, each * self.lanes, self.footprint.streams)
 
-    def compile(self) -> float:
-        """Compile if need be; return the seconds it took when it did."""
-        if self._compiled is None:
-            began = time.perf_counter()
-            shape = () if self.lanes == 1 else (self.lanes,)
-            spec = jax.ShapeDtypeStruct(shape, np.float64)
-            values = dict.fromkeys(self.signature.parameters, spec)
-            run = self._point if self.lanes == 1 else jax.vmap(self._point, axis_size=self.lanes)
-            self._compiled = jax.jit(run).lower(values).compile()
-            self.compile_seconds = time.perf_counter() - began
-        return self.compile_seconds
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds that compiling took, 0 before."""
+        return 0.0 if self._compiled is None else float(self._compiled.compile_seconds)
 
-    def _point(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        # Lanes share the memory that the options grant.
-        options = replace(self.options, memory=max(1, self.options.memory // self.lanes))
-        return solve_point(self.factory, self.sizes, options, values)
+    @property
+    def compiled_bytes(self) -> int:
+        """Memory of a batch on a device by the compiler's own account; compiles if need be."""
+        self.compile()
+        return int(self._compiled.memory)
+
+    def compile(self) -> float:
+        """Compile if need be; return the seconds it took when it did.
+
+        A batch that the compiler finds too large for the device's memory is halved until it fits.
+
+        Raises
+        ------
+        UsageError
+            If one point does not fit; the smallest mesh that would is named.
+        """
+        while self._compiled is None:
+            check_fits(self.footprint, self.shape)
+            if iterates(self.factory, self.sizes) and (self.lanes > 1 or self.shape.size > 1):
+                kind: type[Rounds | Whole] = Rounds
+            else:
+                kind = Whole
+            compiled = kind(
+                self.factory, self.sizes, self.options, self.lanes, self.shape, self.cut
+            )
+            compiled.compile()
+            if self.lanes > 1 and compiled.memory > device_memory():
+                log.info("%s lanes take %s bytes: halved", self.lanes, compiled.memory)
+                self.lanes //= 2
+                continue
+            self._compiled = compiled
+        return self.compile_seconds
 
     def run(self, points: Mapping[str, Numpy]) -> Batch:
         """Solve points.
@@ -137,80 +187,110 @@ class Program:
         points : dict of str to float array (points,)
             Every economic parameter.
         """
-        self.compile()
         columns = {k: np.asarray(points[k], np.float64) for k in self.signature.parameters}
         n = max((len(c) for c in columns.values()), default=1)
-        found: dict[str, Numpy] = {}
-        seconds = np.empty(n)
-
-        def one_batch(start: int) -> None:
-            stop = min(start + self.lanes, n)
-            began = time.perf_counter()
-            for name, x in self._run_lanes(columns, start, stop).items():
-                into = found.setdefault(name, np.empty((n, *x.shape[1:]), x.dtype))
-                into[start:stop] = x[: stop - start]
-            seconds[start:stop] = (time.perf_counter() - began) / (stop - start)
-
-        side_by_side(one_batch, range(0, n, self.lanes), self._workers())
-        numbers = {name: found.pop(name) for name in PER_POINT}
+        found = Results(n)
+        while found.left:
+            self.compile()
+            try:
+                serve(self._compiled, columns, found, self._workers())
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.lanes == 1:
+                    raise
+                self.lanes //= 2
+                log.warning(
+                    "the device ran out of memory; going on with batches of %s points", self.lanes
+                )
+                self._compiled = None
+        numbers = {name: found.arrays.pop(name) for name in PER_POINT}
         code = numbers["code"]
         return Batch(
-            variables=found,
+            variables=found.arrays,
             status=np.asarray(word(code)),
-            message=self._messages(code, columns),
-            seconds=seconds,
+            message=self._messages(code, columns, found.arrays),
+            seconds=found.seconds,
             **numbers,
         )
 
     def _workers(self) -> int:
         """Return how many batches run at a time: on a CPU small programs keep one core busy."""
-        small = self.footprint.bytes * self.lanes <= 4 * CPU_BYTES
-        on_cpu = jax.local_devices()[0].platform == "cpu"
-        return len(os.sched_getaffinity(0)) if on_cpu and small else 1
+        small = self.bytes_per_point * self.lanes <= 4 * CPU_BYTES
+        alone = self.shape.size == 1 and jax.local_devices()[0].platform == "cpu"
+        return len(os.sched_getaffinity(0)) if alone and small and not self.alone else 1
 
-    def _run_lanes(self, columns: Mapping[str, Numpy], start: int, stop: int) -> dict[str, Numpy]:
-        if self.lanes == 1:
-            out = self._compiled({k: c[start] for k, c in columns.items()})
-            return {k: np.asarray(x)[None] for k, x in out.items()}
-        pad = self.lanes - (stop - start)
-        out = self._compiled(
-            {k: np.pad(c[start:stop], (0, pad), constant_values=np.nan) for k, c in columns.items()}
-        )
-        return {k: np.asarray(x) for k, x in out.items()}
-
-    def _messages(self, code: Numpy, columns: Mapping[str, Numpy]) -> Numpy:
+    def _messages(
+        self, code: Numpy, columns: Mapping[str, Numpy], found: Mapping[str, Numpy]
+    ) -> Numpy:
         messages = np.full(code.shape, "", dtype=object)
-        for i in np.flatnonzero(code):
+        to_tell = code != 0
+        if "value" in found and "distribution_period" in found:
+            to_tell |= found["distribution_period"] > 1  # solved, with a message
+        for i in np.flatnonzero(to_tell):
             values = {k: float(c[i]) for k, c in columns.items()}
             missing = [k for k, v in values.items() if np.isnan(v)]
             if missing:
                 messages[i] = f"parameter '{missing[0]}' is NaN"
                 continue
             messages[i] = explain(
-                int(code[i]), partial(build, self.factory, values, self.sizes), refuse=False
+                int(code[i]),
+                partial(rebuild, self.factory, values, self.sizes),
+                self.options,
+                {name: x[i] for name, x in found.items()},
+                refuse=False,
             )
         return messages
 
 
 @lru_cache(maxsize=64)
 def _program(
-    factory: Factory, sizes: tuple[tuple[str, Any], ...], options: SolveOptions
+    factory: Factory,
+    sizes: tuple[tuple[str, Any], ...],
+    options: SolveOptions,
+    mesh: MeshShape,
 ) -> Program:
-    return Program(factory, dict(sizes), options)
+    return Program(factory, dict(sizes), options, mesh)
 
 
-def program(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> Program:
+def program(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    mesh: MeshShape = ONE_DEVICE,
+) -> Program:
     """Return the program of a factory at its sizes; the same one for the same arguments."""
     check_sizes(sizes)
-    return _program(factory, tuple(sizes.items()), options)
+    return _program(factory, tuple(sizes.items()), options, mesh)
 
 
-def _lanes(size: Footprint) -> int:
+def program_for(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    points: int,
+    mesh: MeshShape | None = None,
+) -> Program:
+    """Return the program for a number of points, on a mesh or on what suits this process's devices.
+
+    Parameters
+    ----------
+    factory, sizes, options
+        What to solve.
+    points : int
+        How many points there are to solve.
+    mesh : MeshShape, optional
+        None chooses: as few devices to a point as it fits on, and no group without points.
+    """
+    alone = program(factory, sizes, options)
+    if mesh is None:
+        devices = len(jax.local_devices())
+        mesh = automatic(alone.footprint, alone.lanes, points, devices)
+    return program(factory, sizes, options, mesh)
+
+
+def _lanes(size: int) -> int:
     """Choose how many points are solved side by side: a power of two."""
-    device = jax.local_devices()[0]
     budget = CPU_BYTES
-    if device.platform != "cpu":
-        limit = (device.memory_stats() or {}).get("bytes_limit", 8 * 2**30)
-        budget = int(limit * ACCELERATOR_SHARE)
-    fits = max(1, budget // max(1, size.bytes))
+    if jax.local_devices()[0].platform != "cpu":
+        budget = int(device_memory() * ACCELERATOR_SHARE)
+    fits = max(1, budget // max(1, size))
     return int(min(MOST_LANES, 2 ** int(np.log2(fits))))

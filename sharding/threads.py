@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
 
-__all__ = ["side_by_side"]
+import jax
+
+__all__ = ["in_order", "side_by_side"]
+
+Found = TypeVar("Found")
+
+
+def in_order(work: Callable[[int, Any], Found], items: Iterable[int]) -> Iterator[Found]:
+    """Yield ``work(item, device)`` for each item, in order, spread over this process's devices.
+
+    As many items are worked on at a time as there are devices (on a single CPU device: cores), and
+    no more are held.
+    """
+    devices = jax.local_devices()
+    workers = len(devices)
+    if workers == 1 and devices[0].platform == "cpu":
+        workers = len(os.sched_getaffinity(0))
+    left = iter(items)
+    while now := list(islice(left, workers)):
+        found: dict[int, Found] = {}
+
+        def one(i: int, now: list[int] = now, found: dict[int, Found] = found) -> None:
+            found[i] = work(now[i], devices[i % len(devices)])
+
+        side_by_side(one, range(len(now)), workers)
+        for i in range(len(now)):
+            yield found.pop(i)
 
 
 def side_by_side(work: Callable[[int], None], items: Iterable[int], workers: int) -> None:

@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .cut import ALONE, Everywhere
 from .operator import BellmanOperator, Survey
 
 __all__ = ["Bounds", "Modulus", "bounds", "modulus"]
@@ -96,6 +97,7 @@ class Bounds:
 def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
     """Find the rates at which the operator damps constants."""
     one = jnp.ones(())
+    over = operator.everywhere
     high = survey.discount_high * survey.row_high * survey.spread
     low = survey.discount_low * survey.row_low
     monotone = survey.spread <= 1.0 + 1e-12
@@ -110,11 +112,11 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
     def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         w, _, _, k = carry
         grown = operator.growth(w)
-        change = jnp.max(jnp.abs(1.0 + grown - w)) / jnp.max(w)
-        blown = ~(jnp.max(grown) < 1e12)
+        change = over.max(jnp.abs(1.0 + grown - w)) / over.max(w)
+        blown = ~(over.max(grown) < 1e12)
         return (
             jnp.where(change > 1e-3, 1.0 + grown, w),
-            jnp.max(grown / w),
+            over.max(grown / w),
             jnp.where(blown, 0.0, change),
             k + 1,
         )
@@ -130,12 +132,12 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
     )
 
 
-def bounds(v: Array, tv: Array, modulus: Modulus, depth: int) -> Bounds:
+def bounds(v: Array, tv: Array, modulus: Modulus, depth: int, over: Everywhere = ALONE) -> Bounds:
     """Bound the true value by what one sweep did to `v`."""
     w, high, low = modulus.weight, modulus.high, modulus.low
     difference = (tv - v) / w
-    top, bottom = jnp.max(difference), jnp.min(difference)
-    residual = jnp.maximum(jnp.max(jnp.abs(tv - v)), 0.0)
+    top, bottom = over.max(difference), over.min(difference)
+    residual = jnp.maximum(over.max(jnp.abs(tv - v)), 0.0)
     far = jnp.maximum(top, -bottom)
     top, bottom = (
         jnp.where(modulus.monotone, top, far),
@@ -147,17 +149,18 @@ def bounds(v: Array, tv: Array, modulus: Modulus, depth: int) -> Bounds:
 
     above = series(top, jnp.where(top >= 0, high, low))
     below = series(bottom, jnp.where(bottom < 0, high, low))
-    scale = jnp.maximum(jnp.max(jnp.abs(v)), jnp.max(jnp.abs(tv)))
+    scale = over.max(jnp.maximum(jnp.abs(v), jnp.abs(tv)))
     rounding = depth * EPS * scale / (1.0 - high)
     certain = high < 1.0
     above = jnp.where(certain, above + rounding, jnp.inf)
     below = jnp.where(certain, below - rounding, -jnp.inf)
-    error = jnp.where(certain, (above - below) / 2 * jnp.max(w), jnp.inf)
+    largest = over.max(w)
+    error = jnp.where(certain, (above - below) / 2 * largest, jnp.inf)
     return Bounds(
         below,
         above,
         jnp.where(certain, (above + below) / 2, 0.0),
         error,
-        jnp.where(certain, rounding * jnp.max(w), jnp.inf),
+        jnp.where(certain, rounding * largest, jnp.inf),
         residual,
     )

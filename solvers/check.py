@@ -9,10 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from .arrays import named as named_arrays
+from .arrays import no_model, rebuild, refusal
 from .bounds import modulus
 from .contraction import CHOICE
 from .errors import ModelError
-from .factory import build, signature, split
+from .factory import signature, split
 from .functions import BLOCK, Pairs
 from .grids import ROW_SUM_TOLERANCE, Grid
 from .lattice import Lattice
@@ -51,15 +53,9 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
         for name, value in values.items():
             if not np.isfinite(value):
                 raise ModelError(f"{signature(factory).name}: parameter '{name}' is {value}")
-        model = build(factory, values, sizes)
-    if isinstance(model, Mapping):
-        for name, x in model.items():
-            array = np.asarray(x[1] if isinstance(x, tuple) else x)
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ModelError(f"the array '{name}' holds {array[~np.isfinite(array)][0]}")
-        return
-    if not isinstance(model, Model | TabularModel):
-        raise ModelError(f"a factory returns dp.Model(...), not {type(model).__name__}")
+        model = rebuild(factory, values, sizes)
+        if not isinstance(model, Model | TabularModel | Mapping):
+            raise no_model(factory, model)
     found = diagnose(model)
     if found:
         raise ModelError(found)
@@ -67,6 +63,8 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
 
 def diagnose(model: Any) -> str:
     """Return a sentence about a model's first fault, or '' if none is found."""
+    if isinstance(model, Mapping):
+        return refusal(model) or _not_finite(model)
     if isinstance(model, TabularModel):
         return _diagnose_tabular(model)
     if not isinstance(model, Model):
@@ -80,6 +78,16 @@ def diagnose(model: Any) -> str:
         found = found or (_discount(lattice) if model.horizon is None else "")
         if found:
             return found
+    return ""
+
+
+def _not_finite(made: Mapping[str, Any]) -> str:
+    for name, dims, x in named_arrays(made):
+        array = np.asarray(x)
+        if array.dtype.kind in "fc" and not (finite := np.isfinite(array)).all():
+            at = np.unravel_index(int(np.argmin(finite)), array.shape)
+            place = ", ".join(f"{d}={i}" for d, i in zip(dims, at, strict=True))
+            return f"the array '{name}' holds {array[at]}" + f" at {place}" * bool(place)
     return ""
 
 
@@ -180,6 +188,7 @@ def _pairs(lattice: Lattice, when: str) -> str:
 
 
 def _rewards(pairs: Pairs, place: _Place, when: str) -> str:
+    assert pairs.raw_reward is not None
     bad = pairs.raw_reward.map(lambda r: jnp.isnan(r) | (r == jnp.inf))
     worst, where = _worst(bad, pairs.feasible, place)
     if worst <= 0:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import no_model, shapes
 from .chains import Markov
 from .factory import Signature, build, signature, split
 from .grids import Grid, Iid
@@ -67,7 +68,7 @@ class Description:
         for title, table in (
             ("parameters (can be swept, batched, differentiated)", self.parameters),
             ("sizes (static: a new value compiles anew)", self.sizes),
-            ("dimensions", self.dimensions),
+            ("dimensions" if self.choices else "arrays", self.dimensions),
         ):
             if table:
                 lines += ["", title]
@@ -78,12 +79,14 @@ class Description:
             lines += [f"  {step}" for step in self.structure]
         lines += ["", "size"]
         if self.choices:
-            lines.append(
+            how = "recomputed block by block" if self.streams else "kept"
+            lines += [
                 f"  {self.states:,} states x {self.choices:,} choices = "
-                f"{self.states * self.choices:,} pairs"
-            )
-        how = "recomputed block by block" if self.streams else "kept"
-        lines.append(f"  {_bytes(self.bytes)} to solve one point (rewards {how})")
+                f"{self.states * self.choices:,} pairs",
+                f"  {_bytes(self.bytes)} to solve one point (rewards {how})",
+            ]
+        else:
+            lines.append(f"  {_bytes(self.bytes)} to compute one point")
         lines.append(f"  keep: {', '.join(self.outputs)}")
         return "\n".join(lines)
 
@@ -117,7 +120,6 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
         factory = as_factory(model)
         sig = signature(factory)
         values, sizes = split(factory, params)
-    made = build(factory, values, sizes)
     size = footprint(factory, sizes, options)
     common: dict[str, Any] = {
         "name": sig.name,
@@ -125,6 +127,19 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
         "parameters": values,
         "sizes": sizes,
     }
+    arrays = None if isinstance(model, Model | TabularModel) else shapes(factory, sizes)
+    if arrays is not None:  # nothing is computed: it could take long
+        return Description(
+            **common,
+            dimensions={name: _array(dims, x.shape) for name, (dims, x) in arrays.items()},
+            states=0,
+            choices=0,
+            structure=(),
+            bytes=size.bytes,
+            streams=False,
+            outputs=tuple(arrays),
+        )
+    made = build(factory, values, sizes)
     if isinstance(made, Model):
         t = None if made.horizon is None else np.int32(0)
         lattice = Lattice(made, t=t, memory=1)
@@ -152,17 +167,13 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             streams=False,
             outputs=("value", "lower", "upper", "policy", "policy_index"),
         )  # fmt: skip
-    arrays = {k: np.shape(x[1] if isinstance(x, tuple) else x) for k, x in made.items()}
-    return Description(
-        **common,
-        dimensions={k: f"array of shape {shape}" for k, shape in arrays.items()},
-        states=0,
-        choices=0,
-        structure=(),
-        bytes=size.bytes,
-        streams=False,
-        outputs=tuple(arrays),
-    )
+    raise no_model(factory, made)
+
+
+def _array(dims: tuple[str, ...], shape: tuple[int, ...]) -> str:
+    if not dims:
+        return "a number"
+    return "over " + " x ".join(f"{d} ({n:,})" for d, n in zip(dims, shape, strict=True))
 
 
 def _dimensions(model: Model) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 __all__ = [
     "DpsolveError",
     "ModelError",
+    "PeerError",
     "RefusedError",
     "StoreError",
     "UsageError",
@@ -41,6 +42,12 @@ class RefusedError(DpsolveError):
     """What was asked contradicts what the store already holds; the store is untouched."""
 
     exit_code = 3
+
+
+class PeerError(DpsolveError):
+    """Another process of the same solve did not come, or was lost; the same command resumes."""
+
+    exit_code = 130
 
 
 class StoreError(DpsolveError):

@@ -8,15 +8,18 @@ policy) serve alike.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from .binding import arguments
 from .contraction import CHOICE
+from .cut import Cut
 from .grids import Grid, Integers, is_concrete
 from .locate import Location, locate
 from .model import Model
@@ -37,10 +40,13 @@ class Functions:
         At one parameter point; its arrays may be traced.
     t : int array, optional
         The period, with a horizon.
+    cut : Cut, optional
+        The state of which this device has a part.
     """
 
-    def __init__(self, model: Model, t: Array | None = None) -> None:
+    def __init__(self, model: Model, t: Array | None = None, cut: Cut | None = None) -> None:
         self.model = model
+        self.cut = cut
         self.order = (*model.states, BLOCK, CHOICE, *model.shocks)
         self.n_choices = prod(model.size_of(c) for c in model.choices)
         # The barrier keeps XLA from evaluating a model without parameters at compile time, which
@@ -49,6 +55,9 @@ class Functions:
             name: Named(lax.optimization_barrier(jnp.asarray(spec.values)), (name,))
             for name, spec in (*model.states.items(), *model.shocks.items())
         }
+        if cut is not None:
+            whole = self.env[cut.state]
+            self.env[cut.state] = Named(whole.array[cut.index()], whole.dims)
         if t is not None:
             self.env["t"] = Named(jnp.asarray(t))
         self.vanishing = [w for w, s in model.shocks.items() if not _all_positive(s.probs)]
@@ -67,6 +76,12 @@ class Functions:
         if rule in model.choices:
             return model.choices[rule] == state or model.choices[rule] is model.states[state]
         return model.states[rule] is model.states[state]
+
+    def positions(self, state: str) -> Array:
+        """Return the positions on its grid of a state's members that this device has."""
+        if self.cut is not None and state == self.cut.state:
+            return self.cut.index()
+        return jnp.arange(self.model.size_of(state), dtype=jnp.int32)
 
     def is_exact(self, state: str) -> bool:
         """Tell whether a state's next value is a member of its grid, and not interpolated."""
@@ -153,8 +168,7 @@ class Functions:
         if self.shares_grid(state, rule):
             if index is not None and rule in self.model.choices:
                 return Location(self.choice_index(index)[str(rule)])
-            own = jnp.arange(self.model.size_of(str(rule)), dtype=jnp.int32)
-            return Location(Named(own, (str(rule),)))
+            return Location(Named(self.positions(str(rule)), (str(rule),)))
         if isinstance(rule, str):
             value = env[rule]
         else:
@@ -162,8 +176,10 @@ class Functions:
         return locate(cast("Grid | Integers", self.model.states[state]), value)
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Pairs:
-    """Everything the model says about the pairs of a state and one of the choices in `index`.
+    """Everything the model says about some pairs of a state and a choice.
 
     Attributes
     ----------
@@ -179,26 +195,51 @@ class Pairs:
         Of every shock.
     """
 
-    def __init__(
-        self,
+    reward: Named
+    raw_reward: Named | None
+    feasible: Named | None
+    discount: Named
+    locations: dict[str, Location]
+    probabilities: dict[str, Named]
+
+    @classmethod
+    def of(
+        cls,
         functions: Functions,
         index: Named,
         states: Iterable[str],
         probabilities: Mapping[str, Named],
-    ) -> None:
+    ) -> Pairs:
+        """Evaluate a model at all states and the choices in `index`.
+
+        Parameters
+        ----------
+        functions : Functions
+            The model's.
+        index : Named of int32
+            Choices.
+        states : iterable of str
+            States whose next values to find.
+        probabilities : mapping
+            Of the shocks for which they do not depend on the choice.
+        """
         env = functions.env | functions.choice_values(index)
-        self.probabilities = {
+        probabilities = {
             w: probabilities[w] if w in probabilities else functions.probability(w, env)
             for w in functions.model.shocks
         }
-        self.feasible = functions.feasibility(env)
-        reward = functions.model.reward
-        self.raw_reward = functions.average(reward, env, self.probabilities, "reward")
-        self.reward = self.raw_reward
-        if self.feasible is not None:
-            self.reward = where(self.feasible, self.raw_reward, Named(jnp.asarray(-jnp.inf)))
-        self.discount = functions.discount(env)
-        self.locations = {name: functions.location(name, env, index) for name in states}
+        feasible = functions.feasibility(env)
+        raw = functions.average(functions.model.reward, env, probabilities, "reward")
+        reward = raw
+        if feasible is not None:
+            reward = where(feasible, raw, Named(jnp.asarray(-jnp.inf)))
+        locations = {name: functions.location(name, env, index) for name in states}
+        discount = functions.discount(env)
+        return cls(reward, raw, feasible, discount, locations, probabilities)
+
+    def lean(self) -> Pairs:
+        """Return what a sweep needs: infeasible choices are masked in `reward` already."""
+        return replace(self, raw_reward=None, feasible=None)
 
 
 def _all_positive(probs: Any) -> bool:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .bounds import EPS
+from .cut import ALONE, Cut
 from .iteration import first_fault
 from .lattice import Lattice
 from .model import Model
@@ -26,8 +27,10 @@ __all__ = ["backward", "follow"]
 Array = Any
 
 
-def backward(model: Model, options: SolveOptions, live: Array | bool = True) -> dict[str, Array]:
-    """Solve a finite-horizon model, inside a trace.
+def backward(
+    model: Model, options: SolveOptions, live: Array | bool = True, cut: Cut | None = None
+) -> dict[str, Array]:
+    """Solve a finite-horizon model, inside a trace; with a `cut`, this device's part of it.
 
     Returns
     -------
@@ -35,18 +38,19 @@ def backward(model: Model, options: SolveOptions, live: Array | bool = True) -> 
         As for an infinite horizon, with a leading axis ``t`` of length ``horizon``.
     """
     horizon = int(model.horizon or 0)
+    over = ALONE if cut is None else cut.everywhere
 
     def period(carry: tuple[Array, Array, Array], t: Array) -> tuple[Any, dict[str, Array]]:
         v, error, code = carry
-        operator = Lattice(model, t=t, block=options.block, memory=options.memory)
+        operator = Lattice(model, t=t, block=options.block, memory=options.memory, cut=cut)
         survey = operator.survey()
         fault = first_fault(survey, None)
         tv, policy = operator.greedy(v)
-        scale = jnp.maximum(jnp.max(jnp.abs(tv)), jnp.max(jnp.abs(v)))
+        scale = over.max(jnp.maximum(jnp.abs(tv), jnp.abs(v)))
         mass = survey.discount_high * survey.row_high * survey.spread
         error = operator.depth * EPS * scale + mass * error
         # An earlier fault (later in time) stands; NaN is found where it first arises.
-        broken = jnp.where(jnp.isfinite(tv).all(), Outcome.RUNNING, Outcome.DIVERGED)
+        broken = jnp.where(over.all(jnp.isfinite(tv)), Outcome.RUNNING, Outcome.DIVERGED)
         fault = jnp.where(fault == Outcome.RUNNING, broken, fault).astype(jnp.int32)
         code = jnp.where(code == Outcome.RUNNING, fault, code)
         labels = operator.labels(policy)
@@ -59,7 +63,7 @@ def backward(model: Model, options: SolveOptions, live: Array | bool = True) -> 
         return (tv, error, code), out
 
     code = jnp.where(live, jnp.int32(Outcome.RUNNING), jnp.int32(Outcome.NOT_FINITE))
-    start = (_terminal(model), jnp.zeros(()), code)
+    start = (_terminal(model, cut), jnp.zeros(()), code)
     (_, _, code), out = lax.scan(period, start, jnp.arange(horizon), reverse=True)
     errors = out.pop("error").reshape(-1, *(1 for _ in model.shape))
     error = jnp.max(errors)
@@ -83,7 +87,9 @@ def backward(model: Model, options: SolveOptions, live: Array | bool = True) -> 
     }
 
 
-def follow(model: Model, options: SolveOptions, policies: Mapping[str, Array]) -> dict[str, Array]:
+def follow(
+    model: Model, options: SolveOptions, policies: Mapping[str, Array], cut: Cut | None = None
+) -> dict[str, Array]:
     """Value fixed policies over the horizon, differentiably.
 
     Parameters
@@ -100,21 +106,24 @@ def follow(model: Model, options: SolveOptions, policies: Mapping[str, Array]) -
 
     def period(v: Array, x: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
         t, labels = x
-        operator = Lattice(model, t=t, block=options.block or 1, memory=options.memory)
+        operator = Lattice(model, t=t, block=options.block or 1, memory=options.memory, cut=cut)
         fixed = operator.at(operator.policy_of(labels))
         v = fixed.reward + fixed.apply(v)
         out = {f"policy_{c}": jnp.asarray(model.grid_of(c).values)[i] for c, i in labels.items()}
         return v, {"value": v, **out, **{f"output_{n}": y for n, y in fixed.outputs().items()}}
 
     xs = (jnp.arange(horizon), dict(policies))
-    _, out = lax.scan(period, _terminal(model), xs, reverse=True)
+    _, out = lax.scan(period, _terminal(model, cut), xs, reverse=True)
     return out | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
 
 
-def _terminal(model: Model) -> Array:
+def _terminal(model: Model, cut: Cut | None = None) -> Array:
+    values = {n: jnp.asarray(s.values) for n, s in model.states.items()}
+    if cut is not None:
+        values[cut.state] = values[cut.state][cut.index()]
+    full = Named(jnp.ones([x.size for x in values.values()]), tuple(values))
     if model.terminal is None:
-        return jnp.zeros(model.shape)
-    env = {n: Named(jnp.asarray(s.values), (n,)) for n, s in model.states.items()}
-    x = mapped(model.terminal, env, tuple(model.states), "terminal")
-    full = Named(jnp.ones(model.shape), tuple(model.states))
-    return ordered(multiply(full, x), tuple(model.states)).array.astype(jnp.float64)
+        return 0.0 * full.array
+    env = {n: Named(x, (n,)) for n, x in values.items()}
+    x = mapped(model.terminal, env, tuple(values), "terminal")
+    return ordered(multiply(full, x), tuple(values)).array.astype(jnp.float64)

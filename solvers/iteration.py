@@ -21,7 +21,7 @@ says which.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -35,11 +35,12 @@ from .operator import BellmanOperator, Survey
 from .options import SolveOptions
 from .outcomes import Outcome
 
-__all__ = ["Fixpoint", "fixpoint"]
+__all__ = ["Fixpoint", "Run", "begin", "finish", "fixpoint", "iterate", "resume"]
 
 Array = Any
 FEW_SWEEPS = 8  # below so many sweeps to go, plain value iteration is the cheapest way to end
 STALE = 60  # sweeps without a new smallest certified error, after which the loop gives up
+AHEAD = 0.3  # of the tolerance, to which a shortcut solves
 PENALTY = 10  # sweeps by `opi` after three strikes of the Krylov solver
 
 
@@ -88,21 +89,98 @@ class _State:
     code: Array
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Run:
+    """A solve under way: what :func:`begin` makes, :func:`iterate` moves on, :func:`finish` reads.
+
+    Attributes
+    ----------
+    state : pytree
+        The last sweep and what the loop remembers.
+    rates : Modulus
+        How the operator damps constants.
+    """
+
+    state: _State
+    rates: Modulus
+
+    @property
+    def running(self) -> Array:
+        """Whether there is more to do."""
+        return self.state.code == Outcome.RUNNING
+
+    @property
+    def sweeps(self) -> Array:
+        """Sweeps made."""
+        return self.state.k
+
+
 def fixpoint(
-    operator: BellmanOperator, options: SolveOptions, live: Array | bool = True
+    operator: BellmanOperator,
+    options: SolveOptions,
+    live: Array | bool = True,
+    shortcut: BellmanOperator | None = None,
 ) -> Fixpoint:
     """Solve one model at one parameter point, inside a trace.
 
-    A point that is not `live` (a NaN parameter, or padding of a batch) fails before its first
-    sweep.
+    Parameters
+    ----------
+    operator : BellmanOperator
+        Its sweeps certify.
+    options : SolveOptions
+    live : bool
+        A point that is not (a NaN parameter, or padding of a batch) fails before its first sweep.
+    shortcut : BellmanOperator, optional
+        Its sweeps cost less, and prove nothing: it finds the value that `operator` starts from.
     """
+    end: Run = lax.while_loop(
+        lambda run: run.running,
+        lambda run: iterate(operator, options, run),
+        begin(operator, options, live, shortcut),
+    )
+    return finish(end)
+
+
+def begin(
+    operator: BellmanOperator,
+    options: SolveOptions,
+    live: Array | bool = True,
+    shortcut: BellmanOperator | None = None,
+) -> Run:
+    """Look the model over and make ready for the first sweep; see :func:`fixpoint`."""
     survey = operator.survey()
     rates = modulus(operator, survey)
-    v0 = operator.start()
+    run = resume(operator, rates, operator.start(), first_fault(survey, rates), live)
+    return run if shortcut is None else _ahead(shortcut, options, run)
+
+
+def _ahead(shortcut: BellmanOperator, options: SolveOptions, run: Run) -> Run:
+    """Solve by the shortcut, and begin anew from what it found."""
+    options = replace(options, tol=AHEAD * options.tol)
+    end: Run = lax.while_loop(
+        lambda run: run.running, lambda run: iterate(shortcut, options, run), run
+    )
+    s = end.state
+    found = s.tv + s.bounds.middle * end.rates.weight
+    sound = shortcut.everywhere.all(jnp.isfinite(found))
+    value = jnp.where(sound, found, run.state.v)
+    state = replace(run.state, v=value, tv=value, k=s.k, policy=s.policy)
+    return replace(run, state=state)
+
+
+def resume(
+    operator: BellmanOperator,
+    rates: Modulus,
+    value: Array,
+    code: Array | Outcome = Outcome.RUNNING,
+    live: Array | bool = True,
+) -> Run:
+    """Make ready for a sweep from any value."""
     infinite = jnp.asarray(jnp.inf)
-    start = _State(
-        v=v0,
-        tv=v0,
+    state = _State(
+        v=value,
+        tv=value,
         policy=jnp.zeros(operator.shape, jnp.int32),
         bounds=Bounds(-infinite, infinite, jnp.zeros(()), infinite, infinite, infinite),
         best=infinite,
@@ -111,14 +189,19 @@ def fixpoint(
         strikes=jnp.int32(0),
         penalty=jnp.int32(0),
         k=jnp.int32(0),
-        code=jnp.where(live, first_fault(survey, rates), jnp.int32(Outcome.NOT_FINITE)),
+        code=jnp.where(live, jnp.int32(code), jnp.int32(Outcome.NOT_FINITE)),
     )
-    end = lax.while_loop(
-        lambda s: s.code == Outcome.RUNNING,
-        lambda s: _iterate(operator, rates, options, s),
-        start,
-    )
-    return _finish(end, rates)
+    return Run(state, rates)
+
+
+def iterate(operator: BellmanOperator, options: SolveOptions, run: Run) -> Run:
+    """Make one sweep, bound the value by it, and take a step."""
+    return replace(run, state=_iterate(operator, run.rates, options, run.state))
+
+
+def finish(run: Run) -> Fixpoint:
+    """Read value and bounds off the last sweep; a failed point holds NaN."""
+    return _finish(run.state, run.rates)
 
 
 def first_fault(survey: Survey, rates: Modulus | None) -> Array:
@@ -150,12 +233,13 @@ def first_fault(survey: Survey, rates: Modulus | None) -> Array:
 
 def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s: _State) -> _State:
     tv, policy = operator.greedy(s.v)
-    now = bounds(s.v, tv, rates, operator.depth)
+    now = bounds(s.v, tv, rates, operator.depth, operator.everywhere)
     improved = now.error < s.best
     stale = jnp.where(improved, 0, s.stale + 1)
     k = s.k + 1
-    code = _verdict(now, tv, stale, k, rates, options)
-    changed = jnp.mean((policy != s.policy).astype(jnp.float64))
+    finite = operator.everywhere.all(jnp.isfinite(tv))
+    code = _verdict(now, finite, stale, k, rates, options)
+    changed = operator.everywhere.mean((policy != s.policy).astype(jnp.float64))
 
     # Which step to take: (Krylov iterations, plain evaluation steps).
     krylov, plain_steps, strikes, penalty = _schedule(s, now, code, options)
@@ -179,7 +263,7 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
 
 
 def _verdict(
-    now: Bounds, tv: Array, stale: Array, k: Array, rates: Modulus, options: SolveOptions
+    now: Bounds, finite: Array, stale: Array, k: Array, rates: Modulus, options: SolveOptions
 ) -> Array:
     """Return how the loop ends at this sweep, or RUNNING."""
     code = jnp.int32(Outcome.RUNNING)
@@ -190,7 +274,7 @@ def _verdict(
     stuck = jnp.where(rates.high < 1.0, stuck, jnp.int32(Outcome.NO_CERTIFICATE))
     code = jnp.where(stale >= STALE, stuck, code)
     code = jnp.where(now.error <= options.tol, jnp.int32(Outcome.SOLVED), code)
-    return jnp.where(jnp.isfinite(tv).all(), code, jnp.int32(Outcome.DIVERGED))
+    return jnp.where(finite, code, jnp.int32(Outcome.DIVERGED))
 
 
 def _schedule(

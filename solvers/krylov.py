@@ -13,13 +13,21 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from .cut import ALONE, Everywhere
+
 __all__ = ["bicgstab", "resolvent", "richardson"]
 
 Array = Any
 
 
 def bicgstab(
-    apply: Callable[[Array], Array], b: Array, x0: Array, tol: Array, max_iter: Array
+    apply: Callable[[Array], Array],
+    b: Array,
+    x0: Array,
+    tol: Array,
+    max_iter: Array,
+    over: Everywhere = ALONE,
+    size: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, Array]:
     r"""Solve :math:`x - L x = b` to ``max |b - x + L x| <= tol``.
 
@@ -33,6 +41,10 @@ def bicgstab(
         Sup-norm of the residual to reach.
     max_iter : int
         Iterations at most, of two applications each; may be traced, and 0 returns `x0`.
+    over : Everywhere
+        Sums and maxima over all entries, where they are spread over devices.
+    size : function, optional
+        Measures a residual, in place of the sup norm.
 
     Returns
     -------
@@ -46,7 +58,7 @@ def bicgstab(
         return x - apply(x)
 
     def norm(r: Array) -> Array:
-        return jnp.max(jnp.abs(r))
+        return over.max(jnp.abs(r)) if size is None else size(r)
 
     def safe(numerator: Array, denominator: Array) -> Array:
         return numerator / jnp.where(denominator == 0.0, jnp.inf, denominator)
@@ -56,24 +68,24 @@ def bicgstab(
     one = jnp.ones(())
 
     def proceed(c: tuple[Array, ...]) -> Array:
-        k, size = c[0], c[1]
-        return (k < max_iter) & (size > tol) & jnp.isfinite(size)
+        k, left = c[0], c[1]
+        return (k < max_iter) & (left > tol) & jnp.isfinite(left)
 
     def step(c: tuple[Array, ...]) -> tuple[Array, ...]:
         k, _, x, r, p, ap, rho, alpha, omega = c
-        rho_new = jnp.vdot(shadow, r)
+        rho_new = over.dot(shadow, r)
         beta = safe(rho_new, rho) * safe(alpha, omega)
         p = r + beta * (p - omega * ap)
         ap = operator(p)
-        alpha = safe(rho_new, jnp.vdot(shadow, ap))
+        alpha = safe(rho_new, over.dot(shadow, ap))
         s = r - alpha * ap
         at = operator(s)
-        omega = safe(jnp.vdot(at, s), jnp.vdot(at, at))
+        omega = safe(over.dot(at, s), over.dot(at, at))
         x = x + alpha * p + omega * s
         r = s - omega * at
         # A breakdown leaves everything as it is for ever: stop there.
-        size = jnp.where(rho_new == 0.0, jnp.nan, norm(r))
-        return k + 1, size, x, r, p, ap, rho_new, alpha, omega
+        left = jnp.where(rho_new == 0.0, jnp.nan, norm(r))
+        return k + 1, left, x, r, p, ap, rho_new, alpha, omega
 
     zero = jnp.zeros_like(r0)
     start = norm(r0)
@@ -94,7 +106,9 @@ ROUNDS = 60  # restarts of the robust solve
 SMOOTHING = 20  # plain steps between two of them
 
 
-def resolvent(apply: Callable[[Array], Array], b: Array, tol: float) -> Array:
+def resolvent(
+    apply: Callable[[Array], Array], b: Array, tol: float, over: Everywhere = ALONE
+) -> Array:
     r"""Solve :math:`x - L x = b` for any right-hand side, or return NaN.
 
     A right-hand side with few non-zeros can break BiCGSTAB down. So it is restarted, after plain
@@ -102,19 +116,19 @@ def resolvent(apply: Callable[[Array], Array], b: Array, tol: float) -> Array:
     of the right-hand side's size. A residual that stays above the square root of `tol` gives NaN:
     no answer instead of a wrong one.
     """
-    scale = jnp.max(jnp.abs(b))
+    scale = over.max(jnp.abs(b))
 
     def gap(x: Array) -> Array:
-        return jnp.max(jnp.abs(b - x + apply(x)))
+        return over.max(jnp.abs(b - x + apply(x)))
 
     def step(c: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         k, x, _ = c
         x = richardson(apply, b, x, jnp.int32(SMOOTHING))
-        x, _ = bicgstab(apply, b, x, 0.1 * tol * scale, jnp.int32(200))
+        x, _ = bicgstab(apply, b, x, 0.1 * tol * scale, jnp.int32(200), over)
         return k + 1, x, gap(x)
 
     def proceed(c: tuple[Array, Array, Array]) -> Array:
-        rounding = 100.0 * EPS * jnp.max(jnp.abs(c[1]))
+        rounding = 100.0 * EPS * over.max(jnp.abs(c[1]))
         return (c[0] < ROUNDS) & (c[2] > jnp.maximum(tol * scale, rounding))
 
     _, x, size = lax.while_loop(proceed, step, (jnp.int32(0), b, gap(b)))

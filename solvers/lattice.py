@@ -17,6 +17,8 @@ choices and recomputes them, and memory stays at S x block entries.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import takewhile
 from math import ceil, prod
 from typing import Any, cast
 
@@ -25,6 +27,7 @@ from jax import lax
 
 from .chains import Markov
 from .contraction import CHOICE, Rule, Step, next_axis, plan
+from .cut import Cut
 from .doubling import path_doubling
 from .functions import BLOCK, Functions, Pairs
 from .locate import SLACK, Location
@@ -51,22 +54,53 @@ class Lattice(BellmanOperator):
         Number of choices looked at together when they do not all fit.
     memory : int
         Bytes the arrays over states and choices may take.
+    kept : Pairs, optional
+        The pairs that an operator of the same model kept, so that they need not be found again.
+    cut : Cut, optional
+        The state of which this device has a part: all arrays over the states are that part then.
     """
 
     def __init__(
-        self, model: Model, t: Array | None = None, block: int | None = None, memory: int = 2**28
+        self,
+        model: Model,
+        t: Array | None = None,
+        block: int | None = None,
+        memory: int = 2**28,
+        kept: Pairs | None = None,
+        cut: Cut | None = None,
     ) -> None:
         self.model = model
-        self.shape = model.shape
         self.states = tuple(model.states)
-        self.functions = Functions(model, t)
+        self.cut = cut
+        self.shape = model.shape
+        if cut is not None:
+            at = self.states.index(cut.state)
+            self.shape = (*model.shape[:at], cut.width, *model.shape[at + 1 :])
+            self.everywhere = cut.everywhere
+        self.functions = Functions(model, t, cut)
         self.n_choices = self.functions.n_choices
         self.constant_discount = not callable(model.discount)
         self._plan_contraction()
         self._choose_block(block, memory)
+        # A device that has a part of the states gathers the others' parts when they fit beside the
+        # rest, else it looks at them one part, or one block of choices, at a time. Parts of what
+        # depends on the sender's own states already are of no use to others.
+        self.parted = (
+            cut is not None
+            and 8 * prod(model.shape) > memory // 8
+            and self._looked_up_first(cut.state)
+        )
+        self.by_rows = (
+            cut is not None
+            and self.parted
+            and self.block_size is not None
+            and cut.state in self.late_states
+            and model.transition[cut.state] in model.choices
+            and self.functions.shares_grid(cut.state, model.transition[cut.state])
+        )
         self.kept: Pairs | None = None
         if self.block_size is None:
-            self.kept = self.pairs(self.kept_index())
+            self.kept = kept if kept is not None else self.pairs(self.kept_index())
 
     # -- what depends on what -------------------------------------------------------------------
 
@@ -74,6 +108,7 @@ class Lattice(BellmanOperator):
         model, f = self.model, self.functions
         sizes = {n: model.size_of(n) for n in (*model.states, *model.shocks)}
         sizes |= {next_axis(n): model.size_of(n) for n in model.states}
+        sizes |= dict(zip(model.states, self.shape, strict=True))
         sizes[CHOICE] = self.n_choices
         self.chains = tuple(n for n, s in model.states.items() if isinstance(s, Markov))
         shock_dims = {
@@ -97,14 +132,24 @@ class Lattice(BellmanOperator):
         self.mask_late = callable(model.discount) or any(
             not f.shares_grid(n, model.transition[n]) for n in self.late_states
         )
-        self.deterministic = not self.chains and all(
-            f.is_exact(n) and not f.axes_of(rule) & set(model.shocks)
-            for n, rule in model.transition.items()
+        # Paths are followed from state to state, and so need all of them on one device.
+        self.deterministic = (
+            self.cut is None
+            and not self.chains
+            and all(
+                f.is_exact(n) and not f.axes_of(rule) & set(model.shocks)
+                for n, rule in model.transition.items()
+            )
         )
         self.depth = (
             8 + sum(sizes[n] for n in self.chains) + sum(sizes[w] for w in model.shocks)
             + 4 * len(rules)
         )  # fmt: skip
+
+    def _looked_up_first(self, state: str) -> bool:
+        """Tell whether no step before the lookup of a state depends on its current value."""
+        before = takewhile(lambda step: state not in step.states, self.steps)
+        return all(state not in step.dims for step in before)
 
     @property
     def width(self) -> int:
@@ -149,7 +194,7 @@ class Lattice(BellmanOperator):
 
     def pairs(self, index: Named) -> Pairs:
         """Evaluate the model at all states and the choices in `index`."""
-        return Pairs(self.functions, index, self.late_states, self.early_probabilities)
+        return Pairs.of(self.functions, index, self.late_states, self.early_probabilities)
 
     # -- the expectation ------------------------------------------------------------------------
 
@@ -159,11 +204,28 @@ class Lattice(BellmanOperator):
         for name in self.chains:
             p = jnp.asarray(cast("Markov", self.model.states[name]).transition_matrix)
             axis = self.states.index(name)
+            if self.cut is not None and name == self.cut.state:
+                v = self._across_parts(v, p[self.cut.index()], axis)
+                continue
             v = jnp.moveaxis(jnp.tensordot(v, p, axes=(axis, 1)), -1, axis)
+        if self.cut is not None and self.cut.state not in self.chains and not self.parted:
+            v = self.cut.gather(v, self.states.index(self.cut.state))
         x = Named(v, dims)
         for step in self.early:
             x = self._contract(x, step, self.early_locations, self.early_probabilities)
         return x
+
+    def _across_parts(self, v: Array, p: Array, axis: int) -> Array:
+        """Contract the cut state's own chain with this device's rows of probabilities."""
+        assert self.cut is not None
+        width, parts = self.cut.width, self.cut.parts
+        p = jnp.pad(p, ((0, 0), (0, width * parts - self.cut.size)))
+
+        def visit(part: Array, first: Array) -> Array:
+            columns = lax.dynamic_slice_in_dim(p, first, width, axis=1)
+            return jnp.moveaxis(jnp.tensordot(part, columns, axes=(axis, 1)), -1, axis)
+
+        return self.cut.ring(v, visit)
 
     def continuation(self, x: Named, pairs: Pairs) -> Named:
         """Finish the expectation at given choices."""
@@ -178,7 +240,41 @@ class Lattice(BellmanOperator):
         locations: Mapping[str, Location],
         probabilities: Mapping[str, Named],
     ) -> Named:
+        cut = self.cut
+        if self.parted and cut and cut.state in step.states and not locations[cut.state].here:
+            dims = x.dims
+            found: list[tuple[str, ...]] = []
+
+            def visit(part: Array, first: Array) -> Array:
+                y = self._look_up(Named(part, dims), step, locations, first)
+                found.append(y.dims)
+                return y.array
+
+            total = cut.ring(x.array, visit)
+            y = Named(total, found[0])
+        else:
+            y = self._look_up(x, step, locations)
+        return self.functions.over_shocks(y, probabilities, step.shocks)
+
+    def _look_up(
+        self,
+        x: Named,
+        step: Step,
+        locations: Mapping[str, Location],
+        first: Array | None = None,
+    ) -> Named:
+        """Replace next states' axes by lookups; only of the part that begins at `first`."""
         axes = [next_axis(n) for n in step.states]
+        inside: list[Named] = []
+
+        def local(state: str, index: Named) -> Named:
+            if first is None or self.cut is None or state != self.cut.state:
+                return index
+            at = index.array - first
+            own = (at >= 0) & (at < self.cut.width)
+            inside[:] = [Named(own, index.dims)]
+            return Named(jnp.clip(at, 0, self.cut.width - 1), index.dims)
+
         corners: list[tuple[list[Named], list[Named]]] = [([], [])]
         for n in step.states:
             at = locations[n]
@@ -194,11 +290,13 @@ class Lattice(BellmanOperator):
             ]
         parts = []
         for indices, weights in corners:
-            flat = indices[0]
-            for axis, index in zip(axes[1:], indices[1:], strict=True):
+            members = [local(n, index) for n, index in zip(step.states, indices, strict=True)]
+            flat = members[0]
+            for axis, index in zip(axes[1:], members[1:], strict=True):
                 flat = add(Named(flat.array * x.size_of(axis), flat.dims), index)
-            parts.append(multiply(take(x, axes, flat), *weights))
-        return self.functions.over_shocks(add(*parts), probabilities, step.shocks)
+            part = multiply(take(x, axes, flat), *weights)
+            parts.append(where(inside[0], part, Named(jnp.zeros(()))) if inside else part)
+        return add(*parts)
 
     # -- the operator ---------------------------------------------------------------------------
 
@@ -232,9 +330,7 @@ class Lattice(BellmanOperator):
             return jnp.max(tops, -1), block
 
         def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
-            pairs = self.pairs_of_block(number)
-            q = self._over_states(self.quality(x, pairs, reward=reward), CHOICE)
-            top = jnp.max(q, -1)
+            top = jnp.max(self._block_quality(x, number, reward=reward), -1)
             # `not <=` takes NaN as better, so that it is not lost.
             better = ~(top <= best[0]) & ~jnp.isnan(best[0])
             return jnp.where(better, top, best[0]), jnp.where(better, number, best[1])
@@ -244,9 +340,43 @@ class Lattice(BellmanOperator):
         best: tuple[Array, Array] = lax.fori_loop(0, n, lambda i, b: look(jnp.int32(i), b), none)
         return best
 
+    def _block_quality(self, x: Named, number: Array, *, reward: bool = True) -> Array:
+        """Return reward plus discounted continuation at one block of choices."""
+        pairs = self.pairs_of_block(number)
+        if self.by_rows:
+            x, pairs = self._rows_of_block(x, pairs)
+        return self._over_states(self.quality(x, pairs, reward=reward), CHOICE)
+
+    def _rows_of_block(self, x: Named, pairs: Pairs) -> tuple[Named, Pairs]:
+        """Fetch just the rows that a block of choices of the cut state leads to."""
+        assert self.cut is not None
+        name = self.cut.state
+        wanted = pairs.locations[name].index
+        axis = x.dims.index(next_axis(name))
+        rows = Named(self.cut.rows(x.array, axis, wanted.array), x.dims)
+        own = Location(Named(jnp.arange(self.width, dtype=jnp.int32), wanted.dims), here=True)
+        return rows, replace(pairs, locations=pairs.locations | {name: own})
+
+    def _greedy_by_rows(self, x: Named) -> tuple[Array, Array]:
+        """Maximise in one stage: the second would look up rows that are on other devices."""
+
+        def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+            q = self._block_quality(x, number)
+            top = jnp.max(q, -1)
+            choice = jnp.minimum(number * self.width + _argmax(q), self.n_choices - 1)
+            better = ~(top <= best[0]) & ~jnp.isnan(best[0])
+            return jnp.where(better, top, best[0]), jnp.where(better, choice, best[1])
+
+        none = jnp.full(self.shape, -jnp.inf), jnp.zeros(self.shape, jnp.int32)
+        n = ceil(self.n_choices / self.width)
+        best: tuple[Array, Array] = lax.fori_loop(0, n, lambda i, b: look(jnp.int32(i), b), none)
+        return best
+
     def greedy(self, v: Array) -> tuple[Array, Array]:
         """Return ``Tv`` and the first maximising policy: one full sweep."""
         x = self.expected(v)
+        if self.by_rows:
+            return self._greedy_by_rows(x)
         value, block = self._best_blocks(x)
         if self.kept is not None:
             future = multiply(self.continuation(x, self.kept), self.kept.discount)
@@ -290,8 +420,10 @@ class LatticePolicy(PolicyOperator):
 
     def __init__(self, lattice: Lattice, policy: Array) -> None:
         self.lattice = lattice
+        self.everywhere, self.cut = lattice.everywhere, lattice.cut
         index = Named(policy, lattice.states)
         self.pairs = lattice.pairs(index)
+        assert self.pairs.raw_reward is not None
         self.reward = lattice._over_states(self.pairs.raw_reward)
         self.discount = lattice._over_states(self.pairs.discount)
         functions = lattice.functions

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from .grids import Grid, Integers
@@ -17,6 +18,7 @@ __all__ = ["SLACK", "Location", "locate"]
 SLACK = 1e-9
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Location:
     """Positions on a grid.
@@ -30,11 +32,15 @@ class Location:
     gap : Named of float64, or None
         How far outside the grid (or, for an integer, off the nearest member); None if that cannot
         happen.
+    here : bool
+        Positions are among the rows at hand and not on the whole grid, whose other parts may be
+        with other devices.
     """
 
     index: Named
     weight: Named | None = None
     gap: Named | None = None
+    here: bool = field(metadata={"static": True}, default=False)
 
 
 def locate(spec: Grid | Integers, x: Named) -> Location:

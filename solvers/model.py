@@ -11,6 +11,7 @@ are scalar functions; their arguments are bound by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,9 +33,14 @@ Rule = str | Callable[..., Any]
 
 # Names of the results' own variables and dimensions, and of the time argument.
 RESERVED = frozenset(
-    {"t", "point", "value", "lower", "upper", "status", "message"}
-    | {"residual", "error_bound", "iterations", "seconds", "code", "distribution"}
+    {"t", "time", "point", "value", "lower", "upper", "status", "message"}
+    | {"residual", "error_bound", "iterations", "seconds", "code"}
+    | {"distribution", "distribution_path", "distribution_residual", "distribution_error"}
+    | {"distribution_period", "moments", "gradients"}
 )
+
+# The moments that every model has: a statistic of a variable, `gini_a`.
+STATISTIC = re.compile(r"(?P<statistic>mean|sd|var|gini|top|bottom|p[1-9][0-9]?)_(?P<variable>.+)")
 
 
 def _specification(kind: str, name: str, given: Any) -> State:
@@ -80,6 +86,9 @@ class Model:
         ``dp.iid`` draws.
     outputs : dict, optional
         Functions evaluated at the optimum (averaged over the shocks they name).
+    moments : dict, optional
+        Functions of states, choices, shocks and outputs, by name; their expectation under the
+        stationary distribution is ``moment_<name>``. An output named like a state is the state.
     monotone : dict, optional
         A hint, never trusted: ``{"a_next": "a"}`` says that the optimal choice rises with the
         state.
@@ -103,6 +112,7 @@ class Model:
     feasible: Callable[..., Any] | None = None
     shocks: Mapping[str, Iid] = field(default_factory=dict)
     outputs: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    moments: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     monotone: Mapping[str, str] = field(default_factory=dict)
     horizon: int | None = None
     terminal: Callable[..., Any] | None = None
@@ -121,7 +131,7 @@ class Model:
                 for k, v in self.choices.items()
             },
         )
-        for name in ("shocks", "outputs", "transition", "monotone"):
+        for name in ("shocks", "outputs", "moments", "transition", "monotone"):
             put(self, name, dict(getattr(self, name) or {}))
         reward = self.reward
         put(self, "reward", tuple(reward) if isinstance(reward, Sequence) else (reward,))
@@ -182,9 +192,18 @@ class Model:
         for name, shock in self.shocks.items():
             if not isinstance(shock, Iid):
                 raise ModelError(f"shock '{name}' is {shock!r}; make it with dp.iid(values, probs)")
-        for name in self.outputs:
-            if not str(name).isidentifier():
-                raise ModelError(f"outputs: {name!r} is not a name (letters, digits and _)")
+        for kind in ("outputs", "moments"):
+            for name in getattr(self, kind):
+                if not str(name).isidentifier():
+                    raise ModelError(f"{kind}: {name!r} is not a name (letters, digits and _)")
+        variables = (*self.states, *self.choices, *self.outputs)
+        for name in self.moments:
+            usual = STATISTIC.fullmatch(name)
+            if usual and usual["variable"] in variables:
+                raise ModelError(
+                    f"moments: '{name}' is the name of the {usual['statistic']} of "
+                    f"'{usual['variable']}', which every model has; rename yours"
+                )
         for choice, state in self.monotone.items():
             if choice not in self.choices or state not in self.states:
                 raise ModelError(
@@ -202,6 +221,8 @@ class Model:
             bind(self.feasible, everything, "feasible")
         for name, f in self.outputs.items():
             bind(f, everything, f"output '{name}'")
+        for name, f in self.moments.items():
+            bind(f, (*everything, *self.outputs), f"moment '{name}'")
         for name, shock in self.shocks.items():
             if callable(shock.probs):
                 bind(shock.probs, known, f"the probabilities of shock '{name}'")

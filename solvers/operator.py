@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .cut import ALONE, Cut, Everywhere
 from .krylov import bicgstab
 
 __all__ = ["BellmanOperator", "PolicyOperator", "Survey"]
@@ -60,6 +61,25 @@ class Survey:
     discount_high: Array
     spread: Array
 
+    def over(self, everywhere: Everywhere) -> Survey:
+        """Combine what the devices saw of their own states, to one verdict.
+
+        Devices that came to different ones would part ways, and wait for each other for ever.
+        """
+        top = everywhere.top
+        return Survey(
+            feasible=everywhere.all(self.feasible),
+            finite=everywhere.all(self.finite),
+            increasing=everywhere.all(self.increasing),
+            gap=top(self.gap),
+            row_low=-top(-self.row_low),
+            row_high=top(self.row_high),
+            least=-top(-self.least),
+            discount_low=-top(-self.discount_low),
+            discount_high=top(self.discount_high),
+            spread=top(self.spread),
+        )
+
     def join(self, other: Survey) -> Survey:
         """Combine what was seen of two sets of pairs."""
         return Survey(
@@ -81,6 +101,8 @@ class PolicyOperator(ABC):
 
     reward: Array
     discount: Array  # a number, or over the states
+    everywhere: Everywhere = ALONE
+    cut: Cut | None = None
     proper: Array  # no next state is extrapolated, so that the weights of `expect` are a chance
 
     @abstractmethod
@@ -93,7 +115,7 @@ class PolicyOperator(ABC):
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> Array:
         """Approach the policy's value from `start`, to a residual of `tol`; 0 does nothing."""
-        return bicgstab(self.apply, self.reward, start, tol, max_iter)[0]
+        return bicgstab(self.apply, self.reward, start, tol, max_iter, self.everywhere)[0]
 
 
 class BellmanOperator(ABC):
@@ -101,6 +123,7 @@ class BellmanOperator(ABC):
 
     shape: tuple[int, ...]  # of the states
     constant_discount: bool  # one number for all states and choices
+    everywhere: Everywhere = ALONE  # reductions over all states, of which this may hold a part
     depth: int  # additions that one entry of Tv goes through, for the rounding allowance
 
     @abstractmethod

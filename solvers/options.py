@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, did_you_mean
 
-__all__ = ["METHODS", "SolveOptions"]
+if TYPE_CHECKING:
+    from .factory import Signature
+
+__all__ = ["METHODS", "STATIONARY_METHODS", "SolveOptions", "canonical", "gradient_mistake"]
 
 # The canonical name of each method, and what else it is called in the literature.
 METHODS: dict[str, tuple[str, ...]] = {
@@ -19,6 +22,26 @@ METHODS: dict[str, tuple[str, ...]] = {
     "opi": ("optimistic", "mpi", "modified", "optimistic_policy_iteration",
             "modified_policy_iteration"),
 }  # fmt: skip
+
+# The same for stationary distributions.
+STATIONARY_METHODS: dict[str, tuple[str, ...]] = {
+    "auto": (),
+    "plain": ("iteration", "power"),
+    "krylov": ("accelerated",),
+    "arnoldi": ("eigenvector",),
+    "linear": ("direct",),
+    "null": ("null_space",),
+    "gth": (),
+}
+
+# What an initial distribution may say of a state, beside a number and a list of masses.
+INITIAL_WORDS = ("stationary", "uniform")
+INITIAL_SLACK = 1e-9  # how far masses may miss one before they are refused
+
+# What a point is asked for beside its value: absent from `as_dict` when it is not asked for, so
+# that what was stored before there was such an option still reads the same.
+_EXTRAS = ("distribution", "moments", "gradients", "periods", "initial")
+_EXTRAS_TUNING = ("distribution_tol", "distribution_method")
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,22 @@ class SolveOptions:
     memory : int
         Bytes the arrays over states and choices may take. The reward is kept when it fits, and
         recomputed block by block when it does not.
+    distribution : bool
+        Also find the stationary distribution of the optimal policy.
+    moments : tuple of str
+        Moments of it to find (see :mod:`.moments`): ``gini_a``, ``mean_consumption``, ``p90_a``,
+        one of the model's own; ``moments`` stands for a usual set. They imply the distribution.
+    gradients : tuple of str
+        Parameters to differentiate by, at the fixed optimal policy (see :mod:`.implicit`).
+    periods : int or None
+        Also follow the distribution over so many periods, from `initial`.
+    initial : mapping or None
+        The initial distribution by state name: a number (all mass there), a list of masses,
+        ``stationary`` (a Markov state's default) or ``uniform``. Kept as a sorted tuple.
+    distribution_tol : float
+        Certified L1 distance of the stationary distribution to reach.
+    distribution_method : str
+        ``auto``, ``plain``, ``krylov``, ``arnoldi``, ``linear``, ``null`` or ``gth``.
     """
 
     tol: float = 1e-6
@@ -52,20 +91,39 @@ class SolveOptions:
     inner_iter: int = 500
     block: int | None = None
     memory: int = 256 * 2**20
+    distribution: bool = False
+    moments: tuple[str, ...] = ()
+    gradients: tuple[str, ...] = ()
+    periods: int | None = None
+    initial: Any = None
+    distribution_tol: float = 1e-8
+    distribution_method: str = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "method", _method(self.method))
-        if isinstance(self.tol, bool) or not isinstance(self.tol, int | float):
-            raise UsageError(f"tol={self.tol!r} is not a number; write for example tol = 1e-8")
-        if not (math.isfinite(self.tol) and self.tol > 0):
-            raise UsageError(f"tol={self.tol!r}; it is the certified error to reach, above 0")
-        object.__setattr__(self, "tol", float(self.tol))
-        for name in ("max_iter", "steps", "inner_iter", "block", "memory"):
+        put = object.__setattr__  # the way a frozen dataclass normalises its own fields
+        put(self, "method", canonical("method", self.method, METHODS))
+        known = STATIONARY_METHODS
+        put(self, "distribution_method", canonical("distribution_method", self.distribution_method,
+                                                 known))  # fmt: skip
+        put(self, "tol", _tolerance("tol", self.tol, "the certified error to reach"))
+        l1 = "the certified L1 distance of the distribution to reach"
+        put(self, "distribution_tol", _tolerance("distribution_tol", self.distribution_tol, l1))
+        for name in ("max_iter", "steps", "inner_iter", "block", "memory", "periods"):
             x = getattr(self, name)
-            if name == "block" and x is None:
+            if name in ("block", "periods") and x is None:
                 continue
             if isinstance(x, bool) or not isinstance(x, int) or x < 1:
                 raise UsageError(f"{name}={x!r}; it is a whole number, at least 1")
+        if not isinstance(self.distribution, bool):
+            raise UsageError(f"distribution={self.distribution!r}; it is true or false")
+        for name in ("moments", "gradients"):
+            put(self, name, _names(name, getattr(self, name)))
+        put(self, "initial", _initial(self.initial))
+
+    @property
+    def stationary(self) -> bool:
+        """Whether the stationary distribution is needed."""
+        return self.distribution or bool(self.moments)
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> SolveOptions:
@@ -86,17 +144,107 @@ class SolveOptions:
         return cls(**given)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the options as plain values."""
-        return asdict(self)
+        """Return the options as plain values, which ``from_mapping`` reads back."""
+        plain = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        if self.initial is not None:
+            plain["initial"] = {name: _plain(given) for name, given in self.initial}
+        asked = [name for name in _EXTRAS if plain[name] not in (None, False, [])]
+        tuning = _EXTRAS_TUNING if self.stationary else ()
+        dropped = {*_EXTRAS, *_EXTRAS_TUNING} - {*asked, *tuning}
+        return {name: x for name, x in plain.items() if name not in dropped}
 
 
-def _method(name: Any) -> str:
+def gradient_mistake(signature: Signature, name: str) -> str:
+    """Return why a factory cannot be differentiated by `name`, or an empty string."""
+    known = signature.parameters
+    if name in known:
+        return ""
+    if name in signature.sizes:
+        return (
+            f"'{name}' is a size of {signature.name}, and sizes are whole; gradients are with "
+            f"respect to parameters: {', '.join(known) or '(none)'}."
+        )
+    return (
+        f"{signature.name} has no parameter '{name}' to differentiate by."
+        f"{did_you_mean(name, known)} Its parameters: {', '.join(known) or '(none)'}."
+    )
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(x) for x in value] if isinstance(value, tuple) else value
+
+
+def _tolerance(name: str, value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{name}={value!r} is not a number; write for example {name} = 1e-8")
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{name}={value!r}; it is {what}, above 0")
+    return float(value)
+
+
+def _names(name: str, given: Any) -> tuple[str, ...]:
+    """Read a list of names, or one text with commas, and drop repetitions."""
+    if isinstance(given, str):
+        given = [part.strip() for part in given.split(",") if part.strip()]
+    if not isinstance(given, Sequence) or not all(isinstance(x, str) and x for x in given):
+        such = '["gini_a", "mean_consumption"]' if name == "moments" else '["beta", "gamma"]'
+        raise UsageError(f"{name}={given!r}; it is a list of names, such as {such}")
+    return tuple(dict.fromkeys(given))
+
+
+def _initial(given: Any) -> Any:
+    """Read an initial distribution, and refuse what can be refused without the model."""
+    if given is None:
+        return None
+    if isinstance(given, tuple):  # as it is kept
+        given = dict(given)
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"initial={given!r}; it says for each state where its mass is: "
+            '{ a = 0.0, z = "stationary" }'
+        )
+    return tuple(sorted((str(name), _marginal(str(name), x)) for name, x in given.items()))
+
+
+def _marginal(name: str, given: Any) -> Any:
+    if isinstance(given, str):
+        if given not in INITIAL_WORDS:
+            raise UsageError(
+                f"initial: {name} is {given!r}.{did_you_mean(given, INITIAL_WORDS)} It is a number "
+                "(all mass there), a list of masses, 'stationary' or 'uniform'"
+            )
+        return given
+    if hasattr(given, "tolist"):  # an array or a scalar of NumPy or JAX
+        given = given.tolist()
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        if not math.isfinite(given):
+            raise UsageError(f"initial: {name} is {given}, which is no value of a state")
+        return given
+    if not isinstance(given, Sequence) or not all(
+        isinstance(x, int | float) and not isinstance(x, bool) for x in given
+    ):
+        raise UsageError(
+            f"initial: {name} is {given!r}; it is a number (all mass there), a list of masses, "
+            "'stationary' or 'uniform'"
+        )
+    for i, x in enumerate(given):
+        if not x >= 0:
+            raise UsageError(f"initial: entry {i + 1} of {name} is {x}; a mass is 0 or above")
+    total = math.fsum(given)
+    if not abs(total - 1.0) <= INITIAL_SLACK:
+        remedy = f"divide each by {total:.12g}" if total > 0 else "put some mass somewhere"
+        raise UsageError(f"initial: the masses of {name} sum to {total:.12g}, not to 1; {remedy}")
+    return tuple(float(x) for x in given)
+
+
+def canonical(option: str, name: Any, known: Mapping[str, tuple[str, ...]]) -> str:
+    """Return the canonical name of a method, given by that or by what else it is called."""
     wanted = str(name).lower().replace("-", "_").replace(" ", "_")
-    for method, aliases in METHODS.items():
+    for method, aliases in known.items():
         if wanted == method or wanted in aliases:
             return method
-    names = [n for method, aliases in METHODS.items() for n in (method, *aliases)]
+    names = [n for method, aliases in known.items() for n in (method, *aliases)]
     raise UsageError(
-        f"method={name!r} is unknown.{did_you_mean(wanted, names)} The methods are: "
-        f"{', '.join(METHODS)}."
+        f"{option}={name!r} is unknown.{did_you_mean(wanted, names)} The methods are: "
+        f"{', '.join(known)}."
     )

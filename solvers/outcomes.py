@@ -18,6 +18,10 @@ class Outcome(IntEnum):
     ROUNDING = 2
     STALLED = 3
     NO_CERTIFICATE = 4
+    DISTRIBUTION_LOOSE = 5
+    SEVERAL_CLASSES = 6
+    NOT_PROBABILITIES = 7
+    OWN_BOUND = 8
     RUNNING = 9
     INFEASIBLE = 10
     NOT_FINITE = 11
@@ -26,6 +30,7 @@ class Outcome(IntEnum):
     DISCOUNT = 14
     NOT_INCREASING = 15
     DIVERGED = 16
+    REFUSED = 17
 
 
 _SENTENCES = {
@@ -39,6 +44,16 @@ _SENTENCES = {
     Outcome.NO_CERTIFICATE: "the discount times the weights of extrapolation reaches 1, so that "
     "the Bellman operator need not contract and no bound holds; widen the grid or use "
     "outside='clip'",
+    Outcome.DISTRIBUTION_LOOSE: "the certified distance from the stationary distribution did not "
+    "reach tol; raise tol or max_iter, or try another method",
+    Outcome.SEVERAL_CLASSES: "the policy's chain has several recurrent classes, which never meet, "
+    "so that no stationary distribution is the only one; pass initial=... to dp.stationary for the "
+    "long run from there",
+    Outcome.NOT_PROBABILITIES: "the policy's transitions are no probabilities: a next state is "
+    "extrapolated, a row does not sum to one, or an entry is negative or NaN; use outside='clip', "
+    "or divide each row by its sum",
+    Outcome.OWN_BOUND: "the error that the factory states of its arrays is above tol; raise tol to "
+    "what error_bound says, or let the factory compute more exactly",
     Outcome.RUNNING: "the solve did not finish",
     Outcome.INFEASIBLE: "a state has no feasible choice",
     Outcome.NOT_FINITE: "a feasible reward, a grid or a parameter is NaN or infinite",
@@ -47,6 +62,7 @@ _SENTENCES = {
     Outcome.DISCOUNT: "the discount makes the problem ill-posed",
     Outcome.NOT_INCREASING: "the grid of a state does not increase",
     Outcome.DIVERGED: "the values grew without bound or became NaN during the iterations",
+    Outcome.REFUSED: "the factory refuses these parameters",
 }
 
 

@@ -12,15 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .errors import ModelError
+from .arrays import lane, no_model, own_arrays
+from .cut import Cut
 from .factory import Factory, build, signature
+from .functions import Pairs
 from .horizon import backward
 from .iteration import Fixpoint, fixpoint
 from .lattice import Lattice, LatticePolicy
 from .model import Model, TabularModel
+from .monotone import shortcut_of
 from .operator import BellmanOperator
 from .options import SolveOptions
 from .outcomes import Outcome
+from .population import horizon_path, masked, population, population_bytes
+from .refusals import check_asked
 from .tabular import Tabular
 
 __all__ = [
@@ -28,6 +33,7 @@ __all__ = [
     "Footprint",
     "footprint",
     "make_operator",
+    "read_model",
     "read_off",
     "solve_model",
     "solve_point",
@@ -40,24 +46,44 @@ log = logging.getLogger("dpsolve")
 PER_POINT = ("residual", "error_bound", "iterations", "code")
 
 
-def make_operator(model: Model | TabularModel, options: SolveOptions) -> BellmanOperator:
-    """Return the Bellman operator of an infinite-horizon model."""
+def make_operator(
+    model: Model | TabularModel,
+    options: SolveOptions,
+    cut: Cut | None = None,
+    kept: Pairs | None = None,
+) -> BellmanOperator:
+    """Return the Bellman operator of an infinite-horizon model.
+
+    Parameters
+    ----------
+    model : Model or TabularModel
+    options : SolveOptions
+    cut : Cut, optional
+        The state of which this device has a part.
+    kept : Pairs, optional
+        What an operator of the same model kept.
+    """
     if isinstance(model, TabularModel):
-        return Tabular(model)
-    return Lattice(model, block=options.block, memory=options.memory)
+        return Tabular(model, cut)
+    return Lattice(model, block=options.block, memory=options.memory, kept=kept, cut=cut)
 
 
 def solve_point(
-    factory: Factory, sizes: Mapping[str, Any], options: SolveOptions, values: Mapping[str, Any]
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    values: Mapping[str, Any],
+    cut: Cut | None = None,
 ) -> dict[str, Array]:
-    """Build the model at one parameter point and solve it.
+    """Build the model at one parameter point and solve it; with a `cut`, this device's part of it.
 
     Returns
     -------
     dict
         ``value``, ``lower``, ``upper``, ``policy_index_<choice>``, ``policy_<choice>``,
-        ``output_<name>``, ``grid_<state>`` and the numbers in ``PER_POINT``; or a factory's own
-        arrays (and the numbers).
+        ``output_<name>``, ``grid_<state>``, what :func:`~.population.population` adds where the
+        options ask for it, and the numbers in ``PER_POINT``; or a factory's own arrays (and the
+        numbers). Gradients are added by :func:`~.implicit.point_with_gradients`.
     """
     shown = ", ".join(f"{k}={v}" for k, v in sizes.items())
     # This line runs when JAX traces the program, that is, once per set of sizes.
@@ -65,24 +91,50 @@ def solve_point(
     made = build(factory, values, sizes)
     live = ~jnp.isnan(jnp.stack([jnp.asarray(v) for v in values.values()] or [0.0])).any()
     if isinstance(made, Model | TabularModel):
-        return solve_model(made, options, live)
+        return solve_model(made, options, live, signature(factory).name, cut)
     if isinstance(made, Mapping):
-        return _own_arrays(made, live)
-    raise ModelError(
-        f"{signature(factory).name} returns {type(made).__name__}; a factory returns dp.Model, "
-        "dp.mdp or a dict of named arrays"
-    )
+        check_asked(made, options, signature(factory).name)
+        return own_arrays(made, live, options.tol)
+    raise no_model(factory, made)
 
 
 def solve_model(
-    model: Model | TabularModel, options: SolveOptions, live: Array | bool = True
+    model: Model | TabularModel,
+    options: SolveOptions,
+    live: Array | bool = True,
+    name: str = "the model",
+    cut: Cut | None = None,
 ) -> dict[str, Array]:
     """Solve a model that is at hand; a point that is not `live` fails at once."""
+    check_asked(model, options, name)
     if isinstance(model, Model) and model.horizon is not None:
-        return backward(model, options, live)
-    operator = make_operator(model, options)
-    found = fixpoint(operator, options, live)
-    return fields(model, operator, found)
+        arrays = backward(model, options, live, cut)
+        policies = {c: arrays[f"policy_index_{c}"] for c in model.choices}
+        more, code = horizon_path(model, options, policies, arrays["code"] >= 10, cut)
+        return _with_code(arrays, more, code)
+    operator = make_operator(model, options, cut)
+    found = fixpoint(operator, options, live, shortcut_of(operator, options))
+    return read_model(model, operator, found, options)
+
+
+def read_model(
+    model: Model | TabularModel,
+    operator: BellmanOperator,
+    found: Fixpoint,
+    options: SolveOptions,
+) -> dict[str, Array]:
+    """Name what was found, and add what the options ask for beside the value."""
+    arrays = fields(model, operator, found)
+    if not (options.stationary or options.periods is not None):
+        return arrays
+    fixed = operator.at(found.policy)
+    return _with_code(arrays, *population(model, fixed, options, found.code >= 10))
+
+
+def _with_code(arrays: dict[str, Array], more: dict[str, Array], code: Array) -> dict[str, Array]:
+    # The value is certified whatever became of the distribution; the code tells the worse of both.
+    arrays["code"] = jnp.where(arrays["code"] == Outcome.SOLVED, code, arrays["code"])
+    return arrays | more
 
 
 def fields(
@@ -92,9 +144,9 @@ def fields(
     arrays = {"value": found.value, "lower": found.lower, "upper": found.upper}
     failed = found.code >= 10
     for choice, index in operator.labels(found.policy).items():
-        arrays[f"policy_index_{choice}"] = jnp.where(failed, -1, index)
+        arrays[f"policy_index_{choice}"] = masked(index, failed)
     for name, x in read_off(model, operator, found.policy).items():
-        arrays[name] = x if name.startswith("grid_") else jnp.where(failed, _missing(x), x)
+        arrays[name] = x if name.startswith("grid_") else masked(x, failed)
     return arrays | {name: getattr(found, name) for name in PER_POINT}
 
 
@@ -113,28 +165,6 @@ def read_off(
     return arrays | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
 
 
-def _missing(x: Array) -> Any:
-    return jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1
-
-
-def _own_arrays(made: Mapping[str, Any], live: Array) -> dict[str, Array]:
-    """Take a factory's own arrays: ``{"price": x}`` or ``{"path": (("t",), x)}``."""
-    arrays = {}
-    finite = live
-    for name, x in made.items():
-        if name in (*PER_POINT, "seconds", "status", "message"):
-            raise ModelError(
-                f"the factory returns an array '{name}', a name that results need; rename it"
-            )
-        array = jnp.asarray(x[1] if isinstance(x, tuple) else x)
-        arrays[name] = array
-        if array.dtype.kind == "f":
-            finite &= jnp.isfinite(array).all()
-    code = jnp.where(finite, jnp.int32(Outcome.SOLVED), jnp.int32(Outcome.NOT_FINITE))
-    nan = jnp.asarray(jnp.nan)  # nothing is certified about arrays that are not value functions
-    return arrays | {"residual": nan, "error_bound": nan, "iterations": jnp.int32(0), "code": code}
-
-
 @dataclass(frozen=True)
 class Footprint:
     """How large the arrays of one point are.
@@ -147,12 +177,15 @@ class Footprint:
         What one point's solve takes: arrays over states and choices, and over states.
     streams : bool
         Whether rewards are recomputed block by block.
+    alone : bool
+        Whether points must not share a batch on a CPU (see :class:`~.arrays.Lane`).
     """
 
     states: int
     choices: int
     bytes: int
     streams: bool
+    alone: bool = False
 
 
 VECTORS = 24  # arrays over the states that are alive in the loop, the Krylov solver's included
@@ -168,6 +201,7 @@ def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions)
             pairs = 8 * prod(np.shape(made.reward))
             dense = getattr(made.transition, "values", made.transition)
             total = pairs + 8 * prod(np.shape(dense)) + 8 * VECTORS * made.n_states
+            total += population_bytes(made, options)
             found.append(Footprint(made.n_states, made.n_actions, total, False))
         elif isinstance(made, Model):
             t = None if made.horizon is None else jnp.int32(0)
@@ -176,11 +210,14 @@ def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions)
             at_once = lattice.block_size or lattice.n_choices
             vectors = VECTORS + 6 * (made.horizon or 0)
             total = at_once * lattice.bytes_per_choice + 8 * states * vectors
+            total += population_bytes(made, options)
             streams = lattice.block_size is not None
             found.append(Footprint(states, lattice.n_choices, total, streams))
+        elif not isinstance(made, Mapping):
+            raise no_model(factory, made)
         else:
-            own = _own_arrays(made, jnp.asarray(True)).values()
-            found.append(Footprint(1, 1, 16 * sum(prod(np.shape(x)) for x in own), False))
+            one = lane(factory, sizes)
+            found.append(Footprint(1, 1, one.bytes, False, one.alone))
 
     names = signature(factory).parameters
     jax.eval_shape(look, {k: jax.ShapeDtypeStruct((), jnp.float64) for k in names})

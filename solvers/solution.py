@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from .errors import UsageError
 from .factory import Factory, signature
 from .grids import is_concrete
 from .options import SolveOptions
@@ -76,6 +77,15 @@ class Solution:
         The model's outputs at the optimum.
     grids : dict of str to array (n,)
         The states' values.
+    distribution : array (states...)
+        The optimal policy's stationary distribution, where ``distribution=True`` asked for it.
+    distribution_path : array (time, states...)
+        The distribution over time, where ``periods`` asked for it.
+    moments : dict of str to float
+        Moments of the stationary distribution, those that ``moments`` asked for.
+    gradients : dict of str to dict of str to array
+        By parameter, then by variable, those that ``gradients`` asked for:
+        ``gradients["beta"]["value"]``. Policies are held fixed; see :mod:`.implicit`.
     residual, error_bound : float
         Sup-norm of the last sweep's change; certified sup-norm error of `value`.
     iterations : int
@@ -99,17 +109,25 @@ class Solution:
     @property
     def value(self) -> Array:
         """The value function."""
-        return self.arrays["value"]
+        return self._kept("value")
 
     @property
     def lower(self) -> Array:
         """Certified lower bound on the value function."""
-        return self.arrays["lower"]
+        return self._kept("lower")
 
     @property
     def upper(self) -> Array:
         """Certified upper bound on the value function."""
-        return self.arrays["upper"]
+        return self._kept("upper")
+
+    def _kept(self, name: str) -> Array:
+        if name not in self.arrays:
+            raise UsageError(
+                f"this solution of {self.problem.name} has no {name}: its factory returns other "
+                f'arrays, or the store it was loaded from did not keep it (keep = ["{name}"])'
+            )
+        return self.arrays[name]
 
     def _group(self, prefix: str) -> dict[str, Array]:
         return {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
@@ -133,6 +151,42 @@ class Solution:
     def grids(self) -> dict[str, Array]:
         """The states' values."""
         return self._group("grid_")
+
+    @property
+    def distribution(self) -> Array:
+        """The optimal policy's stationary distribution."""
+        return self._asked_for("distribution", "distribution=True")
+
+    @property
+    def distribution_path(self) -> Array:
+        """The distribution over time, from the initial one."""
+        return self._asked_for("distribution_path", "periods=40, initial={...}")
+
+    def _asked_for(self, name: str, how: str) -> Array:
+        if name not in self.arrays:
+            raise UsageError(
+                f"this solution has no {name}, because it was not asked for: solve with {how}, or "
+                f"call dp.{'path' if name.endswith('path') else 'stationary'}(solution)"
+            )
+        return self.arrays[name]
+
+    @property
+    def moments(self) -> dict[str, Array]:
+        """Moments of the stationary distribution, by name; empty if none was asked for."""
+        return self._group("moment_")
+
+    @property
+    def gradients(self) -> dict[str, dict[str, Array]]:
+        """Derivatives by parameter, then by variable; empty if none was asked for."""
+        found: dict[str, dict[str, Array]] = {}
+        for parameter in self.problem.options.gradients:
+            end = f"_d_{parameter}"
+            found[parameter] = {
+                name.removeprefix("d_").removesuffix(end): x
+                for name, x in self.arrays.items()
+                if name.startswith("d_") and name.endswith(end)
+            }
+        return found
 
     @property
     def residual(self) -> Array:
@@ -169,6 +223,24 @@ class Solution:
         words = np.array([sentence(int(c)) for c in codes.ravel()], dtype=object)
         return words.reshape(codes.shape) if codes.ndim else str(words[0])
 
+    def point(self, i: int) -> Solution:
+        """Return one point of many as a solution of its own.
+
+        Raises
+        ------
+        UsageError
+            If this is a single point already, or there is no point `i`.
+        """
+        if not self.problem.batched:
+            raise UsageError(f"this is one point of {self.problem.name} already, and not many")
+        n = np.shape(self.code)[0]
+        if not -n <= i < n:
+            raise UsageError(f"there is no point {i}: the points are numbered from 0 to {n - 1}")
+        one, own = jax.tree.map(lambda x: x[i], (self.arrays, self.parameters))
+        messages = None if self.messages is None else str(self.messages[i])
+        seconds = None if self.seconds is None else float(self.seconds[i])
+        return Solution(one, own, replace(self.problem, batched=False), messages, seconds)
+
     def __getitem__(self, name: str) -> Array:
         """Return an array by the name it has in a store, or an output by its own name."""
         return self.arrays[name] if name in self.arrays else self.arrays[f"output_{name}"]
@@ -200,6 +272,8 @@ class Solution:
         coords: dict[str, Any] = {}
         variables: dict[str, Any] = {}
         for name, dims in self.problem.dims:
+            if name not in self.arrays:
+                continue  # the store that it was loaded from did not keep it
             array = np.asarray(self.arrays[name])
             state = name.removeprefix("grid_")
             if name.startswith("grid_") and dims == (state,):
@@ -208,6 +282,8 @@ class Solution:
                     coords[state] = array[0] if point else array
                     continue
             variables[name] = ((*point, *dims), array)
+            if "time" in dims:
+                coords["time"] = np.arange(array.shape[len(point)])
         variables |= {n: (point, np.asarray(self.arrays[n])) for n in PER_POINT}
         variables["status"] = (point, np.asarray(self.status, dtype=object))
         variables["message"] = (point, np.asarray(self.message, dtype=object))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .arrays import own_dims, rebuild
 from .check import diagnose
 from .errors import ModelError, UsageError
 from .factory import Factory, build, signature, split
@@ -20,10 +21,11 @@ from .library import as_factory
 from .model import Model, TabularModel
 from .options import SolveOptions
 from .outcomes import Outcome, sentence
-from .point import solve_model
+from .point import PER_POINT, solve_model
+from .population import CLASSES, told
 from .solution import Problem, Solution
 
-__all__ = ["arrays_dims", "check_sizes", "explain", "solve", "solve_options"]
+__all__ = ["arrays_dims", "check_sizes", "differentiated", "explain", "solve", "solve_options"]
 
 Array = Any
 
@@ -34,6 +36,7 @@ MODEL_FAULTS = (
     Outcome.LEAK,
     Outcome.DISCOUNT,
     Outcome.NOT_INCREASING,
+    Outcome.REFUSED,
 )
 
 
@@ -60,7 +63,10 @@ def solve(
     method : str
         ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it.
     **options
-        Further fields of :class:`~dpsolve.SolveOptions` (``max_iter``, ``block``, ...).
+        Further fields of :class:`~dpsolve.SolveOptions`: how to solve (``max_iter``, ``block``,
+        ...), and what else to find: ``distribution=True``, ``moments=("gini_a",)``,
+        ``gradients=("beta",)`` (at the fixed policy; see :mod:`.implicit`), and the path of the
+        distribution over ``periods=40`` from ``initial={"a": 0.0}``.
 
     Returns
     -------
@@ -74,7 +80,8 @@ def solve(
         choice, a next state off its grid, probabilities that do not sum to one, a discount that is
         too large. The message names the place.
     UsageError
-        If an option is unknown or unusable.
+        If an option is unknown or unusable, or asks for what the model does not have: an unknown
+        moment, the stationary distribution of a finite horizon, a gradient by a size.
     """
     if isinstance(model, Model | TabularModel):
         chosen = SolveOptions.from_mapping({"tol": tol, "method": method, **options})
@@ -97,7 +104,7 @@ def solve(
     if not is_concrete(arrays):
         return Solution(arrays, values, problem)
     jax.block_until_ready(arrays)
-    message = explain(int(arrays["code"]), lambda: build(factory, values, sizes))
+    message = explain(int(arrays["code"]), lambda: rebuild(factory, values, sizes), chosen, arrays)
     return Solution(arrays, values, problem, message, time.perf_counter() - began)
 
 
@@ -109,13 +116,18 @@ def _solve_ready(
             "a ready model has no parameters left to set; pass the factory, the function that "
             "returns the model, to set some"
         )
+    if options.gradients:
+        raise UsageError(
+            f"gradients={list(options.gradients)}: a ready model has no parameters to "
+            "differentiate by; pass the factory, the function that returns the model"
+        )
     began = time.perf_counter()
     arrays = jax.jit(lambda: solve_model(model, options))()
     problem = Problem(None, model, (), options, tuple(arrays_dims(model, arrays).items()))
     if not is_concrete(arrays):
         return Solution(arrays, {}, problem)
     jax.block_until_ready(arrays)
-    message = explain(int(arrays["code"]), lambda: model)
+    message = explain(int(arrays["code"]), lambda: model, options, arrays)
     return Solution(arrays, {}, problem, message, time.perf_counter() - began)
 
 
@@ -145,31 +157,35 @@ def one_point(
 def arrays_dims(made: Any, arrays: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return the dimensions of every array that a solve returns, but for the numbers."""
     if isinstance(made, Mapping):
-        return {
-            name: tuple(x[0]) if isinstance(x, tuple) else _unnamed(name, np.ndim(x))
-            for name, x in made.items()
-        }
+        own = own_dims(made)
+        gradients = [n for n in arrays if n not in own and differentiated(n, own) in own]
+        return own | {name: own[differentiated(name, own)] for name in gradients}
     states = ("state",) if isinstance(made, TabularModel) else tuple(made.states)
     full = states if made.horizon is None else ("t", *states)
     dims: dict[str, tuple[str, ...]] = {}
     first = ("value", "lower", "upper")
-    for name in (*first, *(n for n in arrays if n not in first)):
-        x = arrays[name]
+    for name in (*first, *(n for n in arrays if n not in (*first, *PER_POINT, CLASSES))):
+        variable = differentiated(name, arrays)
         if name.startswith("grid_"):
             dims[name] = (name.removeprefix("grid_"),)
-        elif np.ndim(x):
-            dims[name] = full
+        elif variable == "distribution_path":
+            dims[name] = ("time", *states)
+        else:
+            dims[name] = full if np.ndim(arrays[name]) else ()
     return dims
 
 
-def _unnamed(name: str, ndim: int) -> tuple[str, ...]:
-    return tuple(f"{name}_{i}" for i in range(ndim))
+def differentiated(name: str, arrays: Collection[str]) -> str:
+    """Return the variable that ``d_<variable>_d_<parameter>`` is a derivative of, or the name."""
+    of = [n for n in arrays if name.startswith(f"d_{n}_d_")]
+    return max(of, key=len, default=name)
 
 
 def solve_options(factory: Factory, **given: Any) -> SolveOptions:
     """Check options, and tell parameters that were given in their place."""
-    for name in given:
-        if name in signature(factory).names:
+    for name, value in given.items():
+        # An option at its default was not given: a factory may have a `method` of its own.
+        if name in signature(factory).names and value != getattr(SolveOptions, name, None):
             raise UsageError(
                 f"'{name}' is a parameter of {signature(factory).name}, not an option: pass "
                 f"parameters in a dict, {{'{name}': {given[name]!r}}}"
@@ -191,8 +207,27 @@ def check_sizes(sizes: Mapping[str, Any]) -> None:
             ) from None
 
 
-def explain(code: int, model: Callable[[], Any], *, refuse: bool = True) -> str:
+def explain(
+    code: int,
+    model: Callable[[], Any],
+    options: SolveOptions,
+    arrays: Mapping[str, Any],
+    *,
+    refuse: bool = True,
+) -> str:
     """Return the sentence of a result code, with the place where the model is at fault.
+
+    Parameters
+    ----------
+    code : int
+        An :class:`~.outcomes.Outcome`.
+    model : function
+        Builds the model at the point.
+    options : SolveOptions
+    arrays : mapping
+        The point's results.
+    refuse : bool
+        Whether a model that is wrong is an error.
 
     Raises
     ------
@@ -200,7 +235,7 @@ def explain(code: int, model: Callable[[], Any], *, refuse: bool = True) -> str:
         With `refuse`, if the model is wrong rather than hard to solve.
     """
     if code < 10:
-        return sentence(code)
+        return told(code, model, options, arrays)
     try:
         text = diagnose(model()) or sentence(code)
     except ModelError as error:  # at these parameters the model cannot even be built

@@ -8,6 +8,7 @@ is found is worded by :mod:`.check`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -47,18 +48,8 @@ def survey_lattice(lattice: Lattice) -> Survey:
         finite &= jnp.isfinite(values).all()
         if isinstance(spec, Grid):
             increasing &= (jnp.diff(values) > 0).all()
-    return Survey(
-        feasible=found.feasible,
-        finite=finite,
-        increasing=increasing,
-        gap=found.gap,
-        row_low=found.row_low,
-        row_high=found.row_high,
-        least=found.least,
-        discount_low=found.discount_low,
-        discount_high=found.discount_high,
-        spread=found.spread,
-    )
+    found = replace(found, finite=finite, increasing=increasing)
+    return found if lattice.cut is None else found.over(lattice.everywhere)
 
 
 def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:

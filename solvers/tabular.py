@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .cut import Cut
 from .errors import ModelError
 from .grids import check_distribution, is_concrete
 from .model import TabularModel
@@ -215,12 +216,21 @@ def _check_rows(rows: Any, pairs: Any) -> None:
 
 
 class Tabular(BellmanOperator):
-    """The Bellman operator of a :class:`TabularModel`; a policy holds positions of actions."""
+    """The Bellman operator of a :class:`TabularModel`; a policy holds positions of actions.
+
+    Parameters
+    ----------
+    model : TabularModel
+        At one parameter point; its arrays may be traced.
+    cut : Cut, optional
+        Of the states, of which this device has a part; then it has their rows.
+    """
 
     constant_discount = True
 
-    def __init__(self, model: TabularModel) -> None:
+    def __init__(self, model: TabularModel, cut: Cut | None = None) -> None:
         self.model = model
+        self.cut = cut
         self.shape = model.shape
         self.discount = jnp.asarray(model.discount, jnp.float64)
         # The barriers keep XLA from evaluating at compile time what depends on arrays alone.
@@ -235,6 +245,22 @@ class Tabular(BellmanOperator):
         self.pair: Any = None
         if model.state_index is not None:
             self.pair, self.padding = _pairs_by_state(model.state_index, model.n_states)
+        self.pair_number = self.pair
+        if cut is not None:
+            self._take_part(cut)
+
+    def _take_part(self, cut: Cut) -> None:
+        """Keep the rows of this device's states."""
+        self.shape = (cut.width,)
+        self.everywhere = cut.everywhere
+        own = cut.index()
+        rows = own
+        if self.pair is not None:
+            self.pair_number, self.padding = self.pair[own], self.padding[own]
+            rows = self.pair_number.ravel()
+            self.pair = jnp.arange(rows.size).reshape(self.pair_number.shape)
+        self.reward = self.reward[rows]
+        self.transition = _rows_of(self.transition, rows)
 
     def _by_state(self, x: Array) -> Array:
         """Arrange a quantity of pairs as (states, positions), -inf in the padding."""
@@ -243,7 +269,10 @@ class Tabular(BellmanOperator):
         return jnp.where(self.padding, -jnp.inf, x[self.pair])
 
     def _future(self, v: Array) -> Array:
-        return self.discount * (self.transition @ v)
+        return self.discount * (self.transition @ self._whole(v))
+
+    def _whole(self, v: Array) -> Array:
+        return v if self.cut is None else self.cut.gather(v, 0)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
         """Return ``Tv`` and the first maximising policy."""
@@ -265,22 +294,22 @@ class Tabular(BellmanOperator):
         """Translate positions to actions."""
         if self.pair is None:
             return {"action": policy}
-        pair = jnp.take_along_axis(self.pair, policy[:, None], 1)[:, 0]
+        pair = jnp.take_along_axis(self.pair_number, policy[:, None], 1)[:, 0]
         return {"action": jnp.asarray(self.model.action_index, jnp.int32)[pair]}
 
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
         """Translate actions to positions."""
         if self.pair is None:
             return labels["action"]
-        actions = jnp.asarray(self.model.action_index, jnp.int32)[self.pair]
+        actions = jnp.asarray(self.model.action_index, jnp.int32)[self.pair_number]
         match = (actions == labels["action"][:, None]) & ~self.padding
         return jnp.argmax(match, -1).astype(jnp.int32)
 
     def survey(self) -> Survey:
         """Look over all feasible pairs once."""
         feasible = self.reward > -jnp.inf
-        sums = self.transition @ jnp.ones(self.shape)
-        sparse = isinstance(self.transition, SparseRows)
+        sums = self.transition @ jnp.ones(self.model.n_states)
+        sparse = isinstance(self.transition, SparseRows | _Picked)
         entries = jnp.asarray(self.transition.values) if sparse else self.transition
         if not sparse:
             entries = jnp.where(feasible[..., None], entries, 0.0)
@@ -290,7 +319,7 @@ class Tabular(BellmanOperator):
         def strict(x: Array) -> Array:
             return jnp.where(jnp.isnan(x), jnp.inf, x)
 
-        return Survey(
+        found = Survey(
             feasible=(top > 0) | jnp.isnan(self._by_state(self.reward)).any(-1),
             finite=~(jnp.isnan(self.reward) | (self.reward == jnp.inf)).any(),
             increasing=jnp.asarray(True),
@@ -302,6 +331,7 @@ class Tabular(BellmanOperator):
             discount_high=self.discount,
             spread=one,
         )
+        return found if self.cut is None else found.over(self.everywhere)
 
 
 def _pairs_by_state(state: np.ndarray[Any, Any], n: int) -> tuple[Array, Array]:
@@ -318,31 +348,45 @@ class TabularPolicy(PolicyOperator):
     """One policy's rows of the arrays."""
 
     def __init__(self, operator: Tabular, policy: Array) -> None:
+        self.operator = operator
+        self.everywhere, self.cut = operator.everywhere, operator.cut
         self.discount = operator.discount
         self.proper = jnp.asarray(True)
+        self.action = operator.labels(policy)["action"]
         own = jnp.arange(operator.shape[0])
         at = (own, policy) if operator.pair is None else (operator.pair[own, policy],)
         self.reward = operator.reward[at]
         p = operator.transition
-        if isinstance(p, SparseRows) and p.rows is None:
-            rows = at[0]
-            columns, values = jnp.asarray(p.columns)[rows], jnp.asarray(p.values)[rows]
-            self.rows: Any = SparseRows(columns, values, None, (len(own), len(own)))
-        elif isinstance(p, SparseRows):
-            # Coordinates cannot be picked by row in static shapes: multiply all, keep some.
-            self.rows = _Picked(p, at[0])
-        else:
-            self.rows = p[at]
+        self.rows: Any = _rows_of(p, at[0]) if len(at) == 1 else p[at]
 
     def expect(self, f: Array) -> Array:
         """Return the expectation of a function of next period's state."""
-        return self.rows @ f
+        return self.rows @ self.operator._whole(f)
+
+
+def _rows_of(matrix: Any, rows: Array) -> Any:
+    """Pick rows of a matrix, whatever its form."""
+    if isinstance(matrix, _Picked):
+        return _Picked(matrix.matrix, matrix.rows[rows])
+    if not isinstance(matrix, SparseRows):
+        return matrix[rows]
+    if matrix.rows is not None:
+        return _Picked(matrix, rows)
+    columns, values = jnp.asarray(matrix.columns)[rows], jnp.asarray(matrix.values)[rows]
+    return SparseRows(columns, values, None, (len(rows), matrix.shape[1]))
 
 
 @dataclass(frozen=True)
 class _Picked:
+    """Some rows of coordinates, which cannot be picked in static shapes: all are multiplied."""
+
     matrix: SparseRows
     rows: Array
 
     def __matmul__(self, v: Array) -> Array:
         return (self.matrix @ v)[self.rows]
+
+    @property
+    def values(self) -> Array:
+        """The entries, those of other rows included."""
+        return self.matrix.values

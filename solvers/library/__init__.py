@@ -1,17 +1,34 @@
-"""Built-in models: each reads as the paper would print it."""
+"""Built-in models, and other computations to sweep: each reads as the paper would print it."""
 
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import ModelError, did_you_mean
 from ..factory import Factory
+from .ascent import ascent
 from .cake import cake
+from .call_option import call_option
+from .firm_quality import firm_quality
 from .growth import growth
 from .savings import savings
+from .solow import solow
+from .surface import surface
 
-__all__ = ["BUILTIN", "as_factory", "cake", "growth", "savings"]
+__all__ = [
+    "BUILTIN",
+    "as_factory",
+    "ascent",
+    "cake",
+    "call_option",
+    "firm_quality",
+    "growth",
+    "savings",
+    "solow",
+    "surface",
+]
 
-BUILTIN: dict[str, Callable[..., Any]] = {f.__name__: f for f in (cake, growth, savings)}
+MODELS = (cake, growth, savings, solow, firm_quality, call_option, ascent, surface)
+BUILTIN: dict[str, Callable[..., Any]] = {f.__name__: f for f in MODELS}
 
 
 def as_factory(model: Any) -> Factory:

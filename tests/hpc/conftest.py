@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.resolve import resolve
 from dpsolve.hpc.spec import Sweep, sweep_from
 from dpsolve.hpc.sweep import Outcome, run_sweep
+
+from .local_slurm import LocalSlurm, local_slurm, until, why_not
 
 TOY = '''
 import jax.numpy as jnp
@@ -138,3 +141,33 @@ def assert_equal_stores(one: Path | str, other: Path | str) -> None:
 def files(path: Path) -> dict[str, bytes]:
     """Every file of a folder with its content."""
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="session")
+def slurm_environment() -> Iterator[dict[str, str]]:
+    """A SLURM of this session's own. In CI a machine without one fails, elsewhere it skips."""
+    if reason := why_not():
+        if "CI" in os.environ:
+            pytest.fail(f"CI must test against a real SLURM: {reason}")
+        pytest.skip(reason)
+    with local_slurm() as environment:
+        yield environment
+
+
+@pytest.fixture
+def slurm(slurm_environment: dict[str, str], tmp_path: Path) -> Iterator[LocalSlurm]:
+    """A SLURM with four idle nodes, on which this test leaves nothing behind."""
+    naps = tmp_path / "naps"
+    naps.mkdir()
+    own = {"NAP_LOG": str(naps), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    cluster = LocalSlurm(slurm_environment | own)
+    yield cluster
+    for process in cluster.started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    cluster.run("scancel", "--quiet", "--full", "--user=root", check=False)
+    cluster.run("scancel", "--quiet", "--user=root", check=False)
+    until(lambda: not cluster.jobs(), "the queue is empty")
+    for node in ("n1", "n2", "n3", "n4"):
+        cluster.restart(node)

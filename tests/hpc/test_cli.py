@@ -16,7 +16,7 @@ from dpsolve.hpc.cli import cli
 
 COMMANDS = [
     "models", "describe", "check", "solve", "sweep", "plan", "status", "resume", "verify", "plot",
-    "doctor",
+    "profiles", "submit", "logs", "cancel", "doctor",
 ]  # fmt: skip
 
 MODELS = '''
@@ -97,7 +97,10 @@ print("heavy:", *sorted(heavy & {{*sys.modules}}), f"seconds: {{time.process_tim
 
 def test_help_and_status_are_light(run: Run, fresh_python: Callable[[str], str]) -> None:
     run("sweep m.py:toy --grid a=1:2:3 --store toy.zarr")
-    for line in ("--help", "status toy.zarr", "plan --help", "sweep --help"):
+    for line in (
+        "--help", "status toy.zarr", "status toy.zarr --events", "plan --help", "sweep --help",
+        "submit --help", "profiles", "logs toy.zarr", "cancel toy.zarr",
+    ):  # fmt: skip
         last = fresh_python(LIGHT.format(arguments=line.split())).splitlines()[-1]
         found = re.fullmatch(r"heavy: seconds: (.*)", last)
         assert found, (line, last)
@@ -117,7 +120,7 @@ def test_models_lists_the_built_ins(run: Run) -> None:
 def test_describe_and_check(run: Run) -> None:
     text = run("describe m.py:toy --set n=7")
     assert "A product and a line" in text
-    assert "array of shape (7,)" in text
+    assert "path   over t (7)" in text
     assert run("check m.py:walk --set beta=0.9") == "walk: no fault found at beta=0.9, n=4.\n"
     assert "Did you mean 'beta'?" in run("check m.py:walk --set bta=0.9", code=2)
 

@@ -14,6 +14,11 @@ from dpsolve.hpc.reading import read_sweep
 from dpsolve.hpc.resolve import resolve
 
 SIZES = {
+    "ascent": (20, [""]),
+    "call_option": (21, [""]),
+    "firm_quality": (57, [""]),
+    "solow": (123, [""]),
+    "surface": (21, ["n=80", "n=400", "n=2000"]),
     "cake": (30, ["n_x=50", "n_x=100", "n_x=200"]),
     "calibrations": (5, [""]),
     "growth": (1025, [""]),

@@ -16,7 +16,8 @@ from dpsolve import ModelError, UsageError
 from dpsolve.hpc.plan import Plan, estimate, make_plan
 from dpsolve.hpc.resolve import resolve
 from dpsolve.hpc.spec import Sweep, sweep_from
-from dpsolve.hpc.tasks import block_shape, cut, points_per_task
+from dpsolve.hpc.sweep import create_store
+from dpsolve.hpc.tasks import Crew, block_shape, cut, points_per_task
 
 from .conftest import is_array, run
 
@@ -79,6 +80,44 @@ def test_small_models_make_few_tasks_and_large_ones_lose_little() -> None:
     slow_price = points_per_task(points=1_000, point_bytes=68, lanes=2)
     assert slow_price <= 1_000 / 15
     assert points_per_task(points=3, point_bytes=10**9, lanes=1) == 1
+
+
+def test_a_new_store_has_tasks_for_all_who_may_work_on_it() -> None:
+    tiny = {"points": 10**6, "point_bytes": 68, "lanes": 64}
+    assert math.ceil(10**6 / points_per_task(**tiny)) == 64
+    assert math.ceil(10**6 / points_per_task(**tiny, crew=Crew(1_000))) >= 4_000
+    assert points_per_task(**tiny, crew=Crew(2_000)) == 64
+    assert points_per_task(**tiny, crew=Crew(100_000)) == 64  # a batch at the least
+    assert points_per_task(**tiny, crew=Crew(100_000, batches=8)) == 512  # or one for each core
+    # What is fine for few workers stays as it is.
+    assert points_per_task(**tiny, crew=Crew(2)) == points_per_task(**tiny)
+    large = {"points": 1_000, "point_bytes": 4 * 200_000, "lanes": 1}
+    assert points_per_task(**large, crew=Crew(4)) == points_per_task(**large)
+    assert points_per_task(**tiny, crew=Crew()) == points_per_task(**tiny)
+
+
+def test_buckets_share_the_workers_by_their_points(toy: str, tmp_path: Path) -> None:
+    grid = {"n": [2, 5], "a": {"from": 0.0, "to": 1.0, "points": 50_000}}
+    raw = {"model": toy, "grid": grid, "store": {"path": str(tmp_path / "s.zarr")}}
+    sweep = sweep_from(raw)
+    source = resolve(sweep.model)
+    here, there = make_plan(sweep, source), make_plan(sweep, source, Crew(6))
+    assert [len(part.tasks) for part in here.buckets] == [3, 3]
+    assert [len(part.tasks) for part in there.buckets] == [13, 13]  # 12 or more
+
+
+def test_the_cut_of_a_store_stays_wherever_it_goes_on(toy: str, tmp_path: Path) -> None:
+    raw = {
+        "model": toy,
+        "grid": {"a": {"from": 0.0, "to": 1.0, "points": 20_000}},
+        "store": {"path": str(tmp_path / "s.zarr"), "keep": ["price"]},
+    }
+    sweep = sweep_from(raw)
+    made = create_store(sweep, resolve(sweep.model), crew=Crew(20))
+    opened = create_store(sweep, resolve(sweep.model), crew=Crew(3))
+    assert len(made.tasks) > len(plan_of(sweep).tasks)
+    assert opened.tasks == made.tasks
+    assert run(sweep).solved == 20_000  # in this process, without a crew
 
 
 def test_files_and_bytes_are_foretold_exactly(cake: Callable[..., Sweep]) -> None:

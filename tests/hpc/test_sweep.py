@@ -118,9 +118,9 @@ def test_writing_overlaps_solving_and_never_runs_ahead(
     log: list[str] = []
     solve, write = executors._solve, executors.Store.write_task
 
-    def logged_solve(store: Any, task: Any, note: Any = None) -> Any:
+    def logged_solve(store: Any, task: Any, note: Any = None, mesh: str = "auto") -> Any:
         log.append(f"solve {task.id}")
-        return solve(store, task, note)
+        return solve(store, task, note, mesh)
 
     def slow_write(self: Any, task: Any, batch: Any) -> Any:
         time.sleep(0.2)

@@ -1,0 +1,52 @@
+"""What one process of several finds wrong is everybody's to know, and one's to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from ..solvers.errors import DpsolveError
+
+if TYPE_CHECKING:
+    from ..sharding.roll import Roll
+
+__all__ = ["AgreedError", "together"]
+
+T = TypeVar("T")
+
+
+class AgreedError(DpsolveError):
+    """An error that all processes know of, so that they end in an orderly way.
+
+    Attributes
+    ----------
+    exit_code : int
+    ours : bool
+        Whether this process is the one to tell it.
+    """
+
+    def __init__(self, text: str, exit_code: int, ours: bool) -> None:
+        super().__init__(text)
+        self.exit_code, self.ours = exit_code, ours
+
+
+def together(roll: Roll, work: Callable[[], T]) -> T:
+    """Do something in every process, and go on when all have done it.
+
+    Raises
+    ------
+    AgreedError
+        In every process, if the work failed in one of them: with the error of the first.
+    """
+    if roll.alone:
+        return work()
+    found: list[T] = []
+    failure = None
+    try:
+        found.append(work())
+    except DpsolveError as error:
+        failure = [str(error), error.exit_code]
+    for number, each in enumerate(roll.gather(failure)):
+        if each is not None:
+            raise AgreedError(each[0], each[1], number == roll.number)
+    return found[0]

@@ -1,0 +1,159 @@
+"""What a model takes on a device, and how it is cut so that it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..solvers.chains import Markov
+from ..solvers.cut import Cut
+from ..solvers.errors import UsageError
+from ..solvers.factory import Factory, build, signature
+from ..solvers.implicit import point_with_gradients
+from ..solvers.model import Model, TabularModel
+from ..solvers.options import SolveOptions
+from ..solvers.point import Footprint
+from ..solvers.solve import arrays_dims
+from .mesh import STATES, MeshShape, device_memory
+
+__all__ = [
+    "automatic",
+    "bytes_on_device",
+    "check_fits",
+    "dims_of",
+    "fewest_devices",
+    "iterates",
+    "make_cut",
+]
+
+
+MOST_DEVICES = 4096  # along `states`
+
+
+def made_of(factory: Factory, sizes: Mapping[str, Any]) -> Any:
+    """Return what a factory makes, its arrays traced."""
+    found: list[Any] = []
+
+    def look(values: Mapping[str, Any]) -> None:
+        found.append(build(factory, values, sizes))
+
+    names = signature(factory).parameters
+    jax.eval_shape(look, {k: jax.ShapeDtypeStruct((), np.float64) for k in names})
+    return found[0]
+
+
+def iterates(factory: Factory, sizes: Mapping[str, Any]) -> bool:
+    """Tell whether a factory's model is solved by iterating."""
+    made = made_of(factory, sizes)
+    return isinstance(made, Model | TabularModel) and made.horizon is None
+
+
+def make_cut(factory: Factory, sizes: Mapping[str, Any], mesh: MeshShape) -> Cut | None:
+    """Choose the state whose axis is cut: the longest of those that follow a rule, else a chain.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to cut, or less than there are devices.
+    """
+    if mesh.states == 1:
+        return None
+    made = made_of(factory, sizes)
+    name = signature(factory).name
+    if isinstance(made, TabularModel):
+        lengths = {"state": made.n_states}
+    elif isinstance(made, Model):
+        states = made.states.items()
+        lengths = {n: s.size for n, s in states if not isinstance(s, Markov)}
+        lengths = lengths or {n: s.size for n, s in states}
+    else:
+        raise UsageError(
+            f"mesh {mesh}: {name} returns arrays of its own and has no states to cut; cut its "
+            f"points: points={mesh.size}"
+        )
+    state = max(lengths, key=lambda n: lengths[n])
+    if lengths[state] < mesh.states:
+        raise UsageError(
+            f"mesh {mesh}: the longest axis of {name}, {state}, has {lengths[state]} members, "
+            f"fewer than {mesh.states} devices; take states={lengths[state]} or fewer"
+        )
+    return Cut(state, lengths[state], mesh.states, STATES)
+
+
+def dims_of(
+    factory: Factory, sizes: Mapping[str, Any], options: SolveOptions
+) -> dict[str, tuple[str, ...]]:
+    """Return the dimensions of every array that a point gives."""
+    found: dict[str, tuple[str, ...]] = {}
+
+    def look(values: Mapping[str, Any]) -> dict[str, Any]:
+        arrays = point_with_gradients(factory, sizes, options, values)
+        named = arrays_dims(build(factory, values, sizes), arrays)
+        found.update({name: tuple(named.get(name, ())) for name in arrays})
+        return arrays
+
+    names = signature(factory).parameters
+    jax.eval_shape(look, {k: jax.ShapeDtypeStruct((), np.float64) for k in names})
+    return found
+
+
+def bytes_on_device(size: Footprint, mesh: MeshShape) -> int:
+    """Forecast what one point takes on a device: its part, and others' where it looks them up."""
+    if mesh.states == 1:
+        return size.bytes
+    return -(-size.bytes // mesh.states) + 8 * size.states
+
+
+def check_fits(size: Footprint, mesh: MeshShape) -> None:
+    """Refuse a model of which one point does not fit into a device's memory.
+
+    Raises
+    ------
+    UsageError
+        With the smallest number of devices along `states` that would do.
+    """
+    has = device_memory()
+    needs = bytes_on_device(size, mesh)
+    if needs <= has:
+        return
+    shown = f"one point takes {needs / 2**30:.1f} GiB on a device, which has {has / 2**30:.1f} GiB"
+    # A factory's own arrays count as one state: there is nothing to cut.
+    for states in range(mesh.states + 1, min(size.states, MOST_DEVICES) + 1):
+        if bytes_on_device(size, MeshShape(1, states)) <= has:
+            raise UsageError(
+                f"{shown}. The smallest mesh that would do is states={states}: cut the states over "
+                f"{states} devices, or lower memory= or the sizes"
+            )
+    raise UsageError(f"{shown}, and no mesh would do; lower memory= or the sizes")
+
+
+def automatic(size: Footprint, lanes: int, points: int, devices: int) -> MeshShape:
+    """Choose a mesh: as few devices to a point as it fits on, and no group without points.
+
+    On a CPU one group does: its batches run side by side on all cores.
+
+    Parameters
+    ----------
+    size : Footprint
+        Of one point.
+    lanes : int
+        Points that a group solves side by side.
+    points : int
+        Points in all.
+    devices : int
+        That there are.
+    """
+    states = fewest_devices(size, devices)
+    if jax.local_devices()[0].platform == "cpu":
+        return MeshShape(1, states)
+    return MeshShape(min(devices // states, max(1, -(-points // lanes))), states)
+
+
+def fewest_devices(size: Footprint, devices: int) -> int:
+    """Return the fewest devices along `states` that one point fits on, of those there are."""
+    has = device_memory()
+    fits = (n for n in range(1, devices + 1) if bytes_on_device(size, MeshShape(1, n)) <= has)
+    return next(fits, devices)

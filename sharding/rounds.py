@@ -1,0 +1,328 @@
+r"""A batch in rounds: points that are done leave, points that wait take their places.
+
+A device has a fixed number of *lanes*, each with one point, side by side under ``vmap``. A round
+moves all lanes on by sweeps. Under one loop until the last lane is done, a single hard point would
+hold its neighbours for as long as it takes; so a round ends when the lanes that are done have
+waited for too long in sum (``patience``, in lane-sweeps: about what it costs to begin new points,
+which makes the waste at most twice the least). The host then reads what is done and fills the
+lanes again. A lane computes the same, to the last bit, whoever is beside it and however its sweeps
+are cut into rounds.
+
+On a mesh, one program runs on all devices (``jax.shard_map``): groups along ``points`` have lanes
+of their own and run free of each other inside a round; devices along ``states`` have each a part of
+the states of the group's points, and meet where the operator needs them to. What is carried from
+round to round stays on its device: every array has a leading axis of devices.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..solvers.cut import Cut
+from ..solvers.factory import Factory, signature
+from ..solvers.iteration import Run, iterate
+from ..solvers.options import SolveOptions
+from ..solvers.stages import begin_point, operator_of, read_point
+from .fit import dims_of
+from .mesh import POINTS, STATES, MeshShape, make_mesh
+
+__all__ = ["Carry", "Rounds", "bytes_of", "placed", "put", "trimmed"]
+
+Array = Any
+Numpy = np.ndarray[Any, Any]
+LANES = "lanes"
+log = logging.getLogger("dpsolve")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Carry:
+    """What stays on the devices between rounds: every array begins with an axis of devices.
+
+    Attributes
+    ----------
+    kept : pytree
+        What the operators keep, rewards over states and choices in the main.
+    run : Run
+        The solves under way.
+    """
+
+    kept: Any
+    run: Run
+
+
+class Rounds:
+    """One factory at one set of sizes, compiled to be run in rounds.
+
+    Parameters
+    ----------
+    factory, sizes, options
+        What to solve; the options of a whole batch.
+    lanes : int
+        Points side by side on a device (or a group of devices along ``states``).
+    shape : MeshShape
+        How points and states are cut.
+    cut : Cut or None
+        The state whose axis is cut.
+    """
+
+    def __init__(
+        self,
+        factory: Factory,
+        sizes: Mapping[str, Any],
+        options: SolveOptions,
+        lanes: int,
+        shape: MeshShape,
+        cut: Cut | None,
+    ) -> None:
+        self.factory, self.sizes = factory, dict(sizes)
+        # Lanes share the memory that the options grant.
+        self.options = replace(options, memory=max(1, options.memory // lanes))
+        self.lanes, self.shape, self.cut = lanes, shape, cut
+        self.mesh = make_mesh(shape)
+        self.dims = dims_of(factory, self.sizes, self.options)
+        self.parameters = tuple(signature(factory).parameters)
+        self.slots = lanes * shape.points
+        self.compile_seconds = 0.0
+        self._advance: Any = None
+        self._read: Any = None
+
+    # -- what runs on a device ------------------------------------------------------------------
+
+    def _each(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """Map over lanes; one lane alone is not mapped, which would only hide its structure."""
+        if self.lanes > 1:
+            return jax.vmap(f, axis_name=LANES)
+
+        def alone(*args: Any) -> Any:
+            return _stacked(f(*jax.tree.map(lambda x: x[0], args)))
+
+        return alone
+
+    def _waiting(self, running: Array) -> Array:
+        """Return how many lanes are done."""
+        idle = (~running).astype(jnp.int32)
+        return lax.psum(idle, LANES) if self.lanes > 1 else idle
+
+    def _begin(self, values: dict[str, Array]) -> Carry:
+        return Carry(*begin_point(self.factory, self.sizes, self.options, values, self.cut))
+
+    def _round(
+        self, values: dict[str, Array], fresh: Array, carry: Carry, patience: Array, most: Array
+    ) -> tuple[Carry, Array]:
+        carry = jax.tree.map(lambda x: x[0], carry)
+
+        def fill() -> Carry:
+            begun = self._each(self._begin)(values)
+
+            def choose(new: Array, old: Array) -> Array:
+                return jnp.where(fresh.reshape(-1, *(1 for _ in new.shape[1:])), new, old)
+
+            filled: Carry = jax.tree.map(choose, begun, carry)
+            return filled
+
+        carry = lax.cond(fresh.any(), fill, lambda: carry)
+
+        def lane(values: dict[str, Array], carry: Carry) -> Run:
+            operator = operator_of(
+                self.factory, self.sizes, self.options, values, self.cut, carry.kept
+            )
+
+            def proceed(c: tuple[Run, Array, Array]) -> Array:
+                run, idle, k = c
+                return run.running & (idle < patience) & (k < most)
+
+            def sweep(c: tuple[Run, Array, Array]) -> tuple[Run, Array, Array]:
+                run, idle, k = c
+                moved = iterate(operator, self.options, run)
+                # A lane that is done is moved on beside the others, and what it finds is dropped.
+                return moved, idle + self._waiting(run.running & moved.running), k + 1
+
+            zero = jnp.int32(0)
+            run, _, _ = lax.while_loop(proceed, sweep, (carry.run, zero, zero))
+            return run
+
+        carry = replace(carry, run=self._each(lane)(values, carry))
+        return _stacked(carry), carry.run.running
+
+    def _read_off(self, values: dict[str, Array], carry: Carry, done: Array) -> dict[str, Array]:
+        carry = jax.tree.map(lambda x: x[0], carry)
+
+        def lane(values: dict[str, Array], run: Run, done: Array) -> dict[str, Array]:
+            return read_point(
+                self.factory, self.sizes, self.options, values, run, self.cut, wanted=done
+            )
+
+        found: dict[str, Array] = self._each(lane)(values, carry.run, done)
+        return found
+
+    # -- the programs ---------------------------------------------------------------------------
+
+    def _sharded(self, f: Callable[..., Any], given: Any, returned: Any) -> Callable[..., Any]:
+        if self.shape.size == 1:
+            return f
+        return jax.shard_map(f, mesh=self.mesh, in_specs=given, out_specs=returned, check_vma=False)
+
+    def compile(self) -> float:
+        """Compile if need be; return the seconds it took when it did."""
+        if self._advance is not None:
+            return self.compile_seconds
+        began = time.perf_counter()
+        shown = ", ".join(f"{k}={v}" for k, v in self.sizes.items())
+        log.info("compiling %s(%s)", signature(self.factory).name, shown)
+        points, own = PartitionSpec(POINTS), PartitionSpec((POINTS, STATES))
+        nowhere = PartitionSpec()
+        values = {k: self._spec((self.slots,), np.float64, points) for k in self.parameters}
+        mask = self._spec((self.slots,), np.bool_, points)
+        number = self._spec((), np.int32, nowhere)
+
+        def begun(values: dict[str, Array]) -> Carry:
+            made: Carry = _stacked(self._each(self._begin)(values))
+            return made
+
+        shapes = jax.eval_shape(self._sharded(begun, (points,), own), values)
+        carry = jax.tree.map(lambda x: self._spec(x.shape, x.dtype, own), shapes)
+        self._carry = carry
+        advance = self._sharded(self._round, (points, points, own, nowhere, nowhere), (own, points))
+        lowered = jax.jit(advance, donate_argnums=2).lower(values, mask, carry, number, number)
+        self._advance = lowered.compile()
+        read = self._sharded(self._read_off, (points, own, points), placed(self.dims, self.cut))
+        self._read = jax.jit(read).lower(values, carry, mask).compile()
+        self.compile_seconds = time.perf_counter() - began
+        return self.compile_seconds
+
+    def _spec(self, shape: tuple[int, ...], dtype: Any, where: PartitionSpec) -> Any:
+        sharding = NamedSharding(self.mesh, where) if self.shape.size > 1 else None
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    @property
+    def memory(self) -> int:
+        """Bytes on one device, by the compiler's own account of a round."""
+        self.compile()
+        return bytes_of(self._advance)
+
+    # -- running --------------------------------------------------------------------------------
+
+    def empty(self) -> Carry:
+        """Return a carry of lanes that are done."""
+        self.compile()
+        made: Carry = jax.tree.map(self._zeros, self._carry)
+        return made
+
+    def _zeros(self, spec: Any) -> Array:
+        if spec.sharding is None:
+            return jnp.zeros(spec.shape, spec.dtype)
+        shape = spec.sharding.shard_shape(spec.shape)
+        return jax.make_array_from_callback(
+            spec.shape, spec.sharding, lambda _: np.zeros(shape, spec.dtype)
+        )
+
+    def _put(self, x: Any, where: PartitionSpec) -> Any:
+        return put(x, self.mesh, self.shape, where)
+
+    def advance(
+        self,
+        values: Mapping[str, Numpy],
+        fresh: Numpy,
+        carry: Carry,
+        patience: int,
+        most: int,
+    ) -> tuple[Carry, Array]:
+        """Run one round.
+
+        Parameters
+        ----------
+        values : dict of str to float array (slots,)
+            Parameters of the point in each lane.
+        fresh : bool array (slots,)
+            Lanes whose point is new.
+        carry : Carry
+            Of the last round; it is used up.
+        patience : int
+            Lane-sweeps that lanes may be idle for, in sum.
+        most : int
+            Sweeps at most.
+
+        Returns
+        -------
+        carry : Carry
+        running : bool array (slots,)
+            Lanes that are not done.
+        """
+        self.compile()
+        points, nowhere = PartitionSpec(POINTS), PartitionSpec()
+        carry, running = self._advance(
+            {k: self._put(values[k], points) for k in self.parameters},
+            self._put(fresh, points),
+            carry,
+            self._put(np.int32(patience), nowhere),
+            self._put(np.int32(most), nowhere),
+        )
+        return carry, running
+
+    def read(self, values: Mapping[str, Numpy], carry: Carry, done: Numpy) -> dict[str, Array]:
+        """Return every array of the lanes that are `done`; the others' are not worked out."""
+        points = PartitionSpec(POINTS)
+        found: dict[str, Array] = self._read(
+            {k: self._put(values[k], points) for k in self.parameters},
+            carry,
+            self._put(done, points),
+        )
+        return found
+
+
+def placed(
+    dims: Mapping[str, tuple[str, ...]], cut: Cut | None, lanes: bool = True
+) -> dict[str, PartitionSpec]:
+    """Return along which mesh axes every array lies, given its dimensions; lanes come first."""
+    first = (POINTS,) if lanes else ()
+
+    def place(name: str) -> PartitionSpec:
+        if cut is None or name.startswith("grid_"):
+            return PartitionSpec(*first)
+        return PartitionSpec(*first, *(STATES if d == cut.state else None for d in dims[name]))
+
+    return {name: place(name) for name in dims}
+
+
+def trimmed(name: str, x: Any, dims: tuple[str, ...], cut: Cut | None, first: int = 1) -> Any:
+    """Drop the copies that made parts equal; `first` axes come before the array's own."""
+    if cut is None or name.startswith("grid_") or cut.state not in dims:
+        return x
+    if cut.size % cut.parts == 0:
+        return x
+    keep = slice(0, cut.size)
+    return np.asarray(x)[(slice(None),) * (first + dims.index(cut.state)) + (keep,)]
+
+
+def put(x: Any, mesh: Mesh, shape: MeshShape, where: PartitionSpec) -> Any:
+    """Put an array onto the devices of a mesh; each process puts what its own devices hold."""
+    if shape.size == 1:
+        return x
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, where), lambda at: x[at])
+
+
+def bytes_of(compiled: Any) -> int:
+    """Return the bytes that a compiled program takes on a device."""
+    found = compiled.memory_analysis()
+    return int(
+        found.temp_size_in_bytes
+        + found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+    )
+
+
+def _stacked(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)

@@ -1,0 +1,211 @@
+r"""A maximum that rises with the state: divide and conquer in place of a full sweep.
+
+Where the best choice :math:`c^*(x)` rises with a state :math:`x` (increasing differences; Topkis
+1978), the best choice of a state between two others lies between theirs. Level by level the state
+halfway between two known ones looks at just the choices between them: each of the
+:math:`\log_2 n` levels looks at every choice once, and once more where two segments meet, so that
+:math:`m \log_2 n` pairs are looked at and not :math:`n m`, for every value of the other states. The
+shapes of all levels are known beforehand: level :math:`l` has :math:`2^l` segments with
+:math:`m - 1 + 2^l` candidates between them, whatever the policy is.
+
+Nothing is proved by it. Where the best choice does not rise, the maximum over the candidates is
+smaller than the true one, and the bounds that follow are void. So the solve loop uses it for
+improvements only, and ends with full sweeps and their certificate.
+
+Reference: Gordon and Qiu (2018), *Quantitative Economics* 9 (binary monotonicity).
+"""
+
+from __future__ import annotations
+
+import copy
+from math import ceil, log2, prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .contraction import CHOICE
+from .functions import Pairs
+from .grids import Integers
+from .lattice import Lattice
+from .model import Model
+from .named import Named, aligned
+from .operator import BellmanOperator
+from .options import SolveOptions
+
+__all__ = ["MonotoneLattice", "rising", "shortcut_of"]
+
+Array = Any
+WORTH = 256  # choices below which a full sweep costs less than the segments' bookkeeping
+
+
+def rising(model: Model) -> tuple[str, str] | None:
+    """Return the choice and the state along which to try, or None if the search does not apply.
+
+    A hint names them. Without one it is the longest choice that is a state's next value, and that
+    state.
+    """
+    for choice, state in model.monotone.items():
+        if _applies(model, choice, state):
+            return choice, state
+    found = [
+        (model.size_of(choice), choice, state)
+        for state, choice in model.transition.items()
+        if isinstance(choice, str) and choice in model.choices and _applies(model, choice, state)
+    ]
+    return max(found)[1:] if found else None
+
+
+def _applies(model: Model, choice: str, state: str) -> bool:
+    """Tell whether the state's axis can be taken out of every array that a choice is looked at by.
+
+    That is so unless another rule names the state itself, whose positions would be an axis.
+    """
+    return state not in model.transition.values() and not isinstance(model.states[state], Integers)
+
+
+def shortcut_of(operator: BellmanOperator, options: SolveOptions) -> MonotoneLattice | None:
+    """Return a shortcut for an operator, if one is worth trying.
+
+    A hint makes it so, and so does a maximum that streams over choices for lack of memory. A hint
+    that is wrong, or a guess, costs the sweeps of the shortcut.
+    """
+    if not isinstance(operator, Lattice) or options.method not in ("auto", "pi"):
+        return None
+    model = operator.model
+    along = rising(model)
+    if along is None or not (model.monotone or operator.kept is None):
+        return None
+    # With a block nothing is kept.
+    found = MonotoneLattice(model, along, block=1, memory=options.memory, cut=operator.cut)
+    return found if found.applicable else None
+
+
+class MonotoneLattice(Lattice):
+    """A lattice whose greedy policy is sought by divide and conquer; see the module.
+
+    Parameters
+    ----------
+    model : Model
+        At one parameter point.
+    along : (str, str)
+        A choice and the state that it is taken to rise with.
+    **kwargs
+        As for :class:`.Lattice`.
+    """
+
+    def __init__(self, model: Model, along: tuple[str, str], **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self.choice, self.state = along
+
+    @property
+    def applicable(self) -> bool:
+        """Whether the expectation leaves nothing that hangs on the state but through the choice."""
+        early = any(self.state in step.dims for step in self.early)
+        return not early and not self.parted and self.model.size_of(self.choice) >= WORTH
+
+    def greedy(self, v: Array) -> tuple[Array, Array]:
+        """Return the maximum over the candidates, and the first policy that attains it."""
+        x = self.expected(v)
+        others = [n for n in self.states if n != self.state]
+        shape = tuple(self.shape[self.states.index(n)] for n in others)
+        stride, combos = self._other_choices()
+
+        best: tuple[Array, Array] | None = None
+        for first in combos:
+            value, policy = self._conquer(x, others, shape, first, stride)
+            if best is None:
+                best = value, policy
+            else:
+                better = value > best[0]
+                best = jnp.where(better, value, best[0]), jnp.where(better, policy, best[1])
+        assert best is not None
+        axis = self.states.index(self.state)
+        return jnp.moveaxis(best[0], -1, axis), jnp.moveaxis(best[1], -1, axis)
+
+    def _other_choices(self) -> tuple[int, list[int]]:
+        """Return the stride of the choice among all, and where each run of it begins."""
+        names = list(self.model.choices)
+        sizes = [self.model.size_of(n) for n in names]
+        at = names.index(self.choice)
+        stride = prod(sizes[at + 1 :])
+        size = sizes[at]
+        firsts = [
+            outer * size * stride + inner
+            for outer in range(prod(sizes[:at]))
+            for inner in range(stride)
+        ]
+        return stride, firsts
+
+    def _conquer(
+        self, x: Named, others: list[str], shape: tuple[int, ...], first: int, stride: int
+    ) -> tuple[Array, Array]:
+        """Maximise over one run of the choice; arrays are (others..., state)."""
+        n = self.shape[self.states.index(self.state)]
+        m = self.model.size_of(self.choice)
+        levels = max(1, ceil(log2(n + 1)))
+        nodes = 2**levels
+        # Node i is state i - 1; the nodes at both ends stand for the first and the last choice.
+        best = jnp.zeros((*shape, nodes + 1), jnp.int32).at[..., nodes].set(m - 1)
+        value = jnp.zeros((*shape, nodes + 1))
+        for level in range(levels):
+            half = nodes >> (level + 1)
+            here = jnp.arange(half, nodes, 2 * half)
+            low, high = best[..., here - half], best[..., here + half]
+            top, at = self._level(x, others, jnp.minimum(here - 1, n - 1), low, high, first, stride)
+            best = best.at[..., here].set(at)
+            value = value.at[..., here].set(top)
+        return value[..., 1 : n + 1], first + stride * best[..., 1 : n + 1]
+
+    def _level(
+        self,
+        x: Named,
+        others: list[str],
+        states: Array,
+        low: Array,
+        high: Array,
+        first: int,
+        stride: int,
+    ) -> tuple[Array, Array]:
+        """Maximise at the states of one level, each over its own segment of choices."""
+        segments = states.size
+        count = self.model.size_of(self.choice) - 1 + segments
+        batch = low.shape[:-1]
+        # Candidate j of segment s is choice j - s: from low[s] + s to high[s] + s.
+        starts = low + jnp.arange(segments, dtype=jnp.int32)
+        del high  # each segment ends where the next begins
+        segment = _segment_of(starts, count)
+        choice = jnp.arange(count, dtype=jnp.int32) - segment
+        dims = (*others, CHOICE)
+        q = self._quality_at(x, dims, states[segment], first + stride * choice)
+        q = jnp.broadcast_to(q, (*batch, count))
+        flat = segment + segments * jnp.arange(prod(batch), dtype=jnp.int32).reshape(*batch, 1)
+        ids, total = flat.ravel(), segments * prod(batch)
+        # NaN is lost by a maximum of segments, and found by the full sweep at the end.
+        top = jax.ops.segment_max(q.ravel(), ids, total, indices_are_sorted=True)
+        hit = jnp.where(q.ravel() == top[ids], choice.ravel(), jnp.iinfo(jnp.int32).max)
+        at = jax.ops.segment_min(hit, ids, total, indices_are_sorted=True)
+        at = jnp.clip(at.reshape(*batch, segments), 0, self.model.size_of(self.choice) - 1)
+        return top.reshape(*batch, segments), at
+
+    def _quality_at(self, x: Named, dims: tuple[str, ...], state: Array, choice: Array) -> Array:
+        """Return reward plus discounted continuation at pairs given one by one."""
+        functions = copy.copy(self.functions)
+        own = functions.env[self.state]
+        functions.env = functions.env | {self.state: Named(own.array[state], dims)}
+        early = {w: p for w, p in self.early_probabilities.items() if self.state not in p.dims}
+        pairs = Pairs.of(functions, Named(choice, dims), self.late_states, early)
+        q = self.quality(x, pairs)
+        return jnp.asarray(aligned(q, dims))
+
+
+def _segment_of(starts: Array, count: int) -> Array:
+    """Return the segment of each candidate, given where segments start (increasing)."""
+    batch = starts.shape[:-1]
+    rows = starts.reshape(-1, starts.shape[-1])
+
+    def one(row: Array) -> Array:
+        marks = jnp.zeros(count, jnp.int32).at[row[1:]].add(1, mode="drop")
+        return jnp.cumsum(marks, dtype=jnp.int32)
+
+    return jax.vmap(one)(rows).reshape(*batch, count)
