@@ -43,6 +43,7 @@ def command(line: str) -> str:
 
 
 @pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.slow
 def test_from_sweep_to_picture(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.zarr"
     outcome = run(sweep_of(name, path))
@@ -108,6 +109,7 @@ def test_dimensions_and_coordinates(tmp_path: Path) -> None:
     np.testing.assert_allclose(moving["grid_x"][:, -1], moving["hi"])
 
 
+@pytest.mark.slow
 def test_a_point_that_is_refused_hurts_no_other(tmp_path: Path) -> None:
     raw = {
         "model": "firm_quality",
@@ -124,6 +126,7 @@ def test_a_point_that_is_refused_hurts_no_other(tmp_path: Path) -> None:
     assert dp.verify(tmp_path / "it.zarr").ok
 
 
+@pytest.mark.slow
 def test_what_does_not_converge_is_inexact_and_its_claim_is_checked(tmp_path: Path) -> None:
     raw = {
         "model": "firm_quality",
@@ -157,6 +160,7 @@ def test_a_picture_shows_standard_errors_and_a_number_per_point(tmp_path: Path) 
     assert len(lines.lines[0].get_ydata()) == 21
 
 
+@pytest.mark.slow
 def test_the_commands_show_factories_of_arrays() -> None:
     listed = command("models")
     for name in SWEEPS:

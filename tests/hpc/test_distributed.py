@@ -267,6 +267,7 @@ def interrupted(read: Reading, states: int) -> Ending:
     return found
 
 
+@pytest.mark.slow
 def test_an_interrupted_solve_ends_with_the_bits_of_an_undisturbed_one(slow: Path, tmp_path: Path):
     whole = into_store(reading(slow, tmp_path / "whole.zarr"), 4)
     read = reading(slow, tmp_path / "two.zarr")
@@ -281,6 +282,7 @@ def test_an_interrupted_solve_ends_with_the_bits_of_an_undisturbed_one(slow: Pat
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 3), (1, 4), (4, 1)])
+@pytest.mark.slow
 def test_a_solve_goes_on_on_another_mesh(slow: Path, tmp_path: Path, before: int, after: int):
     read = reading(slow, tmp_path / "x.zarr")
     interrupted(read, before)
@@ -292,6 +294,7 @@ def test_a_solve_goes_on_on_another_mesh(slow: Path, tmp_path: Path, before: int
     assert checked.ok, checked
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(slow: Path, tmp_path: Path):
     read = reading(slow, tmp_path / "x.zarr")
     interrupted(read, 2)
@@ -316,6 +319,7 @@ def test_other_options_are_refused_and_change_nothing(slow: Path, tmp_path: Path
     assert Checkpoints(open_store(tmp_path / "x.zarr")).generations()
 
 
+@pytest.mark.slow
 def test_devices_that_have_copies_alone_write_nothing(slow: Path, tmp_path: Path):
     read = reading(slow, tmp_path / "x.zarr", fixed=("n_x=9", "stay=0.9"))
     assert into_store(read, 8).status == "solved"
@@ -336,6 +340,7 @@ def finite(beta=0.95, *, n_x=21):
 """
 
 
+@pytest.mark.slow
 def test_a_finite_horizon_is_solved_in_one_go(tmp_path: Path):
     (tmp_path / "finite.py").write_text(FINITE)
     stores = [tmp_path / "one.zarr", tmp_path / "four.zarr"]

@@ -26,6 +26,9 @@ from dpsolve.solvers.point import footprint
 from .conftest import assert_equal_stores, run
 from .test_verification import alter, assert_refuted, vouch
 
+# A compiled point with distribution, moments and gradients takes seconds to make.
+pytestmark = pytest.mark.slow
+
 MODELS = '''
 import jax.numpy as jnp
 import dpsolve as dp

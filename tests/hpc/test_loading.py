@@ -84,6 +84,7 @@ def shop(tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.parametrize(
     "keep", [["policy"], ["policy_index"], ["value", "lower", "upper", "policy", "sold"]]
 )
+@pytest.mark.slow
 def test_a_loaded_point_is_what_solve_returns(shop: Callable[..., Path], keep: list[str]) -> None:
     path = shop(grid={"price": [1.5, 2.0]}, store={"keep": keep})
     loaded = dp.load(path, price=1.5)
@@ -105,6 +106,7 @@ def test_a_loaded_point_is_what_solve_returns(shop: Callable[..., Path], keep: l
     assert set(loaded.to_xarray()) >= {"policy_order", "output_sold"}
 
 
+@pytest.mark.slow
 def test_agents_and_distributions_follow_the_stored_policy(shop: Callable[..., Path]) -> None:
     path = shop(grid={"price": [1.5, 2.0]}, store={"keep": ["policy"]})
     (path.parent / "shop.py").unlink()  # the store explains itself
@@ -116,6 +118,7 @@ def test_agents_and_distributions_follow_the_stored_policy(shop: Callable[..., P
         assert abs(value - float(exact[name])) <= 4 * error + 1e-12
 
 
+@pytest.mark.slow
 def test_a_stored_policy_is_used_as_it_is(shop: Callable[..., Path], monkeypatch: Any) -> None:
     """Were it solved again, the changed file on disk or the solver would show."""
     path = shop(grid={"price": [2.0]}, store={"keep": ["policy"]})
@@ -129,6 +132,7 @@ def test_a_stored_policy_is_used_as_it_is(shop: Callable[..., Path], monkeypatch
     np.testing.assert_array_equal(ds.order, order[ds.stock.values, ds.mood.values])
 
 
+@pytest.mark.slow
 def test_a_finite_horizon_comes_back_with_its_periods(tmp_path: Path) -> None:
     (tmp_path / "life.py").write_text(LIFE, encoding="utf-8")
     path = tmp_path / "life.zarr"
@@ -226,6 +230,7 @@ def test_a_single_point_needs_no_name(toy_sweep: Make) -> None:
 # -- what cannot be loaded ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pending_and_failed_points_say_so(tmp_path: Path, cake: Make) -> None:
     sweep = cake(grid={"beta": [0.5, 1.5, 0.9]}, store={"points_per_task": 1})
     run(sweep)

@@ -21,6 +21,7 @@ def assert_same(one: dp.Solution, i, other: dp.Solution, j) -> None:
 
 
 @pytest.mark.parametrize("model", [growth, pytest.param(savings, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_points_do_not_depend_on_their_neighbours(model) -> None:
     sizes = {"n_k": 50} if model is growth else {"n_a": 40, "n_z": 3}
     rng = np.random.default_rng(1)
@@ -35,6 +36,7 @@ def test_points_do_not_depend_on_their_neighbours(model) -> None:
                 slice(None), whole, some)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_points_that_fail_leave_the_others_as_they_are() -> None:
     beta = np.linspace(0.9, 0.97, 9)
     clean = dp.solve_many("growth", {"beta": beta, "n_k": 30}, tol=1e-8)
@@ -68,6 +70,7 @@ def test_an_infeasible_state_fails_its_point_only() -> None:
     np.testing.assert_array_equal(many.value[0], many.value[2])
 
 
+@pytest.mark.slow
 def test_many_agrees_with_one_at_a_time() -> None:
     beta = np.array([0.9, 0.95])
     many = dp.solve_many("growth", {"beta": beta, "n_k": 40}, tol=1e-8)
@@ -76,6 +79,7 @@ def test_many_agrees_with_one_at_a_time() -> None:
         assert np.max(np.abs(many.value[i] - one.value)) <= 2e-8
 
 
+@pytest.mark.slow
 def test_neither_values_nor_the_number_of_points_recompile(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -120,6 +124,7 @@ def test_bad_columns_are_named(params: dict, words: list[str]) -> None:
         assert word in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_layout_is_known_before_anything_is_solved() -> None:
     made = program(growth, {"n_k": 30}, SolveOptions())
     fixed = {"delta": 0.1, "alpha": 0.35, "z": 1.0}

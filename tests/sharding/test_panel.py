@@ -76,6 +76,7 @@ def assert_same(one: xarray.Dataset, other: xarray.Dataset) -> None:
 # -- one panel, however it is cut -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_neither_blocks_nor_devices_change_a_bit(savings: dp.Solution, devices: Devices) -> None:
     whole = dp.simulate(savings, 1, agents=101, periods=30).to_xarray()
     for block, count in ((7, 8), (64, 1), (101, 3), (500, 2)):
@@ -87,6 +88,7 @@ def test_neither_blocks_nor_devices_change_a_bit(savings: dp.Solution, devices: 
         assert_same(panel.to_xarray(), whole)
 
 
+@pytest.mark.slow
 def test_moments_are_the_same_on_every_number_of_devices(
     savings: dp.Solution, devices: Devices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +105,7 @@ def _dedent(code: str) -> str:
     return "\n".join(line.removeprefix("        ") for line in code.splitlines())
 
 
+@pytest.mark.slow
 def test_an_agent_is_the_same_in_every_panel(savings: dp.Solution) -> None:
     small = dp.simulate(savings, 9, agents=10, periods=15).to_xarray()
     large = dp.simulate(savings, 9, agents=1000, periods=40).to_xarray()
@@ -118,6 +121,7 @@ def test_a_key_and_its_seed_are_the_same(savings: dp.Solution) -> None:
     assert_same(dp.simulate(savings, jax.random.key(4), agents=5, periods=5).to_xarray(), one)
 
 
+@pytest.mark.slow
 def test_one_key_means_the_same_luck_at_other_parameters(savings: dp.Solution) -> None:
     """Incomes are the very same, so that panels differ by what the parameter does alone."""
     size: dict[str, Any] = {"agents": 300, "periods": 40, "initial": {"a": 0.0}}
@@ -130,6 +134,7 @@ def test_one_key_means_the_same_luck_at_other_parameters(savings: dp.Solution) -
     assert (other.a - one.a).mean("time").std() < 0.5 * (third.a - one.a).mean("time").std()
 
 
+@pytest.mark.slow
 def test_burning_leaves_out_the_first_periods(savings: dp.Solution) -> None:
     size: dict[str, Any] = {"agents": 20, "initial": {"a": 0.0}}
     long = dp.simulate(savings, 0, periods=30, **size).to_xarray()
@@ -153,6 +158,7 @@ def test_blocks_are_labelled(savings: dp.Solution) -> None:
 
 
 @pytest.mark.parametrize("name", ["savings", "growth"])
+@pytest.mark.slow
 def test_a_long_panel_agrees_with_the_distribution(
     name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -170,6 +176,7 @@ def test_a_long_panel_agrees_with_the_distribution(
             assert abs(value - exact[moment]) <= 4 * error + 1e-12, moment
 
 
+@pytest.mark.slow
 def test_a_quantile_cuts_the_distribution_where_it_should(savings: dp.Solution) -> None:
     """It jumps from one grid point to the next, so what is near the truth is the mass up to it."""
     mu = dp.stationary(savings)
@@ -182,6 +189,7 @@ def test_a_quantile_cuts_the_distribution_where_it_should(savings: dp.Solution) 
         assert float(exact["up_to"]) + 4 * found["up_to"].error >= p / 100
 
 
+@pytest.mark.slow
 def test_standard_errors_are_honest(savings: dp.Solution) -> None:
     """Over 200 panels the distance to the truth, in standard errors, has deviation one."""
     asked = ["mean_a", "mean_consumption", "sd_a", "gini_a"]
@@ -200,6 +208,7 @@ def test_standard_errors_are_honest(savings: dp.Solution) -> None:
     assert np.abs(z.mean(0)).max() < 4 / np.sqrt(200)
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_the_recorded_values(savings: dp.Solution) -> None:
     panel = dp.simulate(savings, 2, agents=90, periods=40)
     ds = panel.to_xarray()
@@ -220,6 +229,7 @@ def test_moments_are_those_of_the_recorded_values(savings: dp.Solution) -> None:
     assert found["var_a"].error == pytest.approx(np.std(groups, ddof=1) / 3, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_moments_do_not_depend_on_how_agents_are_grouped_for_work(
     savings: dp.Solution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +256,7 @@ def test_functions_and_shocks_in_moments(growth: dp.Solution) -> None:
     assert found["luck"] == pytest.approx(panel.moments(["surprise"])["surprise"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_life_cycle_has_moments_by_age(life: dp.Solution) -> None:
     panel = dp.simulate(life, 3, agents=5000, periods=6, initial={"a": 0.5, "z": [0.5, 0.5]})
     ds = panel.to_xarray()
@@ -386,6 +397,7 @@ def test_what_has_no_policy_is_refused() -> None:
         jax.jit(traced)(0.9)
 
 
+@pytest.mark.slow
 def test_several_recurrent_classes_are_refused_by_default() -> None:
     """Two islands that never meet: where an agent begins decides everything."""
     model = dp.mdp(np.zeros((2, 1)), np.eye(2)[:, None], 0.9)

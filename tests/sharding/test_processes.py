@@ -232,6 +232,7 @@ def to_the_end(found: Stepwise) -> dict[str, Any]:
     return {name: np.asarray(x) for name, x in found.results().items()}
 
 
+@pytest.mark.slow
 def test_a_solve_that_is_taken_up_on_its_mesh_ends_with_the_same_bits(four: Stepwise):
     four.begin()
     undisturbed = to_the_end(four)

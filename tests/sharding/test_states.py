@@ -379,6 +379,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("states", "memory"), [(2, PLENTY), (4, POOR)])
 @pytest.mark.parametrize(("fault", "words"), FAULTS)
+@pytest.mark.slow
 def test_a_fault_of_the_last_device_is_told_as_on_one_device(
     fault: dict[str, float], words: str, states: int, memory: int
 ) -> None:

@@ -46,6 +46,7 @@ def test_more_random_problems(seed: int) -> None:
 
 @pytest.mark.parametrize("discount", ["varying", "above"])
 @pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.slow
 def test_state_dependent_discounts_even_above_one(discount: str, seed: int) -> None:
     problem = random_problem(seed, discount=discount, finite=False, outside=False)
     solution = dp.solve(problem.model(), tol=1e-7)

@@ -73,6 +73,7 @@ def test_parameters_and_factories_are_checked() -> None:
         dp.check(lambda a=1.0: 3)
 
 
+@pytest.mark.slow
 def test_single_discounts_above_one_can_be_fine() -> None:
     # Two states that alternate, with discounts 1.2 and 0.5: the cycle discounts by .6.
     m = dp.Model(

@@ -25,6 +25,7 @@ def difference(f, x: jax.Array) -> np.ndarray:
     return np.array(rows if x.ndim else rows[0])
 
 
+@pytest.mark.slow
 def test_forward_and_reverse_match_central_differences() -> None:
     p = jnp.array([0.93, 2.0, 0.03, 0.9, 0.1])
     reverse = jax.grad(value)(p)
@@ -123,6 +124,7 @@ def differences_of_everything(at: tuple[float, ...], i: int) -> dict[str, np.nda
     }
 
 
+@pytest.mark.slow
 def test_gradients_of_a_solve_match_central_differences() -> None:
     at = (0.1031, 0.6, 0.2)
     names = ("delta", "rho", "sigma")
@@ -178,6 +180,7 @@ def test_policies_are_held_fixed() -> None:
     assert float(abs(s.gradients["beta"]["value"]).max()) > 1.0
 
 
+@pytest.mark.slow
 def test_what_is_no_number_has_no_derivative() -> None:
     # Nobody saves: wealth is zero, and its Gini coefficient undefined.
     asked = {"moments": ("gini_a", "mean_a"), "gradients": "sigma"}
@@ -238,6 +241,7 @@ def test_gradients_of_a_factory_s_own_arrays() -> None:
     assert many.to_xarray()["d_path_d_b"].dims == ("point", "t")
 
 
+@pytest.mark.slow
 def test_points_with_gradients_do_not_depend_on_their_neighbours() -> None:
     asked = {"moments": ("mean_k", "gini_k"), "gradients": ("delta", "beta")}
     betas = np.linspace(0.88, 0.95, 7)

@@ -78,6 +78,7 @@ def test_a_seed_is_a_number_in_any_batch(estimator: str) -> None:
     assert float(other["price"]) != many["price"][0]
 
 
+@pytest.mark.slow
 def test_a_seed_is_a_number_on_any_number_of_devices(fresh_python: Callable[[str], str]) -> None:
     code = """
 import os

@@ -132,6 +132,7 @@ def test_an_independent_matrix_gives_the_same(given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "x"), [("kappa", 0.03), ("tau", 0.11)])
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_stationary_distribution(name: str, x: float) -> None:
     def mean(x: Any, method: str = "linear") -> Any:
         return dp.solve("firm_quality", {name: x, "n": 40, "method": method})["mean"]

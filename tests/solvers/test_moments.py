@@ -114,6 +114,7 @@ LAWS = st.integers(1, 12).flatmap(
 
 @settings(max_examples=60, deadline=None)
 @given(LAWS)
+@pytest.mark.slow
 def test_any_law_by_brute_force(law: tuple[Any, Any]) -> None:
     x, w = law[0] + 0.5, law[1] / law[1].sum()
     found = {n: moment(n, x, w) for n in ("mean", "sd", "gini", "p25", "p50", "p90")}

@@ -58,6 +58,7 @@ def test_a_path_is_the_powers_of_the_matrix() -> None:
     np.testing.assert_allclose(mean, path.mass.sum(2) @ np.arange(5.0), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_long_path_ends_in_the_stationary_distribution() -> None:
     solution = dp.solve("savings", SIZES)
     mu = dp.stationary(solution, tol=1e-11)
@@ -83,6 +84,7 @@ def test_over_a_finite_horizon_each_period_has_its_own_policy() -> None:
     assert np.isnan(means[6])  # after the last period nothing is chosen
 
 
+@pytest.mark.slow
 def test_paths_of_many_points_and_one_that_failed() -> None:
     betas = np.array([0.9, np.nan, 0.95])
     many = dp.path(dp.solve_many("savings", {"beta": betas, **SIZES}), {"a": 2.0}, 4)
@@ -94,6 +96,7 @@ def test_paths_of_many_points_and_one_that_failed() -> None:
     assert many.to_xarray().distribution_path.dims == ("point", "time", "a", "z")
 
 
+@pytest.mark.slow
 def test_a_path_has_derivatives_at_the_fixed_policy() -> None:
     def top(rho: jax.Array) -> jax.Array:
         solution = dp.solve("savings", {"rho": rho, **SIZES})

@@ -39,6 +39,7 @@ def test_what_does_not_converge_is_not_a_number() -> None:
 
 
 @pytest.mark.parametrize("n", [3, 700])
+@pytest.mark.slow
 def test_linear_systems_of_any_size_have_their_derivatives(n: int) -> None:
     """x = A x + t b; above some hundred unknowns the Jacobian is applied and not built."""
     draw = np.random.default_rng(n)

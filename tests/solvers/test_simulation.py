@@ -104,6 +104,7 @@ def assert_moves_by(visits: np.ndarray[Any, Any], p: np.ndarray[Any, Any]) -> No
 
 
 @pytest.mark.parametrize("seed", [0, 5, 8, 10, 17, 20, 22, 33])
+@pytest.mark.slow
 def test_moves_have_the_oracle_s_probabilities(seed: int) -> None:
     """Any mix of grids, integers and chains, with shocks whose probabilities move."""
     problem: Problem = random_problem(seed, finite=False)
@@ -258,6 +259,7 @@ def chain_in_every_form() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_arrays_give_the_same_panel_in_every_form() -> None:
     forms = chain_in_every_form()
     assert forms["ragged"].transition.rows is not None  # stored as coordinates

@@ -60,6 +60,7 @@ def test_a_solution_passes_through_jit_as_a_pytree() -> None:
     assert "max_iter" in str(short.to_xarray().message.item())
 
 
+@pytest.mark.slow
 def test_blocks_of_any_size_give_the_same_solution() -> None:
     whole = dp.solve("savings", {"n_a": 50, "n_z": 3}, tol=1e-8)
     for block in (1, 7, 64):

@@ -108,6 +108,7 @@ def test_elimination_is_accurate_in_every_entry_down_to_1e_200() -> None:
 
 
 @pytest.mark.parametrize("coupling", [1e-8, 1e-12])
+@pytest.mark.slow
 def test_two_blocks_that_hardly_ever_meet(coupling: float) -> None:
     p, shares = two_blocks(coupling)
     mu = dp.stationary(p)
@@ -122,6 +123,7 @@ def test_two_blocks_that_hardly_ever_meet(coupling: float) -> None:
         assert np.abs(other.mass - exact(p)).sum() <= float(other.error_bound)
 
 
+@pytest.mark.slow
 def test_blocks_that_never_meet_are_named_and_not_averaged() -> None:
     p, _ = two_blocks(0.0)
     for method in METHODS:
@@ -144,6 +146,7 @@ def test_with_several_classes_the_start_decides_their_shares() -> None:
     assert "long-run average from initial" in mu.message
 
 
+@pytest.mark.slow
 def test_absorption_shares_out_a_gambler_s_ruin() -> None:
     n = 21
     p = 0.5 * (np.eye(n, k=1) + np.eye(n, k=-1))
@@ -255,6 +258,7 @@ def test_what_is_no_chain_is_refused(p: object, said: str) -> None:
         dp.stationary(p)
 
 
+@pytest.mark.slow
 def test_bad_chains_of_a_batch_leave_the_others_alone() -> None:
     rng = np.random.default_rng(5)
     p = np.stack([random_chain(rng, 6) for _ in range(6)])
@@ -310,6 +314,7 @@ def matrix_of(solution: dp.Solution) -> Matrix:
 
 
 @pytest.mark.parametrize("method", ["auto", "plain", "krylov", "arnoldi", "linear"])
+@pytest.mark.slow
 def test_savings_against_the_matrix(savings: dp.Solution, method: str) -> None:
     p = matrix_of(savings)
     n = len(p)
@@ -326,6 +331,7 @@ def test_savings_against_the_matrix(savings: dp.Solution, method: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_acceleration_saves_most_of_the_work() -> None:
     solution = dp.solve("savings", {"n_a": 300, "n_z": 7, "beta": 0.9704, "sigma": 0.05}, tol=1e-5)
     largest = sparse.linalg.eigs(sparse.csr_array(matrix_of(solution)), 2, which="LM")[0]
@@ -335,6 +341,7 @@ def test_acceleration_saves_most_of_the_work() -> None:
     assert int(plain.applications) >= 10 * int(quick.applications)
 
 
+@pytest.mark.slow
 def test_growth_stays_where_it_is_at_three_points() -> None:
     growth = dp.solve("growth")
     index = np.asarray(growth.policy_index["k_next"])
@@ -353,6 +360,7 @@ def test_growth_stays_where_it_is_at_three_points() -> None:
     np.testing.assert_allclose(spread, np.bincount(ends, minlength=100) / 100, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_many_points_and_one_that_failed() -> None:
     betas = np.array([0.90, np.nan, 0.95, 0.96])
     many = dp.solve_many("savings", {"beta": betas, "n_a": 40, "n_z": 3})
@@ -419,6 +427,7 @@ def test_what_has_no_stationary_distribution_says_what_to_do() -> None:
 # -- derivatives ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_derivatives_match_central_differences_of_an_independent_computation() -> None:
     rng = np.random.default_rng(7)
     a, b = random_chain(rng, 8), random_chain(rng, 8)
@@ -440,6 +449,7 @@ def test_derivatives_match_central_differences_of_an_independent_computation() -
 @pytest.mark.parametrize(
     ("name", "sizes"), [("sigma", {"n_a": 40, "n_z": 3}), ("rho", {"n_a": 90, "n_z": 5})]
 )
+@pytest.mark.slow
 def test_derivatives_of_a_solution_s_distribution(name: str, sizes: dict[str, int]) -> None:
     # The smaller one is solved as a matrix, the larger one by Krylov's method.
     at = {"rho": 0.9, "sigma": 0.1}[name]
@@ -471,6 +481,7 @@ def test_the_response_of_a_distribution_keeps_its_mass() -> None:
         np.testing.assert_allclose(moved, np.linalg.solve(deflated, dp_.T @ mass), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_many_points_inside_a_trace() -> None:
     def means(beta: jax.Array) -> jax.Array:
         many = dp.solve_many("savings", {"beta": beta, "n_a": 30, "n_z": 3})
