@@ -40,7 +40,8 @@ print(json.dumps(times))
 POINTS = """
 beta = np.linspace(0.93, 0.95, 48)
 def run():
-    found = dp.solve_many("growth", {{"beta": beta, "n_k": 2_000}}, tol=1e-8, mesh="points={devices}")
+    params = {{"beta": beta, "n_k": 2_000}}
+    found = dp.solve_many("growth", params, tol=1e-8, mesh="points={devices}")
     assert (found.status == "solved").all()
 """
 
@@ -77,9 +78,8 @@ def _timed(body: str, n: int, rounds: int) -> list[float]:
     flags = f"--xla_force_host_platform_device_count={n} --xla_cpu_multi_thread_eigen=false"
     cores = sorted(os.sched_getaffinity(0))[:n]
     done = subprocess.run(
-        [sys.executable, "-c", ON_DEVICES.format(body=body, rounds=rounds)],
+        [sys.executable, "-c", ON_DEVICES.format(body=body, rounds=rounds, cores=cores)],
         env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )  # fmt: skip
     times: list[float] = json.loads(done.stdout)
     return times
