@@ -1,0 +1,81 @@
+"""Divide and conquer: exact where the best choice rises, and never trusted where it does not."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dpsolve as dp
+from dpsolve.solvers.factory import build, split
+from dpsolve.solvers.lattice import Lattice
+from dpsolve.solvers.library import savings
+from dpsolve.solvers.monotone import MonotoneLattice, rising, shortcut_of
+from dpsolve.solvers.options import SolveOptions
+
+
+def household(n_a: int) -> dp.Model:
+    sizes = {"n_a": n_a, "n_z": 3}
+    return build(savings, split(savings, sizes)[0], sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [257, 300, 512])
+def test_a_rising_choice_is_found_as_by_a_full_sweep(n: int) -> None:
+    model = household(n)
+    assert rising(model) == ("a_next", "a")
+    quick, full = MonotoneLattice(model, ("a_next", "a"), block=1), Lattice(model)
+    v = jnp.zeros(model.shape)
+    for _ in range(4):
+        value, policy = quick.greedy(v)
+        expected, best = full.greedy(v)
+        np.testing.assert_allclose(value, expected, rtol=1e-13)
+        np.testing.assert_array_equal(policy, best)
+        v = expected
+
+
+@pytest.mark.slow
+def test_several_choices_are_searched_along_the_one_that_rises() -> None:
+    def two(a, z, a_next, work):
+        return dp.crra(1.03 * a + jnp.exp(z) * work - a_next + 0.2, 2.0) - 0.3 * work
+
+    model = dp.Model(
+        states={"a": dp.grid(0.0, 5.0, 260), "z": dp.rouwenhorst(2, 0.8, 0.1)},
+        choices={"work": dp.grid(0.0, 1.0, 3), "a_next": "a"},
+        transition={"a": "a_next"},
+        feasible=lambda a, z, a_next, work: 1.03 * a + jnp.exp(z) * work - a_next + 0.2 > 0,
+        reward=two,
+        discount=0.95,
+    )
+    v = jnp.log1p(model.states["a"].values)[:, None] * jnp.ones(2)
+    value, _ = MonotoneLattice(model, ("a_next", "a"), block=1).greedy(v)
+    np.testing.assert_allclose(value, Lattice(model).greedy(v)[0], rtol=1e-13)
+
+
+def falling(monotone: dict[str, str]) -> dp.Model:
+    """The more there is, the less is left: the best choice falls with the state."""
+    return dp.Model(
+        states={"x": dp.grid(0.0, 1.0, 300)},
+        choices={"y": "x"},
+        transition={"x": "y"},
+        reward=lambda x, y: -((x + y - 1.0) ** 2) + 0.3 * jnp.sin(9.0 * y),
+        discount=0.9,
+        monotone=monotone,
+    )
+
+
+@pytest.mark.slow
+def test_a_wrong_hint_costs_time_and_no_accuracy() -> None:
+    wrong, plain = dp.solve(falling({"y": "x"}), tol=1e-8), dp.solve(falling({}), tol=1e-8)
+    assert wrong.status == plain.status == "solved"
+    assert wrong.iterations > plain.iterations
+    assert (wrong.lower <= plain.upper).all()
+    assert (plain.lower <= wrong.upper).all()
+    assert np.max(np.abs(wrong.value - plain.value)) <= 2e-8
+
+
+def test_it_is_tried_by_hint_or_where_rewards_stream_and_not_for_few_choices() -> None:
+    options = SolveOptions()
+    assert shortcut_of(Lattice(falling({})), options) is None
+    assert shortcut_of(Lattice(falling({"y": "x"})), options) is not None
+    assert shortcut_of(Lattice(falling({"y": "x"})), SolveOptions(method="vi")) is None
+    assert shortcut_of(Lattice(household(300), memory=2**16), options) is not None
+    assert shortcut_of(Lattice(household(50), memory=2**12), options) is None
