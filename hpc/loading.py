@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..solvers.errors import StoreError, UsageError
-from ..solvers.factory import build, signature
+from ..solvers.factory import Sizes, build, signature
 from ..solvers.horizon import follow
 from ..solvers.lattice import LatticePolicy
 from ..solvers.model import Model, TabularModel
@@ -86,7 +86,7 @@ def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) ->
     made = build(factory, values, sizes)
     seconds = float(arrays.pop("seconds"))
     arrays["code"] = np.int32(_code(status, message))
-    problem = Problem(factory, None, tuple(sizes.items()), store.options, ())
+    problem = Problem(factory, None, Sizes(sizes.items()), store.options, ())
     if isinstance(made, Model | TabularModel):
         arrays |= _policy(made, arrays, f"{store.path}: the point {where}")
         found = _filled_in(problem, values, made, arrays)

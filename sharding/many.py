@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..solvers.errors import ModelError
-from ..solvers.factory import Factory, build, split
+from ..solvers.factory import Factory, Sizes, build, split
 from ..solvers.grids import is_concrete
 from ..solvers.implicit import differentiable_point
 from ..solvers.library import as_factory
@@ -116,7 +116,7 @@ def _problem(
         dims.update(arrays_dims(build(factory, values, sizes), single))
 
     jax.eval_shape(look, one)
-    return Problem(factory, None, tuple(sizes.items()), options, tuple(dims.items()), batched=True)
+    return Problem(factory, None, Sizes(sizes.items()), options, tuple(dims.items()), batched=True)
 
 
 def _traced(

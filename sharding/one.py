@@ -13,7 +13,7 @@ import numpy as np
 from ..solvers import solve as alone
 from ..solvers.arrays import rebuild
 from ..solvers.errors import ModelError, UsageError
-from ..solvers.factory import Factory, split
+from ..solvers.factory import Factory, Sizes, split
 from ..solvers.grids import is_concrete
 from ..solvers.library import as_factory
 from ..solvers.model import Model, TabularModel
@@ -107,7 +107,7 @@ def solve(
     if shape.size == 1:
         return alone.solve(model, params, tol=tol, method=method, **options)
     check_fits(size, shape)
-    whole = _whole(factory, tuple(sizes.items()), chosen, shape)
+    whole = _whole(factory, Sizes(sizes.items()), chosen, shape)
     cut = whole.cut
     began = time.perf_counter()
     columns = {name: np.full(1, value, np.float64) for name, value in values.items()}
@@ -120,7 +120,7 @@ def solve(
     )
     ready = model if isinstance(model, Model | TabularModel) else None
     problem = Problem(
-        None if ready else factory, ready, tuple(sizes.items()), chosen, tuple(dims.items())
+        None if ready else factory, ready, Sizes(sizes.items()), chosen, tuple(dims.items())
     )
     return Solution(arrays, dict(values), problem, message, time.perf_counter() - began)
 

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from ..solvers.arrays import rebuild
-from ..solvers.factory import Factory, Signature, signature
+from ..solvers.factory import Factory, Signature, Sizes, signature
 from ..solvers.options import SolveOptions
 from ..solvers.outcomes import word
 from ..solvers.point import PER_POINT, Footprint, footprint
@@ -259,7 +259,7 @@ def program(
 ) -> Program:
     """Return the program of a factory at its sizes; the same one for the same arguments."""
     check_sizes(sizes)
-    return _program(factory, tuple(sizes.items()), options, mesh)
+    return _program(factory, Sizes(sizes.items()), options, mesh)
 
 
 def program_for(

@@ -28,7 +28,7 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 from .errors import ModelError
-from .factory import Factory, build, signature
+from .factory import Factory, Sizes, build, signature
 from .outcomes import Outcome
 
 __all__ = [
@@ -159,7 +159,7 @@ def rebuild(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any
     Operation by operation such a factory could take very long, and hold arrays that its compiled
     program never makes.
     """
-    program = _compiled(factory, tuple(sizes.items()))
+    program = _compiled(factory, Sizes(sizes.items()))
     if program is None:
         return build(factory, values, sizes)
     return program({name: jnp.asarray(values[name], jnp.float64) for name in values})

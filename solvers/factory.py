@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import ModelError, did_you_mean
 
-__all__ = ["Factory", "Signature", "build", "signature", "split"]
+__all__ = ["Factory", "Signature", "Sizes", "build", "signature", "split"]
 
 Factory = Callable[..., Any]
 
@@ -54,6 +54,28 @@ class _Required:
 
 
 REQUIRED = _Required()
+
+
+class Sizes(tuple[tuple[str, Any], ...]):
+    """Static parameters, (name, value) each, to key programs by: 1, 1.0 and True differ here."""
+
+    __slots__ = ()
+
+    def _types(self) -> tuple[type, ...]:
+        return tuple(type(value) for _, value in self)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sizes)
+            and tuple.__eq__(self, other)
+            and (self._types() == other._types())
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((tuple.__hash__(self), self._types()))
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,7 @@ import numpy as np
 from .arrays import own_dims, rebuild
 from .check import diagnose
 from .errors import ModelError, UsageError
-from .factory import Factory, build, signature, split
+from .factory import Factory, Sizes, build, signature, split
 from .grids import is_concrete
 from .implicit import differentiable_point
 from .library import as_factory
@@ -98,9 +98,9 @@ def solve(
             )
     values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
     began = time.perf_counter()
-    program, dims = one_point(factory, tuple(sizes.items()), chosen)
+    program, dims = one_point(factory, Sizes(sizes.items()), chosen)
     arrays = program(values)
-    problem = Problem(factory, None, tuple(sizes.items()), chosen, tuple(dims(values).items()))
+    problem = Problem(factory, None, Sizes(sizes.items()), chosen, tuple(dims(values).items()))
     if not is_concrete(arrays):
         return Solution(arrays, values, problem)
     jax.block_until_ready(arrays)

@@ -119,3 +119,9 @@ def test_results_are_labelled() -> None:
     assert set(data.coords) >= {"a", "z", "beta"}
     assert data.policy_a_next.sel(a=20.0).shape == (3,)
     assert str(data.status.item()) == "solved"
+
+
+def test_a_size_of_the_wrong_kind_is_no_key_of_the_right_one() -> None:
+    with pytest.raises(dp.UsageError, match=r"paths=1000\.0"):
+        dp.solve("call_option", {"paths": 1000.0, "n": 2})
+    assert dp.solve("call_option", {"paths": 1000, "n": 2}).status == "solved"
