@@ -19,10 +19,10 @@ from ..solvers.library import as_factory
 from ..solvers.model import Model, TabularModel
 from ..solvers.options import SolveOptions
 from ..solvers.solution import Problem, Solution
+from .compiled import trimmed
 from .fit import check_fits, fewest_devices, make_cut
 from .mesh import MeshShape
 from .program import program
-from .rounds import trimmed
 from .whole import Whole
 
 __all__ = ["solve"]

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .rounds import Rounds, trimmed
+from .compiled import trimmed
+from .rounds import Rounds
 from .threads import side_by_side
 from .whole import Whole
 

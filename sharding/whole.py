@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..solvers.cut import Cut
-from ..solvers.factory import Factory, signature
 from ..solvers.implicit import point_with_gradients
-from ..solvers.options import SolveOptions
-from .fit import dims_of
-from .mesh import POINTS, MeshShape, make_mesh
-from .rounds import bytes_of, placed, put
+from .compiled import Compiled, bytes_of, placed, put
+from .mesh import POINTS
 
 __all__ = ["Whole"]
 
@@ -29,28 +24,10 @@ Array = Any
 Numpy = np.ndarray[Any, Any]
 
 
-class Whole:
-    """One factory at its sizes, compiled to solve a batch in one go; see :class:`.Rounds`."""
+class Whole(Compiled):
+    """One factory at its sizes, compiled to solve a batch in one go."""
 
-    def __init__(
-        self,
-        factory: Factory,
-        sizes: Mapping[str, Any],
-        options: SolveOptions,
-        lanes: int,
-        shape: MeshShape,
-        cut: Cut | None,
-    ) -> None:
-        self.factory, self.sizes = factory, dict(sizes)
-        # Lanes share the memory that the options grant.
-        self.options = replace(options, memory=max(1, options.memory // lanes))
-        self.lanes, self.shape, self.cut = lanes, shape, cut
-        self.mesh = make_mesh(shape)
-        self.dims = dims_of(factory, self.sizes, self.options)
-        self.parameters = tuple(signature(factory).parameters)
-        self.slots = lanes * shape.points
-        self.compile_seconds = 0.0
-        self._compiled: Any = None
+    _compiled: Any = None
 
     def _point(self, values: Mapping[str, Any]) -> dict[str, Array]:
         return point_with_gradients(self.factory, self.sizes, self.options, values, self.cut)
