@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,27 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("dpsolve")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Let go of a module's compiled programs when its tests are done.
+
+    Each holds several memory maps of LLVM's, and the kernel gives a process 65,530 in all
+    (``vm.max_map_count``); a thousand tests in one process came to that, and it died.
+    """
+    yield
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return
+    for name, module in list(sys.modules.items()):
+        if name.startswith("dpsolve."):
+            for kept in list(vars(module).values()):
+                if hasattr(kept, "cache_clear"):
+                    kept.cache_clear()
+    jax.clear_caches()
+    gc.collect()
+
 
 ROOT = Path(__file__).resolve().parent.parent
 
