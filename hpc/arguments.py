@@ -54,6 +54,10 @@ _SWEEP_OPTIONS = (
     set_option,
     click.option("--tol", type=float, help="Certified error of the value to reach."),
     click.option("--method", help="auto, vi, pi or opi."),
+    click.option("--criterion", help="discounted, or average: the average reward per period."),
+    click.option("--warm/--cold", default=None,
+                 help="Start points from what was found at their neighbours, or do not; by default "
+                 "where one point is enough for a core."),
     click.option("--store", metavar="PATH", help="Where the results go."),
     click.option("--keep", multiple=True, metavar="NAMES",
                  help="Variables to store: --keep value,policy,consumption."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +116,12 @@ def _check_sweep(target: str, fixed: tuple[str, ...]) -> None:
 @click.option("--tol", type=float, default=1e-6, show_default=True,
               help="Certified error of the value to reach.")  # fmt: skip
 @click.option("--method", default="auto", show_default=True, help="auto, vi, pi or opi.")
+@click.option(
+    "--criterion",
+    default="discounted",
+    show_default=True,
+    help="What to maximise: discounted, or average, the average reward per period.",
+)
 @click.option("--save", metavar="PATH", help="Save the solution: PATH.zarr or PATH.nc.")
 @click.option("--mesh", metavar="states=N", help="Devices that share the model's states.")
 @store_options
@@ -128,6 +133,7 @@ def solve(
     fixed: tuple[str, ...],
     tol: float,
     method: str,
+    criterion: str,
     save: str | None,
     mesh: str | None,
     **placing: Any,
@@ -138,20 +144,32 @@ def solve(
     With --distributed, several processes, on one host or many, share the model's states.
     """
     from ..sharding.one import solve as solve_model
+    from ..solvers.compiling import compile_clock
     from .resolve import resolve
 
     if asks_for_store(placing):
         if save is not None:
             raise UsageError("--save and --store: dp.open reads the store; leave --save out")
-        solve_stored(ctx, model, fixed=fixed, tol=tol, method=method, mesh=mesh, **placing)
+        solve_stored(
+            ctx,
+            model,
+            fixed=fixed,
+            tol=tol,
+            method=method,
+            mesh=mesh,
+            criterion=criterion,
+            **placing,
+        )
         return
     target = _place_to_save(save)
     factory, params = resolve(model).load(), assignments(fixed)
     began = time.perf_counter()
-    with _compile_time() as compiling:
-        solution = solve_model(factory, params, tol=tol, method=method, mesh=mesh)
-    seconds = time.perf_counter() - began
-    for line in _summary(solution, seconds - sum(compiling), sum(compiling)):
+    with compile_clock() as compiling:
+        solution = solve_model(
+            factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion
+        )
+    seconds = time.perf_counter() - began - compiling.seconds
+    for line in _summary(solution, seconds, compiling.seconds):
         click.echo(line)
     if target is not None:
         _save(solution, target)
@@ -175,6 +193,8 @@ def _summary(solution: Solution, seconds: float, compiling: float) -> Iterator[s
         yield f"  sizes       {_listed(dict(solution.problem.sizes))}"
     bound = float(solution.error_bound)
     if not np.isnan(bound):
+        if "gain" in solution.arrays:
+            yield f"  gain        {float(solution.gain):.10g} on average per period"
         whose = "certified error" if "value" in dict(solution.problem.dims) else "error at most"
         yield f"  accuracy    {whose} {bound:.3g} (tol {tol:g})"
         yield f"  iterations  {int(solution.iterations)}"
@@ -219,24 +239,6 @@ def _extent(array: Any) -> str:
 def _listed(values: Mapping[str, Any]) -> str:
     each = (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
     return ", ".join(each)
-
-
-@contextmanager
-def _compile_time() -> Iterator[list[float]]:
-    """Collect what JAX says of the time it spends on tracing and compiling."""
-    from jax import monitoring
-
-    seconds: list[float] = []
-
-    def listen(event: str, duration_secs: float, **_: str | int) -> None:
-        if event.startswith("/jax/core/compile/"):
-            seconds.append(duration_secs)
-
-    monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seconds
-    finally:
-        monitoring.unregister_event_duration_listener(listen)
 
 
 def _place_to_save(save: str | None) -> Path | None:

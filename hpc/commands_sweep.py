@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..sharding.strands import START, STRAND
 from ..solvers.errors import UsageError
 from .arguments import (
     command_line,
@@ -172,6 +173,7 @@ def page(plan: Plan) -> Iterator[str]:
     yield f"  bytes       {size(plan.bytes)} before compression, in {plan.files:,} files"
     lanes = _lanes(plan.buckets)
     yield f"  memory      {size(plan.memory_per_task)} per task, {lanes} side by side"
+    yield from _sweeps(plan)
 
 
 def _stands(plan: Plan) -> Iterator[str]:
@@ -186,6 +188,17 @@ def _stands(plan: Plan) -> Iterator[str]:
         else:
             committed = len(store.receipts())
             yield f"  exists      {committed:,} of {len(store.tasks):,} tasks are committed already"
+
+
+def _sweeps(plan: Plan) -> Iterator[str]:
+    """Yield how sweeps find their maxima and where points start, for each bucket."""
+    for part in plan.buckets:
+        group = f"{part.bucket.group}: " if part.bucket.group else ""
+        if (found := part.program.outlook) is not None:
+            yield f"  rewards     {group}{found.rewards}"
+            yield f"  maxima      {group}{found.maxima}"
+        if START in part.variables:
+            yield f"  starts      {group}warm, from the point before; one in {STRAND} cold"
 
 
 def _lanes(parts: tuple[BucketPlan, ...]) -> str:

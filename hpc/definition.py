@@ -5,7 +5,8 @@ itself: the user's scalar functions are mapped over lists of (state, choice) pai
 at a time and uncompiled, and everything after that (placing the next state on its grid, the
 expectation, the mask, the discount) is done here in NumPy, in the order of the formula in
 :mod:`.bellman` and with none of the solver's shortcuts. The one liberty is to take the chains'
-sum over :math:`z'` first, once for all pairs.
+sum over :math:`z'` first, once for all pairs. Post-decision variables are evaluated pair by pair,
+too: a value between two points of its grid makes two branches, each with its weight.
 """
 
 from __future__ import annotations
@@ -53,6 +54,25 @@ def define(model: Any) -> Definition:
 
 
 @dataclass(frozen=True)
+class _Branch:
+    """What names stand for when the post variables are at points of their grids.
+
+    Attributes
+    ----------
+    at : dict of str to array (N, W)
+        The values of all names, or what broadcasts to it.
+    index : dict of str to int array (N, W)
+        Positions of the post variables.
+    weight : array (N, W)
+        The share of this branch.
+    """
+
+    at: dict[str, NDArray[Any]]
+    index: dict[str, Index]
+    weight: Array
+
+
+@dataclass(frozen=True)
 class _Functions(Definition):
     """A :class:`Model`: functions of states, choices and shocks."""
 
@@ -73,7 +93,8 @@ class _Functions(Definition):
         corners = 2 ** sum(
             isinstance(spec, Grid) and not self._direct(name) for name, spec in model.states.items()
         )
-        put(self, "width", prod(self.shock_shape) * corners)
+        branches = 2 ** sum(isinstance(post.spec, Grid) for post in model.post.values())
+        put(self, "width", prod(self.shock_shape) * corners * branches)
         chains = {n: spec for n, spec in model.states.items() if isinstance(spec, Markov)}
         put(self, "depth", self.width + sum(chain.size for chain in chains.values()))
         for name, chain in chains.items():
@@ -85,10 +106,10 @@ class _Functions(Definition):
         if model.feasible is not None:
             feasible = (_map(model.feasible, at, s.size) != 0).all(1)
         counts = feasible[:, None] & (probs > 0)  # what follows is never asked elsewhere
+        branches = self._branches(at, counts)
         reward = np.zeros(s.size)
         for f in model.reward:
-            each = np.where(counts, _map(f, at, s.size), 0.0)
-            reward += (probs * each).sum(1)
+            reward += (probs * self._over(f, branches, counts)).sum(1)
         discount = np.broadcast_to(
             _map(model.discount, at, s.size)[:, 0]
             if callable(model.discount)
@@ -98,7 +119,8 @@ class _Functions(Definition):
         discount = np.where(feasible, discount, 0.0)
         targets = [
             (where, np.where(counts, probs * weight, 0.0))
-            for where, weight in self._targets(s, c, at, counts)
+            for branch in branches
+            for where, weight in self._targets(s, c, branch, counts)
         ]
 
         def expect(flat: Array, absolute: bool) -> Array:
@@ -136,10 +158,15 @@ class _Functions(Definition):
     def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
         at = self._named(s, c, None)
         probs = self._probs(at, s.size)
-        known = {name: _map(f, at, s.size) for name, f in self.model.outputs.items()} | at
-        own = {f"moment_{k}": _map(f, known, s.size) for k, f in self.model.moments.items()}
-        values = {n: np.asarray(x, np.float64) for n, x in (known | own).items()}
-        return {n: np.broadcast_to(x, probs.shape) for n, x in values.items()}, probs
+        drawn: list[dict[str, Array]] = []
+        chances = []
+        for branch in self._branches(at, probs > 0):
+            known = {n: _map(f, branch.at, s.size) for n, f in self.model.outputs.items()} | at
+            own = {f"moment_{k}": _map(f, known, s.size) for k, f in self.model.moments.items()}
+            values = {n: np.asarray(x, np.float64) for n, x in (known | own).items()}
+            drawn.append({n: np.broadcast_to(x, probs.shape) for n, x in values.items()})
+            chances.append(probs * branch.weight)
+        return {n: np.hstack([x[n] for x in drawn]) for n in drawn[0]}, np.hstack(chances)
 
     def terminal(self) -> Array:
         if self.model.terminal is None:
@@ -150,10 +177,38 @@ class _Functions(Definition):
     def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
         at = self._named(s, c, t)
         probs = self._probs(at, s.size)
+        branches = self._branches(at, probs > 0)
         return {
-            name: (probs * np.where(probs > 0, _map(f, at, s.size), 0.0)).sum(1)
+            name: (probs * self._over(f, branches, probs > 0)).sum(1)
             for name, f in self.model.outputs.items()
         }
+
+    def _branches(self, at: dict[str, NDArray[Any]], counts: Mask) -> list[_Branch]:
+        """Place the post variables on their grids: one branch for each corner."""
+        axes = []
+        for name, post in self.model.post.items():
+            x = at[post.rule] if isinstance(post.rule, str) else _map(post.rule, at, len(counts))
+            x, counted = np.broadcast_arrays(x, counts)
+            fault = _Fault(f"the post variable {name}", at, counted)
+            axes.append(_place(post.spec, np.asarray(x, dtype=np.float64), fault))
+        branches = []
+        for corner in product(*axes):
+            index = {name: i for name, (i, _) in zip(self.model.post, corner, strict=True)}
+            here = {n: np.asarray(self.model.post[n].spec.values)[i] for n, i in index.items()}
+            weight = prod((w for _, w in corner), start=np.ones((1, 1)))
+            branches.append(_Branch(at | here, index, weight))
+        return branches
+
+    def _over(self, f: Callable[..., Any], branches: list[_Branch], counts: Mask) -> Array:
+        """Return a function over pairs and shocks, interpolated between the branches."""
+        if not set(inspect.signature(f).parameters) & set(self.model.post):
+            return np.where(counts, _map(f, branches[0].at, len(counts)), 0.0)
+        total = np.zeros(counts.shape)
+        for branch in branches:
+            asked = counts & (branch.weight != 0)
+            x = _map(f, branch.at, len(counts))
+            total += np.where(asked, branch.weight * np.where(asked, x, 0.0), 0.0)
+        return total
 
     def _direct(self, state: str) -> bool:
         """Tell whether a state's next index is the index of a choice or of another state."""
@@ -187,29 +242,31 @@ class _Functions(Definition):
         return joint
 
     def _targets(
-        self, s: Index, c: Index, at: Mapping[str, NDArray[Any]], counts: Mask
+        self, s: Index, c: Index, branch: _Branch, counts: Mask
     ) -> tuple[tuple[Index, Array], ...]:
+        at, counts = branch.at, counts & (branch.weight != 0)
         here = np.unravel_index(s, self.shape)
         chosen = dict(zip(self.model.choices, np.unravel_index(c, self.choice_shape), strict=True))
         index_of = dict(zip(self.model.states, here, strict=True)) | chosen
+        index_of = {name: i[:, None] for name, i in index_of.items()} | branch.index
         axes: list[list[tuple[Any, Any]]] = []
         for name, spec in self.model.states.items():
             rule = self.model.transition.get(name)
             if isinstance(spec, Markov):  # its sum was taken ahead; what is left is today's row
-                axes.append([(index_of[name][:, None], 1.0)])
+                axes.append([(index_of[name], 1.0)])
             elif isinstance(rule, str) and self._direct(name):
-                axes.append([(index_of[rule][:, None], 1.0)])
+                axes.append([(index_of[rule], 1.0)])
             else:
                 move = cast("str | Callable[..., Any]", rule)  # a model without one is refused
                 x = at[move] if isinstance(move, str) else _map(move, at, s.size)
                 x, counted = np.broadcast_arrays(x, counts)
-                fault = _Fault(name, at, counted)
+                fault = _Fault(f"the next state {name}", at, counted)
                 axes.append(_place(spec, np.asarray(x, dtype=np.float64), fault))
         strides = np.cumprod([1, *self.shape[:0:-1]])[::-1]
         targets = []
         for corner in product(*axes):
             where = sum(i * int(stride) for (i, _), stride in zip(corner, strides, strict=True))
-            weight = prod((w for _, w in corner), start=np.float64(1.0))
+            weight = prod((w for _, w in corner), start=branch.weight)
             targets.append(
                 (np.broadcast_to(where, counts.shape), np.broadcast_to(weight, counts.shape))
             )
@@ -241,9 +298,9 @@ def _round_length(length: int) -> int:
 
 @dataclass(frozen=True)
 class _Fault:
-    """Says where a next state came from, if it lands nowhere."""
+    """Says where a next state, or a post variable, came from, if it lands nowhere."""
 
-    state: str
+    what: str
     at: Mapping[str, NDArray[Any]]
     counts: Mask
 
@@ -252,7 +309,7 @@ class _Fault:
         if bad.any():
             i, j = np.argwhere(bad)[0]
             raise ModelError(
-                f"the next state {self.state}={x[i, j]:.12g} {must}; it comes from "
+                f"{self.what}={x[i, j]:.12g} {must}; it comes from "
                 f"{_where(self.at, int(i), int(j))}"
             )
 

@@ -7,8 +7,8 @@ An order is carried out only if
   task is solved, by the task itself.
 
 The points of a task are solved in portions of whole batches, which changes no bit of the results
-(a point does not depend on its neighbours), so that a worker that is told to leave needs not
-finish the task, and one that cannot finish in time knows early.
+(a point depends on no other, or on those of its own strand alone), so that a worker that is told
+to leave needs not finish the task, and one that cannot finish in time knows early.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..sharding.strands import START, STRAND
 from .buckets import Receipt, receipt
-from .executors import prepare
+from .executors import numbers_of, prepare
 from .leaving import job_end, told_to_leave
 from .ledger import Ledger
 from .memory_watch import guard_memory, oom_kills
 from .mishaps import Unprepared, cause_of
 from .orders import Order, Post
+from .sequence import back_in_place
 from .store import Store, open_store
 
 if TYPE_CHECKING:
@@ -166,19 +168,21 @@ class Desk:
 
     def _solve(self, program: Program, task: Task) -> Batch:
         bucket = self.store.buckets[task.bucket].bucket
+        numbers = numbers_of(program, bucket, task)
         parts: list[Batch] = []
         began = time.perf_counter()
         for start, stop in _portions(task, program):
-            parts.append(program.run(bucket.points(np.arange(start, stop))))
-            if stop == task.stop:
+            parts.append(program.run(bucket.points(numbers[start:stop])))
+            if stop == task.size:
                 break
-            share = (stop - task.start) / task.size
+            share = stop / task.size
             rest = (time.perf_counter() - began) * (1 - share) / share
             if told_to_leave(rest):
                 raise Told
             whole = rest / (1 - share)
             check_time(rest, f"task {task.id} ({task.size} points) takes", whole)
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        batch = parts[0] if len(parts) == 1 else _joined(parts)
+        return back_in_place(batch, numbers) if program.warm else batch
 
 
 def versions() -> dict[str, str]:
@@ -191,12 +195,17 @@ def versions() -> dict[str, str]:
 
 
 def _portions(task: Task, program: Program) -> Iterator[tuple[int, int]]:
-    """Cut a task into some portions of whole batches."""
+    """Cut a task into some portions of whole batches, and of whole strands where starts are warm.
+
+    The first and one past the last of each are places in the task.
+    """
     side_by_side = len(os.sched_getaffinity(0))  # on a CPU, batches are
     at_once = program.lanes * program.shape.points * side_by_side
+    if program.warm:
+        at_once = program.lanes * program.shape.points * program.workers * STRAND
     size = at_once * max(1, -(-task.size // (at_once * PORTIONS)))
-    for start in range(task.start, task.stop, size):
-        yield start, min(start + size, task.stop)
+    for start in range(0, task.size, size):
+        yield start, min(start + size, task.size)
 
 
 def _joined(parts: list[Batch]) -> Batch:
@@ -204,6 +213,11 @@ def _joined(parts: list[Batch]) -> Batch:
 
     first = parts[0]
     names = {name: np.concatenate([p.variables[name] for p in parts]) for name in first.variables}
+    if START in names:  # counted within each part
+        before = np.cumsum([0, *(len(part.status) for part in parts[:-1])])
+        sources = [p.variables[START] for p in parts]
+        shifted = [np.where(x < 0, x, x + n) for x, n in zip(sources, before, strict=True)]
+        names[START] = np.concatenate(shifted).astype(np.int32)
     rest = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in vars(first)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..solvers.model import Model, TabularModel
 from .bellman import Array, Index
 from .definition import define
+from .gains import GAINS, gain_step
 from .masses import Asked, distribution_faults
 from .proof import EPS, Claim, Interval, Place, Step, axes, menus
 
@@ -77,7 +78,10 @@ def examine(model: Model | TabularModel, stored: Stored, states: Index | None = 
     found.faults += _grid_faults(model, stored)
     policy, faults = _policy(place, stored)
     found.faults += faults
-    claims = _claims(place, stored)
+    averaged = any(name in stored.arrays for name in GAINS)
+    if averaged:
+        _step_of_average(place, policy, stored, found)
+    claims = [] if averaged else _claims(place, stored)
     if claims:
         found.faults += _not_numbers(place, claims, stored.error_bound)
     if claims and not found.faults:
@@ -266,6 +270,17 @@ def _step_through(
         if not found.faults:
             found.faults += _output_faults(step, None if policy is None else policy[t], stored, t)
         ahead = claims[t]
+
+
+def _step_of_average(place: Place, policy: Index | None, stored: Stored, found: Findings) -> None:
+    """Take one step from a relative value, and compare it with the bounds of the gain."""
+    taken = gain_step(place, stored.arrays, stored.error_bound)
+    if taken is None:
+        return
+    found.faults += taken.faults(None if policy is None else policy[0])
+    found.residual, found.error = taken.residual, taken.error
+    if not found.faults:
+        found.faults += _output_faults(taken.step, None if policy is None else policy[0], stored, 0)
 
 
 def _output_faults(step: Step, policy: Index | None, stored: Stored, t: int) -> Iterator[str]:

@@ -22,16 +22,22 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..sharding.strands import START
 from .buckets import Receipt
 from .orders import AUTO
+from .sequence import back_in_place, sequence
 from .store import Store, open_store
 
 if TYPE_CHECKING:
     from ..sharding.program import Batch, Program
+    from .design import Bucket
     from .tasks import Crew, Task
 
-__all__ = ["Executor", "LocalExecutor", "Note", "prepare", "run_task"]
+__all__ = [
+    "Executor", "LocalExecutor", "Note", "numbers_of", "prepare", "run_task", "solve_points",
+]  # fmt: skip
 
 Note = Callable[[str], None]
 
@@ -192,7 +198,18 @@ def _solve(
     if note is not None and seconds > 0.1:
         where = f" {bucket.group}" if bucket.group else ""
         note(f"compiled {store.source.name}{where} in {seconds:.1f} s")
-    return compiled.run(bucket.points(np.arange(task.start, task.stop))), seconds
+    return solve_points(compiled, bucket, numbers_of(compiled, bucket, task)), seconds
+
+
+def numbers_of(program: Program, bucket: Bucket, task: Task) -> NDArray[np.intp]:
+    """Return the numbers of a task's points, in the order in which a program is to solve them."""
+    return sequence(bucket, task) if program.warm else np.arange(task.start, task.stop)
+
+
+def solve_points(program: Program, bucket: Bucket, numbers: NDArray[np.intp]) -> Batch:
+    """Solve points in the order of `numbers`, and return what was found in the points' own."""
+    batch = program.run(bucket.points(numbers))
+    return back_in_place(batch, numbers) if program.warm else batch
 
 
 def prepare(store: Store, number: int, halvings: int = 0, mesh: str = AUTO) -> Program:
@@ -210,16 +227,21 @@ def prepare(store: Store, number: int, halvings: int = 0, mesh: str = AUTO) -> P
         How points and states are cut over this process's devices.
     """
     from ..sharding.mesh import MeshShape
-    from ..sharding.program import Program, program_for
+    from ..sharding.program import Program, program, program_for
     from ..solvers.factory import signature
 
     factory = store.source.load()
-    given = store.buckets[number].bucket.sizes
+    stored = store.buckets[number]
+    given = stored.bucket.sizes
     sizes = {name: given.get(name, default) for name, default in signature(factory).sizes.items()}
-    most = max(task.size for task in store.buckets[number].tasks)
-    whole = program_for(factory, sizes, store.options, most, MeshShape.read(mesh))
+    most = max(task.size for task in stored.tasks)
+    options = store.options
+    if program(factory, sizes, options).warm != (START in stored.results):
+        # The store says how it was begun, before there were warm starts or by another rule.
+        options = replace(options, warm=START in stored.results)
+    whole = program_for(factory, sizes, options, most, MeshShape.read(mesh))
     if not halvings:
         return whole
-    smaller = Program(factory, sizes, store.options, whole.shape)
+    smaller = Program(factory, sizes, options, whole.shape)
     smaller.lanes = max(1, smaller.lanes >> halvings)
     return smaller

@@ -92,7 +92,8 @@ def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) ->
         found = _filled_in(problem, values, made, arrays)
         arrays = {**{k: np.asarray(x) for k, x in found.items()}, **arrays}
         shape = made.shape if made.horizon is None else (made.horizon, *made.shape)
-        every = {**dict.fromkeys(("value", "lower", "upper"), np.empty(shape)), **arrays}
+        over = ("value",) if "gain" in arrays else ("value", "lower", "upper")
+        every = {**dict.fromkeys(over, np.empty(shape)), **arrays}
     else:
         every = arrays
     dims = tuple(arrays_dims(made, every).items())
@@ -131,7 +132,7 @@ def _code(status: str, message: str) -> int:
     if status == "solved":
         return int(Outcome.SOLVED)
     for outcome in Outcome:
-        if 0 < outcome < 10 and sentence(outcome) == message:
+        if outcome < 10 and outcome != 0 and sentence(outcome) == message:
             return int(outcome)
     return int(Outcome.RUNNING)
 

@@ -29,8 +29,9 @@ class Overrides:
         A model's reference, when the sweep has no file.
     grid, fixed, other : tuple of str
         ``name=value`` texts of ``--grid``, ``--set`` and ``--with``.
-    tol, method, store : optional
-        Replace ``solve.tol``, ``solve.method`` and ``store.path``.
+    tol, method, criterion, warm, store : optional
+        Replace ``solve.tol``, ``solve.method``, ``solve.criterion``, ``solve.warm`` and
+        ``store.path``.
     keep : tuple of str
         Replaces ``store.keep``; names may be separated by commas.
     """
@@ -40,6 +41,8 @@ class Overrides:
     fixed: tuple[str, ...] = ()
     tol: float | None = None
     method: str | None = None
+    criterion: str | None = None
+    warm: bool | None = None
     store: str | None = None
     keep: tuple[str, ...] = ()
     other: tuple[str, ...] = ()
@@ -89,6 +92,8 @@ class Overrides:
         options: tuple[tuple[Key, Any], ...] = (
             (("solve", "tol"), self.tol),
             (("solve", "method"), self.method),
+            (("solve", "criterion"), self.criterion),
+            (("solve", "warm"), self.warm),
             (("store", "path"), self.store),
             (("store", "keep"), keep or None),
         )

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..sharding.strands import START, STRAND
 from . import schema
 from .spec import asked_for, options_of
-from .tasks import Crew, Task, block_shape, cut, points_per_task
+from .tasks import TASKS_EACH, Crew, Task, block_shape, cut, points_per_task
 from .zarr_format import ZarrArray, item_bytes
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from .spec import Sweep
 
 __all__ = ["BucketPlan", "Estimate", "Plan", "estimate", "make_plan"]
+
+WARM_TASKS = 16
+"""Tasks that a bucket is cut into before a task is made longer for the sake of warm starts: what a
+kill loses is a task, and where starts are warm one point may take long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,11 +225,13 @@ def _plan_bucket(
     if options_of(sweep).initial is not None and "distribution_path" in layout.variables:
         also = (*also, "distribution_path")  # over a finite horizon initial alone asks for it
     variables = layout.select(sweep.store.keep, also)
-    points = sweep.store.points_per_task
+    points, size = sweep.store.points_per_task, math.prod(bucket.shape)
+    if size == 1:
+        variables.pop(START, None)  # there is nothing to start from
     if points is None:
-        size = math.prod(bucket.shape)
-        points = points_per_task(size, _point_bytes(variables), program.lanes, crew)
-        block = block_shape(bucket.shape, points, program.lanes)
+        unit = _unit(program, size, crew)
+        points = points_per_task(size, _point_bytes(variables), unit, crew)
+        block = block_shape(bucket.shape, points, unit)
     else:
         block = block_shape(bucket.shape, points)
     tasks = tuple(cut(bucket.shape, block, number, first))
@@ -247,6 +254,14 @@ def estimate(plan: Plan) -> Estimate:
         solving += (time.perf_counter() - begun) * batches
         probed += lanes
     return Estimate(compiling, solving, probed)
+
+
+def _unit(program: Program, points: int, crew: Crew) -> int:
+    """Return how many points a task should be a multiple of: a batch; a strand, in large sweeps."""
+    if not program.warm:
+        return program.lanes
+    enough = max(WARM_TASKS, TASKS_EACH * crew.workers * crew.batches)
+    return max(program.lanes, min(STRAND, points // enough))
 
 
 def _point_bytes(variables: Mapping[str, Variable]) -> int:

@@ -32,7 +32,14 @@ class Compiled:
         How points and states are cut.
     cut : Cut or None
         The state whose axis is cut.
+
+    Attributes
+    ----------
+    warm : bool
+        Whether a lane's next point may start from what was found at the one before.
     """
+
+    warm: bool = False
 
     def __init__(
         self,

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from ..solvers.arrays import named
+from ..solvers.average import GAINS
 from ..solvers.errors import UsageError, did_you_mean
 from ..solvers.factory import Factory, build
 from ..solvers.implicit import point_with_gradients
 from ..solvers.options import SolveOptions
 from ..solvers.point import PER_POINT
 from ..solvers.population import OF_DISTRIBUTION
+from ..solvers.solution import CERTIFICATE
 from ..solvers.solve import arrays_dims, differentiated
+from .strands import START
 
-__all__ = ["Layout", "Variable", "make_layout"]
+__all__ = ["Layout", "Variable", "make_layout", "with_starts"]
 
 LONG_NAMES = {
     "value": "value function",
     "lower": "certified lower bound on the value function",
     "upper": "certified upper bound on the value function",
+    "gain": "average reward per period",
+    "gain_lower": "certified lower bound on the gain, from every state",
+    "gain_upper": "certified upper bound on the gain, from every state",
+    CERTIFICATE: "kind of certificate: 0 by full sweeps, 1 by a sample of states",
     "distribution": "stationary distribution",
     "distribution_path": "distribution over time",
     "distribution_residual": "change of the distribution in one period, L1 norm",
@@ -88,7 +95,10 @@ class Layout:
         wanted: list[str] = []
         for name in (*(self.default_keep if keep is None else keep), *also):
             wanted += self._expand(name)
-        wanted += [n for n in self.variables if n.startswith("grid_")]
+        always = (START, CERTIFICATE)
+        wanted += [n for n in self.variables if n.startswith("grid_") or n in always]
+        if "lower" not in self.variables:  # the average reward: numbers that say what was found
+            wanted += [n for n in GAINS if n in self.variables]
         wanted += [n for n in self._gradients() if self._gradients()[n] in wanted]
         if "value" in self.variables and any(_of_distribution(n) for n in wanted):
             wanted += [n for n in OF_DISTRIBUTION if n in self.variables]
@@ -175,8 +185,16 @@ def make_layout(
             coords[name] = np.arange(dims[name])
     for name in PER_POINT:
         variables.pop(name, None)
-    keep = DEFAULT_KEEP if "value" in variables else tuple(variables)
+    usual = [n for n in DEFAULT_KEEP if n in variables or n == "policy"]
+    keep = tuple(usual if "value" in variables else variables)
     return Layout(dims, coords, variables, keep)
+
+
+def with_starts(layout: Layout) -> Layout:
+    """Return the layout of points of which some start from others."""
+    what = "number of the point that this one started from, -1 if from none"
+    start = Variable(START, (), (), "int32", what)
+    return replace(layout, variables={**layout.variables, START: start})
 
 
 def _long_name(name: str, names: Collection[str]) -> str:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..solvers.compiling import compile_clock
 from ..solvers.errors import ModelError
 from ..solvers.factory import Factory, Sizes, build, split
 from ..solvers.grids import is_concrete
@@ -53,7 +54,10 @@ def solve_many(
     -------
     Solution
         With an axis of points before every array, and a ``status`` and ``message`` per point. A
-        point that fails leaves the others as they are, bit for bit.
+        point that fails leaves the others as they are, bit for bit where starts are cold. With
+        ``warm=True`` (the default where one point is enough for a core; ``warm=False`` turns it
+        off) points start from what was found at the points before them, and ``solution["start"]``
+        says at which; give them in an order in which neighbours are alike.
 
     Raises
     ------
@@ -71,12 +75,13 @@ def solve_many(
         return _traced(factory, columns, sizes, chosen)
     shape = MeshShape.read(dict(mesh) if isinstance(mesh, Mapping) else mesh)
     points = max((len(c) for c in columns.values()), default=1)
-    batch = program_for(factory, sizes, chosen, points, shape).run(columns)
+    with compile_clock() as compiling:
+        batch = program_for(factory, sizes, chosen, points, shape).run(columns)
     arrays = dict(batch.variables)
     for name in ("residual", "error_bound", "iterations", "code"):
         arrays[name] = getattr(batch, name)
     problem = _problem(factory, columns, sizes, chosen, arrays)
-    return Solution(arrays, columns, problem, batch.message, batch.seconds)
+    return Solution(arrays, columns, problem, batch.message, batch.seconds, compiling.seconds)
 
 
 def _columns(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,11 @@ number of points: so a program is compiled once whatever is asked of it, and wha
 is, to the last bit, does not depend on its neighbours or on how many points there are. Lanes run
 side by side under ``vmap``; each stops by its own criterion and keeps what it has. A lane that is
 left over is filled with NaN, which fails before its first sweep.
+
+Unless starts are *warm*: then a point begins from the value of the point before it in its strand
+(:mod:`.strands`), and its bits depend on its place among the points, though not on which lane or
+group takes it, or when; its bounds are its own in any case. By default they are warm where one
+point is enough for a core, by the model's own size, so that the answer is the same on every device.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import logging
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -23,13 +28,15 @@ from ..solvers.arrays import rebuild
 from ..solvers.factory import Factory, Signature, Sizes, signature
 from ..solvers.options import SolveOptions
 from ..solvers.outcomes import word
+from ..solvers.outlook import Outlook, outlook
 from ..solvers.point import PER_POINT, Footprint, footprint
 from ..solvers.solve import check_sizes, explain
 from .fit import automatic, bytes_on_device, check_fits, iterates, make_cut
-from .layout import Layout, make_layout
+from .layout import Layout, make_layout, with_starts
 from .mesh import ONE_DEVICE, MeshShape, device_memory
 from .rounds import Rounds
 from .serving import Results, serve
+from .strands import START
 from .whole import Whole
 
 __all__ = ["Batch", "Forecast", "Program", "program", "program_for"]
@@ -125,21 +132,34 @@ class Program:
         self.bytes_per_point = bytes_on_device(self.footprint, mesh)
         self.alone = self.footprint.alone and jax.local_devices()[0].platform == "cpu"
         self.lanes = 1 if self.alone else _lanes(self.bytes_per_point)
+        self.warm = self._starts_warm()
         self._layouts: dict[Any, Layout] = {}
         self._compiled: Any = None
+
+    def _starts_warm(self) -> bool:
+        """Decide whether points start from each other: if asked, or if a point is large."""
+        large = self.footprint.bytes > CPU_BYTES // 2
+        wanted = large if self.options.warm is None else self.options.warm
+        discounted = self.options.criterion == "discounted"
+        return wanted and discounted and iterates(self.factory, self.sizes)
 
     def layout(self, fixed: Mapping[str, float], varying: Collection[str]) -> Layout:
         """Return dimensions, coordinates and variables, given which parameters vary."""
         key = (tuple(sorted(fixed.items())), frozenset(varying))
         if key not in self._layouts:
             made = make_layout(self.factory, self.sizes, self.options, fixed, varying)
-            self._layouts[key] = made
+            self._layouts[key] = with_starts(made) if self.warm else made
         return self._layouts[key]
 
     def forecast(self) -> Forecast:
         """Forecast the memory of a batch on a device from the model's sizes, without compiling."""
         each = self.bytes_per_point
         return Forecast(self.lanes, each, each * self.lanes, self.footprint.streams)
+
+    @cached_property
+    def outlook(self) -> Outlook | None:
+        """How sweeps will find their maxima, without compiling; None where there are none."""
+        return outlook(self.factory, self.sizes, self.options, self.lanes)
 
     @property
     def compile_seconds(self) -> float:
@@ -164,13 +184,15 @@ class Program:
         """
         while self._compiled is None:
             check_fits(self.footprint, self.shape)
-            if iterates(self.factory, self.sizes) and (self.lanes > 1 or self.shape.size > 1):
+            several = self.lanes > 1 or self.shape.size > 1
+            if self.warm or (several and iterates(self.factory, self.sizes)):
                 kind: type[Rounds | Whole] = Rounds
             else:
                 kind = Whole
             compiled = kind(
                 self.factory, self.sizes, self.options, self.lanes, self.shape, self.cut
             )
+            compiled.warm = self.warm
             compiled.compile()
             if self.lanes > 1 and compiled.memory > device_memory():
                 log.info("%s lanes take %s bytes: halved", self.lanes, compiled.memory)
@@ -193,7 +215,7 @@ class Program:
         while found.left:
             self.compile()
             try:
-                serve(self._compiled, columns, found, self._workers())
+                serve(self._compiled, columns, found, self.workers)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error) or self.lanes == 1:
                     raise
@@ -204,6 +226,8 @@ class Program:
                 self._compiled = None
         numbers = {name: found.arrays.pop(name) for name in PER_POINT}
         code = numbers["code"]
+        if self.warm:
+            found.arrays[START] = found.start
         return Batch(
             variables=found.arrays,
             status=np.asarray(word(code)),
@@ -211,6 +235,11 @@ class Program:
             seconds=found.seconds,
             **numbers,
         )
+
+    @property
+    def workers(self) -> int:
+        """Return how many batches run at a time."""
+        return self._workers()
 
     def _workers(self) -> int:
         """Return how many batches run at a time: on a CPU small programs keep one core busy."""

@@ -12,6 +12,10 @@ On a mesh, one program runs on all devices (``jax.shard_map``): groups along ``p
 of their own and run free of each other inside a round; devices along ``states`` have each a part of
 the states of the group's points, and meet where the operator needs them to. What is carried from
 round to round stays on its device: every array has a leading axis of devices.
+
+Where starts are *warm*, the next point of a lane begins from what the lane found last
+(:mod:`..solvers.warm`), which is at hand: nothing moves. Which points follow each other in a lane
+is decided beforehand (:mod:`.strands`), so that timing decides nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +33,10 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..solvers.factory import signature
-from ..solvers.iteration import Run, iterate
+from ..solvers.iteration import Run
+from ..solvers.loops import iterate
 from ..solvers.stages import begin_point, operator_of, read_point
+from ..solvers.warm import Past, judge, reached, remembered
 from .compiled import Compiled, bytes_of, placed, put
 from .mesh import POINTS, STATES
 
@@ -53,10 +59,13 @@ class Carry:
         What the operators keep, rewards over states and choices in the main.
     run : Run
         The solves under way.
+    past : Past or None
+        What lanes remember of the points before, where starts are warm.
     """
 
     kept: Any
-    run: Run
+    run: Any  # Run, or AverageRun
+    past: Past | None
 
 
 class Rounds(Compiled):
@@ -83,15 +92,37 @@ class Rounds(Compiled):
         return lax.psum(idle, LANES) if self.lanes > 1 else idle
 
     def _begin(self, values: dict[str, Array]) -> Carry:
-        return Carry(*begin_point(self.factory, self.sizes, self.options, values, self.cut))
+        """Begin a point in a lane without a past."""
+        point = (self.factory, self.sizes, self.options, values, self.cut)
+        kept, run, started = begin_point(*point)
+        return Carry(kept, run, remembered(run, None, started) if self.warm else None)
+
+    def _go_on(self, values: dict[str, Array], fresh: Array, reach: Array, last: Carry) -> Carry:
+        """Begin the next point of a lane, from where the points before it led."""
+        point = (self.factory, self.sizes, self.options, values, self.cut)
+        start = None
+        if last.past is not None:
+            start = reached(last.run, last.past, reach)
+        kept, run, started = begin_point(*point, start, fresh)
+        past = None if last.past is None else remembered(last.run, last.past, started)
+        return Carry(kept, run, past)
 
     def _round(
-        self, values: dict[str, Array], fresh: Array, carry: Carry, patience: Array, most: Array
+        self,
+        values: dict[str, Array],
+        fresh: Array,
+        reach: Array,
+        carry: Carry,
+        patience: Array,
+        most: Array,
     ) -> tuple[Carry, Array]:
         carry = jax.tree.map(lambda x: x[0], carry)
 
         def fill() -> Carry:
-            begun = self._each(self._begin)(values)
+            begun = self._each(self._go_on)(values, fresh, reach, carry)
+            if self.lanes == 1:
+                only: Carry = begun
+                return only
 
             def choose(new: Array, old: Array) -> Array:
                 return jnp.where(fresh.reshape(-1, *(1 for _ in new.shape[1:])), new, old)
@@ -101,26 +132,29 @@ class Rounds(Compiled):
 
         carry = lax.cond(fresh.any(), fill, lambda: carry)
 
-        def lane(values: dict[str, Array], carry: Carry) -> Run:
+        def lane(values: dict[str, Array], carry: Carry) -> Carry:
             operator = operator_of(
                 self.factory, self.sizes, self.options, values, self.cut, carry.kept
             )
 
-            def proceed(c: tuple[Run, Array, Array]) -> Array:
-                run, idle, k = c
+            def proceed(c: tuple[Any, Array, Array]) -> Array:
+                (run, _), idle, k = c
                 return run.running & (idle < patience) & (k < most)
 
-            def sweep(c: tuple[Run, Array, Array]) -> tuple[Run, Array, Array]:
-                run, idle, k = c
+            def sweep(c: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+                (run, past), idle, k = c
                 moved = iterate(operator, self.options, run)
+                if past is not None:
+                    moved, past = judge(operator, moved, past)
                 # A lane that is done is moved on beside the others, and what it finds is dropped.
-                return moved, idle + self._waiting(run.running & moved.running), k + 1
+                return (moved, past), idle + self._waiting(run.running & moved.running), k + 1
 
             zero = jnp.int32(0)
-            run, _, _ = lax.while_loop(proceed, sweep, (carry.run, zero, zero))
-            return run
+            moving = (carry.run, carry.past)
+            (run, past), _, _ = lax.while_loop(proceed, sweep, (moving, zero, zero))
+            return replace(carry, run=run, past=past)
 
-        carry = replace(carry, run=self._each(lane)(values, carry))
+        carry = self._each(lane)(values, carry)
         return _stacked(carry), carry.run.running
 
     def _read_off(self, values: dict[str, Array], carry: Carry, done: Array) -> dict[str, Array]:
@@ -161,8 +195,12 @@ class Rounds(Compiled):
         shapes = jax.eval_shape(self._sharded(begun, (points,), own), values)
         carry = jax.tree.map(lambda x: self._spec(x.shape, x.dtype, own), shapes)
         self._carry = carry
-        advance = self._sharded(self._round, (points, points, own, nowhere, nowhere), (own, points))
-        lowered = jax.jit(advance, donate_argnums=2).lower(values, mask, carry, number, number)
+        given = (points, points, points, own, nowhere, nowhere)
+        advance = self._sharded(self._round, given, (own, points))
+        reach = self._spec((self.slots,), np.float64, points)
+        lowered = jax.jit(advance, donate_argnums=3).lower(
+            values, mask, reach, carry, number, number
+        )
         self._advance = lowered.compile()
         read = self._sharded(self._read_off, (points, own, points), placed(self.dims, self.cut))
         self._read = jax.jit(read).lower(values, carry, mask).compile()
@@ -205,6 +243,7 @@ class Rounds(Compiled):
         carry: Carry,
         patience: int,
         most: int,
+        reach: Numpy | None = None,
     ) -> tuple[Carry, Array]:
         """Run one round.
 
@@ -220,6 +259,9 @@ class Rounds(Compiled):
             Lane-sweeps that lanes may be idle for, in sum.
         most : int
             Sweeps at most.
+        reach : float array (slots,), optional
+            Where starts are warm: how far a new point lies from the one that its lane solved
+            before (see :func:`~..solvers.warm.reached`); NaN starts cold, as all do by default.
 
         Returns
         -------
@@ -232,11 +274,19 @@ class Rounds(Compiled):
         carry, running = self._advance(
             {k: self._put(values[k], points) for k in self.parameters},
             self._put(fresh, points),
+            self._put(np.full(self.slots, np.nan) if reach is None else reach, points),
             carry,
             self._put(np.int32(patience), nowhere),
             self._put(np.int32(most), nowhere),
         )
         return carry, running
+
+    def warmed(self, carry: Carry) -> Numpy:
+        """Tell which lanes' points began from another's value: bool array (slots,)."""
+        if carry.past is None:
+            return np.zeros(self.slots, bool)
+        found = np.asarray(carry.past.warm)  # (devices, lanes)
+        return np.asarray(found[:: self.shape.states].reshape(self.slots))
 
     def read(self, values: Mapping[str, Numpy], carry: Carry, done: Numpy) -> dict[str, Array]:
         """Return every array of the lanes that are `done`; the others' are not worked out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from .compiled import trimmed
 from .rounds import Rounds
+from .strands import STRAND, Start, strands
 from .threads import side_by_side
 from .whole import Whole
 
@@ -42,17 +43,21 @@ class Results:
         The time of the batches that a point was in, shared among their points.
     left : set of int
         Points that are not done.
+    start : int array (points,)
+        The point that a point started from, -1 for a cold start.
     """
 
     points: int
     arrays: dict[str, Numpy] = field(default_factory=dict)
     seconds: Numpy = field(init=False)
     left: set[int] = field(init=False)
+    start: Numpy = field(init=False)
     _lock: Any = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         self.seconds = np.zeros(self.points)
         self.left = set(range(self.points))
+        self.start = np.full(self.points, -1, np.int32)
 
     def put(
         self, which: Numpy, lanes: Numpy, arrays: Mapping[str, Any], compiled: Rounds | Whole
@@ -82,29 +87,38 @@ def serve(
     workers : int
         Batches at a time.
     """
-    queue = deque(sorted(found.left))
+    queue = _Queue(strands(columns, found.left, STRAND if compiled.warm else 1))
     crews = min(workers, -(-len(queue) // compiled.slots))
-    lock = Lock()
-
-    def take(n: int) -> tuple[Numpy, bool]:
-        with lock:
-            taken = [queue.popleft() for _ in range(min(n, len(queue)))]
-            return np.array(taken, int), bool(queue)
 
     def crew(_: int) -> None:
         if isinstance(compiled, Rounds):
-            _in_rounds(compiled, columns, found, take)
+            _in_rounds(compiled, columns, found, queue)
         else:
-            _in_batches(compiled, columns, found, take)
+            _in_batches(compiled, columns, found, queue)
 
     side_by_side(crew, range(crews), crews)
 
 
-def _in_batches(compiled: Whole, columns: Mapping[str, Numpy], found: Results, take: Any) -> None:
-    while True:
-        which, _ = take(compiled.slots)
-        if not which.size:
-            return
+class _Queue:
+    """Strands that wait for a lane."""
+
+    def __init__(self, waiting: Iterable[list[Start]]) -> None:
+        self._waiting = deque(deque(strand) for strand in waiting)
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def take(self, n: int) -> list[deque[Start]]:
+        with self._lock:
+            return [self._waiting.popleft() for _ in range(min(n, len(self._waiting)))]
+
+
+def _in_batches(
+    compiled: Whole, columns: Mapping[str, Numpy], found: Results, queue: _Queue
+) -> None:
+    while taken := queue.take(compiled.slots):
+        which = np.array([strand[0].point for strand in taken])
         began = time.perf_counter()
         pad = (0, compiled.slots - which.size)
         arrays = compiled.solve(
@@ -114,30 +128,68 @@ def _in_batches(compiled: Whole, columns: Mapping[str, Numpy], found: Results, t
         found.seconds[which] = (time.perf_counter() - began) / which.size
 
 
-def _in_rounds(compiled: Rounds, columns: Mapping[str, Numpy], found: Results, take: Any) -> None:
-    slots, groups = compiled.slots, compiled.shape.points
-    who = np.full(slots, -1)
-    values = {k: np.full(slots, np.nan) for k in columns}
+class _Lanes:
+    """Which point is in which lane, and which follow it there.
+
+    Attributes
+    ----------
+    who, source : int array (slots,)
+        The point in each lane, -1 if there is none, and the one that it would start from.
+    values : dict of str to float array (slots,)
+        Its parameters.
+    """
+
+    def __init__(self, slots: int, columns: Mapping[str, Numpy]) -> None:
+        self.who, self.source = np.full(slots, -1), np.full(slots, -1)
+        self.values = {k: np.full(slots, np.nan) for k in columns}
+        self._columns = columns
+        self._strands: list[deque[Start]] = [deque()] * slots
+
+    def fill(self, queue: _Queue) -> tuple[Numpy, Numpy]:
+        """Give each free lane its next point; return which are new, and how far they reach."""
+        free = np.flatnonzero(self.who < 0)
+        idle = [lane for lane in free if not self._strands[lane]]
+        taken = queue.take(len(idle))
+        for lane, strand in zip(idle, taken, strict=False):
+            self._strands[lane] = strand
+        lanes = np.array([lane for lane in free if self._strands[lane]], int)
+        starts = [self._strands[lane].popleft() for lane in lanes]
+        fresh, reach = np.zeros(self.who.size, bool), np.full(self.who.size, np.nan)
+        fresh[lanes] = True
+        reach[lanes] = [start.reach for start in starts]
+        self.who[lanes] = [start.point for start in starts]
+        self.source[lanes] = [start.source for start in starts]
+        for k, c in self._columns.items():
+            self.values[k][lanes] = c[self.who[lanes]]
+        return fresh, reach
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a point waits for its own lane."""
+        return any(self._strands)
+
+
+def _in_rounds(
+    compiled: Rounds, columns: Mapping[str, Numpy], found: Results, queue: _Queue
+) -> None:
+    groups = compiled.shape.points
+    lanes = _Lanes(compiled.slots, columns)
     carry = compiled.empty()
     while True:
-        free = np.flatnonzero(who < 0)
-        new, waiting = take(free.size)
-        lanes = free[: new.size]
-        who[lanes] = new
-        for k, c in columns.items():
-            values[k][lanes] = c[new]
-        fresh = np.zeros(slots, bool)
-        fresh[lanes] = True
-        busy = np.flatnonzero(who >= 0)
+        fresh, reach = lanes.fill(queue)
+        busy = np.flatnonzero(lanes.who >= 0)
         if not busy.size:
             return
+        waiting = len(queue) > 0 or lanes.waiting
         began = time.perf_counter()
         patience = PATIENCE * compiled.lanes if waiting else FOR_EVER
         most = SWEEPS if waiting and groups > 1 else FOR_EVER
-        carry, running = compiled.advance(values, fresh, carry, patience, most)
-        done = (who >= 0) & ~np.asarray(running)
+        carry, running = compiled.advance(lanes.values, fresh, carry, patience, most, reach)
+        done = (lanes.who >= 0) & ~np.asarray(running)
         if done.any():
-            arrays = compiled.read(values, carry, done)
-            found.put(who[done], np.flatnonzero(done), arrays, compiled)
-        found.seconds[who[busy]] += (time.perf_counter() - began) / busy.size
-        who[done] = -1
+            arrays = compiled.read(lanes.values, carry, done)
+            found.put(lanes.who[done], np.flatnonzero(done), arrays, compiled)
+            source = np.where(compiled.warmed(carry), lanes.source, -1)
+            found.start[lanes.who[done]] = source[done]
+        found.seconds[lanes.who[busy]] += (time.perf_counter() - began) / busy.size
+        lanes.who[done] = -1

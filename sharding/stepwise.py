@@ -111,6 +111,8 @@ class Stepwise:
         shape: MeshShape,
     ) -> None:
         self.cut = make_cut(factory, sizes, shape)
+        # What is remembered has all states, so that a solve can be taken up on another mesh.
+        options = replace(options, cycles=False)
         self._rounds = Rounds(factory, sizes, options, 1, shape, self.cut)
         self.dims = self._rounds.dims
         self._columns = {k: np.full(1, v, np.float64) for k, v in values.items()}

@@ -59,12 +59,16 @@ class Modulus:
         The two rates; a `high` of 1 or more certifies nothing.
     monotone : bool
         Whether the operator is.
+    magnitude, reach : float
+        As the survey has them.
     """
 
     weight: Array
     high: Array
     low: Array
     monotone: Array
+    magnitude: Array
+    reach: Array
 
 
 @jax.tree_util.register_dataclass
@@ -98,11 +102,12 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
     """Find the rates at which the operator damps constants."""
     one = jnp.ones(())
     over = operator.everywhere
+    beside = jnp.asarray(survey.magnitude, jnp.float64), jnp.asarray(survey.reach, jnp.float64)
     high = survey.discount_high * survey.row_high * survey.spread
     low = survey.discount_low * survey.row_low
     monotone = survey.spread <= 1.0 + 1e-12
     if operator.constant_discount:
-        return Modulus(one, high, low, monotone)
+        return Modulus(one, high, low, monotone, *beside)
 
     # A state-dependent discount: look for a weight function where single values reach 1.
     def proceed(carry: tuple[Array, Array, Array, Array]) -> Array:
@@ -129,6 +134,7 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
         jnp.where(weighted, rate * (1.0 + 4 * operator.depth * EPS), high),
         jnp.where(weighted, 0.0, low),
         monotone,
+        *beside,
     )
 
 
@@ -150,11 +156,12 @@ def bounds(v: Array, tv: Array, modulus: Modulus, depth: int, over: Everywhere =
     above = series(top, jnp.where(top >= 0, high, low))
     below = series(bottom, jnp.where(bottom < 0, high, low))
     scale = over.max(jnp.maximum(jnp.abs(v), jnp.abs(tv)))
+    scale = modulus.reach**2 * (scale + modulus.magnitude)
     rounding = depth * EPS * scale / (1.0 - high)
     certain = high < 1.0
     above = jnp.where(certain, above + rounding, jnp.inf)
     below = jnp.where(certain, below - rounding, -jnp.inf)
-    largest = over.max(w)
+    largest = over.max(w) * modulus.reach
     error = jnp.where(certain, (above - below) / 2 * largest, jnp.inf)
     return Bounds(
         below,

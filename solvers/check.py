@@ -19,6 +19,7 @@ from .functions import BLOCK, Pairs
 from .grids import ROW_SUM_TOLERANCE, Grid
 from .lattice import Lattice
 from .library import as_factory
+from .lookup import corners, greatest_reached
 from .model import Model, TabularModel
 from .named import Named, aligned
 from .operator import BellmanOperator
@@ -61,12 +62,12 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
         raise ModelError(found)
 
 
-def diagnose(model: Any) -> str:
+def diagnose(model: Any, criterion: str = "discounted") -> str:
     """Return a sentence about a model's first fault, or '' if none is found."""
     if isinstance(model, Mapping):
         return refusal(model) or _not_finite(model)
     if isinstance(model, TabularModel):
-        return _diagnose_tabular(model)
+        return _diagnose_tabular(model, criterion)
     if not isinstance(model, Model):
         return ""
     found = _grids(model)
@@ -75,7 +76,7 @@ def diagnose(model: Any) -> str:
     for t in (None,) if model.horizon is None else range(model.horizon):
         lattice = Lattice(model, t=t)
         found = _pairs(lattice, "" if t is None else f" in period t={t}")
-        found = found or (_discount(lattice) if model.horizon is None else "")
+        found = found or (_discount(lattice, criterion) if model.horizon is None else "")
         if found:
             return found
     return ""
@@ -92,15 +93,17 @@ def _not_finite(made: Mapping[str, Any]) -> str:
 
 
 def _grids(model: Model) -> str:
-    for name, spec in model.states.items():
+    for name in (*model.states, *model.post):
+        spec = model.grid_of(name)
         values = np.asarray(spec.values, np.float64)
+        what = f"the grid of {'state' if name in model.states else 'post variable'} '{name}'"
         if not np.isfinite(values).all():
             i = int(np.argmin(np.isfinite(values)))
-            return f"the grid of state '{name}' holds {values[i]} at point {i}"
+            return f"{what} holds {values[i]} at point {i}"
         if isinstance(spec, Grid) and not (np.diff(values) > 0).all():
             i = int(np.argmin(np.diff(values)))
             return (
-                f"the grid of state '{name}' does not increase at point {i + 1}: {values[i]:.6g} "
+                f"{what} does not increase at point {i + 1}: {values[i]:.6g} "
                 f"is followed by {values[i + 1]:.6g}; at these parameters its ends are the wrong "
                 "way round or coincide"
             )
@@ -125,8 +128,7 @@ class _Place:
     def __init__(self, lattice: Lattice, choices: Array) -> None:
         self.lattice, self.choices = lattice, choices
 
-    def of(self, dims: tuple[str, ...], flat: int, shape: tuple[int, ...]) -> str:
-        at = dict(zip(dims, np.unravel_index(flat, shape), strict=True))
+    def of(self, at: Mapping[str, Any]) -> str:
         model = self.lattice.model
         words = [
             f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
@@ -141,13 +143,18 @@ class _Place:
         words += [
             f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
             for d, i in at.items()
-            if d in model.shocks
+            if d in model.shocks or d in model.post
         ]
         return ", ".join(words) or "every state"
 
 
 def _worst(x: Named, feasible: Named | None, place: _Place) -> tuple[float, str]:
     """Return the largest entry at a feasible pair (NaN counts as infinite), and where it is."""
+    greatest, at = _greatest(x, feasible)
+    return greatest, place.of(at)
+
+
+def _greatest(x: Named, feasible: Named | None) -> tuple[float, dict[str, int]]:
     dims = x.dims
     array = np.asarray(x.array, np.float64)
     array = np.where(np.isnan(array), np.inf, array)
@@ -156,7 +163,11 @@ def _worst(x: Named, feasible: Named | None, place: _Place) -> tuple[float, str]
         ok = np.asarray(aligned(feasible, dims))
         array = np.where(ok, np.asarray(aligned(Named(jnp.asarray(array), x.dims), dims)), -np.inf)
     flat = int(np.argmax(array))
-    return float(array.ravel()[flat]), place.of(dims, flat, array.shape)
+    return float(array.ravel()[flat]), _indices(dims, flat, array.shape)
+
+
+def _indices(dims: tuple[str, ...], flat: int, shape: tuple[int, ...]) -> dict[str, int]:
+    return {d: int(i) for d, i in zip(dims, np.unravel_index(flat, shape), strict=True)}
 
 
 def _pairs(lattice: Lattice, when: str) -> str:
@@ -179,7 +190,7 @@ def _pairs(lattice: Lattice, when: str) -> str:
             return found
     if not some.all():
         flat = int(np.argmin(some))
-        where = _Place(lattice, np.zeros(1, int)).of(lattice.states, flat, lattice.shape)
+        where = _Place(lattice, np.zeros(1, int)).of(_indices(lattice.states, flat, lattice.shape))
         return (
             f"the state {where} has no feasible choice{when} ({int((~some).sum())} of {some.size} "
             "states have none); let the grid, the choices or `feasible` allow one"
@@ -218,13 +229,12 @@ def _rows(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
 
 
 def _next_states(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
-    for name, location in (lattice.early_locations | pairs.locations).items():
+    for name, location in (lattice.early_locations | pairs.locations | pairs.posts).items():
         if location.gap is None:
             continue
-        possible = lattice.functions.possible(location.gap, pairs.probabilities)
-        gap, where = _worst(possible, pairs.feasible, place)
+        gap, at = _greatest(lattice.functions.reached(location.gap, pairs), pairs.feasible)
         if gap > 0:
-            spec = lattice.model.states[name]
+            spec = lattice.model.grid_of(name)
             values = np.asarray(spec.values)
             remedy = (
                 "widen the range, or make `feasible` exclude it"
@@ -232,16 +242,42 @@ def _next_states(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> st
                 else "widen the grid, make `feasible` exclude it, or give the grid outside='clip' "
                 "or 'extrapolate'"
             )
+            where = place.of(at | _beyond(location.gap, pairs, at))
+            what = "post variable" if name in lattice.model.post else "next state of"
             return (
-                f"from {where}{when} the next state of '{name}' lies {gap:.6g} off its grid "
+                f"from {where}{when} the {what} '{name}' lies {gap:.6g} off its grid "
                 f"[{values[0]:.6g}, {values[-1]:.6g}]; {remedy}"
             )
     return ""
 
 
-def _discount(lattice: Lattice) -> str:
+def _beyond(gap: Named, pairs: Pairs, at: Mapping[str, int]) -> dict[str, int]:
+    """Return where post variables and later shocks stand when a pair's gap is greatest."""
+    named = {p: location for p, location in pairs.posts.items() if p in gap.dims}
+    if not named:
+        return {}
+    here = {p: location.map(lambda x: _at(x, at)) for p, location in named.items()}
+    _, shocks = _greatest(greatest_reached(_at(gap, at), here), None)
+    left = _at(_at(gap, at), shocks)
+    reached = [
+        {p: int(_at(i, shocks).array) for p, i in indices.items()}
+        for indices, weights in corners(here)
+        if all(float(_at(w, shocks).array) != 0.0 for w in weights)
+    ]
+    return max(reached, key=lambda corner: float(_at(left, corner).array)) | shocks
+
+
+def _at(x: Named, at: Mapping[str, int]) -> Named:
+    """Keep one entry along some axes."""
+    index = tuple(at.get(d, slice(None)) for d in x.dims)
+    return Named(x.array[index], tuple(d for d in x.dims if d not in at))
+
+
+def _discount(lattice: Lattice, criterion: str) -> str:
     survey = lattice.survey()
     low, high = float(survey.discount_low), float(survey.discount_high)
+    if criterion == "average":
+        return _undiscounted(low if low != 1.0 else high)
     if not low >= 0:
         return f"the discount is {low:.6g} somewhere; it cannot be negative or NaN"
     if lattice.constant_discount:
@@ -259,9 +295,19 @@ def _discount(lattice: Lattice) -> str:
 def _constant_discount(beta: float) -> str:
     if 0 <= beta < 1:
         return ""
+    average = ", or solve for the average reward per period, with criterion='average'"
     return (
         f"the discount is {beta:.12g}; over an infinite horizon it must lie in [0, 1): lower it, "
-        "or give the model a horizon"
+        "or give the model a horizon" + average * (beta == 1.0)
+    )
+
+
+def _undiscounted(beta: float) -> str:
+    if beta == 1.0:
+        return ""
+    return (
+        f"the discount is {beta!r}, and criterion='average' takes a discount of exactly 1: set "
+        "it to 1, or solve with criterion='discounted'"
     )
 
 
@@ -283,7 +329,7 @@ def spectral_radius(operator: BellmanOperator, sweeps: int = 1_000) -> float:
     return 2 * rate - 1
 
 
-def _diagnose_tabular(model: TabularModel) -> str:
+def _diagnose_tabular(model: TabularModel, criterion: str) -> str:
     operator = Tabular(model)
     survey = operator.survey()
     feasible = np.asarray(survey.feasible)
@@ -303,7 +349,8 @@ def _diagnose_tabular(model: TabularModel) -> str:
         return f"the row of P for state {state}, action {action} sums to {sums[tuple(at)]:.12g}"
     if float(survey.least) < 0:
         return f"P has a negative entry, {float(survey.least):g}"
-    return _constant_discount(float(model.discount))
+    beta = float(model.discount)
+    return _undiscounted(beta) if criterion == "average" else _constant_discount(beta)
 
 
 def _pair(model: TabularModel, at: Array) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from .lattice import Lattice
 from .library import as_factory
 from .model import Model, TabularModel
 from .options import SolveOptions
+from .outlook import outlook
 from .point import footprint
 from .tabular import SparseRows
 
@@ -36,7 +37,7 @@ class Description:
     sizes : dict of str to object
         Static parameters, likewise.
     dimensions : dict of str to str
-        Each state, choice and shock in words.
+        Each state, choice, shock and post variable in words.
     states, choices : int
         Numbers of states and of choices.
     structure : tuple of str
@@ -47,6 +48,8 @@ class Description:
         Whether rewards are recomputed block by block.
     outputs : tuple of str
         Names that ``keep`` may list beside value, lower, upper and policy.
+    sweeps : tuple of str
+        What becomes of rewards, and how maxima are sought; see :mod:`.outlook`.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Description:
     bytes: int
     streams: bool
     outputs: tuple[str, ...]
+    sweeps: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [self.name]
@@ -84,6 +88,7 @@ class Description:
                 f"  {self.states:,} states x {self.choices:,} choices = "
                 f"{self.states * self.choices:,} pairs",
                 f"  {_bytes(self.bytes)} to solve one point (rewards {how})",
+                *(f"  {line}" for line in self.sweeps),
             ]
         else:
             lines.append(f"  {_bytes(self.bytes)} to compute one point")
@@ -152,6 +157,7 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             bytes=size.bytes,
             streams=size.streams,
             outputs=("value", "lower", "upper", "policy", "policy_index", *made.outputs),
+            sweeps=_sweeps(factory, sizes, options),
         )
     if isinstance(made, TabularModel):
         form = "product form" if made.state_index is None else f"{len(made.state_index):,} pairs"
@@ -170,6 +176,11 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
     raise no_model(factory, made)
 
 
+def _sweeps(factory: Any, sizes: Mapping[str, Any], options: SolveOptions) -> tuple[str, ...]:
+    found = outlook(factory, sizes, options)
+    return () if found is None else (f"rewards {found.rewards}", f"maxima {found.maxima}")
+
+
 def _array(dims: tuple[str, ...], shape: tuple[int, ...]) -> str:
     if not dims:
         return "a number"
@@ -182,6 +193,7 @@ def _dimensions(model: Model) -> dict[str, str]:
         ("state", model.states),
         ("choice", model.choices),
         ("shock", model.shocks),
+        ("post variable", model.post),
     ):
         for name in names:
             spec = model.grid_of(name)
@@ -198,12 +210,16 @@ def _dimensions(model: Model) -> dict[str, str]:
 def _structure(lattice: Lattice) -> list[str]:
     lines = [f"over {name} by its chain" for name in lattice.chains]
     for step in lattice.steps:
-        names = ", ".join(f"{n}'" for n in step.states)
+        post = lattice.model.post
+        names = ", ".join(n if n in post else f"{n}'" for n in step.states)
         shocks = f", summed over {', '.join(step.shocks)}" if step.shocks else ""
         when = "at each choice" if step.needs_choice else "before the choice is looked at"
-        rules = [lattice.model.transition[n] for n in step.states]
+        rules = [lattice.model.rule_of(n) for n in step.states]
         how = " = ".join([names, *(r for r in rules if isinstance(r, str))][:2])
-        lines.append(f"next {how}{shocks}, {when}")
+        over = [p for p in post if any(p in lattice.functions.axes_of(r) for r in rules)]
+        where = f" at each {', '.join(over)}" if over else ""
+        first = "" if all(n in post for n in step.states) else "next "
+        lines.append(f"{first}{how}{where}{shocks}, {when}")
     return lines
 
 

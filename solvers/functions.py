@@ -7,6 +7,7 @@ policy) serve alike.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -22,8 +23,9 @@ from .contraction import CHOICE
 from .cut import Cut
 from .grids import Grid, Integers, is_concrete
 from .locate import Location, locate
+from .lookup import corners, greatest_reached, looked_up
 from .model import Model
-from .named import Named, add, mapped, multiply, total, where
+from .named import Named, add, mapped, multiply, top, total, where
 
 __all__ = ["BLOCK", "Functions", "Pairs"]
 
@@ -47,7 +49,7 @@ class Functions:
     def __init__(self, model: Model, t: Array | None = None, cut: Cut | None = None) -> None:
         self.model = model
         self.cut = cut
-        self.order = (*model.states, BLOCK, CHOICE, *model.shocks)
+        self.order = (*model.states, BLOCK, CHOICE, *model.post, *model.shocks)
         self.n_choices = prod(model.size_of(c) for c in model.choices)
         # The barrier keeps XLA from evaluating a model without parameters at compile time, which
         # takes it longer than running it.
@@ -58,36 +60,50 @@ class Functions:
         if cut is not None:
             whole = self.env[cut.state]
             self.env[cut.state] = Named(whole.array[cut.index()], whole.dims)
+        # Only what comes after a decision may name these.
+        self.post_env = {
+            name: Named(lax.optimization_barrier(jnp.asarray(post.spec.values)), (name,))
+            for name, post in model.post.items()
+        }
         if t is not None:
             self.env["t"] = Named(jnp.asarray(t))
+        self.members: dict[str, Array] = {}  # of states of which not all are at hand
         self.vanishing = [w for w, s in model.shocks.items() if not _all_positive(s.probs)]
 
     def axes_of(self, f: Any) -> frozenset[str]:
         """Return the axes that a rule or function depends on, as its signature tells."""
-        names = (f,) if isinstance(f, str) else arguments(f, self.model.arguments)
+        names = (f,) if isinstance(f, str) else arguments(f, self.model.later_arguments)
         choices = self.model.choices
         return frozenset(CHOICE if n in choices else n for n in names if n != "t")
 
-    def shares_grid(self, state: str, rule: Any) -> bool:
-        """Tell whether a rule names a choice or state on the very grid of a state."""
-        if not isinstance(rule, str):
-            return False
-        model = self.model
-        if rule in model.choices:
-            return model.choices[rule] == state or model.choices[rule] is model.states[state]
-        return model.states[rule] is model.states[state]
+    def spec_of(self, name: str) -> Grid | Integers:
+        """Return what values a state that follows a rule, or a post variable, has."""
+        return cast("Grid | Integers", self.model.grid_of(name))
+
+    def shares_grid(self, name: str) -> bool:
+        """Tell whether a state's (or post variable's) rule names what lies on its very grid."""
+        rule = self.model.rule_of(name)
+        return isinstance(rule, str) and self.model.grid_of(rule) is self.model.grid_of(name)
 
     def positions(self, state: str) -> Array:
         """Return the positions on its grid of a state's members that this device has."""
+        if state in self.members:
+            return self.members[state]
         if self.cut is not None and state == self.cut.state:
             return self.cut.index()
         return jnp.arange(self.model.size_of(state), dtype=jnp.int32)
 
-    def is_exact(self, state: str) -> bool:
-        """Tell whether a state's next value is a member of its grid, and not interpolated."""
-        return isinstance(self.model.states[state], Integers) or self.shares_grid(
-            state, self.model.transition[state]
-        )
+    def at_members(self, state: str, members: Array) -> Functions:
+        """Return the same functions at some members of a state."""
+        part = copy.copy(self)
+        whole = self.env[state]
+        part.env = self.env | {state: Named(whole.array[members], whole.dims)}
+        part.members = self.members | {state: members}
+        return part
+
+    def is_exact(self, name: str) -> bool:
+        """Tell whether a rule always leads to a member of the grid, and nothing is interpolated."""
+        return isinstance(self.spec_of(name), Integers) or self.shares_grid(name)
 
     def choice_index(self, index: Named) -> dict[str, Named]:
         """Split a flattened choice into an index for each choice."""
@@ -116,14 +132,128 @@ class Functions:
         return Named(jnp.asarray(probs), (shock,))
 
     def average(
-        self, fs: Any, env: Mapping[str, Named], probabilities: Mapping[str, Named], what: str
+        self,
+        fs: Any,
+        env: Mapping[str, Named],
+        probabilities: Mapping[str, Named],
+        what: str,
+        posts: Mapping[str, Location],
     ) -> Named:
-        """Sum functions, each averaged over just the shocks it names."""
+        """Sum functions, each averaged over just the shocks it names.
+
+        Parameters
+        ----------
+        fs : iterable of functions
+        env : mapping
+            What states, choices and shocks stand for.
+        probabilities : mapping
+            Of the shocks.
+        what : str
+            What to call a function in an error.
+        posts : mapping
+            Where the post variables lie on their grids.
+        """
         parts = []
         for f in fs:
-            x = mapped(f, env, self.order, what).map(lambda a: jnp.asarray(a, jnp.float64))
+            named = {p: posts[p] for p in posts if p in arguments(f, posts)}
+            if not named:
+                x = self._evaluated(f, env, what)
+            elif self._is_tabulated(f):
+                x = self._evaluated(f, {**env, **self.post_env}, what)
+                soon = self._shocks_after(x, named, probabilities)
+                x = looked_up(self.over_shocks(x, probabilities, soon), named)
+            else:
+                x = self._at_corners(f, env, named, what)
             parts.append(self.over_shocks(x, probabilities, self.model.shocks))
         return add(*parts)
+
+    def _evaluated(self, f: Any, env: Mapping[str, Named], what: str) -> Named:
+        return mapped(f, env, self.order, what).map(lambda a: jnp.asarray(a, jnp.float64))
+
+    def _is_tabulated(self, f: Any) -> bool:
+        """Tell whether a function is cheaper over the post variables' grids than over pairs."""
+        return self._entries(self.axes_of(f)) <= self._entries(self._axes_of_pairs(f))
+
+    def _axes_of_pairs(self, f: Any) -> frozenset[str]:
+        """Return the axes of a function with its post variables' rules in place of them."""
+        axes, post = self.axes_of(f), self.model.post
+        named = axes & set(post)
+        return (axes - named).union(*(self.axes_of(post[p].rule) for p in named))
+
+    def _entries(self, axes: Iterable[str]) -> int:
+        return prod(self.n_choices if d == CHOICE else self.model.size_of(d) for d in axes)
+
+    def touched(self, f: Any) -> tuple[frozenset[str], int]:
+        """Return the axes of the largest array that averaging `f` makes, and how many of them."""
+        model = self.model
+        named = self.axes_of(f) & set(model.post)
+        if not named:
+            return self.axes_of(f) | {*model.states, CHOICE}, 1
+        if self._is_tabulated(f):
+            return self.axes_of(f), 1
+        corners = prod(2 for p in named if not self.is_exact(p))
+        return self._axes_of_pairs(f) | {*model.states, CHOICE}, corners
+
+    def _at_corners(
+        self, f: Any, env: Mapping[str, Named], named: Mapping[str, Location], what: str
+    ) -> Named:
+        """Evaluate a function at the grid points beside the values of post variables."""
+        parts = []
+        for indices, weights in corners(named):
+            here = {p: Named(self.post_env[p].array[i.array], i.dims) for p, i in indices.items()}
+            part = self._evaluated(f, {**env, **here}, what)
+            if weights:
+                weight = multiply(*weights)
+                reached = weight.map(lambda w: w != 0.0)
+                part = where(reached, multiply(part, weight), Named(jnp.zeros(())))
+            parts.append(part)
+        return add(*parts)
+
+    def _shocks_after(
+        self, x: Named, named: Mapping[str, Location], probabilities: Mapping[str, Named]
+    ) -> list[str]:
+        """Return the shocks that enter only after the post variables, and can be done with there.
+
+        Those whose chances depend on what is no axis yet wait until it is.
+        """
+        before = {d for at in named.values() for d in at.index.dims}
+        return [
+            w
+            for w in self.model.shocks
+            if w in x.dims and w not in before and set(probabilities[w].dims) <= set(x.dims)
+        ]
+
+    def drawn_posts(
+        self, posts: Mapping[str, Location]
+    ) -> tuple[dict[str, Named], dict[str, Named]]:
+        """Return post variables as shocks: values, and chances of those between grid points.
+
+        Such a one has an axis of its own, of the two points beside it.
+        """
+        values, chances = {}, {}
+        for name, at in posts.items():
+            grid = self.post_env[name].array
+            low = grid[at.index.array]
+            if at.weight is None:
+                values[name] = Named(low, at.index.dims)
+                continue
+            dims, w = (*at.index.dims, name), at.weight.array
+            values[name] = Named(jnp.stack([low, grid[at.index.array + 1]], -1), dims)
+            chances[name] = Named(jnp.stack([1.0 - w, w], -1), dims)
+        return values, chances
+
+    def reached(self, x: Named, pairs: Pairs) -> Named:
+        """Return the greatest value of a quantity after a decision, over what a pair leads to.
+
+        A point of a post variable's grid that no feasible pair leads to is no matter.
+        """
+        named = {p: at for p, at in pairs.posts.items() if p in x.dims}
+        chances = pairs.probabilities
+        if named:
+            soon = self._shocks_after(x, named, chances)
+            x = top(self.possible(x, {w: chances[w] for w in soon}), soon)
+            x = greatest_reached(x, named)
+        return self.possible(x, chances)
 
     def over_shocks(
         self, x: Named, probabilities: Mapping[str, Named], shocks: Iterable[str]
@@ -137,7 +267,7 @@ class Functions:
     def possible(self, x: Named, probabilities: Mapping[str, Named]) -> Named:
         """Zero a quantity where a shock it depends on has no chance: it may be anything there."""
         for w in self.vanishing:
-            if w in x.dims:
+            if w in x.dims and w in probabilities:
                 chance = probabilities[w].map(lambda p: p > 0)
                 x = where(chance, x, Named(jnp.zeros(())))
         return x
@@ -162,18 +292,21 @@ class Functions:
             return x.map(lambda a: jnp.asarray(a, jnp.float64))
         return Named(jnp.asarray(self.model.discount, jnp.float64))
 
-    def location(self, state: str, env: Mapping[str, Named], index: Named | None) -> Location:
-        """Find a state's next value on its grid."""
-        rule = self.model.transition[state]
-        if self.shares_grid(state, rule):
+    def location(self, name: str, env: Mapping[str, Named], index: Named | None) -> Location:
+        """Find a state's next value, or a post variable's value, on its grid."""
+        rule = self.model.rule_of(name)
+        is_post = name in self.model.post
+        env = env if is_post else {**env, **self.post_env}
+        if self.shares_grid(name):
             if index is not None and rule in self.model.choices:
                 return Location(self.choice_index(index)[str(rule)])
-            return Location(Named(self.positions(str(rule)), (str(rule),)))
+            return Location(Named(self.positions(str(rule)), env[str(rule)].dims))
         if isinstance(rule, str):
             value = env[rule]
         else:
-            value = mapped(rule, env, self.order, f"the transition of '{state}'")
-        return locate(cast("Grid | Integers", self.model.states[state]), value)
+            what = "the rule of post variable" if is_post else "the transition of"
+            value = mapped(rule, env, self.order, f"{what} '{name}'")
+        return locate(self.spec_of(name), value)
 
 
 @jax.tree_util.register_dataclass
@@ -190,9 +323,11 @@ class Pairs:
     discount : Named
         Discount factor.
     locations : dict of str to Location
-        Next states, of the states asked for.
+        Next states, of the states asked for, and values of the post variables asked for.
     probabilities : dict of str to Named
         Of every shock.
+    posts : dict of str to Location
+        Values of every post variable.
     """
 
     reward: Named
@@ -201,6 +336,7 @@ class Pairs:
     discount: Named
     locations: dict[str, Location]
     probabilities: dict[str, Named]
+    posts: dict[str, Location]
 
     @classmethod
     def of(
@@ -219,7 +355,7 @@ class Pairs:
         index : Named of int32
             Choices.
         states : iterable of str
-            States whose next values to find.
+            States, and post variables, whose (next) values to find.
         probabilities : mapping
             Of the shocks for which they do not depend on the choice.
         """
@@ -229,17 +365,21 @@ class Pairs:
             for w in functions.model.shocks
         }
         feasible = functions.feasibility(env)
-        raw = functions.average(functions.model.reward, env, probabilities, "reward")
+        posts = {name: functions.location(name, env, index) for name in functions.model.post}
+        raw = functions.average(functions.model.reward, env, probabilities, "reward", posts)
         reward = raw
         if feasible is not None:
             reward = where(feasible, raw, Named(jnp.asarray(-jnp.inf)))
-        locations = {name: functions.location(name, env, index) for name in states}
+        locations = {
+            name: posts[name] if name in posts else functions.location(name, env, index)
+            for name in states
+        }
         discount = functions.discount(env)
-        return cls(reward, raw, feasible, discount, locations, probabilities)
+        return cls(reward, raw, feasible, discount, locations, probabilities, posts)
 
     def lean(self) -> Pairs:
         """Return what a sweep needs: infeasible choices are masked in `reward` already."""
-        return replace(self, raw_reward=None, feasible=None)
+        return replace(self, raw_reward=None, feasible=None, posts={})
 
 
 def _all_positive(probs: Any) -> bool:

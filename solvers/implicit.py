@@ -49,6 +49,7 @@ from .operator import PolicyOperator
 from .options import SolveOptions, gradient_mistake
 from .point import PER_POINT, make_operator, read_off, solve_point
 from .population import follows, horizon_path, masked
+from .refusals import NO_GRADIENTS
 from .stationary import respond
 
 __all__ = ["check_gradients", "differentiable_point", "gradients_of", "point_with_gradients"]
@@ -148,6 +149,8 @@ def differentiable_point(
         (values,), (dots,) = primals, tangents
         if _is_own(factory, sizes, values):
             return jax.jvp(plain, (values,), (dots,))
+        if options.criterion == "average":
+            raise UsageError(NO_GRADIENTS)
         out = run(values)
         moved = _response(factory, sizes, options, values, out)(dots)
         moved["lower"] = moved["upper"] = moved["value"]

@@ -31,7 +31,7 @@ from jax import lax
 from .bounds import Bounds, Modulus, bounds, modulus
 from .grids import ROW_SUM_TOLERANCE
 from .krylov import richardson
-from .operator import BellmanOperator, Survey
+from .operator import BellmanOperator, Shortcut, Survey
 from .options import SolveOptions
 from .outcomes import Outcome
 
@@ -41,6 +41,7 @@ Array = Any
 FEW_SWEEPS = 8  # below so many sweeps to go, plain value iteration is the cheapest way to end
 STALE = 60  # sweeps without a new smallest certified error, after which the loop gives up
 AHEAD = 0.3  # of the tolerance, to which a shortcut solves
+TOWARDS_OVERFLOW = 1e100  # values beyond it have diverged by themselves
 PENALTY = 10  # sweeps by `opi` after three strikes of the Krylov solver
 
 
@@ -61,6 +62,8 @@ class Fixpoint:
         Sweeps made.
     code : int
         An :class:`~.outcomes.Outcome`.
+    sampled : bool
+        Whether the certificate is one by a sample of states (see :mod:`.sampled`).
     """
 
     value: Array
@@ -71,6 +74,7 @@ class Fixpoint:
     error_bound: Array
     iterations: Array
     code: Array
+    sampled: Array
 
 
 @jax.tree_util.register_dataclass
@@ -87,6 +91,7 @@ class _State:
     penalty: Array  # sweeps of `opi` left
     k: Array
     code: Array
+    sampled: Array  # whether the last sweep was vouched for by a sample
 
 
 @jax.tree_util.register_dataclass
@@ -120,7 +125,7 @@ def fixpoint(
     operator: BellmanOperator,
     options: SolveOptions,
     live: Array | bool = True,
-    shortcut: BellmanOperator | None = None,
+    shortcut: Shortcut | None = None,
 ) -> Fixpoint:
     """Solve one model at one parameter point, inside a trace.
 
@@ -131,8 +136,8 @@ def fixpoint(
     options : SolveOptions
     live : bool
         A point that is not (a NaN parameter, or padding of a batch) fails before its first sweep.
-    shortcut : BellmanOperator, optional
-        Its sweeps cost less, and prove nothing: it finds the value that `operator` starts from.
+    shortcut : Shortcut, optional
+        It finds the value that `operator` starts from, or vouches for it itself.
     """
     end: Run = lax.while_loop(
         lambda run: run.running,
@@ -146,20 +151,64 @@ def begin(
     operator: BellmanOperator,
     options: SolveOptions,
     live: Array | bool = True,
-    shortcut: BellmanOperator | None = None,
+    shortcut: Shortcut | None = None,
 ) -> Run:
     """Look the model over and make ready for the first sweep; see :func:`fixpoint`."""
-    survey = operator.survey()
+    surveyor = shortcut if shortcut is not None and shortcut.vouches else operator
+    run = _looked_over(operator, surveyor.survey(), live)
+    if shortcut is None:
+        return run
+    run = _ahead(shortcut, options, run)
+    if not shortcut.vouches:
+        return run
+    vouched = _vouched_for(shortcut, options, run)
+
+    def anew() -> Run:
+        """Go on with full sweeps, having looked at all pairs."""
+        full = _looked_over(operator, operator.survey(), live)
+        fresh = full.state.code == Outcome.RUNNING
+        state = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), run.state, full.state)
+        return Run(state, full.rates)
+
+    done = vouched.state.code != Outcome.RUNNING
+    found: Run = lax.cond(done, lambda: vouched, anew)
+    return found
+
+
+def _looked_over(operator: BellmanOperator, survey: Survey, live: Array | bool) -> Run:
     rates = modulus(operator, survey)
-    run = resume(operator, rates, operator.start(), first_fault(survey, rates), live)
-    return run if shortcut is None else _ahead(shortcut, options, run)
+    return resume(operator, rates, operator.start(), first_fault(survey, rates), live)
 
 
-def _ahead(shortcut: BellmanOperator, options: SolveOptions, run: Run) -> Run:
+def _vouched_for(shortcut: Shortcut, options: SolveOptions, run: Run) -> Run:
+    """End the run with a sweep of the shortcut's, if that is within `tol` and a sample confirms it.
+
+    A run that had ended stays as it is.
+    """
+    s = run.state
+    tv, policy = shortcut.greedy(s.v)
+    now = bounds(s.v, tv, run.rates, shortcut.depth, shortcut.everywhere)
+    within = jnp.isfinite(tv).all() & (now.error <= options.tol)
+    sound = within & shortcut.confirms(s.v, tv, policy) & (s.code == Outcome.RUNNING)
+    ended = replace(
+        s,
+        tv=tv,
+        policy=policy,
+        bounds=now,
+        k=s.k + 1,
+        code=jnp.int32(Outcome.SOLVED),
+        sampled=jnp.asarray(True),
+    )
+    return replace(run, state=jax.tree.map(lambda a, b: jnp.where(sound, a, b), ended, s))
+
+
+def _ahead(shortcut: Shortcut, options: SolveOptions, run: Run) -> Run:
     """Solve by the shortcut, and begin anew from what it found."""
     options = replace(options, tol=AHEAD * options.tol)
     end: Run = lax.while_loop(
-        lambda run: run.running, lambda run: iterate(shortcut, options, run), run
+        lambda run: run.running & (run.state.stale < shortcut.patience),
+        lambda run: iterate(shortcut, options, run),
+        run,
     )
     s = end.state
     found = s.tv + s.bounds.middle * end.rates.weight
@@ -181,7 +230,7 @@ def resume(
     state = _State(
         v=value,
         tv=value,
-        policy=jnp.zeros(operator.shape, jnp.int32),
+        policy=jnp.zeros(operator.policy_shape, jnp.int32),
         bounds=Bounds(-infinite, infinite, jnp.zeros(()), infinite, infinite, infinite),
         best=infinite,
         stale=jnp.int32(0),
@@ -190,6 +239,7 @@ def resume(
         penalty=jnp.int32(0),
         k=jnp.int32(0),
         code=jnp.where(live, jnp.int32(code), jnp.int32(Outcome.NOT_FINITE)),
+        sampled=jnp.asarray(False),
     )
     return Run(state, rates)
 
@@ -237,8 +287,7 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
     improved = now.error < s.best
     stale = jnp.where(improved, 0, s.stale + 1)
     k = s.k + 1
-    finite = operator.everywhere.all(jnp.isfinite(tv))
-    code = _verdict(now, finite, stale, k, rates, options)
+    code = _verdict(now, _unsound(operator, s.v, tv), stale, k, rates, options)
     changed = operator.everywhere.mean((policy != s.policy).astype(jnp.float64))
 
     # Which step to take: (Krylov iterations, plain evaluation steps).
@@ -259,11 +308,12 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
         penalty=penalty,
         k=k,
         code=code,
+        sampled=jnp.asarray(False),
     )
 
 
 def _verdict(
-    now: Bounds, finite: Array, stale: Array, k: Array, rates: Modulus, options: SolveOptions
+    now: Bounds, unsound: Array, stale: Array, k: Array, rates: Modulus, options: SolveOptions
 ) -> Array:
     """Return how the loop ends at this sweep, or RUNNING."""
     code = jnp.int32(Outcome.RUNNING)
@@ -274,7 +324,19 @@ def _verdict(
     stuck = jnp.where(rates.high < 1.0, stuck, jnp.int32(Outcome.NO_CERTIFICATE))
     code = jnp.where(stale >= STALE, stuck, code)
     code = jnp.where(now.error <= options.tol, jnp.int32(Outcome.SOLVED), code)
-    return jnp.where(finite, code, jnp.int32(Outcome.DIVERGED))
+    return jnp.where(unsound == Outcome.RUNNING, code, unsound)
+
+
+def _unsound(operator: BellmanOperator, v: Array, tv: Array) -> Array:
+    """Return the code of a sweep whose result is no number, else RUNNING.
+
+    A sweep of numbers far from overflow that finds NaN or +inf was told so by the reward: where
+    rewards are not kept, this is where such a one is noticed.
+    """
+    over = operator.everywhere
+    told = ~over.all(tv < jnp.inf) & (over.max(jnp.abs(v)) < TOWARDS_OVERFLOW)
+    code = jnp.where(told, jnp.int32(Outcome.NOT_FINITE), jnp.int32(Outcome.DIVERGED))
+    return jnp.where(over.all(jnp.isfinite(tv)), jnp.int32(Outcome.RUNNING), code)
 
 
 def _schedule(
@@ -345,4 +407,5 @@ def _finish(s: _State, rates: Modulus) -> Fixpoint:
         error_bound=jnp.where(failed, nan, b.error),
         iterations=s.k,
         code=s.code,
+        sampled=s.sampled,
     )

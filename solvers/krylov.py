@@ -28,6 +28,7 @@ def bicgstab(
     max_iter: Array,
     over: Everywhere = ALONE,
     size: Callable[[Array], Array] | None = None,
+    precondition: Callable[[Array], Array] = lambda r: r,
 ) -> tuple[Array, Array]:
     r"""Solve :math:`x - L x = b` to ``max |b - x + L x| <= tol``.
 
@@ -45,6 +46,9 @@ def bicgstab(
         Sums and maxima over all entries, where they are spread over devices.
     size : function, optional
         Measures a residual, in place of the sup norm.
+    precondition : function, optional
+        Solves a system like this one, approximately: linear. It is applied on the right, so that
+        residuals are those of the system itself.
 
     Returns
     -------
@@ -76,12 +80,14 @@ def bicgstab(
         rho_new = over.dot(shadow, r)
         beta = safe(rho_new, rho) * safe(alpha, omega)
         p = r + beta * (p - omega * ap)
-        ap = operator(p)
+        way = precondition(p)
+        ap = operator(way)
         alpha = safe(rho_new, over.dot(shadow, ap))
         s = r - alpha * ap
-        at = operator(s)
+        turn = precondition(s)
+        at = operator(turn)
         omega = safe(over.dot(at, s), over.dot(at, at))
-        x = x + alpha * p + omega * s
+        x = x + alpha * way + omega * turn
         r = s - omega * at
         # A breakdown leaves everything as it is for ever: stop there.
         left = jnp.where(rho_new == 0.0, jnp.nan, norm(r))

@@ -3,7 +3,8 @@
 How a sweep goes, and what it costs for S states, C choices and W shock values:
 
 1. ``expected``: the expectation over the Markov states, a matrix product each, once per sweep;
-   then every step of the contraction plan that does not depend on the choice.
+   then every step of the contraction plan that does not depend on the choice. What depends on a
+   post-decision variable and shocks is averaged there, once for each of its values.
 2. ``quality``: the remaining steps and the reward, at given choices. When the next state is a
    choice, this is a lookup of rows.
 3. the maximum, in two stages: first over blocks of choices, by maxima alone (fast and streamable),
@@ -30,11 +31,14 @@ from .contraction import CHOICE, Rule, Step, next_axis, plan
 from .cut import Cut
 from .doubling import path_doubling
 from .functions import BLOCK, Functions, Pairs
+from .line import LEAST
 from .locate import SLACK, Location
+from .lookup import corners, flattened
 from .model import Model
 from .named import Named, add, aligned, multiply, take, where
 from .operator import BellmanOperator, PolicyOperator, Survey
 from .survey import survey_lattice
+from .tiles import best_of_tiles, tiled_along
 
 __all__ = ["Lattice"]
 
@@ -96,7 +100,7 @@ class Lattice(BellmanOperator):
             and self.block_size is not None
             and cut.state in self.late_states
             and model.transition[cut.state] in model.choices
-            and self.functions.shares_grid(cut.state, model.transition[cut.state])
+            and self.functions.shares_grid(cut.state)
         )
         self.kept: Pairs | None = None
         if self.block_size is None:
@@ -106,7 +110,7 @@ class Lattice(BellmanOperator):
 
     def _plan_contraction(self) -> None:
         model, f = self.model, self.functions
-        sizes = {n: model.size_of(n) for n in (*model.states, *model.shocks)}
+        sizes = {n: model.size_of(n) for n in (*model.states, *model.shocks, *model.post)}
         sizes |= {next_axis(n): model.size_of(n) for n in model.states}
         sizes |= dict(zip(model.states, self.shape, strict=True))
         sizes[CHOICE] = self.n_choices
@@ -118,6 +122,10 @@ class Lattice(BellmanOperator):
         rules = []
         for name, rule in model.transition.items():
             rules.append(Rule(name, f.axes_of(rule), 1 if f.is_exact(name) else 2))
+        named = frozenset().union(*(rule.dims for rule in rules))
+        for name in named & set(model.post):
+            axes = f.axes_of(model.post[name].rule)
+            rules.append(Rule(name, axes, 1 if f.is_exact(name) else 2, post=True))
         self.steps = plan(rules, self.chains, shock_dims, sizes)
         self.sizes = sizes
         early = [s for s in self.steps if not s.needs_choice]
@@ -126,18 +134,19 @@ class Lattice(BellmanOperator):
         self.early_probabilities = {
             w: f.probability(w, f.env) for w, dims in shock_dims.items() if CHOICE not in dims
         }
+        self.axes = {rule.state: rule.axis for rule in rules}
         self.early_locations = {n: f.location(n, f.env, None) for s in early for n in s.states}
         # Beyond the next states that are choices themselves, an infeasible choice may lead
         # anywhere, NaN included; then the sweep masks it after the expectation, too.
         self.mask_late = callable(model.discount) or any(
-            not f.shares_grid(n, model.transition[n]) for n in self.late_states
+            not f.shares_grid(n) for n in self.late_states
         )
         # Paths are followed from state to state, and so need all of them on one device.
         self.deterministic = (
             self.cut is None
             and not self.chains
             and all(
-                f.is_exact(n) and not f.axes_of(rule) & set(model.shocks)
+                f.is_exact(n) and not f.axes_of(rule) & {*model.shocks, *model.post}
                 for n, rule in model.transition.items()
             )
         )
@@ -145,6 +154,17 @@ class Lattice(BellmanOperator):
             8 + sum(sizes[n] for n in self.chains) + sum(sizes[w] for w in model.shocks)
             + 4 * len(rules)
         )  # fmt: skip
+
+    @property
+    def walking(self) -> int | None:
+        """The longest state whose rule moves it from where it is: it may walk step by step."""
+        if self.cut is not None:
+            return None
+        rules = self.model.transition
+        own = [n for n in self.states if n in rules and n in self.functions.axes_of(rules[n])
+               and self.model.size_of(n) >= LEAST]  # fmt: skip
+        longest = max(own, key=self.model.size_of, default=None)
+        return None if longest is None else self.states.index(longest)
 
     def _looked_up_first(self, state: str) -> bool:
         """Tell whether no step before the lookup of a state depends on its current value."""
@@ -160,18 +180,18 @@ class Lattice(BellmanOperator):
 
     def _choose_block(self, block: int | None, memory: int) -> None:
         """Decide whether all pairs fit, else how many choices are looked at together."""
-        shocks = self.model.shocks
-        widest = [
-            prod(self.sizes[w] for w in shocks if w in self.functions.axes_of(f))
-            for f in self.model.reward
-        ]
+        functions = self.functions
+        touched = [functions.touched(f) for f in self.model.reward]
         for step in self.late:
-            dims = step.dims | set(step.shocks)
-            corners = prod(2 for n in step.states if not self.functions.is_exact(n))
-            outside = prod(self.sizes[d] for d in dims if d not in self.states and d != CHOICE)
-            widest.append(outside * corners)
-        states = prod(self.shape)
-        self.bytes_per_choice = 8 * states * max(widest) * (2 if self.mask_late else 1)
+            n_corners = prod(2 for n in step.states if not functions.is_exact(n))
+            touched.append((step.dims | set(step.shocks), n_corners))
+        entries = [
+            n * prod(self.sizes[d] for d in dims if d != CHOICE)
+            for dims, n in touched
+            if CHOICE in dims
+        ]
+        per_choice = max([prod(self.shape), *entries])
+        self.bytes_per_choice = 8 * per_choice * (2 if self.mask_late else 1)
         if block is None and self.n_choices * self.bytes_per_choice <= memory:
             self.block_size: int | None = None
         else:
@@ -202,7 +222,7 @@ class Lattice(BellmanOperator):
         """Take the expectation as far as it does not depend on the choice."""
         dims = tuple(n if n in self.chains else next_axis(n) for n in self.states)
         for name in self.chains:
-            p = jnp.asarray(cast("Markov", self.model.states[name]).transition_matrix)
+            p = jnp.asarray(cast("Markov", self.model.states[name]).transition_matrix, v.dtype)
             axis = self.states.index(name)
             if self.cut is not None and name == self.cut.state:
                 v = self._across_parts(v, p[self.cut.index()], axis)
@@ -264,39 +284,21 @@ class Lattice(BellmanOperator):
         first: Array | None = None,
     ) -> Named:
         """Replace next states' axes by lookups; only of the part that begins at `first`."""
-        axes = [next_axis(n) for n in step.states]
-        inside: list[Named] = []
-
-        def local(state: str, index: Named) -> Named:
-            if first is None or self.cut is None or state != self.cut.state:
-                return index
-            at = index.array - first
-            own = (at >= 0) & (at < self.cut.width)
-            inside[:] = [Named(own, index.dims)]
-            return Named(jnp.clip(at, 0, self.cut.width - 1), index.dims)
-
-        corners: list[tuple[list[Named], list[Named]]] = [([], [])]
-        for n in step.states:
-            at = locations[n]
-            if at.weight is None:
-                corners = [([*i, at.index], w) for i, w in corners]
-                continue
-            low, high = at.weight.map(lambda a: 1.0 - a), at.weight
-            upper = at.index.map(lambda a: a + 1)
-            corners = [
-                c
-                for i, w in corners
-                for c in (([*i, at.index], [*w, low]), ([*i, upper], [*w, high]))
-            ]
+        at = {self.axes[n]: locations[n] for n in step.states}
         parts = []
-        for indices, weights in corners:
-            members = [local(n, index) for n, index in zip(step.states, indices, strict=True)]
-            flat = members[0]
-            for axis, index in zip(axes[1:], members[1:], strict=True):
-                flat = add(Named(flat.array * x.size_of(axis), flat.dims), index)
-            part = multiply(take(x, axes, flat), *weights)
-            parts.append(where(inside[0], part, Named(jnp.zeros(()))) if inside else part)
+        for indices, weights in corners(at):
+            inside = None if first is None else self._within_part(indices, first)
+            part = multiply(take(x, list(at), flattened(indices, x)), *weights)
+            parts.append(part if inside is None else where(inside, part, Named(jnp.zeros(()))))
         return add(*parts)
+
+    def _within_part(self, indices: dict[str, Named], first: Array) -> Named:
+        """Count positions of the cut state from `first` on; tell which of them are in that part."""
+        assert self.cut is not None
+        axis, width = next_axis(self.cut.state), self.cut.width
+        index = indices[axis].map(lambda i: i - first)
+        indices[axis] = index.map(lambda i: jnp.clip(i, 0, width - 1))
+        return index.map(lambda i: (i >= 0) & (i < width))
 
     # -- the operator ---------------------------------------------------------------------------
 
@@ -328,12 +330,31 @@ class Lattice(BellmanOperator):
             tops = lax.optimization_barrier(jnp.max(self._over_states(q, BLOCK, CHOICE), -1))
             block = _argmax(tops)
             return jnp.max(tops, -1), block
+        along = tiled_along(self)
+        if along is not None:
+            return best_of_tiles(self, along, x, reward=reward)
+        return self.best_of_blocks(x, reward=reward)
 
-        def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+    def best_of_blocks(self, x: Named, *, reward: bool = True) -> tuple[Array, Array]:
+        """Return the same by block after block; those without a feasible pair cost less."""
+
+        def evaluate(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
             top = jnp.max(self._block_quality(x, number, reward=reward), -1)
             # `not <=` takes NaN as better, so that it is not lost.
             better = ~(top <= best[0]) & ~jnp.isnan(best[0])
             return jnp.where(better, top, best[0]), jnp.where(better, number, best[1])
+
+        def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+            env = self.functions.env | self.functions.choice_values(
+                self._block_index(number, (CHOICE,))
+            )
+            feasible = self.functions.feasibility(env)
+            if feasible is None or self.cut is not None:
+                return evaluate(number, best)
+            found: tuple[Array, Array] = lax.cond(
+                feasible.array.any(), evaluate, lambda _, best: best, number, best
+            )
+            return found
 
         none = jnp.full(self.shape, -jnp.inf), jnp.zeros(self.shape, jnp.int32)
         n = ceil(self.n_choices / self.width)
@@ -428,6 +449,7 @@ class LatticePolicy(PolicyOperator):
         self.discount = lattice._over_states(self.pairs.discount)
         functions = lattice.functions
         self.env = functions.env | functions.choice_values(index)
+        self.line = lattice.walking
 
     def expect(self, f: Array) -> Array:
         """Return the expectation of a function of next period's state."""
@@ -438,10 +460,13 @@ class LatticePolicy(PolicyOperator):
     def proper(self) -> Array:
         """Whether every weight that a next state is interpolated with lies in [0, 1]."""
         found = jnp.asarray(True)
-        for at in (self.lattice.early_locations | self.pairs.locations).values():
+        lattice, pairs = self.lattice, self.pairs
+        for at in (lattice.early_locations | pairs.locations).values():
             if at.weight is not None:
-                w = at.weight.array
-                found &= ((w >= -SLACK) & (w <= 1.0 + SLACK)).all()
+                beyond = at.weight.map(lambda w: 1.0 * ~((w >= -SLACK) & (w <= 1.0 + SLACK)))
+                if set(beyond.dims) & set(pairs.posts):
+                    beyond = lattice.functions.reached(beyond, pairs)
+                found &= ~(beyond.array > 0.0).any()
         return found
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> Array:
@@ -469,7 +494,9 @@ class LatticePolicy(PolicyOperator):
         arrays = {}
         for name, f in self.lattice.model.outputs.items():
             what = f"output '{name}'"
-            x = self.lattice.functions.average((f,), self.env, self.pairs.probabilities, what)
+            x = self.lattice.functions.average(
+                (f,), self.env, self.pairs.probabilities, what, self.pairs.posts
+            )
             arrays[name] = self.lattice._over_states(x)
         return arrays
 

@@ -67,15 +67,17 @@ class Law:
     shocks : dict of str to Named (..., shock)
         Cumulative probabilities, over what they depend on.
     moves : dict of str to (Named, Named or None)
-        Of each state with a rule: the next position, and the weight of the one above it.
+        Of each state with a rule: the next position, and the weight of the one above it. Of each
+        post variable: its position, likewise.
     chains : dict of str to Named (state, next)
         Cumulative probabilities of each Markov state.
     rows : Rows or None
         Of a model given by arrays, in place of all these.
     values : dict of str to Named
         What is recorded: variables by name.
-    states, draws : tuple of (name, size) and of str
-        The states in order; what is drawn in a period, in the order of its places (static).
+    states, posts, draws : tuple of (name, size), of str and of str
+        The states in order; the post variables; what is drawn in a period, in the order of its
+        places (static).
     """
 
     shocks: dict[str, Named]
@@ -84,6 +86,7 @@ class Law:
     rows: Rows | None
     values: dict[str, Named]
     states: tuple[tuple[str, int], ...] = field(metadata={"static": True})
+    posts: tuple[str, ...] = field(metadata={"static": True})
     draws: tuple[str, ...] = field(metadata={"static": True})
 
     @property
@@ -97,7 +100,7 @@ def variable_names(model: Model | TabularModel) -> tuple[tuple[str, ...], tuple[
     if isinstance(model, TabularModel):
         return ("state", "action"), ()
     usual = dict.fromkeys((*model.states, *model.choices, *model.outputs))
-    return tuple(usual), tuple(w for w in model.shocks if w not in usual)
+    return tuple(usual), tuple(w for w in (*model.shocks, *model.post) if w not in usual)
 
 
 def law_of(
@@ -170,15 +173,16 @@ def _tables(problem: Problem, variables: tuple[str, ...], periods: int | None) -
 def _lattice_law(fixed: LatticePolicy, variables: Sequence[str]) -> Law:
     lattice = fixed.lattice
     model = lattice.model
-    order = (*model.states, *model.shocks)
-    found = lattice.early_locations | fixed.pairs.locations
+    order = (*model.states, *model.post, *model.shocks)
+    env = lattice.functions.post_env | fixed.env
+    found = lattice.early_locations | fixed.pairs.locations | fixed.pairs.posts
     last = {w: p.dims for w, p in fixed.pairs.probabilities.items()}
     values = {}
     for name in variables:
-        if name in fixed.env:
-            values[name] = fixed.env[name]
+        if name in env:
+            values[name] = env[name]
         else:
-            values[name] = mapped(model.outputs[name], fixed.env, order, f"output '{name}'")
+            values[name] = mapped(model.outputs[name], env, order, f"output '{name}'")
     return Law(
         shocks={
             w: ordered(p, (*(d for d in last[w] if d != w), w))
@@ -193,7 +197,8 @@ def _lattice_law(fixed: LatticePolicy, variables: Sequence[str]) -> Law:
         rows=None,
         values=values,
         states=tuple(zip(lattice.states, lattice.shape, strict=True)),
-        draws=(*model.shocks, *model.states),
+        posts=tuple(model.post),
+        draws=(*model.shocks, *model.states, *model.post),
     )
 
 
@@ -207,6 +212,7 @@ def _tabular_law(fixed: TabularPolicy, variables: Sequence[str]) -> Law:
         rows=_rows(fixed, n),
         values={name: Named(own[name], ("state",)) for name in variables},
         states=(("state", n),),
+        posts=(),
         draws=("state",),
     )
 

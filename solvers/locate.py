@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,11 @@ class Location:
     weight: Named | None = None
     gap: Named | None = None
     here: bool = field(metadata={"static": True}, default=False)
+
+    def map(self, f: Callable[[Named], Named]) -> Location:
+        """Apply a function to each array."""
+        weight, gap = (None if x is None else f(x) for x in (self.weight, self.gap))
+        return Location(f(self.index), weight, gap, self.here)
 
 
 def locate(spec: Grid | Integers, x: Named) -> Location:

@@ -7,6 +7,9 @@ r"""A dynamic-programming model: what the user writes.
 The state :math:`s = (x, z)` has components that follow a rule (:math:`x`) and components that move
 by their own Markov chain (:math:`z`); :math:`w` are shocks drawn afresh each period. All functions
 are scalar functions; their arguments are bound by name.
+
+With post-decision variables :math:`p = f(s, c, w)` the next state and the reward may depend on
+:math:`p` in place of (or beside) state and choice: the period has two stages.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from .binding import bind
 from .chains import Markov
 from .errors import ModelError, did_you_mean
 from .grids import Array, Grid, Iid, Integers, is_concrete, vector
+from .post import read_post
 
 __all__ = ["Model", "State", "TabularModel", "crra"]
 
@@ -34,9 +38,9 @@ Rule = str | Callable[..., Any]
 # Names of the results' own variables and dimensions, and of the time argument.
 RESERVED = frozenset(
     {"t", "time", "point", "value", "lower", "upper", "status", "message"}
-    | {"residual", "error_bound", "iterations", "seconds", "code"}
+    | {"residual", "error_bound", "iterations", "seconds", "code", "start"}
     | {"distribution", "distribution_path", "distribution_residual", "distribution_error"}
-    | {"distribution_period", "moments", "gradients"}
+    | {"distribution_period", "moments", "gradients", "gain", "gain_lower", "gain_upper"}
 )
 
 # The moments that every model has: a statistic of a variable, `gini_a`.
@@ -84,6 +88,14 @@ class Model:
         masked before their reward is used.
     shocks : dict, optional
         ``dp.iid`` draws.
+    post : dict, optional
+        Post-decision variables: ``{"stock": (dp.integers(0, 20), f)}`` gives each its grid
+        (``dp.grid``, ``dp.integers`` or the name of a state or choice that has one) and its rule,
+        a function of states, choices and shocks, or the name of a choice. `transition`, `reward`
+        and `outputs` may name them in place of, or beside, states and choices. Shocks that enter
+        only after them are averaged once per value of the variable, not once per state and
+        choice. On an integer range the rule must return a member; on a continuous grid what
+        follows is interpolated linearly in it.
     outputs : dict, optional
         Functions evaluated at the optimum (averaged over the shocks they name).
     moments : dict, optional
@@ -111,6 +123,7 @@ class Model:
     transition: Mapping[str, Rule] = field(default_factory=dict)
     feasible: Callable[..., Any] | None = None
     shocks: Mapping[str, Iid] = field(default_factory=dict)
+    post: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     moments: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     monotone: Mapping[str, str] = field(default_factory=dict)
@@ -135,6 +148,8 @@ class Model:
             put(self, name, dict(getattr(self, name) or {}))
         reward = self.reward
         put(self, "reward", tuple(reward) if isinstance(reward, Sequence) else (reward,))
+        specs = {n: self.grid_of(n) for n in (*self.states, *self.choices) if self._has_grid(n)}
+        put(self, "post", {k: read_post(k, v, specs) for k, v in dict(self.post or {}).items()})
         self._check_names()
         self._check_functions()
         self._check_transitions()
@@ -143,18 +158,25 @@ class Model:
     # -- what is asked of a model ---------------------------------------------------------------
 
     def grid_of(self, name: str) -> State | Iid:
-        """Return the specification of a state, a choice (its own or shared) or a shock."""
+        """Return what specifies a state, choice (its own or shared), shock or post variable."""
         spec: Any
         if name in self.choices:
             spec = self.choices[name]
             spec = self.states[spec] if isinstance(spec, str) else spec
         else:
-            spec = self.states[name] if name in self.states else self.shocks[name]
+            spec = self.states[name] if name in self.states else self._beside(name)
         found: State | Iid = spec
         return found
 
+    def _beside(self, name: str) -> Any:
+        return self.post[name].spec if name in self.post else self.shocks[name]
+
+    def _has_grid(self, name: str) -> bool:
+        spec = self.choices.get(name)
+        return not isinstance(spec, str) or spec in self.states
+
     def size_of(self, name: str) -> int:
-        """Return the number of values of a state, choice or shock."""
+        """Return the number of values of a state, choice, shock or post variable."""
         return self.grid_of(name).size
 
     @property
@@ -168,11 +190,21 @@ class Model:
         time = ("t",) if self.horizon is not None else ()
         return (*self.states, *self.choices, *self.shocks, *time)
 
+    @property
+    def later_arguments(self) -> tuple[str, ...]:
+        """Names that what comes after a decision can take: post variables, too."""
+        return (*self.arguments, *self.post)
+
+    def rule_of(self, name: str) -> Rule:
+        """Return the rule of a state that follows one, or of a post variable."""
+        rule: Rule = self.post[name].rule if name in self.post else self.transition[name]
+        return rule
+
     # -- construction checks: names and signatures, never values that could be traced -----------
 
     def _check_names(self) -> None:
         seen: dict[str, str] = {}
-        for kind in ("states", "choices", "shocks"):
+        for kind in ("states", "choices", "shocks", "post"):
             for name in getattr(self, kind):
                 if not str(name).isidentifier():
                     raise ModelError(f"{kind}: {name!r} is not a name (letters, digits and _)")
@@ -212,17 +244,19 @@ class Model:
                 )
 
     def _check_functions(self) -> None:
-        everything = self.arguments
+        everything, later = self.arguments, self.later_arguments
         time = ("t",) if self.horizon is not None else ()
         known = (*self.states, *self.choices, *time)
         for i, f in enumerate(self.reward):
-            bind(f, everything, "reward" if len(self.reward) == 1 else f"reward {i + 1}")
+            bind(f, later, "reward" if len(self.reward) == 1 else f"reward {i + 1}")
         if self.feasible is not None:
             bind(self.feasible, everything, "feasible")
         for name, f in self.outputs.items():
-            bind(f, everything, f"output '{name}'")
+            bind(f, later, f"output '{name}'")
         for name, f in self.moments.items():
             bind(f, (*everything, *self.outputs), f"moment '{name}'")
+        for name, post in self.post.items():
+            post.check_rule(name, everything, (*self.choices, *self.states))
         for name, shock in self.shocks.items():
             if callable(shock.probs):
                 bind(shock.probs, known, f"the probabilities of shock '{name}'")
@@ -251,26 +285,28 @@ class Model:
             elif rule is None:
                 raise ModelError(
                     f"state '{name}' has no transition; give the name of a choice or of another "
-                    f"state, or a function of {', '.join(self.arguments)}"
+                    f"state, or a function of {', '.join(self.later_arguments)}"
                 )
             elif isinstance(rule, str):
-                if rule not in (*self.choices, *self.states):
-                    names = (*self.choices, *self.states)
+                names = (*self.choices, *self.states, *self.post)
+                if rule not in names:
                     raise ModelError(
                         f"the transition of '{name}' is '{rule}', which is no choice or state."
                         f"{did_you_mean(rule, names)} It can be: {', '.join(names)}, or a function."
                     )
             else:
-                bind(rule, self.arguments, f"the transition of '{name}'")
+                bind(rule, self.later_arguments, f"the transition of '{name}'")
 
     def _check_values(self) -> None:
-        for name, spec in self.states.items():
+        posts = {name: post.spec for name, post in self.post.items()}
+        for name, spec in (*self.states.items(), *posts.items()):
             if isinstance(spec, Grid) and is_concrete(spec.values) and spec.size > 1:
                 step = np.diff(np.asarray(spec.values, dtype=np.float64))
                 if np.isfinite(step).all() and not (step > 0).all():
                     i = int(np.argmin(step))
                     raise ModelError(
-                        f"the grid of state '{name}' does not increase at point {i + 1}: "
+                        f"the grid of {'state' if name in self.states else 'post variable'} "
+                        f"'{name}' does not increase at point {i + 1}: "
                         f"{spec.values[i]:g} is followed by {spec.values[i + 1]:g}; sort it and "
                         "remove duplicates"
                     )

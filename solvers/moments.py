@@ -238,13 +238,14 @@ def _law(model: Any, fixed: PolicyOperator | None, mass: Array) -> _Law:
     if isinstance(fixed, LatticePolicy):
         functions, states = fixed.lattice.functions, fixed.lattice.states
         env = dict(fixed.env)
-        order = (*states, *functions.model.shocks)
+        order = (*states, *functions.model.shocks, *functions.model.post)
+        decided, chances = functions.drawn_posts(fixed.pairs.posts)
         # Outputs as they are drawn, not averaged over their shocks.
         drawn = {
-            name: mapped(f, fixed.env, order, f"output '{name}'")
+            name: mapped(f, decided | env, order, f"output '{name}'")
             for name, f in functions.model.outputs.items()
         }
-        probabilities = fixed.pairs.probabilities
+        probabilities = fixed.pairs.probabilities | chances
         return _Law(Named(mass, states), drawn | env, order, probabilities, fixed.cut)
     if isinstance(fixed, TabularPolicy):
         own = jnp.arange(model.n_states) if fixed.cut is None else fixed.cut.index()

@@ -18,7 +18,19 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 from .binding import arguments
 from .errors import ModelError
 
-__all__ = ["Named", "add", "aligned", "mapped", "multiply", "ordered", "take", "total", "where"]
+__all__ = [
+    "Named",
+    "add",
+    "aligned",
+    "greatest",
+    "mapped",
+    "multiply",
+    "ordered",
+    "take",
+    "top",
+    "total",
+    "where",
+]
 
 
 @jax.tree_util.register_dataclass
@@ -66,6 +78,19 @@ def add(*xs: Named) -> Named:
 def multiply(*xs: Named) -> Named:
     """Multiply, broadcasting by name."""
     return _combine(jnp.multiply, xs)
+
+
+def greatest(*xs: Named) -> Named:
+    """Return the greatest, broadcasting by name; NaN if one of them is."""
+    return _combine(jnp.maximum, xs)
+
+
+def top(x: Named, dims: Sequence[str]) -> Named:
+    """Return the maximum over some axes; NaN if an entry is."""
+    return Named(
+        jnp.max(x.array, axis=tuple(x.dims.index(d) for d in dims)),
+        tuple(d for d in x.dims if d not in dims),
+    )
 
 
 def total(x: Named, dims: Sequence[str]) -> Named:

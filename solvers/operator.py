@@ -18,8 +18,9 @@ import jax.numpy as jnp
 
 from .cut import ALONE, Cut, Everywhere
 from .krylov import bicgstab
+from .line import line_solver
 
-__all__ = ["BellmanOperator", "PolicyOperator", "Survey"]
+__all__ = ["BellmanOperator", "PolicyOperator", "Shortcut", "Survey"]
 
 Array = Any
 
@@ -34,7 +35,7 @@ class Survey:
     feasible : bool array over the states
         The state has a feasible choice.
     finite : bool
-        No feasible reward is NaN or +inf, and no grid value is NaN or infinite.
+        No feasible reward that is kept is NaN or +inf, and no grid value is NaN or infinite.
     increasing : bool
         Every grid of a state increases.
     gap : float
@@ -48,6 +49,9 @@ class Survey:
     spread : float
         Largest sum of the absolute weights that a next state's value is interpolated with: 1,
         unless a grid extrapolates.
+    magnitude, reach : float
+        Where one sweep goes through several (:mod:`.cyclic`): what the values on the way may add to
+        the ends' size, and what an error may grow to on the way.
     """
 
     feasible: Array
@@ -60,6 +64,8 @@ class Survey:
     discount_low: Array
     discount_high: Array
     spread: Array
+    magnitude: Array | float = 0.0
+    reach: Array | float = 1.0
 
     def over(self, everywhere: Everywhere) -> Survey:
         """Combine what the devices saw of their own states, to one verdict.
@@ -103,6 +109,7 @@ class PolicyOperator(ABC):
     discount: Array  # a number, or over the states
     everywhere: Everywhere = ALONE
     cut: Cut | None = None
+    line: int | None = None  # the axis of a state that may walk step by step (see .line)
     proper: Array  # no next state is extrapolated, so that the weights of `expect` are a chance
 
     @abstractmethod
@@ -115,7 +122,12 @@ class PolicyOperator(ABC):
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> Array:
         """Approach the policy's value from `start`, to a residual of `tol`; 0 does nothing."""
-        return bicgstab(self.apply, self.reward, start, tol, max_iter, self.everywhere)[0]
+        more = {}
+        if self.line is not None:
+            solver = line_solver(self.expect, self.discount, start.shape, self.line)
+            more["precondition"] = solver
+        over = self.everywhere
+        return bicgstab(self.apply, self.reward, start, tol, max_iter, over, **more)[0]
 
 
 class BellmanOperator(ABC):
@@ -125,6 +137,12 @@ class BellmanOperator(ABC):
     constant_discount: bool  # one number for all states and choices
     everywhere: Everywhere = ALONE  # reductions over all states, of which this may hold a part
     depth: int  # additions that one entry of Tv goes through, for the rounding allowance
+    opening: Array | None = None  # a value to start from, where one is known
+
+    @property
+    def policy_shape(self) -> tuple[int, ...]:
+        """Shape of a policy: that of the states."""
+        return self.shape
 
     @abstractmethod
     def greedy(self, v: Array) -> tuple[Array, Array]:
@@ -152,4 +170,31 @@ class BellmanOperator(ABC):
 
     def start(self) -> Array:
         """Return the value that iterations start from."""
-        return jnp.zeros(self.shape)
+        return jnp.zeros(self.shape) if self.opening is None else self.opening
+
+
+class Shortcut(BellmanOperator):
+    """An operator whose sweeps cost less and may miss a better choice, so that they prove nothing.
+
+    Attributes
+    ----------
+    vouches : bool
+        Whether :meth:`confirms` can tell more, by a sample.
+    patience : int
+        Sweeps without a smaller error after which it has told all that it can.
+    """
+
+    vouches: bool
+    patience: int
+
+    @abstractmethod
+    def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
+        """Tell whether no choice that was looked at beyond the sweep's is better than the policy.
+
+        Parameters
+        ----------
+        v, tv : array over the states
+            A value and what :meth:`greedy` made of it.
+        policy : int32 array over the states
+            The policy that it found.
+        """

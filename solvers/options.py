@@ -12,7 +12,14 @@ from .errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from .factory import Signature
 
-__all__ = ["METHODS", "STATIONARY_METHODS", "SolveOptions", "canonical", "gradient_mistake"]
+__all__ = [
+    "CRITERIA",
+    "METHODS",
+    "STATIONARY_METHODS",
+    "SolveOptions",
+    "canonical",
+    "gradient_mistake",
+]
 
 # The canonical name of each method, and what else it is called in the literature.
 METHODS: dict[str, tuple[str, ...]] = {
@@ -22,6 +29,12 @@ METHODS: dict[str, tuple[str, ...]] = {
     "opi": ("optimistic", "mpi", "modified", "optimistic_policy_iteration",
             "modified_policy_iteration"),
 }  # fmt: skip
+
+# What is maximised, and what else it is called.
+CRITERIA: dict[str, tuple[str, ...]] = {
+    "discounted": ("discount",),
+    "average": ("average_reward", "gain", "long_run_average"),
+}
 
 # The same for stationary distributions.
 STATIONARY_METHODS: dict[str, tuple[str, ...]] = {
@@ -38,9 +51,14 @@ STATIONARY_METHODS: dict[str, tuple[str, ...]] = {
 INITIAL_WORDS = ("stationary", "uniform")
 INITIAL_SLACK = 1e-9  # how far masses may miss one before they are refused
 
+PRECISIONS: dict[str, tuple[str, ...]] = {"double": ("float64",), "mixed": ("float32", "single")}
+CERTIFICATES: dict[str, tuple[str, ...]] = {"auto": (), "full": (), "sampled": ("sample",)}
+
 # What a point is asked for beside its value: absent from `as_dict` when it is not asked for, so
 # that what was stored before there was such an option still reads the same.
 _EXTRAS = ("distribution", "moments", "gradients", "periods", "initial")
+# Options that came later: absent at their default, for the same reason.
+_LATER = ("criterion", "warm", "certificate", "sample", "sample_seed", "cycles")
 _EXTRAS_TUNING = ("distribution_tol", "distribution_method")
 
 
@@ -82,6 +100,25 @@ class SolveOptions:
         Certified L1 distance of the stationary distribution to reach.
     distribution_method : str
         ``auto``, ``plain``, ``krylov``, ``arnoldi``, ``linear``, ``null`` or ``gth``.
+    warm : bool or None
+        Whether points of a sweep start from what was found at the points before them; None: if the
+        model is so large that a core works on one point at a time. Certificates are each point's
+        own in any case.
+    criterion : str
+        ``discounted``, or ``average``: the average reward per period (the gain), at a discount of
+        1. `tol` is then the certified error of the gain; see :mod:`.average`.
+    cycles : bool
+        Sweep a state that is a cycle (a weekday) phase by phase, where that can be done; see
+        :mod:`.cyclic`. It changes how long a solve takes, and nothing that it certifies.
+    precision : str
+        ``double``, or ``mixed``: where rewards are kept, sweeps go ahead in float32 as far as that
+        leads, and end in float64. What is certified does not change.
+    certificate : str
+        ``full``: a sweep over all pairs of a state and a choice. ``sampled``: over those of a
+        random sample of states, with a statement of probability (see :mod:`.sampled`), where the
+        maximum goes by divide and conquer. ``auto``: full up to 2^31 pairs.
+    sample, sample_seed : int
+        States in the sample, and the seed that draws them.
     """
 
     tol: float = 1e-6
@@ -98,24 +135,40 @@ class SolveOptions:
     initial: Any = None
     distribution_tol: float = 1e-8
     distribution_method: str = "auto"
+    warm: bool | None = None
+    criterion: str = "discounted"
+    cycles: bool = True
+    precision: str = "double"
+    certificate: str = "auto"
+    sample: int = 2_000
+    sample_seed: int = 0
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # the way a frozen dataclass normalises its own fields
         put(self, "method", canonical("method", self.method, METHODS))
+        put(self, "criterion", canonical("criterion", self.criterion, CRITERIA))
+        put(self, "precision", canonical("precision", self.precision, PRECISIONS))
+        put(self, "certificate", canonical("certificate", self.certificate, CERTIFICATES))
         known = STATIONARY_METHODS
         put(self, "distribution_method", canonical("distribution_method", self.distribution_method,
                                                  known))  # fmt: skip
         put(self, "tol", _tolerance("tol", self.tol, "the certified error to reach"))
         l1 = "the certified L1 distance of the distribution to reach"
         put(self, "distribution_tol", _tolerance("distribution_tol", self.distribution_tol, l1))
-        for name in ("max_iter", "steps", "inner_iter", "block", "memory", "periods"):
+        for name in ("max_iter", "steps", "inner_iter", "block", "memory", "periods", "sample"):
             x = getattr(self, name)
             if name in ("block", "periods") and x is None:
                 continue
             if isinstance(x, bool) or not isinstance(x, int) or x < 1:
                 raise UsageError(f"{name}={x!r}; it is a whole number, at least 1")
-        if not isinstance(self.distribution, bool):
-            raise UsageError(f"distribution={self.distribution!r}; it is true or false")
+        seed = self.sample_seed
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise UsageError(f"sample_seed={seed!r}; it is a whole number, 0 or above")
+        if self.warm not in (None, True, False):
+            raise UsageError(f"warm={self.warm!r}; it is true or false, or left out")
+        for name in ("distribution", "cycles"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name}={getattr(self, name)!r}; it is true or false")
         for name in ("moments", "gradients"):
             put(self, name, _names(name, getattr(self, name)))
         put(self, "initial", _initial(self.initial))
@@ -151,6 +204,7 @@ class SolveOptions:
         asked = [name for name in _EXTRAS if plain[name] not in (None, False, [])]
         tuning = _EXTRAS_TUNING if self.stationary else ()
         dropped = {*_EXTRAS, *_EXTRAS_TUNING} - {*asked, *tuning}
+        dropped |= {name for name in _LATER if plain[name] == getattr(SolveOptions, name)}
         return {name: x for name, x in plain.items() if name not in dropped}
 
 

@@ -11,8 +11,9 @@ __all__ = ["Outcome", "sentence", "word"]
 
 
 class Outcome(IntEnum):
-    """Result codes of a solve: 0 solved, 1 to 9 inexact, 10 and above failed."""
+    """Result codes of a solve: 0 solved, 10 and above failed, all others inexact."""
 
+    GAIN_DIFFERS = -1
     SOLVED = 0
     MAX_ITER = 1
     ROUNDING = 2
@@ -31,9 +32,14 @@ class Outcome(IntEnum):
     NOT_INCREASING = 15
     DIVERGED = 16
     REFUSED = 17
+    DISCOUNTED = 18
 
 
 _SENTENCES = {
+    Outcome.GAIN_DIFFERS: "the bounds on the gain stopped closing in on each other: the average "
+    "reward seems to differ between states, as it does where no choice leads from one recurrent "
+    "class to a better one (a multichain model); the bounds hold from every state, but no single "
+    "gain does: connect the states, or solve each closed part by itself",
     Outcome.SOLVED: "",
     Outcome.MAX_ITER: "the largest number of sweeps was reached before the certified error fell "
     "to tol; raise max_iter, or let method='auto' choose",
@@ -63,6 +69,8 @@ _SENTENCES = {
     Outcome.NOT_INCREASING: "the grid of a state does not increase",
     Outcome.DIVERGED: "the values grew without bound or became NaN during the iterations",
     Outcome.REFUSED: "the factory refuses these parameters",
+    Outcome.DISCOUNTED: "criterion='average' takes a discount of exactly 1; set the discount to 1, "
+    "or solve with criterion='discounted'",
 }
 
 

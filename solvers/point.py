@@ -13,25 +13,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from .arrays import lane, no_model, own_arrays
+from .average import GAINS, RelativeValue
 from .cut import Cut
+from .cyclic import cyclic
 from .factory import Factory, build, signature
 from .functions import Pairs
 from .horizon import backward
-from .iteration import Fixpoint, fixpoint
+from .iteration import Fixpoint
 from .lattice import Lattice, LatticePolicy
+from .loops import Found, solve
 from .model import Model, TabularModel
-from .monotone import shortcut_of
 from .operator import BellmanOperator
 from .options import SolveOptions
 from .outcomes import Outcome
 from .population import horizon_path, masked, population, population_bytes
 from .refusals import check_asked
+from .sampled import may_sample
+from .solution import CERTIFICATE
 from .tabular import Tabular
 
 __all__ = [
     "PER_POINT",
     "Footprint",
     "footprint",
+    "loop_operator",
     "make_operator",
     "read_model",
     "read_off",
@@ -68,6 +73,17 @@ def make_operator(
     return Lattice(model, block=options.block, memory=options.memory, kept=kept, cut=cut)
 
 
+def loop_operator(
+    model: Model | TabularModel,
+    options: SolveOptions,
+    cut: Cut | None = None,
+    kept: Any = None,
+) -> BellmanOperator:
+    """Return the operator that the solve loop runs on: that of a turn, where there is a cycle."""
+    turned = cyclic(model, options, cut, kept)
+    return make_operator(model, options, cut, kept) if turned is None else turned
+
+
 def solve_point(
     factory: Factory,
     sizes: Mapping[str, Any],
@@ -80,10 +96,11 @@ def solve_point(
     Returns
     -------
     dict
-        ``value``, ``lower``, ``upper``, ``policy_index_<choice>``, ``policy_<choice>``,
-        ``output_<name>``, ``grid_<state>``, what :func:`~.population.population` adds where the
-        options ask for it, and the numbers in ``PER_POINT``; or a factory's own arrays (and the
-        numbers). Gradients are added by :func:`~.implicit.point_with_gradients`.
+        ``value``, ``lower``, ``upper`` (of an average reward: ``value``, ``gain``, ``gain_lower``,
+        ``gain_upper``), ``policy_index_<choice>``, ``policy_<choice>``, ``output_<name>``,
+        ``grid_<state>``, what :func:`~.population.population` adds where the options ask for it,
+        and the numbers in ``PER_POINT``; or a factory's own arrays (and the numbers). Gradients are
+        added by :func:`~.implicit.point_with_gradients`.
     """
     shown = ", ".join(f"{k}={v}" for k, v in sizes.items())
     # This line runs when JAX traces the program, that is, once per set of sizes.
@@ -113,18 +130,20 @@ def solve_model(
         more, code = horizon_path(model, options, policies, arrays["code"] >= 10, cut)
         return _with_code(arrays, more, code)
     operator = make_operator(model, options, cut)
-    found = fixpoint(operator, options, live, shortcut_of(operator, options))
+    found = solve(loop_operator(model, options, cut), options, live)
     return read_model(model, operator, found, options)
 
 
 def read_model(
     model: Model | TabularModel,
     operator: BellmanOperator,
-    found: Fixpoint,
+    found: Found,
     options: SolveOptions,
 ) -> dict[str, Array]:
     """Name what was found, and add what the options ask for beside the value."""
     arrays = fields(model, operator, found)
+    if isinstance(found, Fixpoint) and may_sample(operator, options):
+        arrays[CERTIFICATE] = found.sampled.astype(jnp.int8)
     if not (options.stationary or options.periods is not None):
         return arrays
     fixed = operator.at(found.policy)
@@ -138,10 +157,11 @@ def _with_code(arrays: dict[str, Array], more: dict[str, Array], code: Array) ->
 
 
 def fields(
-    model: Model | TabularModel, operator: BellmanOperator, found: Fixpoint
+    model: Model | TabularModel, operator: BellmanOperator, found: Found
 ) -> dict[str, Array]:
     """Name what was found; a failed point has no policy and no outputs."""
-    arrays = {"value": found.value, "lower": found.lower, "upper": found.upper}
+    bounds = GAINS if isinstance(found, RelativeValue) else ("lower", "upper")
+    arrays = {name: getattr(found, name) for name in ("value", *bounds)}
     failed = found.code >= 10
     for choice, index in operator.labels(found.policy).items():
         arrays[f"policy_index_{choice}"] = masked(index, failed)

@@ -22,8 +22,12 @@ from .model import Model, TabularModel
 from .moments import check_moments
 from .options import SolveOptions
 
-__all__ = ["check_asked", "refusals", "refusals_of"]
+__all__ = ["NO_GRADIENTS", "check_asked", "refusals", "refusals_of"]
 
+NO_GRADIENTS = (
+    "criterion='average' has no gradients: relative values are not differentiated here. Leave "
+    "gradients out, and take differences of the gain between points"
+)
 Refusal = tuple[str, int | None, str]  # the option, the entry of its list, and what is wrong
 
 
@@ -54,6 +58,7 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
         yield from _refusals_of_arrays(made, options, name)
     elif isinstance(made, Model | TabularModel):
         finite = made.horizon is not None
+        yield from _refusals_of_average(made, options, name)
         if options.distribution and finite:
             yield "distribution", None, _finite(name, "", made)
         for i, moment in enumerate(options.moments):
@@ -75,6 +80,22 @@ def _finite(name: str, what: str, made: Any) -> str:
     )
 
 
+def _refusals_of_average(
+    made: Model | TabularModel, options: SolveOptions, name: str
+) -> Iterator[Refusal]:
+    if options.criterion != "average":
+        return
+    if made.horizon is not None:
+        yield (
+            "criterion",
+            None,
+            f"{name} has a finite horizon of {made.horizon} periods, and criterion='average' is "
+            "about the long run: leave criterion out, or take the horizon out of the model",
+        )
+    if options.gradients:
+        yield "gradients", None, NO_GRADIENTS
+
+
 def _refusals_of_arrays(
     made: Mapping[str, Any], options: SolveOptions, name: str
 ) -> Iterator[Refusal]:
@@ -92,6 +113,8 @@ def _refusals_of_arrays(
         yield "periods", None, f"there is no path of distributions: {why}"
     if options.initial is not None:
         yield "initial", None, f"there is no initial distribution: {why}"
+    if options.criterion == "average":
+        yield "criterion", None, f"there is no average reward to maximise: {why}"
 
 
 def _refusals_of_path(

@@ -6,7 +6,8 @@ that leads between two points of a grid is a lottery between them with the weigh
 interpolation (Young, 2010, *Journal of Economic Dynamics and Control* 34), and a Markov state moves
 by its chain. These are the weights that :math:`P_\pi` takes expectations with, so that the law of a
 panel is the very chain whose stationary distribution :func:`dpsolve.stationary` computes. What
-depends on a shock, a rule or an output, sees the same draw of it.
+depends on a shock, a rule or an output, sees the same draw of it. A post-decision variable is
+decided before the move, by a lottery of its own where it lies between two points of its grid.
 
 Draws are by inversion: the smallest outcome whose cumulative probability exceeds a uniform number,
 found by bisection of the row. An alias table would take two lookups in place of
@@ -15,8 +16,8 @@ inversion keeps the order, so that two panels with one key at neighbouring param
 luck and their difference has little noise.
 
 Every draw has its place in the agent's stream (:mod:`.streams`): place 0 is for the initial node,
-and period :math:`t` has one place for each shock and each state of the model, from
-:math:`1 + t \times` (shocks + states) on.
+and period :math:`t` has one place for each shock, each state and each post variable of the model,
+from :math:`1 + t \times` (shocks + states + post variables) on.
 """
 
 from __future__ import annotations
@@ -103,15 +104,17 @@ def _step(law: Law, at: dict[str, Array], keys: Keys, t: Array) -> tuple[Any, di
         )
         return at, {"state": rows.columns.at[entry].get(mode="promise_in_bounds")}
     now = at | {w: _draw(chance, at, luck(w)) for w, chance in law.shocks.items()}
-    after = {}
-    for name, _ in law.states:
-        if name in law.chains:
-            after[name] = _draw(law.chains[name], now, luck(name))
-            continue
+
+    def moved(name: str, now: dict[str, Array]) -> Array:
         index, weight = law.moves[name]
-        after[name] = _look(index, now)
-        if weight is not None:
-            after[name] += (luck(name) < _look(weight, now)).astype(jnp.int32)
+        to = _look(index, now)
+        return to if weight is None else to + (luck(name) < _look(weight, now)).astype(jnp.int32)
+
+    now |= {name: moved(name, now) for name in law.posts}
+    after = {
+        name: _draw(law.chains[name], now, luck(name)) if name in law.chains else moved(name, now)
+        for name, _ in law.states
+    }
     return now, after
 
 

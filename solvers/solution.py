@@ -21,6 +21,7 @@ __all__ = ["Problem", "Solution"]
 
 Array = Any
 PER_POINT = ("residual", "error_bound", "iterations")
+CERTIFICATE = "certificate"  # the array that tells which it was: 0 full, 1 by a sample
 POINT = "point"
 
 
@@ -68,7 +69,10 @@ class Solution:
     Attributes
     ----------
     value, lower, upper : array (states...)
-        The value function, and certified bounds on the true one: ``lower <= v* <= upper``.
+        The value function, and certified bounds on the true one: ``lower <= v* <= upper``. With
+        ``criterion="average"`` the value is relative, 0 at the first state, and has no bounds.
+    gain, gain_lower, gain_upper : float
+        With ``criterion="average"``, the average reward per period and its certified bounds.
     policy : dict of str to array (states...)
         The optimal choice's grid value, by choice name.
     policy_index : dict of str to int array (states...)
@@ -94,10 +98,15 @@ class Solution:
         ``solved`` (certified within tol), ``inexact`` (bounds are wider) or ``failed``.
     message : str, or array of str
         Why, in a sentence; empty when solved.
+    certificate : str, or array of str
+        ``full``, or ``sampled`` (see :mod:`.sampled`).
     parameters : dict
         Every economic parameter.
     problem : Problem
         What was solved, so that other functions need nothing else.
+    seconds, compile_seconds : float, or array of float and float
+        What the solve took, and what compiling took before it: 0 once these sizes and options were
+        compiled in this process.
     """
 
     arrays: dict[str, Array] = field(repr=False)
@@ -105,6 +114,7 @@ class Solution:
     problem: Problem = field(repr=False)
     messages: Any = field(default=None, repr=False)
     seconds: Any = field(default=None, repr=False)
+    compile_seconds: Any = field(default=None, repr=False)
 
     @property
     def value(self) -> Array:
@@ -121,7 +131,46 @@ class Solution:
         """Certified upper bound on the value function."""
         return self._kept("upper")
 
+    @property
+    def gain(self) -> Array:
+        """The average reward per period, of ``criterion="average"``."""
+        return self._of_average("gain")
+
+    @property
+    def gain_lower(self) -> Array:
+        """Certified lower bound on the gain, from every state."""
+        return self._of_average("gain_lower")
+
+    @property
+    def gain_upper(self) -> Array:
+        """Certified upper bound on the gain, from every state."""
+        return self._of_average("gain_upper")
+
+    def _of_average(self, name: str) -> Array:
+        if name not in self.arrays:
+            raise UsageError(
+                f"this solution of {self.problem.name} has no {name}, which is of the average "
+                "reward; solve with criterion='average' and a discount of 1"
+            )
+        return self.arrays[name]
+
+    @property
+    def certificate(self) -> Any:
+        """What certifies it: ``full`` sweeps, or one that was confirmed by a ``sampled`` sweep."""
+        if CERTIFICATE in self.arrays:
+            kind = np.asarray(self.arrays[CERTIFICATE])
+        else:
+            kind = np.zeros(np.shape(self.arrays["code"]), np.int8)
+        words = np.where(kind == 1, "sampled", "full")
+        return words if words.ndim else str(words)
+
     def _kept(self, name: str) -> Array:
+        if name in ("lower", "upper") and "gain" in self.arrays:
+            raise UsageError(
+                f"this solution of {self.problem.name} is of the average reward: its value is "
+                f"relative, and has no {name} bound. The bounds are those of the gain: "
+                f"gain_{name}"
+            )
         if name not in self.arrays:
             raise UsageError(
                 f"this solution of {self.problem.name} has no {name}: its factory returns other "

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .arrays import own_dims, rebuild
+from .average import GAINS
 from .check import diagnose
+from .compiling import compile_clock
 from .errors import ModelError, UsageError
 from .factory import Factory, Sizes, build, signature, split
 from .grids import is_concrete
@@ -37,6 +39,7 @@ MODEL_FAULTS = (
     Outcome.DISCOUNT,
     Outcome.NOT_INCREASING,
     Outcome.REFUSED,
+    Outcome.DISCOUNTED,
 )
 
 
@@ -64,9 +67,11 @@ def solve(
         ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it.
     **options
         Further fields of :class:`~dpsolve.SolveOptions`: how to solve (``max_iter``, ``block``,
-        ...), and what else to find: ``distribution=True``, ``moments=("gini_a",)``,
-        ``gradients=("beta",)`` (at the fixed policy; see :mod:`.implicit`), and the path of the
-        distribution over ``periods=40`` from ``initial={"a": 0.0}``.
+        ...); for what (``criterion="average"``: the average reward per period, at a discount of
+        1; see :mod:`.average`); and what else to find: ``distribution=True``,
+        ``moments=("gini_a",)``, ``gradients=("beta",)`` (at the fixed policy; see
+        :mod:`.implicit`), and the path of the distribution over ``periods=40`` from
+        ``initial={"a": 0.0}``.
 
     Returns
     -------
@@ -99,13 +104,15 @@ def solve(
     values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
     began = time.perf_counter()
     program, dims = one_point(factory, Sizes(sizes.items()), chosen)
-    arrays = program(values)
+    with compile_clock() as compiling:
+        arrays = program(values)
     problem = Problem(factory, None, Sizes(sizes.items()), chosen, tuple(dims(values).items()))
     if not is_concrete(arrays):
         return Solution(arrays, values, problem)
     jax.block_until_ready(arrays)
     message = explain(int(arrays["code"]), lambda: rebuild(factory, values, sizes), chosen, arrays)
-    return Solution(arrays, values, problem, message, time.perf_counter() - began)
+    seconds = time.perf_counter() - began - compiling.seconds
+    return Solution(arrays, values, problem, message, seconds, compiling.seconds)
 
 
 def _solve_ready(
@@ -122,13 +129,15 @@ def _solve_ready(
             "differentiate by; pass the factory, the function that returns the model"
         )
     began = time.perf_counter()
-    arrays = jax.jit(lambda: solve_model(model, options))()
+    with compile_clock() as compiling:
+        arrays = jax.jit(lambda: solve_model(model, options))()
     problem = Problem(None, model, (), options, tuple(arrays_dims(model, arrays).items()))
     if not is_concrete(arrays):
         return Solution(arrays, {}, problem)
     jax.block_until_ready(arrays)
     message = explain(int(arrays["code"]), lambda: model, options, arrays)
-    return Solution(arrays, {}, problem, message, time.perf_counter() - began)
+    seconds = time.perf_counter() - began - compiling.seconds
+    return Solution(arrays, {}, problem, message, seconds, compiling.seconds)
 
 
 @lru_cache(maxsize=64)
@@ -163,7 +172,7 @@ def arrays_dims(made: Any, arrays: Mapping[str, Any]) -> dict[str, tuple[str, ..
     states = ("state",) if isinstance(made, TabularModel) else tuple(made.states)
     full = states if made.horizon is None else ("t", *states)
     dims: dict[str, tuple[str, ...]] = {}
-    first = ("value", "lower", "upper")
+    first = [n for n in ("value", "lower", "upper", *GAINS) if n in arrays]
     for name in (*first, *(n for n in arrays if n not in (*first, *PER_POINT, CLASSES))):
         variable = differentiated(name, arrays)
         if name.startswith("grid_"):
@@ -237,7 +246,7 @@ def explain(
     if code < 10:
         return told(code, model, options, arrays)
     try:
-        text = diagnose(model()) or sentence(code)
+        text = diagnose(model(), options.criterion) or sentence(code)
     except ModelError as error:  # at these parameters the model cannot even be built
         text = str(error)
     if refuse and code in MODEL_FAULTS:

@@ -30,7 +30,11 @@ Array = Any
 
 
 def survey_lattice(lattice: Lattice) -> Survey:
-    """Look over all pairs, in blocks when they do not fit in memory."""
+    """Look over all pairs, in blocks when they do not fit in memory.
+
+    Rewards that are not kept are not evaluated here, which would cost as much as a sweep: the first
+    sweep tells of those that are no numbers.
+    """
     if lattice.kept is not None:
         found = survey_pairs(lattice, lattice.kept)
     else:
@@ -43,7 +47,8 @@ def survey_lattice(lattice: Lattice) -> Survey:
         found = lax.fori_loop(1, blocks, lambda i, s: s.join(look(i)), look(jnp.int32(0)))
     increasing = jnp.asarray(True)
     finite = found.finite
-    for spec in lattice.model.states.values():
+    posts = (post.spec for post in lattice.model.post.values())
+    for spec in (*lattice.model.states.values(), *posts):
         values = jnp.asarray(spec.values, jnp.float64)
         finite &= jnp.isfinite(values).all()
         if isinstance(spec, Grid):
@@ -60,15 +65,13 @@ def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:
         return -top(x.map(jnp.negative))
 
     gap, spread = jnp.zeros(()), jnp.ones(())
-    for location in (lattice.early_locations | pairs.locations).values():
+    reached = lattice.functions.reached
+    for location in (lattice.early_locations | pairs.locations | pairs.posts).values():
         if location.gap is not None:
-            gap = jnp.maximum(
-                gap, top(lattice.functions.possible(location.gap, pairs.probabilities))
-            )
+            gap = jnp.maximum(gap, top(reached(location.gap, pairs)))
         if location.weight is not None:
             weights = location.weight.map(lambda w: jnp.abs(w) + jnp.abs(1.0 - w))
-            weights = lattice.functions.possible(weights, pairs.probabilities)
-            spread = spread * jnp.maximum(top(weights), 1.0)
+            spread = spread * jnp.maximum(top(reached(weights, pairs)), 1.0)
     row_low = row_high = jnp.ones(())
     least = jnp.zeros(())
     for _, row, matters in probability_rows(lattice, pairs):
@@ -81,7 +84,9 @@ def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:
     return Survey(
         feasible=_any_choice(lattice, pairs.feasible),
         # Infeasible pairs are masked already, by -inf.
-        finite=jnp.max(pairs.reward.array) < jnp.inf,
+        finite=jnp.max(pairs.reward.array) < jnp.inf
+        if lattice.kept is not None
+        else jnp.asarray(True),
         increasing=jnp.asarray(True),
         gap=gap,
         row_low=row_low,

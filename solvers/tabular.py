@@ -20,6 +20,7 @@ from jax import lax
 from .cut import Cut
 from .errors import ModelError
 from .grids import check_distribution, is_concrete
+from .line import LEAST
 from .model import TabularModel
 from .operator import BellmanOperator, PolicyOperator, Survey
 
@@ -352,6 +353,7 @@ class TabularPolicy(PolicyOperator):
         self.everywhere, self.cut = operator.everywhere, operator.cut
         self.discount = operator.discount
         self.proper = jnp.asarray(True)
+        self.line = 0 if operator.cut is None and operator.shape[0] >= LEAST else None
         self.action = operator.labels(policy)["action"]
         own = jnp.arange(operator.shape[0])
         at = (own, policy) if operator.pair is None else (operator.pair[own, policy],)

@@ -75,6 +75,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.errors",
         "dpsolve.solvers.grids",
         "dpsolve.solvers.model",
+        "dpsolve.solvers.post",
     }
     assert "dpsolve" not in graph.find_modules_directly_imported_by("dpsolve.hpc.verification")
 

@@ -10,6 +10,7 @@ from .cake import cake
 from .call_option import call_option
 from .firm_quality import firm_quality
 from .growth import growth
+from .inventory import inventory
 from .savings import savings
 from .solow import solow
 from .surface import surface
@@ -22,12 +23,13 @@ __all__ = [
     "call_option",
     "firm_quality",
     "growth",
+    "inventory",
     "savings",
     "solow",
     "surface",
 ]
 
-MODELS = (cake, growth, savings, solow, firm_quality, call_option, ascent, surface)
+MODELS = (cake, growth, savings, inventory, solow, firm_quality, call_option, ascent, surface)
 BUILTIN: dict[str, Callable[..., Any]] = {f.__name__: f for f in MODELS}
 
 

@@ -588,3 +588,32 @@ def test_rewards_that_are_not_numbers_are_named() -> None:
     )
     found = examine(model, Stored({"value": np.full(3, 10.0)}, 1e-6))
     assert any("gives nan at x=1" in fault for fault in found.faults)
+
+
+def test_a_sweep_with_a_post_variable_is_verified_and_refuted(tmp_path: Path) -> None:
+    given = {
+        "model": "inventory",
+        "fixed": {"n_stock": 12, "n_order": 6, "n_demand": 8, "mean_demand": 3.0, "fixed": 2.0},
+        "grid": {"beta": [0.9, 0.93]},
+        "solve": {"tol": TOL},
+        "store": {"keep": ["value", "lower", "upper", "policy", "sales"]},
+    }
+    path = sweep(tmp_path, "inventory.zarr", given)
+    found = dp.verify(path, all_points=True)
+    assert found.ok, str(found)
+    alter(path, "value", (1, 4), lambda x: x + 1e-3)
+    assert_refuted(dp.verify(path, all_points=True), "beta=0.93: value")
+
+
+def test_a_post_variable_off_its_grid_is_named_by_the_definition() -> None:
+    model = dp.Model(
+        states={"s": dp.integers(0, 3)},
+        choices={"q": dp.integers(0, 2)},
+        post={"y": (dp.integers(0, 3), lambda s, q: s + q)},
+        transition={"s": "y"},
+        reward=lambda y: y * 1.0,
+        discount=0.9,
+    )
+    every = np.arange(12)
+    with pytest.raises(dp.ModelError, match=r"the post variable y=4 is no member .* s=2, q=2"):
+        define(model).look(every // 3, every % 3)

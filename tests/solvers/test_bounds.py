@@ -187,6 +187,7 @@ def test_a_finite_horizon_s_bound_is_the_worst_of_all_periods() -> None:
     assert dp.solve(model, tol=1e-9).status == "inexact"
 
 
+@pytest.mark.slow
 def test_what_cannot_happen_may_be_anything() -> None:
     # At the top of the grid an arrival has probability zero: it would leave the grid, and its
     # reward is NaN.

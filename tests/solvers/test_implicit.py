@@ -173,6 +173,7 @@ def test_the_distribution_s_derivative_has_a_closed_form() -> None:
     np.testing.assert_allclose(s.gradients["q"]["distribution"], [0.8, -0.8], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_policies_are_held_fixed() -> None:
     # Patience moves wealth only by moving choices, which the derivative does not see.
     s = dp.solve("savings", {"n_a": 30, "n_z": 3}, moments="mean_a", gradients="beta")
@@ -208,6 +209,7 @@ def test_what_is_no_number_has_no_derivative() -> None:
         assert np.isfinite(s.gradients["beta"]["value"]).all()
 
 
+@pytest.mark.slow
 def test_gradients_over_a_finite_horizon() -> None:
     def path(delta: float, **more) -> dp.Solution:
         return dp.solve(finite, {"delta": delta}, initial={"k": 2.2}, tol=1e-9, **more)

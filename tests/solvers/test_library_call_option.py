@@ -36,6 +36,7 @@ def test_volatility_that_dies_out_deterministically_is_a_closed_form_too() -> No
     assert float(price) == pytest.approx(exact, rel=1e-13)
 
 
+@pytest.mark.slow
 def test_the_conditional_estimator_lands_on_the_reference_within_its_error() -> None:
     found = dp.solve("call_option", {"paths": 1_000_000})
     reference = NUMBERS["conditional_se"] * math.sqrt(NUMBERS["conditional_draws"] / 1e6)
@@ -45,6 +46,7 @@ def test_the_conditional_estimator_lands_on_the_reference_within_its_error() -> 
     assert float(found["largest_share"]) < 2e-6
 
 
+@pytest.mark.slow
 def test_both_estimators_agree_where_both_work() -> None:
     mild = {"n": 4, "S0": 100.0, "h0": -1.5, "nu": 0.2, "rho": 0.9, "paths": 200_000}
     one = dp.solve("call_option", mild)
@@ -61,6 +63,7 @@ def test_the_plain_estimator_shows_that_it_cannot_be_trusted() -> None:
     assert NUMBERS["plain_sd"] / math.sqrt(1e7) > 6 * NUMBERS["conditional"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["conditional", "plain"])
 def test_a_seed_is_a_number_in_any_batch(estimator: str) -> None:
     fixed = {"paths": 10_000, "estimator": estimator, "nu": 0.01}
@@ -92,6 +95,7 @@ print(many["price"].tobytes().hex(), many["price_se"].tobytes().hex())
     assert one == four
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["conditional", "plain"])
 def test_memory_does_not_grow_with_the_paths(estimator: str) -> None:
     def bytes_of(paths: int, reverse: bool) -> int:
@@ -107,6 +111,7 @@ def test_memory_does_not_grow_with_the_paths(estimator: str) -> None:
         assert bytes_of(10**8, reverse) < 32 * 2**20
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_closed_form() -> None:
     def price(strike: jax.Array) -> jax.Array:
         return dp.solve("call_option", {"K": strike, "nu": 0.0, "n": 4, "paths": 100})["price"]

@@ -90,6 +90,7 @@ def test_the_path_of_distributions_passes_the_snapshots() -> None:
     assert path[0] @ (middle - mean) ** 2 == pytest.approx(sd**2, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_without_exit_the_point_is_refused_and_the_leak_can_be_looked_at() -> None:
     with pytest.raises(dp.ModelError, match=r"without exit .* mass leaks past the last bin"):
         dp.solve("firm_quality", {"kappa": 0.0})

@@ -16,6 +16,7 @@ def pairs_of(reward: np.ndarray, transition: np.ndarray):
     return reward[state, action], transition[state, action], state, action
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix, sp.coo_array, sp.csc_array])
 def test_pairs_in_any_order_and_form_agree_with_the_product_form(form) -> None:
     reward, transition, beta = random_arrays(3, n=20, m=5)
@@ -43,6 +44,7 @@ def test_one_long_row_among_short_ones_is_stored_by_coordinates() -> None:
         assert np.max(np.abs(dp.solve(model, tol=1e-8, method=method).value - v)) <= 1e-8
 
 
+@pytest.mark.slow
 def test_arrays_may_depend_on_parameters() -> None:
     p = np.array([[[0.5, 0.5], [1.0, 0.0]], [[0.0, 1.0], [0.3, 0.7]]])
 

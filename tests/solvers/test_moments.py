@@ -140,6 +140,7 @@ def test_a_distribution_of_nan_has_moments_of_nan() -> None:
 # -- of a model ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_moments_of_states_choices_and_outputs() -> None:
     made = model()
     solution, fixed = solved(made)
@@ -202,6 +203,7 @@ def test_functions_given_on_the_spot() -> None:
         moments_of(made, fixed, mass, {"r": lambda b: b})
 
 
+@pytest.mark.slow
 def test_a_value_that_is_no_number_counts_only_where_there_is_mass() -> None:
     made = dp.Model(
         states={"x": dp.integers(0, 2)},

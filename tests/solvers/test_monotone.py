@@ -1,5 +1,6 @@
 """Divide and conquer: exact where the best choice rises, and never trusted where it does not."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import dpsolve as dp
 from dpsolve.solvers.factory import build, split
 from dpsolve.solvers.lattice import Lattice
 from dpsolve.solvers.library import savings
-from dpsolve.solvers.monotone import MonotoneLattice, rising, shortcut_of
+from dpsolve.solvers.monotone import MonotoneLattice, rising
 from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.sampled import shortcut_of
 
 
 def household(n_a: int) -> dp.Model:
@@ -17,22 +19,21 @@ def household(n_a: int) -> dp.Model:
     return build(savings, split(savings, sizes)[0], sizes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n", [257, 300, 512])
 def test_a_rising_choice_is_found_as_by_a_full_sweep(n: int) -> None:
     model = household(n)
     assert rising(model) == ("a_next", "a")
-    quick, full = MonotoneLattice(model, ("a_next", "a"), block=1), Lattice(model)
+    quick = jax.jit(MonotoneLattice(model, ("a_next", "a"), block=1).greedy)
+    full = jax.jit(Lattice(model).greedy)
     v = jnp.zeros(model.shape)
     for _ in range(4):
-        value, policy = quick.greedy(v)
-        expected, best = full.greedy(v)
+        value, policy = quick(v)
+        expected, best = full(v)
         np.testing.assert_allclose(value, expected, rtol=1e-13)
         np.testing.assert_array_equal(policy, best)
         v = expected
 
 
-@pytest.mark.slow
 def test_several_choices_are_searched_along_the_one_that_rises() -> None:
     def two(a, z, a_next, work):
         return dp.crra(1.03 * a + jnp.exp(z) * work - a_next + 0.2, 2.0) - 0.3 * work
@@ -46,8 +47,8 @@ def test_several_choices_are_searched_along_the_one_that_rises() -> None:
         discount=0.95,
     )
     v = jnp.log1p(model.states["a"].values)[:, None] * jnp.ones(2)
-    value, _ = MonotoneLattice(model, ("a_next", "a"), block=1).greedy(v)
-    np.testing.assert_allclose(value, Lattice(model).greedy(v)[0], rtol=1e-13)
+    value, _ = jax.jit(MonotoneLattice(model, ("a_next", "a"), block=1).greedy)(v)
+    np.testing.assert_allclose(value, jax.jit(Lattice(model).greedy)(v)[0], rtol=1e-13)
 
 
 def falling(monotone: dict[str, str]) -> dp.Model:

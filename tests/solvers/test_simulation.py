@@ -159,6 +159,7 @@ def test_outputs_and_rules_see_the_same_shock(store: dp.Solution) -> None:
     assert set(np.unique(demand)) == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_what_is_recorded_moves_nobody(store: dp.Solution) -> None:
     """Each draw has its own place: leaving the shock out of the record changes no stock."""
     size: dict[str, Any] = {"agents": 50, "periods": 20, "initial": {"stock": 3}}
@@ -168,6 +169,7 @@ def test_what_is_recorded_moves_nobody(store: dp.Solution) -> None:
     np.testing.assert_array_equal(some.stock, all_of_it.stock)
 
 
+@pytest.mark.slow
 def test_a_policy_that_extrapolates_is_refused_with_its_place() -> None:
     model = dp.Model(
         states={"k": dp.grid(0.0, 1.0, 5, outside="extrapolate")},
@@ -182,6 +184,7 @@ def test_a_policy_that_extrapolates_is_refused_with_its_place() -> None:
         dp.simulate(solution, 0, agents=1, periods=1, initial={"k": 0.0})
 
 
+@pytest.mark.slow
 def test_interpolation_is_a_fair_lottery() -> None:
     """k' = .3 on the grid {0, 1}: 30 % of agents go up, whatever they did before."""
     model = dp.Model(
@@ -220,6 +223,7 @@ def test_a_life_without_luck_is_followed_exactly() -> None:
     np.testing.assert_array_equal(ds.w, [[12, 9, 6, 3]] * 3)
 
 
+@pytest.mark.slow
 def test_each_period_has_its_own_policy_and_probabilities() -> None:
     problem = random_problem(3, finite=True)
     solution = dp.solve(problem.model())

@@ -31,6 +31,7 @@ def test_a_changed_value_never_recompiles_and_a_changed_size_does(
     assert caplog.text.count("compiling fresh") == 2
 
 
+@pytest.mark.slow
 def test_a_ready_model_gives_the_factory_s_answer() -> None:
     from dpsolve.solvers.library import growth
 
@@ -39,6 +40,7 @@ def test_a_ready_model_gives_the_factory_s_answer() -> None:
     assert np.max(np.abs(ready.value - made.value)) <= 2e-8
 
 
+@pytest.mark.slow
 def test_solve_composes_with_jit_and_vmap() -> None:
     betas = jnp.array([0.9, 0.95])
 
@@ -50,6 +52,7 @@ def test_solve_composes_with_jit_and_vmap() -> None:
     np.testing.assert_allclose(jax.vmap(top)(betas), plain, rtol=0, atol=2e-7)
 
 
+@pytest.mark.slow
 def test_a_solution_passes_through_jit_as_a_pytree() -> None:
     solution = jax.jit(lambda b: dp.solve("cake", {"beta": b, "n_x": 20}))(0.9)
     assert solution.status == "solved"

@@ -135,6 +135,7 @@ def test_blocks_that_never_meet_are_named_and_not_averaged() -> None:
         assert "pass initial=" in mu.message
 
 
+@pytest.mark.slow
 def test_with_several_classes_the_start_decides_their_shares() -> None:
     p, _ = two_blocks(0.0)
     start = np.array([0.1, 0.2, 0.0, 0.0, 0.7, 0.0, 0.0, 0.0])
@@ -159,6 +160,7 @@ def test_absorption_shares_out_a_gambler_s_ruin() -> None:
     np.testing.assert_allclose(dp.stationary(one).mass, np.eye(n)[0], atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", [2, 3, 7])
 @pytest.mark.parametrize("method", QUICK)
 def test_periodic_chains_are_solved_and_named(d: int, method: str) -> None:
@@ -171,6 +173,7 @@ def test_periodic_chains_are_solved_and_named(d: int, method: str) -> None:
     assert mu.message.startswith(f"periodic with period {d}: the distribution is the average")
 
 
+@pytest.mark.slow
 def test_plain_iteration_on_a_periodic_chain_says_that_it_does_not_converge() -> None:
     p = np.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])
     mu = dp.stationary(p, method="plain")
@@ -202,6 +205,7 @@ def test_one_state_and_markov_chains() -> None:
 # -- the certificate ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["plain", "krylov", "arnoldi"])
 @pytest.mark.parametrize("budget", [1, 5, 40])
 def test_iterates_stopped_early_are_no_farther_away_than_certified(
@@ -288,6 +292,7 @@ def test_unusable_options(options: dict[str, object], said: str) -> None:
         dp.stationary(np.eye(1), **options)
 
 
+@pytest.mark.slow
 def test_methods_by_their_other_names() -> None:
     p = random_chain(np.random.default_rng(2), 5)
     for name in ("accelerated", "eigenvector", "null_space"):
@@ -395,6 +400,7 @@ def test_arrays_in_either_form(pairs: bool) -> None:
     np.testing.assert_allclose(dp.stationary(solution).mass, truth(own), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_an_extrapolating_policy_moves_no_distribution() -> None:
     def drift(step=0.3):
         return dp.Model(

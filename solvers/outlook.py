@@ -1,0 +1,134 @@
+"""How sweeps will find their maxima: what is kept, what is computed anew, how much of it.
+
+It is told before anything is compiled, by tracing: rewards over all pairs of a state and a choice
+are kept where they fit ``memory``, which lanes share, and evaluated in every sweep where they do
+not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil, log2, prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .factory import Factory, build, signature
+from .lattice import Lattice
+from .model import Model
+from .monotone import MonotoneLattice
+from .options import SolveOptions
+from .point import make_operator
+from .sampled import shortcut_of
+
+__all__ = ["Outlook", "outlook"]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How the sweeps of one point go.
+
+    Attributes
+    ----------
+    kept : int or None
+        Bytes that are kept of the pairs, None if they are looked at by blocks.
+    block, choices : int
+        Choices looked at together, and in all.
+    evaluations : int
+        Evaluations of the reward: once where it is kept, else in every full sweep.
+    along : (str, str) or None
+        The choice and the state along which divide and conquer is tried.
+    quick : int
+        Evaluations, about, of a sweep by divide and conquer.
+    single : bool
+        Whether sweeps in single precision are tried.
+    sampled : bool
+        Whether a sample of the states may certify, in place of a full sweep.
+    """
+
+    kept: int | None
+    block: int
+    choices: int
+    evaluations: int
+    along: tuple[str, str] | None
+    quick: int
+    single: bool
+    sampled: bool
+
+    @property
+    def rewards(self) -> str:
+        """What becomes of rewards, in words."""
+        if self.kept is not None:
+            return (
+                f"kept, {self.kept / 2**20:.3g} MiB a point; {self.evaluations:,} evaluations, once"
+            )
+        return (
+            f"recomputed by blocks of {self.block:,} of {self.choices:,} choices; "
+            f"{self.evaluations:,} evaluations a full sweep"
+        )
+
+    @property
+    def maxima(self) -> str:
+        """How the maximum is looked for, in words."""
+        if self.along is None:
+            first = ", in single precision first" if self.single else ""
+            return f"over all choices in every sweep{first}"
+        choice, state = self.along
+        then = "a sample of the states certifies" if self.sampled else "full sweeps certify"
+        return (
+            f"by divide and conquer ({choice} taken to rise with {state}; about "
+            f"{self.quick:,} evaluations a sweep), then {then}"
+        )
+
+
+def outlook(
+    factory: Factory, sizes: Mapping[str, Any], options: SolveOptions, lanes: int = 1
+) -> Outlook | None:
+    """Look ahead at the sweeps of a factory's model; None if it has no reward to evaluate.
+
+    Parameters
+    ----------
+    factory, sizes, options
+        What is solved.
+    lanes : int
+        Points side by side, which share the memory.
+    """
+    options = replace(options, memory=max(1, options.memory // lanes))
+    found: list[Outlook] = []
+
+    def look(values: Mapping[str, Any]) -> None:
+        made = build(factory, values, sizes)
+        if not isinstance(made, Model):
+            return
+        if made.horizon is None:
+            operator = make_operator(made, options)
+        else:
+            operator = Lattice(made, jnp.int32(0), options.block, options.memory)
+        if isinstance(operator, Lattice):
+            found.append(_of(operator, options))
+
+    names = signature(factory).parameters
+    jax.eval_shape(look, {k: jax.ShapeDtypeStruct((), jnp.float64) for k in names})
+    return found[0] if found else None
+
+
+def _of(lattice: Lattice, options: SolveOptions) -> Outlook:
+    states, choices = prod(lattice.shape), lattice.n_choices
+    kept, evaluations = None, states * (choices + lattice.width)
+    if lattice.kept is not None:
+        arrays = jax.tree.leaves(lattice.kept.lean())
+        kept = sum(x.dtype.itemsize * prod(x.shape) for x in arrays)
+        evaluations = prod(lattice.kept.reward.array.shape)
+    shortcut = None if lattice.model.horizon is not None else shortcut_of(lattice, options)
+    along, quick = None, 0
+    if isinstance(shortcut, MonotoneLattice):
+        along = shortcut.choice, shortcut.state
+        own = lattice.shape[lattice.states.index(shortcut.state)]
+        levels = max(1, ceil(log2(own + 1)))
+        size = lattice.model.size_of(shortcut.choice)
+        quick = states // own * (choices // size) * (levels * size + 2**levels)
+    sampled = shortcut is not None and shortcut.vouches
+    single = shortcut is not None and along is None
+    return Outlook(kept, lattice.width, choices, evaluations, along, quick, single, sampled)

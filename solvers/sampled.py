@@ -1,0 +1,201 @@
+r"""A certificate by a sample, where a sweep over all pairs would cost more than the solution.
+
+Divide and conquer (:mod:`.monotone`) finds :math:`\tilde T v \le T v`, a maximum over some of the
+choices, and a policy that attains it. Its lower bound on the true value holds as it stands, since
+:math:`\tilde T v = T_\pi v` for that policy. Its upper bound holds if no choice left out is better.
+That is looked at
+
+* everywhere, for the choices next to the one found (local optimality), and for the policy's rise
+  along the state;
+* for all choices, at `sample` states drawn by `seed`, uniformly and with replacement.
+
+If nothing better than rounding is found, then with confidence :math:`1 - \delta` the states that
+have a better choice are at most a share :math:`p = \log(1/\delta) / m` of all, for a sample of
+:math:`m`: were they more, a sample without any of them would have a chance below
+:math:`(1 - p)^m \le \delta`. If something is found, the loop goes on with full sweeps and the full
+certificate.
+"""
+
+from __future__ import annotations
+
+import copy
+from math import ceil, log, prod
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .bounds import EPS
+from .functions import BLOCK
+from .lattice import Lattice
+from .monotone import MonotoneLattice, rising
+from .named import Named, take
+from .operator import BellmanOperator, Shortcut, Survey
+from .options import SolveOptions
+from .single import SingleLattice
+from .survey import survey_lattice
+
+__all__ = ["DOUBT", "SampledLattice", "may_sample", "share", "shortcut_of"]
+
+Array = Any
+FULL_PAIRS = 2**31  # pairs of a state and a choice up to which `auto` sweeps over all of them
+DOUBT = 1e-3  # the chance that the statement is wrong
+CHUNK = 64  # states of the sample looked at together
+WIDE = 1024  # choices
+
+
+def share(sample: int) -> float:
+    """Return the largest share of states that may have a better choice, at confidence 1 - DOUBT."""
+    return min(1.0, log(1.0 / DOUBT) / sample)
+
+
+def shortcut_of(operator: BellmanOperator, options: SolveOptions) -> Shortcut | None:
+    """Return a shortcut for an operator, if one is worth trying.
+
+    A hint makes divide and conquer worth it, and so does a maximum that streams over choices for
+    lack of memory, or a certificate by a sample. A hint that is wrong, or a guess, costs the sweeps
+    of the shortcut. Single precision is tried where it is allowed.
+    """
+    if not isinstance(operator, Lattice) or options.method not in ("auto", "pi"):
+        return None
+    found = _monotone(operator, options)
+    if found is not None:
+        return found
+    single = options.precision == "mixed" and operator.kept is not None
+    return SingleLattice(operator) if single else None
+
+
+def _monotone(operator: Lattice, options: SolveOptions) -> MonotoneLattice | None:
+    model = operator.model
+    along = rising(model)
+    sampled = _samples(operator, options)
+    if along is None or not (model.monotone or operator.kept is None or sampled):
+        return None
+    # With a block nothing is kept.
+    keywords: dict[str, Any] = {"block": 1, "memory": options.memory, "cut": operator.cut}
+    if sampled:
+        drawn = {"sample": options.sample, "seed": options.sample_seed}
+        found: MonotoneLattice = SampledLattice(model, along, **drawn, **keywords)
+    else:
+        found = MonotoneLattice(model, along, **keywords)
+    return found if found.applicable else None
+
+
+def may_sample(operator: BellmanOperator, options: SolveOptions) -> bool:
+    """Tell whether a point's certificate may be one by a sample."""
+    return isinstance(shortcut_of(operator, options), SampledLattice)
+
+
+def _samples(operator: Lattice, options: SolveOptions) -> bool:
+    """Tell whether a certificate by a sample is wanted, and can be given."""
+    if operator.cut is not None or not operator.constant_discount:
+        return False
+    if options.certificate == "auto":
+        return prod(operator.shape) * operator.n_choices > FULL_PAIRS
+    return options.certificate == "sampled"
+
+
+class SampledLattice(MonotoneLattice):
+    """A shortcut whose result can be vouched for by a sample; see the module.
+
+    Parameters
+    ----------
+    sample : int
+        States to draw.
+    seed : int
+    *args, **kwargs
+        As for :class:`.MonotoneLattice`.
+    """
+
+    vouches = True
+
+    def __init__(self, *args: Any, sample: int, seed: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        drawn = np.random.default_rng(seed).integers(prod(self.shape), size=sample)
+        chunks = ceil(sample / CHUNK)
+        self.drawn = jnp.asarray(np.resize(drawn, (chunks, CHUNK)), jnp.int32)
+
+    def survey(self) -> Survey:
+        """Look over the pairs of the states drawn."""
+        found: Survey = lax.map(lambda flat: survey_lattice(self._at_states(flat)), self.drawn)
+        return Survey(
+            feasible=found.feasible.all(),
+            finite=found.finite.all(),
+            increasing=found.increasing.all(),
+            gap=found.gap.max(),
+            row_low=found.row_low.min(),
+            row_high=found.row_high.max(),
+            least=found.least.min(),
+            discount_low=found.discount_low.min(),
+            discount_high=found.discount_high.max(),
+            spread=found.spread.max(),
+        )
+
+    def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
+        """Tell whether neither a choice beside the policy's nor one of a state drawn is better."""
+        x = self.expected(v)
+        slack = 4 * self.depth * EPS * jnp.maximum(jnp.max(jnp.abs(v)), jnp.max(jnp.abs(tv)))
+        return (
+            (self._beside(x, policy) <= tv + slack).all()
+            & self._rises(policy)
+            & self._best_of_drawn(x, tv, slack)
+        )
+
+    def _beside(self, x: Named, policy: Array) -> Array:
+        """Return the better of the two choices next to the policy's."""
+        stride, _ = self.other_choices()
+        own = policy // stride % self.model.size_of(self.choice)
+        best = jnp.full(self.shape, -jnp.inf)
+        for move in (-1, 1):
+            moved = jnp.clip(own + move, 0, self.model.size_of(self.choice) - 1)
+            pairs = self.pairs(Named(policy + stride * (moved - own), self.states))
+            best = jnp.maximum(best, self._over_states(self.quality(x, pairs)))
+        return best
+
+    def _rises(self, policy: Array) -> Array:
+        """Tell whether the policy rises with the state; a best of several runs of it need not."""
+        if len(self.model.choices) > 1:
+            return jnp.asarray(True)
+        return (jnp.diff(policy, axis=self.states.index(self.state)) >= 0).all()
+
+    def _best_of_drawn(self, x: Named, tv: Array, slack: Array) -> Array:
+        def sound(flat: Array) -> Array:
+            best, _ = self._at_states(flat).best_of_blocks(self._taken(x, flat))
+            # A NaN is not sound.
+            return (best <= tv.ravel()[flat] + slack).all()
+
+        return lax.map(sound, self.drawn).all()
+
+    def _at_states(self, flat: Array) -> Lattice:
+        """Return the same operator at some states, which have one axis then."""
+        part = copy.copy(self)
+        index = self._index(flat)
+        part.states, part.shape = (BLOCK,), (flat.size,)
+        part.block_size = min(self.n_choices, WIDE)
+        part.functions = copy.copy(self.functions)
+        part.functions.env = self.functions.env | {
+            name: Named(self.functions.env[name].array[at], (BLOCK,)) for name, at in index.items()
+        }
+        part.functions.members = self.functions.members | index
+        part.early_locations = {
+            name: at.map(lambda y: self._taken(y, flat))
+            for name, at in self.early_locations.items()
+        }
+        part.early_probabilities = {
+            w: self._taken(p, flat) for w, p in self.early_probabilities.items()
+        }
+        return part
+
+    def _index(self, flat: Array) -> dict[str, Array]:
+        return dict(zip(self.states, jnp.unravel_index(flat, self.shape), strict=True))
+
+    def _taken(self, x: Named, flat: Array) -> Named:
+        """Return an array at some states: those of its axes that are states become one."""
+        dims = tuple(name for name in self.states if name in x.dims)
+        if not dims:
+            return x
+        index, at = self._index(flat), jnp.zeros(flat.shape, jnp.int32)
+        for name in dims:
+            at = at * x.size_of(name) + index[name].astype(jnp.int32)
+        return take(x, dims, Named(at, (BLOCK,)))
