@@ -233,7 +233,7 @@ class TurnPolicy(PolicyOperator):
         found: Array = self.operator.backwards(step, f, self.pairs)[0]
         return found
 
-    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> Array:
+    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
         """Approach the policies' value: by path doubling if their transitions are deterministic."""
         if not self.operator.one.deterministic:
             return super().evaluate(start, tol, max_iter)
@@ -248,7 +248,7 @@ class TurnPolicy(PolicyOperator):
             tol,
             max_iter > 0,
         )
-        return flat.reshape(start.shape)
+        return flat.reshape(start.shape), jnp.asarray(False)
 
 
 # -- from one phase to all ------------------------------------------------------------------------

@@ -13,10 +13,10 @@ greedy policy :math:`\pi`:
 * ``auto`` begins with ``vi`` and measures how fast the certified error falls. While the sweeps left
   at that rate are few it goes on; else it takes steps of ``pi``.
 
-A Krylov step that does not reduce the certified error is a strike; after three of them the loop
-falls back to ``opi`` for a while, which converges from anywhere. It ends without reaching ``tol``
-when the largest number of sweeps is reached, or when the certified error has stopped falling; it
-says which.
+A Krylov step that does not reduce the certified error is a strike. After three of them, or one that
+used up its iterations and gained little, the loop falls back to ``opi`` for a while, which
+converges from anywhere. It ends without reaching ``tol`` when the largest number of sweeps is
+reached, or when the certified error has stopped falling; it says which.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ FEW_SWEEPS = 8  # below so many sweeps to go, plain value iteration is the cheap
 STALE = 60  # sweeps without a new smallest certified error, after which the loop gives up
 AHEAD = 0.3  # of the tolerance, to which a shortcut solves
 TOWARDS_OVERFLOW = 1e100  # values beyond it have diverged by themselves
-PENALTY = 10  # sweeps by `opi` after three strikes of the Krylov solver
+PENALTY = 10  # sweeps by `opi` after three strikes of the Krylov solver, or one that it gave up
+SPENT_WELL = 0.1  # of the certified error left: a Krylov step may then have used all its iterations
 
 
 @jax.tree_util.register_dataclass
@@ -89,6 +90,7 @@ class _State:
     plain: Array  # whether the last step was one of value iteration
     strikes: Array
     penalty: Array  # sweeps of `opi` left
+    spent: Array  # whether the last Krylov step used up its iterations before it was done
     k: Array
     code: Array
     sampled: Array  # whether the last sweep was vouched for by a sample
@@ -237,6 +239,7 @@ def resume(
         plain=jnp.asarray(False),
         strikes=jnp.int32(0),
         penalty=jnp.int32(0),
+        spent=jnp.asarray(False),
         k=jnp.int32(0),
         code=jnp.where(live, jnp.int32(code), jnp.int32(Outcome.NOT_FINITE)),
         sampled=jnp.asarray(False),
@@ -295,7 +298,7 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
     # The middle of the bounds is the better start, but only a constant discount makes moving there
     # a contraction: with others, repeated moves can diverge.
     start = tv + now.middle if operator.constant_discount else tv
-    v = _step(operator, policy, start, now, changed, krylov, plain_steps, rates, options)
+    v, spent = _step(operator, policy, start, now, changed, krylov, plain_steps, rates, options)
     return _State(
         v=v,
         tv=tv,
@@ -306,6 +309,7 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
         plain=(krylov == 0) & (plain_steps == 0),
         strikes=strikes,
         penalty=penalty,
+        spent=spent,
         k=k,
         code=code,
         sampled=jnp.asarray(False),
@@ -358,7 +362,7 @@ def _schedule(
         wants = ~quick
     strike = ~s.plain & (s.penalty == 0) & ~(now.error < s.best) & (s.k > 2)
     strikes = s.strikes + strike.astype(jnp.int32)
-    struck = strikes >= 3
+    struck = (strikes >= 3) | (s.spent & (now.error > SPENT_WELL * s.bounds.error))
     penalty = jnp.where(struck, PENALTY, jnp.maximum(s.penalty - 1, 0)).astype(jnp.int32)
     strikes = jnp.where(struck, 0, strikes).astype(jnp.int32)
     krylov = running & wants & (penalty == 0)
@@ -376,10 +380,11 @@ def _step(
     plain_steps: Array,
     rates: Modulus,
     options: SolveOptions,
-) -> Array:
-    """Evaluate the greedy policy as far as was decided."""
+) -> tuple[Array, Array]:
+    """Evaluate the greedy policy as far as was decided; tell whether that was not enough."""
+    spent = jnp.asarray(False)
     if options.method == "vi":
-        return start
+        return start, spent
     fixed = operator.at(policy)
     if options.method != "opi":
         # The certified error is the residual times rho / (1 - rho). A policy that has settled is
@@ -388,8 +393,8 @@ def _step(
         final = 0.3 * options.tol * per_error
         share = jnp.where(changed > 0.01, 0.1, jnp.where(changed > 0.0, 0.01, 0.0))
         aim = jnp.maximum(final, share * now.error * per_error)
-        start = fixed.evaluate(start, aim, krylov)
-    return richardson(fixed.apply, fixed.reward, start, plain_steps)
+        start, spent = fixed.evaluate(start, aim, krylov)
+    return richardson(fixed.apply, fixed.reward, start, plain_steps), spent
 
 
 def _finish(s: _State, rates: Modulus) -> Fixpoint:

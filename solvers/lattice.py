@@ -469,7 +469,7 @@ class LatticePolicy(PolicyOperator):
                 found &= ~(beyond.array > 0.0).any()
         return found
 
-    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> Array:
+    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
         """Approach the policy's value: by path doubling if its transitions are deterministic."""
         lattice = self.lattice
         if not lattice.deterministic:
@@ -487,7 +487,7 @@ class LatticePolicy(PolicyOperator):
             tol,
             max_iter > 0,
         )
-        return flat.reshape(lattice.shape)
+        return flat.reshape(lattice.shape), jnp.asarray(False)
 
     def outputs(self) -> dict[str, Array]:
         """Evaluate the model's outputs at the policy."""

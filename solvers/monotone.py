@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .bounds import EPS
 from .contraction import CHOICE
 from .functions import Pairs
 from .grids import Integers
@@ -37,6 +38,7 @@ from .operator import Shortcut
 __all__ = ["MonotoneLattice", "rising"]
 
 Array = Any
+SLIP = 64 * EPS  # of a quality, by which another computation of it may differ
 WORTH = 256  # choices below which a full sweep costs less than the segments' bookkeeping
 
 
@@ -196,9 +198,14 @@ class MonotoneLattice(Lattice, Shortcut):
         ids, total = flat.ravel(), segments * prod(batch)
         # NaN is lost by a maximum of segments, and found by the full sweep at the end.
         top = jax.ops.segment_max(q.ravel(), ids, total, indices_are_sorted=True)
-        hit = jnp.where(q.ravel() == top[ids], choice.ravel(), jnp.iinfo(jnp.int32).max)
+        # XLA may compute a quality once more for this comparison, and round it otherwise.
+        high_enough = q.ravel() >= top[ids] - SLIP * jnp.abs(top[ids])
+        hit = jnp.where(high_enough, choice.ravel(), jnp.iinfo(jnp.int32).max)
         at = jax.ops.segment_min(hit, ids, total, indices_are_sorted=True)
-        at = jnp.clip(at.reshape(*batch, segments), 0, m - 1)
+        # Whatever is found stays within its segment, or those below it would have none.
+        low = starts - jnp.arange(segments, dtype=jnp.int32)
+        high = jnp.concatenate([low[..., 1:], jnp.full((*batch, 1), m - 1, jnp.int32)], -1)
+        at = jnp.clip(at.reshape(*batch, segments), low, jnp.minimum(high, m - 1))
         return top.reshape(*batch, segments), at
 
     def _quality_at(self, x: Named, dims: tuple[str, ...], state: Array, choice: Array) -> Array:

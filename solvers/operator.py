@@ -120,14 +120,22 @@ class PolicyOperator(ABC):
         r"""Return :math:`L_\pi v = \beta_\pi P_\pi v`, the discounted expected value."""
         return self.discount * self.expect(v)
 
-    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> Array:
-        """Approach the policy's value from `start`, to a residual of `tol`; 0 does nothing."""
+    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
+        """Approach the policy's value from `start`, to a residual of `tol`; 0 does nothing.
+
+        Returns
+        -------
+        value : array over the states
+        spent : bool
+            Whether all of `max_iter` was used up before `tol` was reached.
+        """
         more = {}
         if self.line is not None:
             solver = line_solver(self.expect, self.discount, start.shape, self.line)
             more["precondition"] = solver
         over = self.everywhere
-        return bicgstab(self.apply, self.reward, start, tol, max_iter, over, **more)[0]
+        value, k = bicgstab(self.apply, self.reward, start, tol, max_iter, over, **more)
+        return value, (k >= max_iter) & (max_iter > 0)
 
 
 class BellmanOperator(ABC):

@@ -58,7 +58,7 @@ CERTIFICATES: dict[str, tuple[str, ...]] = {"auto": (), "full": (), "sampled": (
 # that what was stored before there was such an option still reads the same.
 _EXTRAS = ("distribution", "moments", "gradients", "periods", "initial")
 # Options that came later: absent at their default, for the same reason.
-_LATER = ("criterion", "warm", "certificate", "sample", "sample_seed", "cycles")
+_LATER = ("criterion", "precision", "warm", "certificate", "sample", "sample_seed", "cycles")
 _EXTRAS_TUNING = ("distribution_tol", "distribution_method")
 
 

@@ -5,8 +5,8 @@ choices, and a policy that attains it. Its lower bound on the true value holds a
 :math:`\tilde T v = T_\pi v` for that policy. Its upper bound holds if no choice left out is better.
 That is looked at
 
-* everywhere, for the choices next to the one found (local optimality), and for the policy's rise
-  along the state;
+* everywhere, for the policy's own choice (it attains the maximum) and for those next to it (local
+  optimality), and for the policy's rise along the state;
 * for all choices, at `sample` states drawn by `seed`, uniformly and with replacement.
 
 If nothing better than rounding is found, then with confidence :math:`1 - \delta` the states that
@@ -41,6 +41,7 @@ __all__ = ["DOUBT", "SampledLattice", "may_sample", "share", "shortcut_of"]
 Array = Any
 FULL_PAIRS = 2**31  # pairs of a state and a choice up to which `auto` sweeps over all of them
 DOUBT = 1e-3  # the chance that the statement is wrong
+ROUGHER = 8  # times the rounding that is allowed a sweep: half of it goes to comparing qualities
 CHUNK = 64  # states of the sample looked at together
 WIDE = 1024  # choices
 
@@ -112,6 +113,7 @@ class SampledLattice(MonotoneLattice):
 
     def __init__(self, *args: Any, sample: int, seed: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.depth *= ROUGHER
         drawn = np.random.default_rng(seed).integers(prod(self.shape), size=sample)
         chunks = ceil(sample / CHUNK)
         self.drawn = jnp.asarray(np.resize(drawn, (chunks, CHUNK)), jnp.int32)
@@ -130,28 +132,31 @@ class SampledLattice(MonotoneLattice):
             discount_low=found.discount_low.min(),
             discount_high=found.discount_high.max(),
             spread=found.spread.max(),
+            magnitude=jnp.max(jnp.asarray(found.magnitude)),
+            reach=jnp.max(jnp.asarray(found.reach)),
         )
 
     def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
         """Tell whether neither a choice beside the policy's nor one of a state drawn is better."""
         x = self.expected(v)
-        slack = 4 * self.depth * EPS * jnp.maximum(jnp.max(jnp.abs(v)), jnp.max(jnp.abs(tv)))
+        scale = jnp.maximum(jnp.max(jnp.abs(v)), jnp.max(jnp.abs(tv)))
+        slack = self.depth / 2 * EPS * scale
         return (
-            (self._beside(x, policy) <= tv + slack).all()
+            (self._moved(x, policy, 0) >= tv - slack).all()
+            & (self._moved(x, policy, -1) <= tv + slack).all()
+            & (self._moved(x, policy, 1) <= tv + slack).all()
             & self._rises(policy)
             & self._best_of_drawn(x, tv, slack)
         )
 
-    def _beside(self, x: Named, policy: Array) -> Array:
-        """Return the better of the two choices next to the policy's."""
+    def _moved(self, x: Named, policy: Array, move: int) -> Array:
+        """Return the quality of the choices that lie so many steps beside the policy's."""
         stride, _ = self.other_choices()
-        own = policy // stride % self.model.size_of(self.choice)
-        best = jnp.full(self.shape, -jnp.inf)
-        for move in (-1, 1):
-            moved = jnp.clip(own + move, 0, self.model.size_of(self.choice) - 1)
-            pairs = self.pairs(Named(policy + stride * (moved - own), self.states))
-            best = jnp.maximum(best, self._over_states(self.quality(x, pairs)))
-        return best
+        size = self.model.size_of(self.choice)
+        own = policy // stride % size
+        moved = jnp.clip(own + move, 0, size - 1)
+        pairs = self.pairs(Named(policy + stride * (moved - own), self.states))
+        return self._over_states(self.quality(x, pairs))
 
     def _rises(self, policy: Array) -> Array:
         """Tell whether the policy rises with the state; a best of several runs of it need not."""

@@ -64,6 +64,7 @@ def test_quantecon_finds_our_value_of_savings(truth: np.ndarray) -> None:
     assert true_error(savings_quantecon.solve(ddp, 1e-10, N_A)[0], truth) < 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", ["brute_force", "parallel_loop"])
 def test_growth_peers_find_our_values(peer: str) -> None:
     if peer == "parallel_loop":
@@ -80,6 +81,7 @@ def test_growth_peers_find_our_values(peer: str) -> None:
 SMALL = {"states": 40, "controls": 4}
 
 
+@pytest.mark.slow
 def test_value_iteration_finds_our_value_of_the_epidemic() -> None:
     ours = dp.solve(epidemic.epidemic, {**SMALL, "beta": 0.99}, tol=1e-9)
     reward, p = epidemic.arrays(**SMALL)

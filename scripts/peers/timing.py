@@ -75,7 +75,8 @@ def compare(
     own = f"ours {seconds(float(np.median(taken[:, 0])))}"
     own += f" ({ours.note})" if ours.note else ""
     rows: list[Row] = [(what, own, "", "")]
-    fastest = int(np.argmin(np.median(taken[:, 1:], axis=0))) if peers else -1
+    rivals = [i for i, peer in enumerate(peers) if not peer.name.startswith("ours")]
+    fastest = min(rivals, key=lambda i: float(np.median(taken[:, i + 1])), default=-1)
     for i, peer in enumerate(peers):
         about = "~" if peer.by_count else ""
         told = f"{peer.name}: {about}{seconds(median(taken[:, i + 1]))}"

@@ -29,7 +29,7 @@ class Work:
     least : float
         Rewards that a certificate needs.
     moved : float
-        Bytes read and written that do not stay in a cache.
+        Bytes that the sweeps read and write, from memory or from a cache.
     """
 
     evaluations: float
@@ -40,8 +40,8 @@ class Work:
         """Word it for a solve of `taken` seconds; rewards can be had at `per_second` at best."""
         return (
             f"{self.evaluations:.2g} rewards, {self.evaluations / self.least:.2g} times the least; "
-            f"{self.moved / 1e6:.3g} MB moved; "
-            f"{self.moved / taken / machine.bytes_per_second:.0%} of the memory bandwidth, "
+            f"{self.moved / 1e6:.3g} MB touched, "
+            f"{self.moved / taken / machine.bytes_per_second:.0%} of what memory delivers; "
             f"{self.evaluations / taken / per_second:.0%} of the arithmetic"
         )
 

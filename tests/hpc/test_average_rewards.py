@@ -39,6 +39,7 @@ def gain(wear: float) -> float:
     return (1 / wear - 0.5) / (1 / wear + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [None, ["policy"]])
 def test_a_sweep_of_average_rewards(model_file: Path, tmp_path: Path, keep: list[str]) -> None:
     store = tmp_path / "machine.zarr"
@@ -93,6 +94,7 @@ def run(line: str) -> Result:
     return CliRunner().invoke(cli, line.split(), prog_name="dpsolve")
 
 
+@pytest.mark.slow
 def test_the_command_line(model_file: Path, tmp_path: Path) -> None:
     done = run(f"solve {model_file}:machine --criterion average")
     assert done.exit_code == 0, done.output

@@ -69,6 +69,7 @@ def test_from_sweep_to_picture(name: str, tmp_path: Path) -> None:
     assert_equal_stores(path, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SWEEPS)
 def test_what_was_altered_is_found(name: str, tmp_path: Path) -> None:
     """The numbers are compared with those that the factory returns when it is called again."""
@@ -93,6 +94,7 @@ def _columns(name: str) -> dict[str, Any]:
     return SWEEPS[name].get("fixed", {}) | {k: m.ravel() for k, m in zip(grid, mesh, strict=True)}
 
 
+@pytest.mark.slow
 def test_dimensions_and_coordinates(tmp_path: Path) -> None:
     run(sweep_of("firm_quality", tmp_path / "f.zarr"))
     data = dp.open(tmp_path / "f.zarr")
@@ -146,6 +148,7 @@ def test_what_does_not_converge_is_inexact_and_its_claim_is_checked(tmp_path: Pa
     assert "error_bound is above tol" in str(dp.verify(lie))
 
 
+@pytest.mark.slow
 def test_a_picture_shows_standard_errors_and_a_number_per_point(tmp_path: Path) -> None:
     run(sweep_of("call_option", tmp_path / "c.zarr"))
     (axis,) = picture(dp.open(tmp_path / "c.zarr")).axes

@@ -117,6 +117,7 @@ def test_models_lists_the_built_ins(run: Run) -> None:
     assert "beta=0.95, delta=0.1, alpha=0.35, z=1; sizes n_k=100" in text
 
 
+@pytest.mark.slow
 def test_describe_and_check(run: Run) -> None:
     text = run("describe m.py:toy --set n=7")
     assert "A product and a line" in text

@@ -139,6 +139,7 @@ def failing_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files_of_the_task", [0, 5, 10])
 def test_a_full_disk_is_one_error_and_what_was_committed_stays(
     cake: Callable[..., Sweep],

@@ -186,7 +186,8 @@ def test_a_killed_worker_costs_the_task_in_its_hands(
     lost = events(outcome.path, "lost")
     assert [e.facts["cause"] for e in lost] == ["process"]
     assert len(events(outcome.path, "solved")) == 12
-    assert len(events(outcome.path, "started")) == 13
+    # It may die with an order in its hands that it had not begun.
+    assert 12 <= len(events(outcome.path, "started")) <= 13
 
 
 def test_a_task_that_fails_three_times_is_marked_and_the_sweep_goes_on(

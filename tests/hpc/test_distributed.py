@@ -155,6 +155,7 @@ def test_the_end_of_process_0_ends_the_others_too(desk: Path):
         assert "was lost: its connection closed" in left.output
 
 
+@pytest.mark.slow
 def test_a_process_that_never_comes_is_named(desk: Path):
     words = ["slow.py", "--wait", "1", "--store", "never.zarr"]
     (done,) = Several(desk, words).start(0).end()
@@ -310,6 +311,7 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(slow: Path, tmp_p
     assert any("is left aside: 1.part is damaged" in note for note in listener.notes)
 
 
+@pytest.mark.slow
 def test_other_options_are_refused_and_change_nothing(slow: Path, tmp_path: Path):
     interrupted(reading(slow, tmp_path / "x.zarr"), 2)
     with pytest.raises(RefusedError, match=r"solve\.tol"):

@@ -43,6 +43,7 @@ def test_every_example_is_valid(root: Path, name: str) -> None:
     assert f"dpsolve sweep examples/{name}.toml" in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separation", [0.0, 0.05])
 def test_job_search_agrees_with_its_closed_form(root: Path, separation: float) -> None:
     """One unknown, the value E of a fresh offer, solves E = mean max(b + beta E, W(w; E))."""

@@ -244,6 +244,7 @@ def test_pending_and_failed_points_say_so(tmp_path: Path, cake: Make) -> None:
         dp.load(path, beta=0.9)
 
 
+@pytest.mark.slow
 def test_without_a_policy_nothing_is_made_up(cake: Make) -> None:
     sweep = cake(grid={"beta": [0.9]}, store={"keep": ["value"]})
     run(sweep)
@@ -265,6 +266,7 @@ def test_damage_is_named(toy_sweep: Make) -> None:
         dp.load(sweep.store.path, a=2.0)
 
 
+@pytest.mark.slow
 def test_a_policy_off_its_grid_is_refused(shop: Callable[..., Path]) -> None:
     """As when the model that is built here has another grid than the one that was stored."""
     import zarr

@@ -144,6 +144,7 @@ def test_files_are_foretold_for_every_set_of_sizes(toy: str, tmp_path: Path) -> 
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_plan_compiles_nothing_and_an_estimate_does(cake: Callable[..., Sweep]) -> None:
     plan = plan_of(cake(fixed={"n_x": 9}))
     program = plan.buckets[0].program

@@ -106,6 +106,7 @@ def test_kill_9_again_and_again_ends_in_the_undisturbed_store(tmp_path: Path) ->
     assert len([n for n in unchanged if n.startswith("status/c")]) == 6 - left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("last", "moment"), [(18, "within"), (16, "after")])
 def test_killed_between_data_and_status_the_task_is_done_again(
     toy_sweep: Callable[..., Sweep], last: int, moment: str

@@ -73,6 +73,7 @@ def test_points_in_a_row_keep_their_parameters_as_coordinates(
     assert opened["price"].where(opened["b"] == 7.0, drop=True)["a"].item() == 2.0
 
 
+@pytest.mark.slow
 def test_a_grid_that_depends_on_parameters_is_kept_per_point(tmp_path: Path) -> None:
     path = str(tmp_path / "s.zarr")
     raw = {"model": "growth", "fixed": {"n_k": 12}, "grid": {"beta": [0.9, 0.95]}}
@@ -86,6 +87,7 @@ def test_a_grid_that_depends_on_parameters_is_kept_per_point(tmp_path: Path) -> 
     assert {*ds.data_vars} & {"lower", "upper", "policy_k_next"} == set()
 
 
+@pytest.mark.slow
 def test_every_set_of_sizes_is_a_group(
     toy_sweep: Callable[..., Sweep], fresh_python: Callable[[str], str]
 ) -> None:

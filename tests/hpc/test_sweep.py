@@ -209,6 +209,7 @@ def slow_sweep(tmp_path: Path) -> Sweep:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_within_seconds_and_says_how_to_resume(
     slow_sweep: Sweep, number: signal.Signals

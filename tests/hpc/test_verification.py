@@ -113,6 +113,7 @@ def assert_refuted(found: Verification, *words: str) -> None:
 # -- what is right is confirmed -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_store_is_verified(pristine: Path) -> None:
     found = dp.verify(pristine, all_points=True)
     assert found.ok, str(found)
@@ -143,6 +144,7 @@ def test_pending_points_are_reported_and_no_fault(store: Path) -> None:
     assert "2 pending" in str(found)
 
 
+@pytest.mark.slow
 def test_each_size_is_verified_in_its_group(tmp_path: Path) -> None:
     tables = GROWTH | {"fixed": {}, "grid": {"beta": [0.9, 0.92], "n_k": [8, 10]}}
     path = sweep(tmp_path, "sizes.zarr", tables)
@@ -173,6 +175,7 @@ def test_whatever_is_kept_is_verified(tmp_path: Path, keep: list[str]) -> None:
             assert_refuted(dp.verify(copy), "beta=0.93:", name)
 
 
+@pytest.mark.slow
 def test_failed_and_inexact_points_are_held_to_what_they_say(
     model_file: Path, tmp_path: Path
 ) -> None:
@@ -301,6 +304,7 @@ def test_a_policy_that_is_not_optimal_is_refuted(store: Path) -> None:
     assert_refuted(dp.verify(store), NAMED, "policy_k_next", "loses", "in one step")
 
 
+@pytest.mark.slow
 def test_an_infeasible_policy_is_refuted(tmp_path: Path) -> None:
     path = sweep(tmp_path, "cake.zarr", {"model": "cake", "fixed": {"n_x": 8}, "grid": {
         "beta": [0.5, 0.9]}})  # fmt: skip
@@ -368,6 +372,7 @@ def data_files(store: Path) -> Iterator[Path]:
             yield path
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_any_file_is_told_with_the_array(store: Path) -> None:
     for number, path in enumerate(data_files(store)):
         content = path.read_bytes()
@@ -416,6 +421,7 @@ def altered(solution: dp.Solution, name: str, at: Any, change: float) -> dp.Solu
     return replace(solution, arrays={**solution.arrays, name: array})
 
 
+@pytest.mark.slow
 def test_a_solution_is_verified() -> None:
     solution = dp.solve("savings", {"n_a": 30, "n_z": 3}, tol=TOL)
     found = dp.verify(solution)
@@ -427,6 +433,7 @@ def test_a_solution_is_verified() -> None:
     assert str(wrong).startswith("savings: NOT verified")
 
 
+@pytest.mark.slow
 def test_every_point_of_many_is_verified() -> None:
     many = dp.solve_many("growth", {"beta": np.array([0.9, np.nan, 0.93]), "n_k": 10}, tol=TOL)
     found = dp.verify(many)
@@ -500,6 +507,7 @@ def test_large_points_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> 
 # -- what the proofs rest on ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_the_interval_from_any_value_holds_the_true_one(seed: int) -> None:
     kind = ("constant", "varying", "above")[seed % 3]
@@ -590,6 +598,7 @@ def test_rewards_that_are_not_numbers_are_named() -> None:
     assert any("gives nan at x=1" in fault for fault in found.faults)
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_post_variable_is_verified_and_refuted(tmp_path: Path) -> None:
     given = {
         "model": "inventory",

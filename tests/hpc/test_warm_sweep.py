@@ -171,6 +171,7 @@ def test_one_flag_turns_it_off_and_on(tmp_path: Path) -> None:
     assert "start" not in plan("--set", "n_k=600", "--cold")
 
 
+@pytest.mark.slow
 def test_a_point_by_itself_has_nothing_to_start_from(tmp_path: Path) -> None:
     sweep = growth(tmp_path / "one.zarr", grid={"beta": [0.9]})
     store = create_store(sweep, resolve("growth"))

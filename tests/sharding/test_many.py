@@ -53,6 +53,7 @@ def test_points_that_fail_leave_the_others_as_they_are() -> None:
     assert_same(mixed, good, clean, good)
 
 
+@pytest.mark.slow
 def test_an_infeasible_state_fails_its_point_only() -> None:
     def factory(need=0.0, *, n=11):
         return dp.Model(

@@ -116,6 +116,7 @@ def test_an_agent_is_the_same_in_every_panel(savings: dp.Solution) -> None:
     assert abs(np.corrcoef(luck[1:], luck[:-1])[0, 1]) < 4 / np.sqrt(1000)
 
 
+@pytest.mark.slow
 def test_a_key_and_its_seed_are_the_same(savings: dp.Solution) -> None:
     one = dp.simulate(savings, 4, agents=5, periods=5).to_xarray()
     assert_same(dp.simulate(savings, jax.random.key(4), agents=5, periods=5).to_xarray(), one)
@@ -143,6 +144,7 @@ def test_burning_leaves_out_the_first_periods(savings: dp.Solution) -> None:
         np.testing.assert_array_equal(late[name], long[name][:, 10:])
 
 
+@pytest.mark.slow
 def test_blocks_are_labelled(savings: dp.Solution) -> None:
     panel = dp.simulate(savings, 0, agents=25, periods=4, block=10)
     assert [b.agent.values.tolist()[::9] for b in panel.blocks()] == [[0, 9], [10, 19], [20]]
@@ -243,6 +245,7 @@ def test_moments_do_not_depend_on_how_agents_are_grouped_for_work(
             assert found.error == pytest.approx(whole[name].error, rel=1e-12), name
 
 
+@pytest.mark.slow
 def test_functions_and_shocks_in_moments(growth: dp.Solution) -> None:
     panel = dp.simulate(growth, 2, agents=3000, periods=50, variables=["k", "y", "e"])
     ds = panel.to_xarray()
@@ -281,6 +284,7 @@ def test_one_agent_has_no_standard_error(savings: dp.Solution) -> None:
 # -- memory ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_panel_that_would_fill_the_memory_is_refused(savings: dp.Solution) -> None:
     panel = dp.simulate(savings, 0, agents=10**8, periods=100)
     with pytest.raises(dp.UsageError, match=r"320,000,000,000 bytes.*blocks\(\)"):
@@ -361,6 +365,7 @@ def test_a_finite_horizon_needs_a_beginning_and_has_an_end(life: dp.Solution) ->
         dp.simulate(life, 0, agents=1, periods=2, burn=1, initial={"a": 0.0})
 
 
+@pytest.mark.slow
 def test_many_points_are_simulated_one_at_a_time() -> None:
     many = dp.solve_many("growth", {"beta": np.array([0.9, 0.95, 1.2]), "n_k": 30})
     with pytest.raises(dp.UsageError, match=r"3 points; pick one: .*solution.point\(0\)"):
@@ -408,6 +413,7 @@ def test_several_recurrent_classes_are_refused_by_default() -> None:
     assert (ds.state == 1).all()
 
 
+@pytest.mark.slow
 def test_a_panel_says_what_it_is(savings: dp.Solution) -> None:
     panel = dp.simulate(savings, 0, agents=10**6, periods=50, burn=100, initial={"a": 0.0})
     shown = "<Panel of savings: 1,000,000 agents, 50 periods after 100; a, z, a_next, consumption>"

@@ -250,6 +250,7 @@ def test_a_solve_that_is_taken_up_on_its_mesh_ends_with_the_same_bits(four: Step
     assert found["iterations"] > 50
 
 
+@pytest.mark.slow
 def test_no_part_is_the_whole_and_copies_are_told_from_members(four: Stepwise):
     four.begin()
     parts = list(four.parts())

@@ -60,6 +60,7 @@ def assert_same_bits(one: dict[str, Any], other: dict[str, Any]) -> None:
 BETAS = np.random.default_rng(7).uniform(0.5, 0.98, 13)
 
 
+@pytest.mark.slow
 def test_a_points_bits_do_not_depend_on_neighbours_order_or_number() -> None:
     whole = results(rounds(1), columns(BETAS))
     assert (whole["code"] == Outcome.SOLVED).all()
@@ -72,6 +73,7 @@ def test_a_points_bits_do_not_depend_on_neighbours_order_or_number() -> None:
     assert_same_bits(results(rounds(1), columns(BETAS), workers=2), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "groups", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
 )
@@ -84,6 +86,7 @@ def test_a_points_bits_do_not_depend_on_the_number_of_groups(groups: int) -> Non
     )
 
 
+@pytest.mark.slow
 def test_points_and_states_are_cut_at_once() -> None:
     alone = results(rounds(1), columns(BETAS))
     both = results(rounds(2, 4), columns(BETAS))
@@ -176,6 +179,7 @@ def test_points_wait_for_lanes_only_so_long(monkeypatch: pytest.MonkeyPatch) -> 
     assert given[-1] == (serving.FOR_EVER, serving.FOR_EVER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_running_out_of_memory_halves_the_batch(
     groups: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -112,6 +112,7 @@ def memories(problem: Problem) -> tuple[int, ...]:
 
 # Each seed draws another way of looking up: rows of a choice (1, 5), interpolation on three grids
 # (3), two choices and chains beside (4).
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "parts", "memory"), [(1, 4, POOR), (5, 3, POOR), (4, 2, POOR)])
 def test_a_sweep_that_gathers_nothing_is_the_oracles(seed: int, parts: int, memory: int) -> None:
     check_sweep(random_problem(seed), parts, memory)
@@ -308,6 +309,7 @@ def test_any_discount_above_one_is_solved_as_the_oracle_does(seed: int, parts: i
     check_solution(problem, found, 1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("states", "memory"), [(2, PLENTY), (8, POOR)])
 def test_a_solve_over_devices_is_certified_and_true(states: int, memory: int) -> None:
     problem = pipeline(9)  # 9 members: odd, and one more than 8 devices
@@ -391,6 +393,7 @@ def test_a_fault_of_the_last_device_is_told_as_on_one_device(
     assert str(shared.value) == str(alone.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [{"hole": 1.0}, {"beta": np.nan}])
 @pytest.mark.parametrize(("states", "memory"), [(2, PLENTY), (4, POOR)])
 def test_a_nan_anywhere_fails_on_every_device(
@@ -417,6 +420,7 @@ def test_a_fault_of_the_last_device_in_some_period_is_told_as_on_one_device(
     assert str(shared.value) == str(alone.value)
 
 
+@pytest.mark.slow
 def test_a_state_of_the_last_device_without_an_action_is_told() -> None:
     def bandit(closed: float = 0.0, *, n: int = 5) -> TabularModel:
         last = jnp.arange(n) == n - 1
@@ -444,6 +448,7 @@ def parts_held(x: jax.Array) -> list[tuple[int, ...]]:
     return [shard.data.shape for shard in x.addressable_shards]
 
 
+@pytest.mark.slow
 def test_results_lie_where_their_states_do() -> None:
     found = solve(savings, {"n_a": 32, "n_z": 3}, mesh={"states": 4}, method="vi")
     dims = dict(found.problem.dims)
@@ -465,6 +470,7 @@ def rounds(request: pytest.FixtureRequest) -> Rounds:
     return made
 
 
+@pytest.mark.slow
 def test_no_carried_array_over_the_states_is_whole_on_a_device(rounds: Rounds) -> None:
     states = 256 * 3
     leaves = jax.tree.leaves(rounds.empty())
@@ -486,6 +492,7 @@ def gathered(text: str) -> list[int]:
     return [int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes]
 
 
+@pytest.mark.slow
 def test_without_memory_nothing_is_gathered(rounds: Rounds) -> None:
     text = rounds._advance.as_text()
     if rounds.options.memory == PLENTY:

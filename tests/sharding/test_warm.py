@@ -127,6 +127,7 @@ def test_warm_starts_save_sweeps_and_stay_within_the_certificate() -> None:
     assert_same_bits({k: x[heads] for k, x in warm.items()}, {k: x[heads] for k, x in cold.items()})
 
 
+@pytest.mark.slow
 def test_bits_depend_neither_on_threads_groups_nor_portions_of_whole_strands() -> None:
     whole = results(columns(BETAS))
     assert_same_bits(results(columns(BETAS), workers=2), whole)
@@ -266,6 +267,7 @@ def test_what_is_not_iterated_has_nothing_to_start_from() -> None:
         assert "start" not in dp.solve_many(factory, {"beta": np.ones(2) / 2}, warm=True).arrays
 
 
+@pytest.mark.slow
 def test_solve_many_says_where_each_point_started() -> None:
     found = dp.solve_many(chain, columns(BETAS[:9]), tol=TOL, method="vi", warm=True)
     assert found["start"].tolist() == [-1, 0, 1, 2, 3, 4, 5, 6, -1]

@@ -172,6 +172,7 @@ def howard(reward: np.ndarray, moves: np.ndarray) -> float:
     raise AssertionError("policy iteration did not end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", pytest.param("vi", marks=pytest.mark.slow)])
 def test_random_unichain_problems(method: str) -> None:
     seeds = np.arange(40.0)
@@ -185,6 +186,7 @@ def test_random_unichain_problems(method: str) -> None:
     np.testing.assert_allclose(many.gain, truth, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", pytest.param("opi", marks=pytest.mark.slow)])
 def test_bounds_hold_at_every_sweep(method: str) -> None:
     options = SolveOptions(criterion="average", method=method, tol=1e-12)
@@ -274,6 +276,7 @@ def discounted(beta=0.9):
     return dp.mdp(jnp.ones((1, 1)), jnp.ones((1, 1, 1)), beta)
 
 
+@pytest.mark.slow
 def test_discounts() -> None:
     with pytest.raises(dp.ModelError, match=r"discount is 0\.9.*exactly 1"):
         average(discounted)
@@ -297,6 +300,7 @@ def varying(low=0.9):
     )
 
 
+@pytest.mark.slow
 def test_a_discount_by_states() -> None:
     with pytest.raises(dp.ModelError, match=r"discount is 0\.9.*exactly 1"):
         average(varying)

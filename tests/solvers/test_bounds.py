@@ -21,6 +21,7 @@ def assert_certified(solution: dp.Solution, truth: np.ndarray, rounding: float =
 SEEDS = [6, 20, 97]  # some of which broke an earlier version
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     "options",
@@ -77,6 +78,7 @@ def _exact(reward: np.ndarray, transition: np.ndarray, beta: float) -> np.ndarra
         policy = np.where(better, q.argmax(1), policy)
 
 
+@pytest.mark.slow
 def test_a_periodic_chain_at_discount_9999() -> None:
     rng = np.random.default_rng(3)
     n, m = 40, 3
@@ -137,6 +139,7 @@ def test_extrapolation_without_contraction_is_not_certified() -> None:
     assert "extrapolat" in solution.message
 
 
+@pytest.mark.slow
 def test_tolerance_below_rounding_is_inexact_and_honest() -> None:
     solution = dp.solve("growth", {"beta": 0.999}, tol=1e-14)
     assert solution.status == "inexact"
@@ -156,6 +159,7 @@ def test_the_greedy_policy_loses_no_more_than_the_bounds_allow() -> None:
     assert np.max(truth - worth) <= 2 * float(solution.error_bound) + 1e-12
 
 
+@pytest.mark.slow
 def test_value_iteration_converges_under_a_varying_discount() -> None:
     model = dp.Model(
         states={"x": dp.integers(0, 1)},

@@ -54,6 +54,7 @@ def test_the_first_fault_is_named(how, changes: dict, words: list[str]) -> None:
         assert word in message
 
 
+@pytest.mark.slow
 def test_a_sound_model_passes_and_infeasible_faults_do_not_count() -> None:
     dp.check(model())
     dp.check(

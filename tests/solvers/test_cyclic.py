@@ -86,6 +86,7 @@ def holds(solution: dp.Solution, truth: np.ndarray) -> None:
     assert np.abs(np.asarray(solution.value) - truth).max() <= float(solution.error_bound) + 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["vi", pytest.param("auto", marks=pytest.mark.slow)])
 def test_against_policy_iteration_in_numpy(method: str) -> None:
     truth = exact(0.95, 1.0)
@@ -167,6 +168,7 @@ SLOW = ("week", "age", "backwards", "chain", "growing", "swings")
 KINDS = ("tail", "mixed", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_cycle_gives_the_plain_value(kind: str) -> None:
     params, tol = {"kind": kind, "phases": 5}, 1e-5 if kind == "swings" else 1e-7
@@ -229,6 +231,7 @@ def faulty(beta=0.9, *, fault="none"):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

@@ -143,6 +143,7 @@ def test_finite_horizon_sees_the_period() -> None:
 # -- many models against the oracle, which loops over everything ----------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_random_problem_agrees_with_the_oracle(seed: int) -> None:
     problem = random_problem(seed)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import dpsolve as dp
 from dpsolve.sharding.program import program
@@ -22,6 +23,7 @@ def test_a_batch_is_solved_as_each_alone() -> None:
     np.testing.assert_allclose(s, np.linalg.svd(a)[1], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_many_at_a_time_do_not_hang(fresh_python: Callable[[str], str]) -> None:
     """Batched LAPACK calls do, within seconds, where there are as many of them as threads."""
     code = """

@@ -33,6 +33,7 @@ def test_forward_and_reverse_match_central_differences() -> None:
     np.testing.assert_allclose(reverse, difference(value, p), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_grid_that_moves_with_the_parameter_and_an_output() -> None:
     def capital(beta: jax.Array) -> jax.Array:
         s = dp.solve("growth", {"beta": beta, "n_k": 40}, tol=1e-11)
@@ -42,6 +43,7 @@ def test_a_grid_that_moves_with_the_parameter_and_an_output() -> None:
     assert jax.grad(capital)(beta) == pytest.approx(float(difference(capital, beta)), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_steady_state_s_derivative_has_a_closed_form() -> None:
     # v(k_ss) = log(c_ss) / (1 - beta) with k_ss held at its grid point; z scales c and k_ss alike,
     # k_ss ~ z^(1/(1-alpha)), so d v / d log z = 1 / (1 - alpha) / (1 - beta).
@@ -51,6 +53,7 @@ def test_the_steady_state_s_derivative_has_a_closed_form() -> None:
     assert jax.grad(steady)(1.0) == pytest.approx(1 / 0.65 / 0.05, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_finite_horizons_and_arrays_have_derivatives_too() -> None:
     def cake(beta: jax.Array) -> jax.Array:
         return dp.solve("cake", {"beta": beta, "horizon": 8, "n_x": 20}).value[0, -1]
@@ -70,6 +73,7 @@ def test_finite_horizons_and_arrays_have_derivatives_too() -> None:
     assert jax.grad(first)(2.0) == pytest.approx(float(first(2.0)) / 2, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_derivatives_of_many_points_at_once() -> None:
     def one(beta: jax.Array) -> jax.Array:
         return dp.solve("growth", {"beta": beta, "n_k": 40}, tol=1e-11).value[20]
@@ -162,6 +166,7 @@ def test_derivatives_of_moments_forward_and_reverse() -> None:
     np.testing.assert_allclose(forward[:, 0], slopes, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_distribution_s_derivative_has_a_closed_form() -> None:
     # One leaves state 0 with chance p and state 1 with chance q: the mass of 0 is q / (p + q).
     def two(p=0.2, q=0.3):

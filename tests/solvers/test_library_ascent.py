@@ -27,6 +27,7 @@ def test_a_batch_of_hills_from_zero() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 50])
 def test_the_derivative_is_that_of_the_maximiser_and_not_of_the_loop(steps: int) -> None:
     def x(alpha: jax.Array, x0: jax.Array = 0.5, step: jax.Array = 0.1) -> jax.Array:

@@ -41,6 +41,7 @@ def stationary(p: np.ndarray) -> np.ndarray:
     return np.linalg.solve(np.eye(n) - p.T + 1 / n, np.full(n, 1 / n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", DIRECT)
 def test_every_method_reaches_the_reference(method: str) -> None:
     found = dp.solve("firm_quality", {"method": method}, tol=1e-9)
@@ -74,6 +75,7 @@ def test_plain_iteration_claims_no_convergence_that_it_did_not_reach() -> None:
     assert rate == pytest.approx(1 - NUMBERS["second_eigenvalue"], rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_path_of_distributions_passes_the_snapshots() -> None:
     found = dp.solve("firm_quality", {"periods": 4000})
     path = np.asarray(found["distribution_path"])
@@ -107,6 +109,7 @@ def test_without_exit_the_point_is_refused_and_the_leak_can_be_looked_at() -> No
         assert float(raw["mean_path"][int(t)]) == pytest.approx(mean, rel=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -145,6 +148,7 @@ def test_derivatives_are_those_of_the_stationary_distribution(name: str, x: floa
     assert float(jax.grad(mean)(x, "plain")) == pytest.approx(slope, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "text"),
     [

@@ -49,6 +49,7 @@ def _by_hand(
     return q.max(1), best, sales[np.arange(n), best]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_backlog", [0, 6])
 def test_it_is_value_iteration_by_hand_and_orders_up_to_a_level(n_backlog: int) -> None:
     sizes = {"n_stock": 40, "n_order": 50, "n_demand": 15, "n_backlog": n_backlog}

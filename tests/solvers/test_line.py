@@ -60,6 +60,7 @@ def beside(p: jax.Array, chain: jax.Array, b: jax.Array) -> tuple[tuple[jax.Arra
     return plain, bicgstab(apply, b, jnp.zeros(b.shape), *limits, precondition=line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [None, 0.9, 0.999])
 def test_what_moves_beside_leaves_few_iterations(memory: float | None) -> None:
     n, m = 200, 5

@@ -29,6 +29,7 @@ def test_pairs_in_any_order_and_form_agree_with_the_product_form(form) -> None:
     np.testing.assert_array_equal(solution.policy["action"], product.policy["action"])
 
 
+@pytest.mark.slow
 def test_one_long_row_among_short_ones_is_stored_by_coordinates() -> None:
     n = 60
     p = sp.lil_array((n, n))
@@ -81,6 +82,7 @@ def test_wrong_arrays_are_refused(make, words: list[str]) -> None:
         assert word in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_state_without_feasible_action_is_named() -> None:
     reward = np.array([[0.0, 1.0], [-np.inf, -np.inf]])
     model = dp.mdp(reward, np.full((2, 2, 2), 0.5), 0.9)

@@ -130,6 +130,7 @@ def test_a_shock_s_probabilities_may_depend_on_the_choice() -> None:
     np.testing.assert_allclose(s.value, [0.125, 1.125], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_two_choices_a_pipeline_and_an_integer_stock() -> None:
     # Order q now, it arrives next period; sell w at price 1, stock x and pipeline y.
     def after(x, y, w):

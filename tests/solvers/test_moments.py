@@ -85,6 +85,7 @@ def test_a_law_by_hand(name: str, value: float) -> None:
         assert moment(name, VALUES[order], MASS[order]) == pytest.approx(value, rel=1e-14)
 
 
+@pytest.mark.slow
 def test_the_gini_of_known_laws() -> None:
     assert moment("gini", [1.0, 1.0, 1.0], [0.2, 0.3, 0.5]) == pytest.approx(0.0, abs=1e-15)
     # A share p that has everything: 1 - p.
@@ -96,6 +97,7 @@ def test_the_gini_of_known_laws() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_gini_of_what_cannot_be_shared_is_nan() -> None:
     assert np.isnan(moment("gini", [-1.0, 1.0], [0.5, 0.5]))
     assert np.isnan(moment("gini", [0.0, 1.0], [1.0, 0.0]))
@@ -169,6 +171,7 @@ def test_moments_of_states_choices_and_outputs() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_models_own_moments() -> None:
     made = model(
         moments={
@@ -189,6 +192,7 @@ def test_a_models_own_moments() -> None:
     assert float(found["known_a"]) == pytest.approx(mass.sum(1) @ np.arange(4.0))
 
 
+@pytest.mark.slow
 def test_functions_given_on_the_spot() -> None:
     made = model()
     _, fixed = solved(made)

@@ -19,6 +19,7 @@ def household(n_a: int) -> dp.Model:
     return build(savings, split(savings, sizes)[0], sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [257, 300, 512])
 def test_a_rising_choice_is_found_as_by_a_full_sweep(n: int) -> None:
     model = household(n)
@@ -34,6 +35,7 @@ def test_a_rising_choice_is_found_as_by_a_full_sweep(n: int) -> None:
         v = expected
 
 
+@pytest.mark.slow
 def test_several_choices_are_searched_along_the_one_that_rises() -> None:
     def two(a, z, a_next, work):
         return dp.crra(1.03 * a + jnp.exp(z) * work - a_next + 0.2, 2.0) - 0.3 * work

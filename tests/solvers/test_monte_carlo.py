@@ -37,6 +37,7 @@ def test_the_standard_error_is_honest() -> None:
     assert 0.90 < (np.abs(scores) < 1.96).mean() < 0.985
 
 
+@pytest.mark.slow
 def test_arrays_and_events_are_averaged_too() -> None:
     def draw(key: jax.Array) -> jax.Array:
         z = jax.random.normal(key, (3,))
@@ -51,6 +52,7 @@ def test_arrays_and_events_are_averaged_too() -> None:
     assert float(below.standard_error) == pytest.approx((0.21 / 20_000) ** 0.5, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_bits_in_any_batch() -> None:
     # A draw that no compiler can rearrange: what is left is this library's own arithmetic.
     def both(a: jax.Array) -> jax.Array:
@@ -63,6 +65,7 @@ def test_the_same_key_gives_the_same_bits_in_any_batch() -> None:
         np.testing.assert_array_equal(jax.jit(jax.vmap(both))(a[:width]), alone[:width])
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_draws() -> None:
     # The mean of exp(a Z) over these very draws, differentiated: the mean of Z exp(a Z).
     def mean(a: jax.Array) -> jax.Array:

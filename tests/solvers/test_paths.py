@@ -37,6 +37,7 @@ def matrix(order: np.ndarray) -> np.ndarray:
     return p.reshape(10, 10)
 
 
+@pytest.mark.slow
 def test_a_path_is_the_powers_of_the_matrix() -> None:
     solution = dp.solve(store)
     p = matrix(np.asarray(solution.policy_index["order"]))
@@ -66,6 +67,7 @@ def test_a_long_path_ends_in_the_stationary_distribution() -> None:
     np.testing.assert_allclose(dp.path(solution, mu, 3).mass[-1], mu.mass, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_over_a_finite_horizon_each_period_has_its_own_policy() -> None:
     solution = dp.solve(store, {"horizon": 6})
     order = np.asarray(solution.policy_index["order"])
@@ -159,6 +161,7 @@ def test_periods_beyond_the_horizon_and_members_that_are_none() -> None:
         dp.path(dp.solve(square), {"x": 1}, 2)
 
 
+@pytest.mark.slow
 def test_a_value_between_grid_points_is_shared_by_nearness() -> None:
     def build(lo=0.0):
         return dp.Model(
@@ -179,6 +182,7 @@ def test_a_value_between_grid_points_is_shared_by_nearness() -> None:
     assert np.isnan(inside(2.0)).all()
 
 
+@pytest.mark.slow
 def test_an_initial_value_off_the_grid_of_one_point_is_refused() -> None:
     # Growth's grid moves with beta: k = 1.6 lies on the first point's only.
     many = dp.solve_many("growth", {"beta": np.array([0.90, 0.95]), "n_k": 20})

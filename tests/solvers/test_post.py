@@ -187,6 +187,7 @@ def _defined(model: dp.Model, v: Any) -> tuple[Any, Any]:
     return d.look(s, c).q(d.ahead(v)).reshape(d.n, d.m)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", EXACT)
 def test_a_model_with_post_is_the_model_without(pair: Callable[..., Any]) -> None:
     given, meant = pair()
@@ -220,6 +221,7 @@ def solved() -> tuple[dp.Solution, dp.Solution]:
     return with_post, without
 
 
+@pytest.mark.slow
 def test_what_follows_from_a_solution_is_the_same(solved: tuple[Any, Any]) -> None:
     given, meant = solved
     np.testing.assert_allclose(given.value, meant.value, atol=2e-9)
@@ -233,6 +235,7 @@ def test_what_follows_from_a_solution_is_the_same(solved: tuple[Any, Any]) -> No
     assert found.ok, str(found)
 
 
+@pytest.mark.slow
 def test_agents_are_as_without_post_and_record_it(solved: tuple[Any, Any]) -> None:
     names = ("s", "q", "sales", "y")
     given, meant = (
@@ -280,6 +283,7 @@ def wealthy() -> dp.Solution:
     return dp.solve(wealth, {"beta": 0.9}, tol=1e-9, distribution=True, moments=("mean_bequest",))
 
 
+@pytest.mark.slow
 def test_a_continuous_post_variable_is_interpolated(wealthy: dp.Solution) -> None:
     v = np.zeros(N)
     for _ in range(400):
@@ -296,6 +300,7 @@ def test_a_continuous_post_variable_is_interpolated(wealthy: dp.Solution) -> Non
     assert found.ok, str(found)
 
 
+@pytest.mark.slow
 def test_agents_draw_between_the_points_of_a_post_grid(wealthy: dp.Solution) -> None:
     names = ("x", "k", "bequest")
     panel = dp.simulate(
@@ -352,11 +357,13 @@ def _model(**changes: Any) -> dp.Model:
         ({"post": {"y": (dp.grid([0.0, 2.0, 1.0]), filled)}}, "variable 'y' does not increase"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(dp.ModelError, match=re.escape(message)):
         dp.check(_model(**changes))
 
 
+@pytest.mark.slow
 def test_a_solve_fails_where_a_post_variable_leaves_its_grid() -> None:
     wrong = _model(post={"y": (dp.integers(0, S), lambda s, q: s + q)})
     with pytest.raises(dp.ModelError, match="from s=7, q=4 the post variable 'y' lies 4 off"):

@@ -15,6 +15,7 @@ def cosine(a: Any, **options: Any) -> Any:
     return dp.fixed_point(lambda x: jnp.cos(a * x), 0.5, **options)
 
 
+@pytest.mark.slow
 def test_a_fixed_point_and_its_derivatives() -> None:
     a = 0.9
     x = brentq(lambda x: np.cos(a * x) - x, 0.0, 1.0, xtol=1e-15)

@@ -36,6 +36,7 @@ def falling(beta=0.9, *, hint=True):
     )
 
 
+@pytest.mark.slow
 def test_where_the_choice_does_not_rise_the_certificate_is_full() -> None:
     found = dp.solve(falling, certificate="sampled", tol=1e-8)
     right = dp.solve(falling, {"hint": False}, tol=1e-8)
@@ -62,6 +63,7 @@ def rare(bonus=0.0):
     )
 
 
+@pytest.mark.slow
 def test_a_state_of_the_sample_that_has_a_better_choice_is_noticed() -> None:
     many = dp.solve(rare, {"bonus": 1e4}, certificate="sampled", sample=3_000)
     assert many.certificate == "full"
@@ -70,6 +72,7 @@ def test_a_state_of_the_sample_that_has_a_better_choice_is_noticed() -> None:
     assert dp.solve(rare, certificate="sampled", sample=3_000).certificate == "sampled"
 
 
+@pytest.mark.slow
 def test_bad_models_are_refused_all_the_same() -> None:
     with pytest.raises(dp.ModelError, match="discount"):
         dp.solve(falling, {"beta": 1.5}, certificate="sampled")
@@ -86,6 +89,7 @@ def test_bad_models_are_refused_all_the_same() -> None:
         dp.solve(nobody, certificate="sampled", sample=10)
 
 
+@pytest.mark.slow
 def test_auto_is_full_up_to_a_size(monkeypatch: Any) -> None:
     assert dp.solve("savings", MORE).certificate == "full"
     monkeypatch.setattr(sampled, "FULL_PAIRS", 1_000)
@@ -93,6 +97,7 @@ def test_auto_is_full_up_to_a_size(monkeypatch: Any) -> None:
     assert dp.solve("savings", {"n_a": 50, "n_z": 2}).certificate == "full"
 
 
+@pytest.mark.slow
 def test_many_points_each_have_their_own() -> None:
     many = dp.solve_many(rare, {"bonus": [0.0, 1e4]}, certificate="sampled", sample=3_000)
     assert list(many.certificate) == ["sampled", "full"]

@@ -278,6 +278,7 @@ def test_arrays_give_the_same_panel_in_every_form() -> None:
         np.testing.assert_array_equal(panels[one].state, panels[other].state)
 
 
+@pytest.mark.slow
 def test_arrays_move_by_their_rows() -> None:
     model = chain_in_every_form()["product"]
     solution = dp.solve(model)

@@ -24,6 +24,7 @@ def test_what_is_certified_does_not_change(double: dp.Solution) -> None:
     assert (double.lower <= mixed.upper).all()
 
 
+@pytest.mark.slow
 def test_its_sweeps_are_those_of_single_precision(double: dp.Solution) -> None:
     lattice = Lattice(savings(n_a=60, n_z=3))
     value, policy = jax.jit(SingleLattice(lattice).greedy)(double.value)
@@ -45,6 +46,7 @@ def large(scale=1.0):
     )
 
 
+@pytest.mark.slow
 def test_what_single_precision_cannot_hold_is_solved_in_double() -> None:
     small = dp.solve(large, tol=1e-8)
     found = dp.solve(large, {"scale": 1e50}, tol=1e42, precision="mixed")

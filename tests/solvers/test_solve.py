@@ -10,6 +10,7 @@ import pytest
 import dpsolve as dp
 
 
+@pytest.mark.slow
 def test_a_changed_value_never_recompiles_and_a_changed_size_does(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -95,6 +96,7 @@ def test_too_few_sweeps_is_a_status() -> None:
     assert np.all(solution.lower <= solution.upper)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "params", "options", "words"),
     [

@@ -71,6 +71,7 @@ def two_blocks(coupling: float) -> tuple[Matrix, Matrix]:
 # -- closed forms, independent computations -------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_two_states(method: str) -> None:
     a, b = 0.2, 0.07
@@ -81,6 +82,7 @@ def test_two_states(method: str) -> None:
     assert mu.message == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_random_chains_against_numpy_s_null_space(method: str) -> None:
     rng = np.random.default_rng(0)
@@ -95,6 +97,7 @@ def test_random_chains_against_numpy_s_null_space(method: str) -> None:
     np.testing.assert_allclose(found.residual, own, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_elimination_is_accurate_in_every_entry_down_to_1e_200() -> None:
     # Birth and death: each step up has odds 1e-5, so that the top of 41 states holds 1e-200.
     n, up, down = 41, 5e-6, 0.5
@@ -183,6 +186,7 @@ def test_plain_iteration_on_a_periodic_chain_says_that_it_does_not_converge() ->
     np.testing.assert_allclose(dp.stationary(p).mass, [0.25, 0.5, 0.25], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_long_cycle_without_a_matrix() -> None:
     # 400 states in a circle and 100 that lead there: Krylov spaces are of no use, the period is.
     n, ring = 500, 400
@@ -194,6 +198,7 @@ def test_a_long_cycle_without_a_matrix() -> None:
     assert int(mu.period) == ring
 
 
+@pytest.mark.slow
 def test_one_state_and_markov_chains() -> None:
     assert dp.stationary(np.ones((1, 1))).mass.tolist() == [1.0]
     mu = dp.stationary(dp.rouwenhorst(7, 0.95, 0.2))
@@ -385,6 +390,7 @@ def test_many_points_and_one_that_failed() -> None:
     assert all("never meet" in text for text in growth.message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [False, True])
 def test_arrays_in_either_form(pairs: bool) -> None:
     rng = np.random.default_rng(4)
@@ -474,6 +480,7 @@ def test_derivatives_of_a_solution_s_distribution(name: str, sizes: dict[str, in
     assert jax.jacfwd(mean)(at) == pytest.approx(float(jax.grad(mean)(at)), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_response_of_a_distribution_keeps_its_mass() -> None:
     rng = np.random.default_rng(9)
     for n in (5, 300):  # below and above the size that is solved as a matrix

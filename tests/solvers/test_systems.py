@@ -59,6 +59,7 @@ def test_savings_agrees_between_all_methods() -> None:
     assert values[0].value.shape == (200, 7)
 
 
+@pytest.mark.slow
 def test_savings_agrees_with_brute_force() -> None:
     beta, gamma, r, n_a, n_z = 0.95, 1.5, 0.02, 40, 3
     s = dp.solve(

@@ -49,6 +49,7 @@ def farmer() -> dp.Model:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [household, farmer])
 @pytest.mark.parametrize("pairs", [2**6, 2**9])
 def test_a_sweep_by_tiles_is_the_sweep(make: Any, pairs: int, monkeypatch: Any) -> None:
@@ -68,6 +69,7 @@ def test_a_sweep_by_tiles_is_the_sweep(make: Any, pairs: int, monkeypatch: Any) 
         np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_rewards_of_blocks_that_are_passed_over_are_not_asked_for(monkeypatch: Any) -> None:
     asked: list[int] = []
 
