@@ -212,9 +212,9 @@ class TurnPolicy(PolicyOperator):
 
         def step(lattice: Lattice, v: Array, pairs: Pairs) -> tuple[Array, None]:
             future = lattice.continuation(lattice.expected(v), pairs)
-            v = lattice._over_states(pairs.discount) * lattice._over_states(future)
+            v = lattice.over_states(pairs.discount) * lattice.over_states(future)
             if reward:
-                v = v + lattice._over_states(pairs.raw_reward)  # type: ignore[arg-type]
+                v = v + lattice.over_states(pairs.raw_reward)  # type: ignore[arg-type]
             return v, None
 
         found: Array = self.operator.backwards(step, v, self.pairs)[0]
@@ -228,7 +228,7 @@ class TurnPolicy(PolicyOperator):
         """Return the expectation, discounting left out, of what is a turn ahead."""
 
         def step(lattice: Lattice, f: Array, pairs: Pairs) -> tuple[Array, None]:
-            return lattice._over_states(lattice.continuation(lattice.expected(f), pairs)), None
+            return lattice.over_states(lattice.continuation(lattice.expected(f), pairs)), None
 
         found: Array = self.operator.backwards(step, f, self.pairs)[0]
         return found

@@ -29,14 +29,14 @@ from jax import lax
 from .chains import Markov
 from .contraction import CHOICE, Rule, Step, next_axis, plan
 from .cut import Cut
-from .doubling import path_doubling
 from .functions import BLOCK, Functions, Pairs
+from .lattice_policy import LatticePolicy
 from .line import LEAST
-from .locate import SLACK, Location
+from .locate import Location
 from .lookup import corners, flattened
 from .model import Model
 from .named import Named, add, aligned, multiply, take, where
-from .operator import BellmanOperator, PolicyOperator, Survey
+from .operator import BellmanOperator, Survey
 from .survey import survey_lattice
 from .tiles import best_of_tiles, tiled_along
 
@@ -316,7 +316,7 @@ class Lattice(BellmanOperator):
             q = where(reward.map(lambda r: r != -jnp.inf), q, Named(jnp.asarray(-jnp.inf)))
         return q
 
-    def _over_states(self, x: Named, *extra: str) -> Array:
+    def over_states(self, x: Named, *extra: str) -> Array:
         """Return an array over all states, and any axes of choices."""
         array = aligned(x, (*self.states, *extra))
         return jnp.broadcast_to(array, (*self.shape, *array.shape[len(self.shape) :]))
@@ -327,7 +327,7 @@ class Lattice(BellmanOperator):
             q = self.quality(x, self.kept, reward=reward)
             # Without the barrier XLA fuses this reduction into both of its uses, and pays for it
             # 10 times over.
-            tops = lax.optimization_barrier(jnp.max(self._over_states(q, BLOCK, CHOICE), -1))
+            tops = lax.optimization_barrier(jnp.max(self.over_states(q, BLOCK, CHOICE), -1))
             block = _argmax(tops)
             return jnp.max(tops, -1), block
         along = tiled_along(self)
@@ -366,7 +366,7 @@ class Lattice(BellmanOperator):
         pairs = self.pairs_of_block(number)
         if self.by_rows:
             x, pairs = self._rows_of_block(x, pairs)
-        return self._over_states(self.quality(x, pairs, reward=reward), CHOICE)
+        return self.over_states(self.quality(x, pairs, reward=reward), CHOICE)
 
     def _rows_of_block(self, x: Named, pairs: Pairs) -> tuple[Named, Pairs]:
         """Fetch just the rows that a block of choices of the cut state leads to."""
@@ -406,7 +406,7 @@ class Lattice(BellmanOperator):
         else:
             index = self._block_index(block[..., None], (*self.states, CHOICE))
             q = self.quality(x, self.pairs(index))
-        best = _argmax(self._over_states(q, CHOICE))
+        best = _argmax(self.over_states(q, CHOICE))
         policy = jnp.minimum(block * self.width + best, self.n_choices - 1)
         return value, policy.astype(jnp.int32)
 
@@ -434,71 +434,6 @@ class Lattice(BellmanOperator):
     def survey(self) -> Survey:
         """Look over all pairs once; see :mod:`.survey`."""
         return survey_lattice(self)
-
-
-class LatticePolicy(PolicyOperator):
-    """A policy on a lattice; its next states are found once, not once per application."""
-
-    def __init__(self, lattice: Lattice, policy: Array) -> None:
-        self.lattice = lattice
-        self.everywhere, self.cut = lattice.everywhere, lattice.cut
-        index = Named(policy, lattice.states)
-        self.pairs = lattice.pairs(index)
-        assert self.pairs.raw_reward is not None
-        self.reward = lattice._over_states(self.pairs.raw_reward)
-        self.discount = lattice._over_states(self.pairs.discount)
-        functions = lattice.functions
-        self.env = functions.env | functions.choice_values(index)
-        self.line = lattice.walking
-
-    def expect(self, f: Array) -> Array:
-        """Return the expectation of a function of next period's state."""
-        x = self.lattice.continuation(self.lattice.expected(f), self.pairs)
-        return self.lattice._over_states(x)
-
-    @property
-    def proper(self) -> Array:
-        """Whether every weight that a next state is interpolated with lies in [0, 1]."""
-        found = jnp.asarray(True)
-        lattice, pairs = self.lattice, self.pairs
-        for at in (lattice.early_locations | pairs.locations).values():
-            if at.weight is not None:
-                beyond = at.weight.map(lambda w: 1.0 * ~((w >= -SLACK) & (w <= 1.0 + SLACK)))
-                if set(beyond.dims) & set(pairs.posts):
-                    beyond = lattice.functions.reached(beyond, pairs)
-                found &= ~(beyond.array > 0.0).any()
-        return found
-
-    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
-        """Approach the policy's value: by path doubling if its transitions are deterministic."""
-        lattice = self.lattice
-        if not lattice.deterministic:
-            return super().evaluate(start, tol, max_iter)
-        successor = jnp.zeros(lattice.shape, jnp.int32)
-        for name in lattice.states:
-            where_to = (lattice.early_locations | self.pairs.locations)[name]
-            index = lattice._over_states(where_to.index)
-            successor = successor * lattice.model.size_of(name) + index
-        flat = path_doubling(
-            self.reward.ravel(),
-            self.discount.ravel(),
-            successor.ravel(),
-            start.ravel(),
-            tol,
-            max_iter > 0,
-        )
-        return flat.reshape(lattice.shape), jnp.asarray(False)
-
-    def outputs(self) -> dict[str, Array]:
-        """Evaluate the model's outputs at the policy."""
-        arrays = {}
-        for name, f in self.lattice.model.outputs.items():
-            what = f"output '{name}'"
-            x = self.lattice.functions.average(
-                (f,), self.env, self.pairs.probabilities, what, self.pairs.posts
-            )
-            arrays[name] = self.lattice._over_states(x)
-        return arrays
 
 
 def _argmax(x: Array) -> Array:

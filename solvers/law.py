@@ -19,7 +19,7 @@ from jax import lax
 
 from .chains import Markov
 from .errors import ModelError
-from .lattice import LatticePolicy
+from .lattice_policy import LatticePolicy
 from .locate import SLACK
 from .model import Model, TabularModel
 from .named import Named, mapped, ordered

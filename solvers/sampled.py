@@ -156,7 +156,7 @@ class SampledLattice(MonotoneLattice):
         own = policy // stride % size
         moved = jnp.clip(own + move, 0, size - 1)
         pairs = self.pairs(Named(policy + stride * (moved - own), self.states))
-        return self._over_states(self.quality(x, pairs))
+        return self.over_states(self.quality(x, pairs))
 
     def _rises(self, policy: Array) -> Array:
         """Tell whether the policy rises with the state; a best of several runs of it need not."""

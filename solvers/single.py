@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .lattice import Lattice, LatticePolicy
+from .lattice import Lattice
+from .lattice_policy import LatticePolicy
 from .operator import Shortcut
 
 __all__ = ["SingleLattice"]
