@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -117,10 +118,17 @@ def test_scripts_can_be_run(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built as a release is: from the source distribution, and not from the tree."""
-    folder = tmp_path_factory.mktemp("dist")
+    """The wheel, built as a release is: from the source distribution, and not from the tree.
+
+    The source distribution is gathered in the tree, where two workers would get into each other's
+    way: each has a copy.
+    """
+    folder, copy = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("copy")
+    for name in tracked_files(root):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, copy / name, follow_symlinks=False)
     built = subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", str(folder), str(root)],
+        [sys.executable, "-m", "build", "--outdir", str(folder), str(copy)],
         capture_output=True,
         text=True,
         check=False,
