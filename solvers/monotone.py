@@ -153,8 +153,9 @@ class MonotoneLattice(Lattice, Shortcut):
             value, best = known
             half = nodes >> (level + 1)
             segment = jnp.arange(room, dtype=jnp.int32)
-            here = half + 2 * half * segment
-            used = here < nodes
+            used = segment < jnp.left_shift(1, level)
+            # Of segments that are not used the product would exceed 32 bits on large grids.
+            here = jnp.where(used, half + 2 * half * jnp.where(used, segment, 0), nodes)
             low = best[..., jnp.where(used, here - half, nodes)]
             # A segment that is not used begins behind the last candidate.
             starts = jnp.where(used, low + segment, m - 1 + room)

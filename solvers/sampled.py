@@ -41,7 +41,7 @@ __all__ = ["DOUBT", "SampledLattice", "may_sample", "share", "shortcut_of"]
 Array = Any
 FULL_PAIRS = 2**31  # pairs of a state and a choice up to which `auto` sweeps over all of them
 DOUBT = 1e-3  # the chance that the statement is wrong
-ROUGHER = 8  # times the rounding that is allowed a sweep: half of it goes to comparing qualities
+ROUGHER = 512  # roundings more that are allowed a sweep: half of them go to comparing qualities
 CHUNK = 64  # states of the sample looked at together
 WIDE = 1024  # choices
 
@@ -113,7 +113,7 @@ class SampledLattice(MonotoneLattice):
 
     def __init__(self, *args: Any, sample: int, seed: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.depth *= ROUGHER
+        self.depth += ROUGHER
         drawn = np.random.default_rng(seed).integers(prod(self.shape), size=sample)
         chunks = ceil(sample / CHUNK)
         self.drawn = jnp.asarray(np.resize(drawn, (chunks, CHUNK)), jnp.int32)

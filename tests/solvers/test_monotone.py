@@ -82,3 +82,26 @@ def test_it_is_tried_by_hint_or_where_rewards_stream_and_not_for_few_choices() -
     assert shortcut_of(Lattice(falling({"y": "x"})), SolveOptions(method="vi")) is None
     assert shortcut_of(Lattice(household(300), memory=2**16), options) is not None
     assert shortcut_of(Lattice(household(50), memory=2**12), options) is None
+
+
+@pytest.mark.slow
+def test_a_grid_of_a_hundred_thousand_points() -> None:
+    n = 100_000
+
+    def saver(beta=0.9):
+        return dp.Model(
+            states={"a": dp.grid(0.0, 20.0, n)},
+            choices={"a_next": "a"},
+            transition={"a": "a_next"},
+            feasible=lambda a, a_next: 1.03 * a + 1.0 - a_next > 0,
+            reward=lambda a, a_next: jnp.log(1.03 * a + 1.0 - a_next),
+            discount=beta,
+        )
+
+    found = dp.solve(saver, certificate="sampled", sample=300)
+    assert (found.status, found.certificate) == ("solved", "sampled")
+    a, v = np.linspace(0.0, 20.0, n), np.asarray(found.value)
+    for i in (0, 1, 16_384, 40_000, 65_535, 65_536, n - 1):
+        c = 1.03 * a[i] + 1.0 - a
+        best = np.max(np.log(c[c > 0]) + 0.9 * v[c > 0])
+        assert abs(best - v[i]) <= 2e-6
