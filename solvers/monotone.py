@@ -81,9 +81,6 @@ class MonotoneLattice(Lattice, Shortcut):
         As for :class:`.Lattice`.
     """
 
-    vouches = False  # nothing but a full sweep tells how good its maximum is
-    patience = 60
-
     def __init__(self, model: Model, along: tuple[str, str], **kwargs: Any) -> None:
         super().__init__(model, **kwargs)
         self.choice, self.state = along
@@ -114,11 +111,6 @@ class MonotoneLattice(Lattice, Shortcut):
             value, policy = lax.fori_loop(0, len(firsts), look, none)
         axis = self.states.index(self.state)
         return jnp.moveaxis(value, -1, axis), jnp.moveaxis(policy, -1, axis)
-
-    def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
-        """Confirm nothing."""
-        del v, tv, policy
-        return jnp.asarray(False)
 
     def other_choices(self) -> tuple[int, Array]:
         """Return the stride of the choice among all, and where each run of it begins."""

@@ -192,12 +192,13 @@ class Shortcut(BellmanOperator):
         Sweeps without a smaller error after which it has told all that it can.
     """
 
-    vouches: bool
-    patience: int
+    vouches = False
+    patience = 60
 
-    @abstractmethod
     def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
         """Tell whether no choice that was looked at beyond the sweep's is better than the policy.
+
+        One that does not vouch confirms nothing.
 
         Parameters
         ----------
@@ -206,3 +207,5 @@ class Shortcut(BellmanOperator):
         policy : int32 array over the states
             The policy that it found.
         """
+        del v, tv, policy
+        return jnp.asarray(False)

@@ -32,7 +32,6 @@ class SingleLattice(Lattice, Shortcut):
         The lattice itself, which keeps its rewards.
     """
 
-    vouches = False
     patience = 2
 
     def __init__(self, double: Lattice) -> None:
@@ -51,11 +50,6 @@ class SingleLattice(Lattice, Shortcut):
     def at(self, policy: Array) -> LatticePolicy:
         """Fix a policy, in double precision."""
         return self.double.at(policy)
-
-    def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
-        """Confirm nothing."""
-        del v, tv, policy
-        return jnp.asarray(False)
 
 
 def _halved(x: Array) -> Array:
