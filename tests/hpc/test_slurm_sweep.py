@@ -242,10 +242,10 @@ def test_a_preempted_job_loses_at_most_its_task_in_flight(desk: Desk) -> None:
 
 
 def test_a_model_that_needs_too_much_memory_is_given_smaller_batches(desk: Desk) -> None:
-    """A batch takes 3 MB a lane: 512 lanes are 1.5 GB, and the job has one."""
-    hungry = "    hoard = np.ones((np.size(beta), 375_000))\n    log = os.environ"
+    """A batch takes 5 MB a lane, held while it naps: 256 lanes are 1.28 GB, and the job has one."""
+    hungry = "    hoard = np.ones((np.size(beta), 625_000))\n    log = os.environ"
     (desk.folder / "napping.py").write_text(NAPPING.replace("    log = os.environ", hungry))
-    desk.sweep(points=4, nap=0.0)
+    desk.sweep(points=4, nap=0.8)  # longer than the guard of memory looks away
     desk.profile(memory="1G", max_jobs=1)
     desk.run(seconds=240)
     retries = desk.facts("retry")
