@@ -345,6 +345,8 @@ class Pairs:
         index: Named,
         states: Iterable[str],
         probabilities: Mapping[str, Named],
+        *,
+        all_feasible: bool = False,
     ) -> Pairs:
         """Evaluate a model at all states and the choices in `index`.
 
@@ -358,13 +360,15 @@ class Pairs:
             States, and post variables, whose (next) values to find.
         probabilities : mapping
             Of the shocks for which they do not depend on the choice.
+        all_feasible : bool
+            It is known that all of these are.
         """
         env = functions.env | functions.choice_values(index)
         probabilities = {
             w: probabilities[w] if w in probabilities else functions.probability(w, env)
             for w in functions.model.shocks
         }
-        feasible = functions.feasibility(env)
+        feasible = None if all_feasible else functions.feasibility(env)
         posts = {name: functions.location(name, env, index) for name in functions.model.post}
         raw = functions.average(functions.model.reward, env, probabilities, "reward", posts)
         reward = raw

@@ -285,7 +285,7 @@ def first_fault(survey: Survey, rates: Modulus | None) -> Array:
 
 
 def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s: _State) -> _State:
-    tv, policy = operator.greedy(s.v)
+    tv, policy = operator.improve(s.v, s.policy)
     now = bounds(s.v, tv, rates, operator.depth, operator.everywhere)
     improved = now.error < s.best
     stale = jnp.where(improved, 0, s.stale + 1)

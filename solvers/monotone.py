@@ -30,7 +30,7 @@ from .bounds import EPS
 from .contraction import CHOICE
 from .functions import Pairs
 from .grids import Integers
-from .lattice import Lattice
+from .lattice import Lattice, first_best
 from .model import Model
 from .named import Named, aligned
 from .operator import Shortcut
@@ -39,6 +39,7 @@ __all__ = ["MonotoneLattice", "rising"]
 
 Array = Any
 SLIP = 64 * EPS  # of a quality, by which another computation of it may differ
+NEAR = 3  # choices to both sides of the last policy's that a sweep looks at first
 WORTH = 256  # choices below which a full sweep costs less than the segments' bookkeeping
 
 
@@ -90,6 +91,29 @@ class MonotoneLattice(Lattice, Shortcut):
         """Whether the expectation leaves nothing that hangs on the state but through the choice."""
         early = any(self.state in step.dims for step in self.early)
         return not early and not self.parted and self.model.size_of(self.choice) >= WORTH
+
+    def improve(self, v: Array, policy: Array) -> tuple[Array, Array]:
+        """Return the maximum near the last policy if none is at the edge, else by :meth:`greedy`.
+
+        As policies settle, most sweeps find theirs a few steps from the last one.
+        """
+        if len(self.other_choices()[1]) > 1:
+            return self.greedy(v)
+        moves = np.arange(-NEAR, NEAR + 1, dtype=np.int32)
+        size = self.model.size_of(self.choice)
+        choices = policy[..., None] + moves
+        inside = jnp.clip(choices, 0, size - 1)
+        q = self.quality(self.expected(v), self.pairs(Named(inside, (*self.states, CHOICE))))
+        value, at = first_best(lax.optimization_barrier(self.over_states(q, CHOICE)))
+        best = jnp.take_along_axis(inside, at[..., None], -1)[..., 0]
+        edge = (best == choices[..., 0]) & (best > 0) | (best == choices[..., -1]) & (
+            best < size - 1
+        )
+        settled = ~self.everywhere.any(edge) & self.everywhere.all(value > -jnp.inf)
+        found: tuple[Array, Array] = lax.cond(
+            settled, lambda: (value, best), lambda: self.greedy(v)
+        )
+        return found
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
         """Return the maximum over the candidates, and the first policy that attains it."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from .binding import arguments
@@ -93,8 +95,17 @@ def top(x: Named, dims: Sequence[str]) -> Named:
     )
 
 
+SHORT = 8  # members of an axis that are added one after another
+
+
 def total(x: Named, dims: Sequence[str]) -> Named:
-    """Sum over some axes."""
+    """Sum over some axes; a short one by sums of whole arrays, several times faster on a CPU."""
+    if len(dims) == 1 and x.size_of(dims[0]) <= SHORT:
+        axis = x.dims.index(dims[0])
+        terms = (
+            lax.index_in_dim(x.array, i, axis, keepdims=False) for i in range(x.size_of(dims[0]))
+        )
+        return Named(reduce(jnp.add, terms), tuple(d for d in x.dims if d != dims[0]))
     return Named(
         jnp.sum(x.array, axis=tuple(x.dims.index(d) for d in dims)),
         tuple(d for d in x.dims if d not in dims),

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .cut import ALONE, Cut, Everywhere
 from .krylov import bicgstab
@@ -129,12 +130,19 @@ class PolicyOperator(ABC):
         spent : bool
             Whether all of `max_iter` was used up before `tol` was reached.
         """
-        more = {}
-        if self.line is not None:
-            solver = line_solver(self.expect, self.discount, start.shape, self.line)
-            more["precondition"] = solver
         over = self.everywhere
-        value, k = bicgstab(self.apply, self.reward, start, tol, max_iter, over, **more)
+
+        def solve() -> tuple[Array, Array]:
+            more = {}
+            if self.line is not None:
+                solver = line_solver(self.expect, self.discount, start.shape, self.line)
+                more["precondition"] = solver
+            return bicgstab(self.apply, self.reward, start, tol, max_iter, over, **more)
+
+        # Much of the work comes before the first iteration, and many policies need none.
+        left = over.max(jnp.abs(self.reward - start + self.apply(start)))
+        wanted = (max_iter > 0) & (left > tol)
+        value, k = lax.cond(wanted, solve, lambda: (start, jnp.int32(0)))
         return value, (k >= max_iter) & (max_iter > 0)
 
 
@@ -155,6 +163,11 @@ class BellmanOperator(ABC):
     @abstractmethod
     def greedy(self, v: Array) -> tuple[Array, Array]:
         """Return ``Tv`` and the first maximising policy: one full sweep."""
+
+    def improve(self, v: Array, policy: Array) -> tuple[Array, Array]:
+        """Return what :meth:`greedy` does; a shortcut may look beside the last policy first."""
+        del policy
+        return self.greedy(v)
 
     @abstractmethod
     def growth(self, w: Array) -> Array:

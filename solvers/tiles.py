@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["best_of_tiles", "tiled_along"]
 
 Array = Any
-PAIRS = 2**17  # of a tile and a block of choices: enough to keep several cores busy
+PAIRS = 2**16  # of a tile and a block of choices: enough to keep several cores busy
 LEAST = 4  # tiles below which nothing worth mentioning is passed over
 
 

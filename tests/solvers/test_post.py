@@ -390,7 +390,7 @@ def test_a_sweep_costs_post_times_shocks_and_pairs_but_not_their_product() -> No
         return max(v.aval.size for eqn in jaxpr.jaxpr.eqns for v in eqn.outvars)
 
     given, meant = plain()
-    pairs = (S + 1) * 8  # choices fill one block of eight
+    pairs = (S + 1) * (Q + 1)
     assert largest(given) <= pairs < pairs * D <= largest(meant)
 
 
