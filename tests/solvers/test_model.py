@@ -1,5 +1,6 @@
 """The model face: what is accepted, and what is refused with which words."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -111,6 +112,18 @@ def test_crra_is_log_at_one_and_keeps_its_formula() -> None:
     assert dp.crra(2.0, 1.0) == pytest.approx(np.log(2.0))
     assert dp.crra(2.0, 3.0) == pytest.approx(2.0**-2 / -2)
     assert dp.crra(2.0, jnp.float64(0.5)) == pytest.approx(2 * np.sqrt(2.0))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 1.0 + 1e-6, 2.0, 5.0])
+def test_crra_at_small_large_and_impossible_consumption(gamma: float) -> None:
+    c = np.array([1e-300, 1e-8, 0.5, 1.0, 7.0, 1e12])
+    with np.errstate(over="ignore"):
+        meant = np.log(c) if gamma == 1.0 else c ** (1.0 - gamma) / (1.0 - gamma)
+    np.testing.assert_allclose(jax.vmap(lambda c: dp.crra(c, gamma))(c), meant, rtol=1e-12)
+    assert dp.crra(0.0, gamma) == (0.0 if gamma < 1.0 else -np.inf)
+    assert np.isnan(dp.crra(-1.0, gamma))
+    slope = jax.grad(lambda c: dp.crra(c, gamma))(0.5)
+    assert slope == pytest.approx(0.5**-gamma, rel=1e-12)
 
 
 def test_a_shock_s_probabilities_may_depend_on_the_choice() -> None:

@@ -35,6 +35,37 @@ def test_a_rising_choice_is_found_as_by_a_full_sweep(n: int) -> None:
         v = expected
 
 
+@pytest.mark.parametrize("away", [0, 2, -2, 40])
+def test_a_sweep_begins_beside_the_last_policy(away: int) -> None:
+    """Near or far, what is found is what a full sweep finds."""
+    model = household(257)
+    v = jnp.log1p(jnp.asarray(model.states["a"].values))[:, None] * jnp.ones(3)
+    expected, best = jax.jit(Lattice(model).greedy)(v)
+    lattice = MonotoneLattice(model, ("a_next", "a"), block=1)
+    value, policy = jax.jit(lattice.improve)(v, jnp.clip(best + away, 0, 256))
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
+    np.testing.assert_array_equal(policy, best)
+
+
+def test_a_hill_beside_a_mountain_is_left() -> None:
+    """Nothing better is near the top of the hill: the certificate's sweep finds what is far."""
+
+    def model(monotone: dict[str, str]) -> dp.Model:
+        return dp.Model(
+            states={"x": dp.grid(0.0, 1.0, 300)},
+            choices={"y": "x"},
+            transition={"x": "y"},
+            reward=lambda x, y: 0.1 * x * y + jnp.cos(12.0 * y) * (0.2 + 2.0 * x * y),
+            discount=0.9,
+            monotone=monotone,
+        )
+
+    hinted = dp.solve(model({"y": "x"}), tol=1e-8, memory=2**16)
+    plain = dp.solve(model({}), tol=1e-8, method="vi", max_iter=10_000)
+    assert hinted.status == plain.status == "solved"
+    np.testing.assert_allclose(hinted.value, plain.value, atol=2e-8)
+
+
 @pytest.mark.slow
 def test_several_choices_are_searched_along_the_one_that_rises() -> None:
     def two(a, z, a_next, work):
