@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -149,7 +150,8 @@ def _lost(text: str, store: str) -> NoReturn:
 
 def _abandon(roll: Roll, error: BaseException) -> NoReturn:
     """End after an error that the other processes do not share."""
-    roll.await_loss(GRACE)  # then `_lost` ends this process
+    if roll.await_loss(GRACE):
+        time.sleep(GRACE)  # `_lost` says so meanwhile and ends this process; be quiet
     code = error.exit_code if isinstance(error, DpsolveError) else 1
     if isinstance(error, KeyboardInterrupt):
         code = 130

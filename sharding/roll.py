@@ -199,10 +199,16 @@ class Roll:
         for line in self._lines.values():
             line.close()
 
-    def await_loss(self, seconds: float) -> None:
-        """Give a loss time to be noticed: an error here may be but its first consequence."""
+    def await_loss(self, seconds: float) -> bool:
+        """Give a loss time to be noticed: an error here may be but its first consequence.
+
+        Returns
+        -------
+        bool
+            Whether a process was lost, so that a thread of the roll is about to end this one.
+        """
         with self._change:
-            self._change.wait_for(lambda: self.loss, timeout=seconds)
+            return bool(self._change.wait_for(lambda: self.loss, timeout=seconds))
 
     # -- in threads -----------------------------------------------------------------------------
 

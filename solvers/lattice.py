@@ -35,16 +35,16 @@ from .lattice_policy import LatticePolicy
 from .line import LEAST
 from .locate import Location
 from .lookup import corners, flattened
+from .maximum import FEW, argmax, max_and_argmax
 from .model import Model
 from .named import Named, add, aligned, multiply, take, where
 from .operator import BellmanOperator, Survey
 from .survey import survey_lattice
 from .tiles import best_of_tiles, tiled_along
 
-__all__ = ["Lattice", "first_best"]
+__all__ = ["Lattice"]
 
 Array = Any
-FEW = 16  # choices that are compared one after another, in one block
 
 
 class Lattice(BellmanOperator):
@@ -338,7 +338,7 @@ class Lattice(BellmanOperator):
             # Without the barrier XLA fuses this reduction into both of its uses, and pays for it
             # 10 times over.
             tops = lax.optimization_barrier(jnp.max(self.over_states(q, BLOCK, CHOICE), -1))
-            block = _argmax(tops)
+            block = argmax(tops)
             return jnp.max(tops, -1), block
         along = tiled_along(self)
         if along is not None:
@@ -404,7 +404,7 @@ class Lattice(BellmanOperator):
         def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
             q = self._block_quality(x, number)
             top = jnp.max(q, -1)
-            choice = jnp.minimum(number * self.width + _argmax(q), self.n_choices - 1)
+            choice = jnp.minimum(number * self.width + argmax(q), self.n_choices - 1)
             better = ~(top <= best[0]) & ~jnp.isnan(best[0])
             return jnp.where(better, top, best[0]), jnp.where(better, choice, best[1])
 
@@ -420,7 +420,7 @@ class Lattice(BellmanOperator):
             return self._greedy_by_rows(x)
         if self.kept is not None and self.n_choices <= FEW:
             q = self.over_states(self.quality(x, self.kept), BLOCK, CHOICE)[..., 0, :]
-            return first_best(lax.optimization_barrier(q))
+            return max_and_argmax(lax.optimization_barrier(q))
         value, block = self._best_blocks(x)
         if self.kept is not None:
             future = multiply(self.continuation(x, self.kept), self.kept.discount)
@@ -429,7 +429,7 @@ class Lattice(BellmanOperator):
         else:
             index = self._block_index(block[..., None], (*self.states, CHOICE))
             q = self.quality(x, self.pairs(index))
-        best = _argmax(self.over_states(q, CHOICE))
+        best = argmax(self.over_states(q, CHOICE))
         policy = jnp.minimum(block * self.width + best, self.n_choices - 1)
         return value, policy.astype(jnp.int32)
 
@@ -457,30 +457,6 @@ class Lattice(BellmanOperator):
     def survey(self) -> Survey:
         """Look over all pairs once; see :mod:`.survey`."""
         return survey_lattice(self)
-
-
-def _argmax(x: Array) -> Array:
-    """Return where the last axis has its maximum first; anything within it where that is NaN.
-
-    By two reductions of numbers, which XLA vectorises as it does not that of pairs.
-    """
-    n = x.shape[-1]
-    best = jnp.max(x, -1, keepdims=True)
-    at = jnp.where(x >= best, jnp.arange(n, dtype=jnp.int32), n)
-    return jnp.minimum(jnp.min(at, -1), n - 1)
-
-
-def first_best(q: Array) -> tuple[Array, Array]:
-    """Return the maximum over a short last axis and where it is first, one entry after another.
-
-    Each comparison is of whole arrays, which XLA vectorises as it does not `argmax`.
-    """
-    value, at = q[..., 0], jnp.zeros(q.shape[:-1], jnp.int32)
-    for number in range(1, q.shape[-1]):
-        other = q[..., number]
-        better = ~(other <= value) & ~jnp.isnan(value)  # a NaN counts as better, and stays
-        value, at = jnp.where(better, other, value), jnp.where(better, number, at)
-    return value, at.astype(jnp.int32)
 
 
 def _rows(x: Named, block: Named) -> Named:

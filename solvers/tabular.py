@@ -21,6 +21,7 @@ from .cut import Cut
 from .errors import ModelError
 from .grids import check_distribution, is_concrete
 from .line import LEAST
+from .maximum import max_and_argmax
 from .model import TabularModel
 from .operator import BellmanOperator, PolicyOperator, Survey
 
@@ -280,7 +281,7 @@ class Tabular(BellmanOperator):
         # What an infeasible action leads to is never looked at, so it may hold anything.
         q = jnp.where(self.reward == -jnp.inf, -jnp.inf, self.reward + self._future(v))
         q = self._by_state(q)
-        return jnp.max(q, -1), jnp.argmax(q, -1).astype(jnp.int32)
+        return max_and_argmax(q)
 
     def growth(self, w: Array) -> Array:
         """Return the sweep without rewards."""

@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 import dpsolve as dp
+from dpsolve.hpc import commands_solve
 from dpsolve.hpc.checkpoints import Checkpoints
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.reading import Reading
@@ -22,7 +23,7 @@ from dpsolve.hpc.solving import solve_into_store
 from dpsolve.hpc.store import open_store
 from dpsolve.sharding.mesh import MeshShape
 from dpsolve.sharding.processes import alone
-from dpsolve.sharding.roll import SILENCE
+from dpsolve.sharding.roll import SILENCE, Roll
 from dpsolve.solvers.errors import RefusedError, UsageError
 
 from .conftest import Listener, arrays, assert_equal_stores
@@ -142,6 +143,28 @@ def test_a_killed_process_ends_the_other_and_the_same_command_resumes(desk: Path
     assert f"{total}, taken up after {resumed}" in ends[0].output
     assert dp.verify(store).ok
     assert not (store / "status" / "checkpoint").exists()
+
+
+class Losing(Roll):
+    """One whose thread has just noticed a loss, and is about to end this process."""
+
+    def __init__(self) -> None:
+        pass
+
+    def await_loss(self, seconds: float) -> bool:
+        return True
+
+
+def test_the_error_that_a_loss_brings_is_not_shown(monkeypatch: Any, capfd: Any) -> None:
+    """The broken collective may be noticed a moment before the thread has had its say."""
+
+    def waits(seconds: float) -> None:
+        raise TimeoutError(seconds)
+
+    monkeypatch.setattr(commands_solve.time, "sleep", waits)
+    with pytest.raises(TimeoutError):
+        commands_solve._abandon(Losing(), RuntimeError("Gloo all-reduce failed"))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
-from dpsolve.solvers.lattice import FEW, Lattice, _argmax, first_best
+from dpsolve.solvers.lattice import Lattice
+from dpsolve.solvers.maximum import FEW, argmax, max_and_argmax
 from dpsolve.solvers.named import SHORT, Named, total
 
 INF = np.inf
@@ -26,20 +27,20 @@ def qualities(n: int) -> Any:
 @pytest.mark.parametrize("n", [1, 2, FEW, 40])
 def test_the_first_of_the_best_is_found(n: int) -> None:
     q = qualities(n)
-    value, at = jax.jit(first_best)(q)
+    value, at = jax.jit(max_and_argmax)(q)
     np.testing.assert_array_equal(value, q.max(-1))
     np.testing.assert_array_equal(at, q.argmax(-1))
-    np.testing.assert_array_equal(jax.jit(_argmax)(q), q.argmax(-1))
+    np.testing.assert_array_equal(jax.jit(argmax)(q), q.argmax(-1))
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_a_nan_is_never_lost(at: int) -> None:
     q = np.array([[1.0, INF, -INF]])
     q[0, at] = np.nan
-    value, best = jax.jit(first_best)(q)
+    value, best = jax.jit(max_and_argmax)(q)
     assert np.isnan(value[0])
     assert 0 <= int(best[0]) < 3
-    assert 0 <= int(jax.jit(_argmax)(q)[0]) < 3
+    assert 0 <= int(jax.jit(argmax)(q)[0]) < 3
 
 
 @pytest.mark.parametrize("n", [FEW - 1, FEW, FEW + 1])
