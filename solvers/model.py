@@ -377,8 +377,7 @@ def crra(consumption: Any, gamma: Any) -> jax.Array:
     exponent = jnp.where(is_log, 1.0, power)
     scale = jnp.where(is_log, 0.0, 1.0 / exponent)
     powered = jnp.exp(exponent * log_c) * scale
-    logged = jnp.where(is_log, 1.0, 0.0) * jnp.maximum(log_c, LEAST_LOG)
-    # 0, and -inf at no consumption: there 0 * log_c would be no number.
-    floor = jnp.where(power > 0.0, LEAST_LOG, -jnp.inf)
-    ruin = jnp.minimum(jnp.maximum(log_c, floor) - LEAST_LOG, 0.0)
-    return powered + logged + ruin
+    # Where this is multiplied by 0 it must be finite, also at no consumption.
+    floor = jnp.where(is_log, -jnp.inf, LEAST_LOG)
+    logged = jnp.where(is_log, 1.0, 0.0) * jnp.maximum(log_c, floor)
+    return powered + logged
