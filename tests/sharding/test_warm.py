@@ -58,7 +58,9 @@ def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
     """Compare what two programs made, which may round the same sum in two ways."""
     assert one.keys() == other.keys()
     for name, x in one.items():
-        np.testing.assert_allclose(x, other[name], rtol=1e-5, atol=1e-12, err_msg=name)
+        small = name in ("error_bound", "residual")  # differences of what was rounded
+        rtol = 1e-5 if small else 1e-12
+        np.testing.assert_allclose(x, other[name], rtol=rtol, atol=1e-12, err_msg=name)
 
 
 def assert_same_bits(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -187,7 +189,9 @@ def test_a_bad_start_costs_one_sweep(scale: Any) -> None:
     dropped = (warm["start"] == -1) & (np.arange(16) % STRAND > 0)
     assert dropped.any()
     np.testing.assert_array_equal((warm["iterations"] - cold["iterations"])[dropped], 1)
-    np.testing.assert_allclose(warm["value"][dropped], cold["value"][dropped], rtol=1e-12, atol=TOL)
+    np.testing.assert_allclose(
+        warm["value"][dropped], cold["value"][dropped], rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_same_point_again_is_done_at_once() -> None:
