@@ -421,7 +421,9 @@ class Lattice(BellmanOperator):
             return self._greedy_by_rows(x)
         if self.kept is not None and self.n_choices <= FEW:
             q = self.over_states(self.quality(x, self.kept), BLOCK, CHOICE)[..., 0, :]
-            return max_and_argmax(lax.optimization_barrier(q))
+            # The value is a reduction, as with many choices: what XLA fuses with that is rounded
+            # alike in every program, and what it fuses with comparisons is not.
+            return jnp.max(q, -1), max_and_argmax(lax.optimization_barrier(q))[1]
         value, block = self._best_blocks(x)
         if self.kept is not None:
             future = multiply(self.continuation(x, self.kept), self.kept.discount)
