@@ -197,6 +197,11 @@ def _sweeps(plan: Plan) -> Iterator[str]:
         if (found := part.program.outlook) is not None:
             yield f"  rewards     {group}{found.rewards}"
             yield f"  maxima      {group}{found.maxima}"
+            if found.warning:
+                yield f"  certified   {group}{found.warning}"
+            if found.remedy:
+                yield f"              {found.remedy} (in [solve], or"
+                yield "              --with solve.certificate=sampled)"
         if START in part.variables:
             yield f"  starts      {group}warm, from the point before; one in {STRAND} cold"
 

@@ -84,8 +84,8 @@ def differences(store: Store, plan: Plan) -> list[str]:
     if held.sha256 != asked.sha256:
         lines.append(_line("model source (sha256)", held.sha256[:12], asked.sha256[:12]))
         lines += _source_difference(held.source, asked.source)
-    lines += _compare(
-        {f"solve.{k}": v for k, v in json.loads(store.attributes["solve"]).items()},
+    lines += _compare(  # both as they read now: an option may have had another default
+        {f"solve.{k}": v for k, v in store.options.as_dict().items()},
         {f"solve.{k}": v for k, v in plan.options.as_dict().items()},
     )
     held_buckets = {b.bucket.group: _facts(b.bucket, b.kept) for b in store.buckets}

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..solvers.errors import StoreError
@@ -102,9 +103,13 @@ class Store:
             If the disk refuses; the task is then not committed.
         """
         bucket = self.buckets[task.bucket]
+        variables = batch.variables
+        if "certificate" in bucket.results and "certificate" not in variables:
+            # Begun when a sample certified large models unasked: what is added is a full one, 0.
+            variables = variables | {"certificate": np.zeros(task.size, np.int8)}
 
         blocks = {
-            name: array.block(getattr(batch, name) if name in RECORDS else batch.variables[name],
+            name: array.block(getattr(batch, name) if name in RECORDS else variables[name],
                               task.shape)
             for name, array in bucket.results.items()
         }  # fmt: skip

@@ -178,7 +178,12 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
 
 def _sweeps(factory: Any, sizes: Mapping[str, Any], options: SolveOptions) -> tuple[str, ...]:
     found = outlook(factory, sizes, options)
-    return () if found is None else (f"rewards {found.rewards}", f"maxima {found.maxima}")
+    if found is None:
+        return ()
+    lines = [f"rewards {found.rewards}", f"maxima {found.maxima}"]
+    if found.warning:
+        lines.append("; ".join(filter(None, (f"certified {found.warning}", found.remedy))))
+    return tuple(lines)
 
 
 def _array(dims: tuple[str, ...], shape: tuple[int, ...]) -> str:

@@ -52,7 +52,8 @@ INITIAL_WORDS = ("stationary", "uniform")
 INITIAL_SLACK = 1e-9  # how far masses may miss one before they are refused
 
 PRECISIONS: dict[str, tuple[str, ...]] = {"double": ("float64",), "mixed": ("float32", "single")}
-CERTIFICATES: dict[str, tuple[str, ...]] = {"auto": (), "full": (), "sampled": ("sample",)}
+# Nothing is certified by probability unless that was asked for: so `auto` is the full certificate.
+CERTIFICATES: dict[str, tuple[str, ...]] = {"full": ("auto",), "sampled": ("sample",)}
 
 # What a point is asked for beside its value: absent from `as_dict` when it is not asked for, so
 # that what was stored before there was such an option still reads the same.
@@ -114,9 +115,9 @@ class SolveOptions:
         ``double``, or ``mixed``: where rewards are kept, sweeps go ahead in float32 as far as that
         leads, and end in float64. What is certified does not change.
     certificate : str
-        ``full``: a sweep over all pairs of a state and a choice. ``sampled``: over those of a
-        random sample of states, with a statement of probability (see :mod:`.sampled`), where the
-        maximum goes by divide and conquer. ``auto``: full up to 2^31 pairs.
+        ``full`` (``auto`` is another word for it): a sweep over all pairs of a state and a choice.
+        ``sampled``: over those of a random sample of states, with a statement of probability (see
+        :mod:`.sampled`) and no proof, where the maximum goes by divide and conquer.
     sample, sample_seed : int
         States in the sample, and the seed that draws them.
     """
@@ -139,7 +140,7 @@ class SolveOptions:
     criterion: str = "discounted"
     cycles: bool = True
     precision: str = "double"
-    certificate: str = "auto"
+    certificate: str = "full"
     sample: int = 2_000
     sample_seed: int = 0
 

@@ -25,6 +25,14 @@ from .sampled import shortcut_of
 
 __all__ = ["Outlook", "outlook"]
 
+LONG = 2**31
+"""Pairs of a state and a choice above which a full sweep takes longer than to find the solution by
+divide and conquer."""
+
+PAIR = 1.25e-9
+"""Seconds a pair, of a reward with a logarithm and an exponential: measured on two cores, at 10^10
+pairs of savings (docs/performance.md, certificates)."""
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -45,7 +53,11 @@ class Outlook:
     single : bool
         Whether sweeps in single precision are tried.
     sampled : bool
-        Whether a sample of the states may certify, in place of a full sweep.
+        Whether a sample of the states certifies, in place of a full sweep.
+    pairs : int
+        Pairs of a state and a choice, which a full sweep looks at.
+    samples : bool
+        Whether a sample of the states could certify, if that were asked for.
     """
 
     kept: int | None
@@ -56,6 +68,8 @@ class Outlook:
     quick: int
     single: bool
     sampled: bool
+    pairs: int = 0
+    samples: bool = False
 
     @property
     def rewards(self) -> str:
@@ -80,6 +94,26 @@ class Outlook:
         return (
             f"by divide and conquer ({choice} taken to rise with {state}; about "
             f"{self.quick:,} evaluations a sweep), then {then}"
+        )
+
+    @property
+    def warning(self) -> str:
+        """How long the full sweep takes that certifies, in words; empty unless that is long."""
+        if self.sampled or self.pairs <= LONG:
+            return ""
+        return (
+            f"by a full sweep, about {self.pairs * PAIR:,.0f} s a point on two cores (by count: "
+            f"{self.pairs:,} pairs at {PAIR * 1e9:.3g} ns)"
+        )
+
+    @property
+    def remedy(self) -> str:
+        """What is quicker than a long full sweep, in words; empty if nothing is, or none is."""
+        if not (self.warning and self.samples):
+            return ""
+        return (
+            'certificate = "sampled" is quicker and proves less: it is a statement of probability, '
+            "not a proof"
         )
 
 
@@ -131,4 +165,15 @@ def _of(lattice: Lattice, options: SolveOptions) -> Outlook:
         quick = states // own * (choices // size) * (levels * size + 2**levels)
     sampled = shortcut is not None and shortcut.vouches
     single = shortcut is not None and along is None
-    return Outlook(kept, lattice.width, choices, evaluations, along, quick, single, sampled)
+    return Outlook(
+        kept, lattice.width, choices, evaluations, along, quick, single, sampled,
+        pairs=states * choices, samples=_samples(lattice, options),
+    )  # fmt: skip
+
+
+def _samples(lattice: Lattice, options: SolveOptions) -> bool:
+    """Tell whether a sample could certify, if that were asked for."""
+    if lattice.model.horizon is not None:
+        return False
+    found = shortcut_of(lattice, replace(options, certificate="sampled"))
+    return found is not None and found.vouches

@@ -1,5 +1,8 @@
 r"""A certificate by a sample, where a sweep over all pairs would cost more than the solution.
 
+It is given where ``certificate="sampled"`` asks for it, and never unasked: it is a statement of
+probability, and the full certificate is a proof.
+
 Divide and conquer (:mod:`.monotone`) finds :math:`\tilde T v \le T v`, a maximum over some of the
 choices, and a policy that attains it. Its lower bound on the true value holds as it stands, since
 :math:`\tilde T v = T_\pi v` for that policy. Its upper bound holds if no choice left out is better.
@@ -39,7 +42,6 @@ from .survey import survey_lattice
 __all__ = ["DOUBT", "SampledLattice", "may_sample", "share", "shortcut_of"]
 
 Array = Any
-FULL_PAIRS = 2**31  # pairs of a state and a choice up to which `auto` sweeps over all of them
 DOUBT = 1e-3  # the chance that the statement is wrong
 ROUGHER = 512  # roundings more that are allowed a sweep: half of them go to comparing qualities
 CHUNK = 64  # states of the sample looked at together
@@ -89,12 +91,9 @@ def may_sample(operator: BellmanOperator, options: SolveOptions) -> bool:
 
 
 def _samples(operator: Lattice, options: SolveOptions) -> bool:
-    """Tell whether a certificate by a sample is wanted, and can be given."""
-    if operator.cut is not None or not operator.constant_discount:
-        return False
-    if options.certificate == "auto":
-        return prod(operator.shape) * operator.n_choices > FULL_PAIRS
-    return options.certificate == "sampled"
+    """Tell whether a certificate by a sample was asked for, and can be given."""
+    able = operator.cut is None and operator.constant_discount
+    return able and options.certificate == "sampled"
 
 
 class SampledLattice(MonotoneLattice):

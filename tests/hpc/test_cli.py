@@ -268,6 +268,18 @@ def test_ctrl_c_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert "interrupted" in run("sweep m.py:toy --grid a=1:2:3", code=130)
 
 
+def test_a_plan_says_how_long_a_certificate_takes_and_what_is_quicker(run: Run) -> None:
+    command = "plan savings --grid beta=0.9,0.95 --set n_a=20000 --set n_z=25 --no-probe"
+    text = run(command)
+    assert "certified   by a full sweep, about 12 s a point on two cores (by count: " in text
+    assert "a statement of probability, not a proof (in [solve], or" in text
+    option = "--with solve.certificate=sampled"
+    assert f"{option})" in text
+    asked = run(f"{command} {option}")
+    assert "then a sample of the states certifies" in asked
+    assert "certified   by" not in asked
+
+
 def test_a_plan_says_whether_its_store_would_be_resumed_or_refused(run: Run) -> None:
     run("sweep m.py:toy --grid a=1:2:3 --store s.zarr")
     again = run("plan m.py:toy --grid a=1:2:3 --store s.zarr --no-probe")

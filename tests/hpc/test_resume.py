@@ -20,7 +20,7 @@ from dpsolve import ModelError, RefusedError
 from dpsolve.hpc.resolve import resolve
 from dpsolve.hpc.spec import Sweep, sweep_from
 from dpsolve.hpc.store import open_store
-from dpsolve.hpc.sweep import resume
+from dpsolve.hpc.sweep import create_store, resume
 from dpsolve.sharding.layout import Layout
 from dpsolve.sharding.program import Program
 
@@ -288,6 +288,44 @@ def test_another_version_of_jax_is_told_and_not_refused(
     assert run(sweep, listener).computed == 1
     assert any("begun with jax 0.1.2" in note for note in listener.notes)
     assert any("2 of 3 tasks are committed" in note for note in listener.notes)
+
+
+def recorded(path: str, certificate: str | None) -> None:
+    """Write into a store how an earlier version would have recorded the option."""
+    root = Path(path) / "zarr.json"
+    document = json.loads(root.read_text())
+    solve = json.loads(document["attributes"]["solve"])
+    solve.pop("certificate", None)
+    given = {} if certificate is None else {"certificate": certificate}
+    document["attributes"]["solve"] = json.dumps(solve | given)
+    root.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("certificate", ["auto", "full"])
+def test_a_default_that_was_recorded_once_is_no_difference(
+    cake: Callable[..., Sweep], certificate: str
+) -> None:
+    sweep = cake()
+    run(sweep)
+    recorded(sweep.store.path, certificate)
+    assert open_store(sweep.store.path).options.certificate == "full"
+    assert run(sweep).computed == 0
+
+
+def test_a_store_that_was_to_sample_unasked_goes_on_with_full_certificates(
+    tmp_path: Path,
+) -> None:
+    sweep = sweep_from({
+        "model": "savings",
+        "fixed": {"n_a": 300, "n_z": 2},
+        "grid": {"beta": [0.9, 0.95]},
+        "solve": {"tol": 1e-6, "certificate": "sampled", "sample": 20},
+        "store": {"path": str(tmp_path / "s.zarr"), "points_per_task": 1},
+    })  # fmt: skip
+    create_store(sweep, resolve("savings"))
+    recorded(sweep.store.path, None)
+    assert resume(sweep.store.path, progress=Listener()).solved == 2
+    assert xr.open_zarr(sweep.store.path)["certificate"].values.tolist() == [0, 0]
 
 
 def test_only_uncommitted_tasks_are_touched(cake: Callable[..., Sweep]) -> None:

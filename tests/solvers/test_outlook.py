@@ -45,6 +45,29 @@ def test_a_block_that_was_asked_for_is_looked_at_twice() -> None:
     assert (found.block, found.evaluations, found.along) == (300, 300 * 3 * 600, None)
 
 
+def test_a_long_certificate_is_told_with_how_it_was_counted_and_what_is_quicker() -> None:
+    sizes = {"n_a": 20_000, "n_z": 25}
+    full = outlook(savings, sizes, SolveOptions())
+    assert full is not None
+    assert full.pairs == 20_000 * 25 * 20_000
+    assert full.warning.startswith("by a full sweep, about 12 s a point")
+    assert "by count: 10,000,000,000 pairs" in full.warning
+    assert full.remedy.startswith('certificate = "sampled" is quicker')
+    assert full.remedy.endswith("a statement of probability, not a proof")
+    sampled = outlook(savings, sizes, SolveOptions(certificate="sampled"))
+    assert sampled is not None
+    assert (sampled.sampled, sampled.warning, sampled.remedy) == (True, "", "")
+    assert (ahead().warning, ahead().remedy) == ("", "")
+
+
+def test_what_no_sample_can_certify_is_not_told_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpsolve.solvers.outlook.LONG", 1_000)
+    assert ahead(memory=2**20).remedy
+    found = ahead(method="vi", memory=2**20)
+    assert found.warning
+    assert found.remedy == ""
+
+
 @pytest.mark.parametrize("horizon", [None, 4])
 def test_a_finite_horizon_has_no_shortcut(horizon: int | None) -> None:
     def model(beta: float = 0.9) -> dp.Model:

@@ -9,6 +9,9 @@ import pytest
 import dpsolve as dp
 from dpsolve.solvers import sampled
 from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.library import savings
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outlook import outlook
 
 MORE = {"n_a": 300, "n_z": 3}
 
@@ -89,12 +92,19 @@ def test_bad_models_are_refused_all_the_same() -> None:
         dp.solve(nobody, certificate="sampled", sample=10)
 
 
-@pytest.mark.slow
-def test_auto_is_full_up_to_a_size(monkeypatch: Any) -> None:
-    assert dp.solve("savings", MORE).certificate == "full"
-    monkeypatch.setattr(sampled, "FULL_PAIRS", 1_000)
-    assert dp.solve("savings", MORE | {"n_z": 2}).certificate == "sampled"
-    assert dp.solve("savings", {"n_a": 50, "n_z": 2}).certificate == "full"
+def test_nothing_is_certified_by_a_sample_unasked() -> None:
+    """Whatever the size: 10^10 pairs are looked at here, by tracing."""
+    for options in (SolveOptions(), SolveOptions(certificate="auto")):
+        ahead = outlook(savings, {"n_a": 20_000, "n_z": 25}, options)
+        assert ahead is not None
+        assert not ahead.sampled
+        assert ahead.maxima.endswith("then full sweeps certify")
+
+
+def test_auto_is_another_word_for_full() -> None:
+    assert SolveOptions(certificate="auto") == SolveOptions(certificate="full") == SolveOptions()
+    assert "certificate" not in SolveOptions(certificate="auto").as_dict()
+    assert dp.solve("savings", MORE, certificate="auto").certificate == "full"
 
 
 @pytest.mark.slow
