@@ -199,8 +199,9 @@ def _portions(task: Task, program: Program) -> Iterator[tuple[int, int]]:
 
     The first and one past the last of each are places in the task.
     """
-    side_by_side = len(os.sched_getaffinity(0))  # on a CPU, batches are
-    at_once = program.lanes * program.shape.points * side_by_side
+    from ..sharding.threads import cores
+
+    at_once = program.lanes * program.shape.points * cores()  # on a CPU, batches run side by side
     if program.warm:
         at_once = program.lanes * program.shape.points * program.workers * STRAND
     size = at_once * max(1, -(-task.size // (at_once * PORTIONS)))

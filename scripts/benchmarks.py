@@ -7,7 +7,6 @@ counts, since the machine's speed drifts. Memory is the peak of a process of its
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dpsolve as dp
+from dpsolve.sharding.threads import cores
 
 Row = tuple[str, str, str, str]  # what, measured, ratio (lowest-highest), target
 
@@ -255,10 +255,8 @@ def main() -> None:
     unknown = [n for n in names if n not in BENCHMARKS]
     if unknown:
         parser.error(f"no benchmark '{unknown[0]}'; there are: {', '.join(BENCHMARKS)}")
-    cores = len(os.sched_getaffinity(0))
-    print(
-        f"jax {jax.__version__} on {jax.devices()[0].platform}, {cores} cores {platform.machine()}"
-    )
+    where = f"{jax.devices()[0].platform}, {cores()} cores {platform.machine()}"
+    print(f"jax {jax.__version__} on {where}")
     print("| what | measured | ratio (range) | target |\n|---|---|---|---|")
     for name in names:
         for row in BENCHMARKS[name]():

@@ -15,7 +15,6 @@ point is enough for a core, by the model's own size, so that the answer is the s
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -37,6 +36,7 @@ from .mesh import ONE_DEVICE, MeshShape, device_memory
 from .rounds import Rounds
 from .serving import Results, serve
 from .strands import START
+from .threads import cores
 from .whole import Whole
 
 __all__ = ["Batch", "Forecast", "Program", "program", "program_for"]
@@ -245,7 +245,7 @@ class Program:
         """Return how many batches run at a time: on a CPU small programs keep one core busy."""
         small = self.bytes_per_point * self.lanes <= 4 * CPU_BYTES
         alone = self.shape.size == 1 and jax.local_devices()[0].platform == "cpu"
-        return len(os.sched_getaffinity(0)) if alone and small and not self.alone else 1
+        return cores() if alone and small and not self.alone else 1
 
     def _messages(
         self, code: Numpy, columns: Mapping[str, Numpy], found: Mapping[str, Numpy]

@@ -10,9 +10,16 @@ from typing import Any, TypeVar
 
 import jax
 
-__all__ = ["in_order", "side_by_side"]
+__all__ = ["cores", "in_order", "side_by_side"]
 
 Found = TypeVar("Found")
+
+
+def cores() -> int:
+    """Return how many cores this process may use: all there are, where the system tells no more."""
+    if hasattr(os, "sched_getaffinity"):  # macOS has none
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def in_order(work: Callable[[int, Any], Found], items: Iterable[int]) -> Iterator[Found]:
@@ -24,7 +31,7 @@ def in_order(work: Callable[[int, Any], Found], items: Iterable[int]) -> Iterato
     devices = jax.local_devices()
     workers = len(devices)
     if workers == 1 and devices[0].platform == "cpu":
-        workers = len(os.sched_getaffinity(0))
+        workers = cores()
     left = iter(items)
     while now := list(islice(left, workers)):
         found: dict[int, Found] = {}

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import dpsolve as dp
+from dpsolve.sharding.threads import cores
 
-from .machine import cores, machine
+from .machine import machine
 from .timing import LIMIT, Contender, Row, clock, compare, seconds
 from .work import work
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -14,7 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Machine", "bandwidth", "cores", "machine", "rate"]
+from dpsolve.sharding.threads import cores
+
+__all__ = ["Machine", "bandwidth", "machine", "rate"]
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,6 @@ def rate(f: Callable[[Any, Any], Any], n: int = 2**21, rounds: int = 5) -> float
     powers = jnp.linspace(-1.5, -1.4, repeats)
     total = jax.jit(lambda x, p: jnp.sum(f(x, p[:, None]), 1))
     return n / _best(lambda: total(x, powers), rounds)
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _best(f: Callable[[], Any], rounds: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def test_whoever_runs_a_task_and_in_whatever_portions_the_store_is_the_same(
     store = create_store(parts, resolve("growth"))
     run_task(str(store.path), 1)
     monkeypatch.setattr(desks, "PORTIONS", 10**6)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr("dpsolve.sharding.threads.cores", lambda: 1)
     monkeypatch.setattr("dpsolve.sharding.program.Program.workers", 1)
     desk = Desk(Post(store=str(store.path), topic=""))
     program = desk._compiled(store.tasks[0], 0, lambda _: None)[0]

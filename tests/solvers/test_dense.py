@@ -27,8 +27,9 @@ def test_a_batch_is_solved_as_each_alone() -> None:
 def test_many_at_a_time_do_not_hang(fresh_python: Callable[[str], str]) -> None:
     """Batched LAPACK calls do, within seconds, where there are as many of them as threads."""
     code = """
-import threading, os
+import os, threading
 import dpsolve, jax, jax.numpy as jnp, numpy as np
+from dpsolve.sharding.threads import cores
 from dpsolve.solvers import dense
 def one(a):
     parts = [jnp.exp(a * k) + jnp.sin(a) * jnp.cos(a) ** 2.1 + 500.0 * jnp.eye(100)
@@ -37,7 +38,7 @@ def one(a):
 f = jax.jit(jax.vmap(one)).lower(jax.ShapeDtypeStruct((8, 100, 100), np.float64)).compile()
 a = np.random.default_rng(0).random((8, 100, 100))
 threads = [threading.Thread(target=lambda: [np.asarray(f(a)) for _ in range(10)], daemon=True)
-           for _ in range(len(os.sched_getaffinity(0)))]
+           for _ in range(cores())]
 [t.start() for t in threads]
 [t.join(60) for t in threads]
 print("hanging:", sum(t.is_alive() for t in threads), flush=True)
