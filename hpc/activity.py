@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..solvers.errors import ClusterError
 from . import jobs
 from .driver import Presence, presence
 from .jobs import Job
@@ -60,6 +61,6 @@ def read_activity(store: Store) -> Activity:
         return Activity(driver, alive)
     try:
         found = jobs.queue(job_name(store.path), job_name(store.path, "driver"))
-    except jobs.ClusterError as error:
+    except ClusterError as error:
         return Activity(driver, alive, trouble=str(error))
     return Activity(driver, alive, tuple(found))

@@ -5,29 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from ..solvers.errors import DpsolveError
+from ..solvers.errors import AgreedError, DpsolveError
 
 if TYPE_CHECKING:
     from ..sharding.roll import Roll
 
-__all__ = ["AgreedError", "together"]
+__all__ = ["together"]
 
 T = TypeVar("T")
-
-
-class AgreedError(DpsolveError):
-    """An error that all processes know of, so that they end in an orderly way.
-
-    Attributes
-    ----------
-    exit_code : int
-    ours : bool
-        Whether this process is the one to tell it.
-    """
-
-    def __init__(self, text: str, exit_code: int, ours: bool) -> None:
-        super().__init__(text)
-        self.exit_code, self.ours = exit_code, ours
 
 
 def together(roll: Roll, work: Callable[[], T]) -> T:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from ..solvers.errors import DpsolveError, PeerError, UsageError
+from ..solvers.errors import AgreedError, DpsolveError, PeerError, UsageError
 from .arguments import command_line, read_target
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def solve_stored(
     """Solve one model into a store, and tell how it ended; see `_OPTIONS`."""
     from ..sharding.mesh import MeshShape
     from ..sharding.processes import alone, end, start
-    from .agreeing import AgreedError, together
+    from .agreeing import together
     from .progress import Silent, progress_for
     from .slurm_step import find_seat
     from .solving import solve_into_store

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from ..solvers.errors import ClusterError
 from .buckets import Receipt
 from .dispatch import Dispatch, Hand
-from .jobs import ClusterError
 from .ledger import Ledger, read_ledger
 from .mishaps import cause_of, is_of_environment
 from .orders import Order, Post

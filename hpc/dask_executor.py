@@ -10,10 +10,10 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..solvers.errors import ClusterError
 from .buckets import Receipt
 from .conductor import Conductor, Loss
 from .dask_settings import quiet_dask
-from .jobs import ClusterError
 from .ledger import Ledger
 from .orders import AUTO, Order, Post
 from .places import cache_folder

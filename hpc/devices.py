@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from ..solvers.errors import DpsolveError
+from ..solvers.errors import DeviceError
 
-__all__ = ["DeviceError", "check_devices", "gpu_environment", "share_of_gpus"]
+__all__ = ["check_devices", "gpu_environment", "share_of_gpus"]
 
 DECISIVE = (
     "CUDA_VISIBLE_DEVICES",
@@ -23,10 +23,6 @@ DECISIVE = (
     "XLA_FLAGS",
 )
 """The variables that decide which devices JAX finds."""
-
-
-class DeviceError(DpsolveError):
-    """A worker does not see the devices that its job was given."""
 
 
 def share_of_gpus(environment: Mapping[str, str], worker: int, workers: int) -> str | None:

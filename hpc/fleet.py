@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..solvers.errors import ClusterError
 from . import jobs
 from .desk import MARGIN, SPARE
-from .jobs import ClusterError, Job
+from .jobs import Job
 from .places import job_name, logs_folder
 
 REFUSED = "0"  # as in slurm_cluster.py, which imports dask

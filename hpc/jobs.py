@@ -14,11 +14,10 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..solvers.errors import DpsolveError
+from ..solvers.errors import ClusterError
 
 __all__ = [
     "ENDED",
-    "ClusterError",
     "Job",
     "cancel",
     "clean_environment",
@@ -37,10 +36,6 @@ ENDED = frozenset({
     "PREEMPTED", "REVOKED", "TIMEOUT", "GONE",
 })  # fmt: skip
 """States after which nothing more comes of a job. GONE is ours: SLURM knows it no more."""
-
-
-class ClusterError(DpsolveError):
-    """SLURM, dask or the jobs do not do their part; what was committed stays valid."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import builtins
 
-from ..solvers.errors import RefusedError, StoreError, UsageError
-from .devices import DeviceError
+from ..solvers.errors import DeviceError, RefusedError, StoreError, UsageError
 from .retries import Cause
 
 __all__ = ["Unprepared", "cause_of", "in_short", "is_of_environment"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..solvers.errors import ClusterError
 from . import jobs
 from .dask_settings import keep_signal_handlers
 from .leaving import GRACE, JOB_END
@@ -64,7 +65,7 @@ class Shared:
         The scheduler is about to close, and jobs end with it: nobody need cancel them.
     """
 
-    refusals: list[jobs.ClusterError] = field(default_factory=list)
+    refusals: list[ClusterError] = field(default_factory=list)
     ending: bool = False
 
 
@@ -86,7 +87,7 @@ class _Job(SLURMJob):
     async def _submit_job(self, script_filename: str) -> str:
         try:
             return await asyncio.to_thread(jobs.submit, self.script)
-        except jobs.ClusterError as error:
+        except ClusterError as error:
             self.shared.refusals.append(error)
             return REFUSED
 
@@ -143,7 +144,7 @@ def make_cluster(profile: Profile, store: Path) -> Cluster:
             **job_options(profile, store),
         )
     except (ValueError, OSError, RuntimeError) as error:
-        raise jobs.ClusterError(
+        raise ClusterError(
             f"the driver cannot listen to its workers: {error}. See interface, login_interface "
             "and port in the profile; `ip -brief address` shows the interfaces of this machine."
         ) from error

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ..solvers.errors import ClusterError
 from . import jobs
 from .buckets import Receipt
 from .conductor import Conductor
 from .dask_settings import quiet_dask
 from .fleet import JobFleet
-from .jobs import ClusterError
 from .ledger import Ledger
 from .orders import AUTO, Post
 from .places import cache_folder, job_name, logs_folder

@@ -9,6 +9,9 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "AgreedError",
+    "ClusterError",
+    "DeviceError",
     "DpsolveError",
     "ModelError",
     "PeerError",
@@ -56,6 +59,29 @@ class StoreError(DpsolveError):
 
 class VerificationError(DpsolveError):
     """An independent check contradicts the store."""
+
+
+class ClusterError(DpsolveError):
+    """SLURM, dask or the jobs do not do their part; what was committed stays valid."""
+
+
+class DeviceError(DpsolveError):
+    """A worker does not see the devices that its job was given."""
+
+
+class AgreedError(DpsolveError):
+    """An error that all processes know of, so that they end in an orderly way.
+
+    Attributes
+    ----------
+    exit_code : int
+    ours : bool
+        Whether this process is the one to tell it.
+    """
+
+    def __init__(self, text: str, exit_code: int, ours: bool) -> None:
+        super().__init__(text)
+        self.exit_code, self.ours = exit_code, ours
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

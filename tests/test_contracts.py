@@ -14,6 +14,7 @@ import grimp
 import pytest
 
 import dpsolve
+from dpsolve.solvers import errors
 
 HEAVY = ("jax", "xarray", "zarr", "dask", "distributed", "scipy", "pandas", "matplotlib")
 
@@ -78,6 +79,28 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.post",
     }
     assert "dpsolve" not in graph.find_modules_directly_imported_by("dpsolve.hpc.verification")
+
+
+def test_the_errors_are_one_tree_in_one_file(root: Path) -> None:
+    """Whoever asks for an exit code looks there."""
+    trees = {
+        path: ast.parse(path.read_text(encoding="utf-8"))
+        for room in ("hpc", "sharding", "solvers")
+        for path in (root / room).rglob("*.py")
+    }
+    homes = {
+        path.relative_to(root).as_posix()
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base).endswith("Error") for base in node.bases)
+    }
+    assert homes == {"solvers/errors.py"}
+    for name in errors.__all__:
+        found = getattr(errors, name)
+        if isinstance(found, type) and found is not errors.AgreedError:  # which has another's
+            assert issubclass(found, errors.DpsolveError)
+            assert found.exit_code in {1, 2, 3, 130}
 
 
 def test_slurm_room_holds_data_and_no_logic(root: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dpsolve.hpc.devices import DeviceError
 from dpsolve.hpc.mishaps import cause_of, in_short, is_of_environment
-from dpsolve.solvers.errors import ModelError, StoreError, UsageError
+from dpsolve.solvers.errors import DeviceError, ModelError, StoreError, UsageError
 
 CALLBACK = """INTERNAL: CpuCallback error calling callback: Traceback (most recent call last):
   File "jax/_src/callback.py", line 96, in pure_callback_impl
