@@ -65,7 +65,7 @@ def sweep(
     with wrong_names_at_once(reading):
         if detach:
             made = create_store(reading.sweep, reading.source, command_line(), placement.crew)
-            click.echo(go_on(made, placement, retry_failed=retry_failed))
+            click.echo(go_on(made, placement.options(), retry_failed=retry_failed))
             return
         progress = progress_for()
         outcome = run_sweep(
@@ -103,7 +103,7 @@ def resume(
 
     placement = Placement.of(on, profile, scheduler, mesh)
     if detach:
-        click.echo(go_on(open_store(store), placement, retry_failed=retry_failed))
+        click.echo(go_on(open_store(store), placement.options(), retry_failed=retry_failed))
         return
     progress = progress_for()
     executor = placement.executor(progress.jobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..solvers.errors import DpsolveError
@@ -12,7 +13,6 @@ from .driver import presence
 from .places import driver_log
 
 if TYPE_CHECKING:
-    from .placement import Placement
     from .store import Store
 
 __all__ = ["detach"]
@@ -21,14 +21,14 @@ WAIT = 20.0
 """Seconds in which a driver that cannot begin has said why."""
 
 
-def detach(store: Store, placement: Placement, *, retry_failed: bool = False) -> str:
+def detach(store: Store, options: Sequence[str], *, retry_failed: bool = False) -> str:
     """Start a driver of its own for a store; return in words how to follow it.
 
     Parameters
     ----------
     store : Store
-    placement : Placement
-        Where tasks run.
+    options : sequence of str
+        Where tasks run, in the words of ``dpsolve resume``: ``--on slurm --profile gpu``.
     retry_failed : bool
         Compute tasks with failed points once more.
 
@@ -45,7 +45,7 @@ def detach(store: Store, placement: Placement, *, retry_failed: bool = False) ->
     with open(log, "ab") as out:
         start = out.tell()
         process = subprocess.Popen(
-            [*command, *placement.options()],
+            [*command, *options],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
