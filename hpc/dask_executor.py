@@ -14,8 +14,9 @@ from ..solvers.errors import ClusterError
 from .buckets import Receipt
 from .conductor import Conductor, Loss
 from .dask_settings import quiet_dask
+from .executors import AUTO
 from .ledger import Ledger
-from .orders import AUTO, Order, Post
+from .orders import Order, Post
 from .places import cache_folder
 
 if TYPE_CHECKING:

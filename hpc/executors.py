@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from ..sharding.strands import START
 from .buckets import Receipt
-from .orders import AUTO
 from .sequence import back_in_place, sequence
 from .store import Store, open_store
 
@@ -36,10 +35,13 @@ if TYPE_CHECKING:
     from .tasks import Crew, Task
 
 __all__ = [
-    "Executor", "LocalExecutor", "Note", "numbers_of", "prepare", "run_task", "solve_points",
+    "AUTO", "Executor", "LocalExecutor", "Note", "numbers_of", "prepare", "run_task", "solve_points",
 ]  # fmt: skip
 
 Note = Callable[[str], None]
+
+AUTO = "auto"
+"""The word for a mesh that suits the model and the devices."""
 
 GRACE = 2.0
 """Seconds that an interrupted run waits for the file it is writing."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["AUTO", "Order", "Post"]
+from .executors import AUTO
 
-AUTO = "auto"
-"""A mesh that suits the model and the devices."""
+__all__ = ["Order", "Post"]
 
 
 @dataclass(frozen=True)

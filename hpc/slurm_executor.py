@@ -19,9 +19,10 @@ from . import jobs
 from .buckets import Receipt
 from .conductor import Conductor
 from .dask_settings import quiet_dask
+from .executors import AUTO
 from .fleet import JobFleet
 from .ledger import Ledger
-from .orders import AUTO, Post
+from .orders import Post
 from .places import cache_folder, job_name, logs_folder
 
 if TYPE_CHECKING:
