@@ -22,15 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .schema import FORMAT
+
 if TYPE_CHECKING:
     from .design import Bucket
     from .plan import Plan
     from .store import Store
 
-__all__ = ["FORMAT", "bucket_attributes", "differences", "root_attributes", "version_notes"]
-
-FORMAT = 1
-"""The version of the store's layout, in the root attribute ``dpsolve_store``."""
+__all__ = ["bucket_attributes", "differences", "root_attributes", "version_notes"]
 
 PACKAGES = ("dpsolve", "jax", "jaxlib", "numpy")
 DECISIVE = ("dpsolve", "jax", "jaxlib")  # another version may round differently

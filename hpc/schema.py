@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from ..sharding.layout import Layout, Variable
     from .design import Bucket
 
-__all__ = ["PENDING", "RECORDS", "coordinates", "inner_chunk", "results"]
+__all__ = ["FORMAT", "PENDING", "RECORDS", "coordinates", "inner_chunk", "results"]
+
+FORMAT = 1
+"""The version of the store's layout, in the root attribute ``dpsolve_store``."""
 
 PENDING = "pending"
 

@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..solvers.errors import StoreError
-from . import manifest, provenance
+from . import manifest
 from .buckets import Receipt, StoredBucket, receipt
 from .design import Bucket
 from .files import WRITERS, disk_errors, write_file
 from .resolve import ModelSource
-from .schema import RECORDS
+from .schema import FORMAT, RECORDS
 from .tasks import Task, cut
 from .zarr_format import ZarrArray
 
@@ -162,10 +162,10 @@ def open_store(path: Path | str) -> Store:
         )
     root = _read_metadata(path)
     attributes = root["attributes"]
-    if attributes["dpsolve_store"] != provenance.FORMAT:
+    if attributes["dpsolve_store"] != FORMAT:
         raise StoreError(
             f"{path} has the store format {attributes['dpsolve_store']}; this dpsolve reads format "
-            f"{provenance.FORMAT}. It was begun with dpsolve {attributes.get('dpsolve_version')}: "
+            f"{FORMAT}. It was begun with dpsolve {attributes.get('dpsolve_version')}: "
             "use that version, or sweep into a new store."
         )
     try:
