@@ -14,8 +14,7 @@ from typing import Any
 
 import click
 
-import dpsolve
-
+from .._version import __version__
 from ..solvers.errors import DpsolveError, ModelError
 from .arguments import COMMAND_LINE, examples
 from .commands_cluster import cancel, logs, profiles, submit
@@ -74,7 +73,7 @@ def _of_users_file(error: Exception) -> str | None:
         "dpsolve plot growth.zarr --select alpha=0.35",
     ),
 )
-@click.version_option(dpsolve.__version__, prog_name="dpsolve", message="%(prog)s %(version)s")
+@click.version_option(__version__, prog_name="dpsolve", message="%(prog)s %(version)s")
 def cli() -> None:
     """Solve dynamic-programming models in bulk, each number with a proof of its accuracy."""
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._version import __version__
 from ..sharding.strands import START, STRAND
 from .buckets import Receipt, receipt
 from .executors import numbers_of, prepare
@@ -189,9 +190,7 @@ def versions() -> dict[str, str]:
     """Return the versions that decide what numbers come out."""
     import jax
 
-    import dpsolve
-
-    return {"dpsolve": dpsolve.__version__, "jax": jax.__version__}
+    return {"dpsolve": __version__, "jax": jax.__version__}
 
 
 def _portions(task: Task, program: Program) -> Iterator[tuple[int, int]]:

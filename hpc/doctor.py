@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .._version import __version__
 from ..solvers.errors import DpsolveError, StoreError
 from .creation import DRAFT
 from .files import PARTIAL
@@ -70,9 +71,7 @@ def examine(path: Path | None = None, *, fix: bool = False) -> Iterator[Finding]
 
 
 def _installation() -> Iterator[Finding]:
-    import dpsolve
-
-    yield Finding("ok", "dpsolve", f"{dpsolve.__version__} in {sys.prefix}")
+    yield Finding("ok", "dpsolve", f"{__version__} in {sys.prefix}")
     yield Finding("ok", "python", platform.python_version())
     try:
         import jax

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from .tasks import Crew, Task
 
 __all__ = [
-    "AUTO", "Executor", "LocalExecutor", "Note", "numbers_of", "prepare", "run_task", "solve_points",
+    "AUTO", "Executor", "LocalExecutor", "Note", "numbers_of", "prepare", "run_task",
+    "solve_points",
 ]  # fmt: skip
 
 Note = Callable[[str], None]

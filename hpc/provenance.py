@@ -10,7 +10,6 @@ import json
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from difflib import unified_diff
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._version import __version__
 from .schema import FORMAT
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _is_scalar(value: Any) -> bool:
 @cache
 def _version(package: str) -> str:
     if package == "dpsolve":
-        return str(sys.modules["dpsolve"].__version__)
+        return __version__
     try:
         return version(package)
     except PackageNotFoundError:

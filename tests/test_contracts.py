@@ -81,6 +81,12 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
     assert "dpsolve" not in graph.find_modules_directly_imported_by("dpsolve.hpc.verification")
 
 
+def test_no_room_imports_the_face() -> None:
+    """It imports the rooms."""
+    graph = grimp.build_graph("dpsolve", cache_dir=None)
+    assert graph.find_modules_that_directly_import("dpsolve") == set()
+
+
 def test_the_errors_are_one_tree_in_one_file(root: Path) -> None:
     """Whoever asks for an exit code looks there."""
     trees = {

@@ -66,8 +66,18 @@ def test_face_links_to_the_room_by_a_relative_link(root: Path, room: str) -> Non
     assert (link / "__init__.py").is_file()
 
 
-def test_version_is_told_once(pyproject: dict[str, Any]) -> None:
-    assert dpsolve.__version__ == pyproject["project"]["version"]
+def test_version_is_told_once(root: Path, pyproject: dict[str, Any]) -> None:
+    """In pyproject, for what is built, and in one file, for what runs."""
+    home = root / "src" / "dpsolve" / "_version.py"
+    told = re.compile(r"^__version__ = \"(.*)\"$", re.MULTILINE)
+    found = {
+        path: told.findall(path.read_text(encoding="utf-8"))
+        for folder in (root / "src", *(root / room for room in ROOMS))
+        for path in folder.rglob("*.py")
+    }
+    version = pyproject["project"]["version"]
+    assert {path: x for path, x in found.items() if x} == {home: [version]}
+    assert dpsolve.__version__ == version
 
 
 def test_constraints_pin_every_requirement_exactly(root: Path, pyproject: dict[str, Any]) -> None:
@@ -147,7 +157,8 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 @pytest.mark.slow
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile, root: Path) -> None:
     names = [name for name in wheel.namelist() if ".dist-info/" not in name]
-    expected = {"dpsolve/__init__.py", "dpsolve/__main__.py", "dpsolve/py.typed"}
+    expected = {"dpsolve/__init__.py", "dpsolve/__main__.py", "dpsolve/_version.py"}
+    expected.add("dpsolve/py.typed")
     for room in ROOMS:
         for path in (root / room).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:

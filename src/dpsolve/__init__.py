@@ -10,12 +10,12 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__ as __version__
+
 if "jax" in sys.modules:
     sys.modules["jax"].config.update("jax_enable_x64", True)
 else:
     os.environ["JAX_ENABLE_X64"] = "1"  # read by JAX when it is first imported
-
-__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .hpc.loading import load as load
