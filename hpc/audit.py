@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import manifest, schema
+from .design import Bucket, make_design, point_label, point_parameters
 from .store import METADATA
 
 if TYPE_CHECKING:
-    from .design import Bucket
     from .store import Store, StoredBucket
     from .tasks import Task
 
@@ -29,9 +29,7 @@ __all__ = [
     "RECORDS",
     "Block",
     "coordinates",
-    "label",
     "metadata_faults",
-    "parameters",
     "read_task",
     "record_faults",
 ]
@@ -43,21 +41,6 @@ RECORDS = frozenset({*schema.RECORDS, "code"})
 """What is known of a point beside its arrays."""
 
 STATUSES = ("solved", "inexact", "failed")
-
-
-def parameters(bucket: Bucket, point: int) -> dict[str, Any]:
-    """Return what distinguishes a point: its group, if there are several, and its parameters."""
-    values = bucket.points(np.array([point]))
-    named: dict[str, Any] = {name: float(values[name][0]) for name in bucket.parameters}
-    return {"group": bucket.group, **named} if bucket.group else named
-
-
-def label(parameters: Mapping[str, Any]) -> str:
-    """Name a point by its parameters."""
-    return ", ".join(
-        f"{name}={value:.10g}" if isinstance(value, float) else str(value)
-        for name, value in parameters.items()
-    )
 
 
 # -- before any task ------------------------------------------------------------------------------
@@ -92,7 +75,6 @@ def coordinates(path: Path) -> tuple[dict[str, Block], list[str]]:
 def metadata_faults(store: Store) -> Iterator[str]:
     """Compare attributes, metadata and coordinates with the sweep that the store holds."""
     from ..solvers.factory import signature
-    from .design import make_design
     from .spec import options_of, sweep_from
 
     attributes = store.attributes
@@ -167,9 +149,8 @@ def read_task(bucket: StoredBucket, task: Task, group: Any) -> tuple[Block, list
     def say(name: str, what: str, bad: NDArray[np.bool_] | None = None) -> None:
         where = np.arange(task.size) if bad is None else np.flatnonzero(bad)
         more = f" (and at {where.size - 1} more points of the task)" if where.size > 1 else ""
-        faults.append(
-            f"{label(parameters(bucket.bucket, task.start + int(where[0])))}: {name} {what}{more}"
-        )
+        point = point_parameters(bucket.bucket, task.start + int(where[0]))
+        faults.append(f"{point_label(point)}: {name} {what}{more}")
 
     cell = bucket.results["status"].cell
     region = tuple(

@@ -21,7 +21,7 @@ from .agreement import disagreements
 from .mistakes import report
 from .spec import Range, Sample, Span, Sweep
 
-__all__ = ["Bucket", "Design", "make_design"]
+__all__ = ["Bucket", "Design", "make_design", "point_label", "point_parameters"]
 
 POINT = "point"
 
@@ -105,6 +105,21 @@ def make_design(sweep: Sweep, signature: Signature) -> Design:
         raise report("the sweep", mistakes, raw, lambda key: (0, ""))
     grid = {name: _axis(axis) for name, axis in sweep.grid.items()}
     return Design(tuple(_Points(sweep.fixed, grid, _rows(sweep), signature).buckets()))
+
+
+def point_parameters(bucket: Bucket, point: int) -> dict[str, Any]:
+    """Return what distinguishes a point: its group, if there are several, and its parameters."""
+    values = bucket.points(np.array([point]))
+    named: dict[str, Any] = {name: float(values[name][0]) for name in bucket.parameters}
+    return {"group": bucket.group, **named} if bucket.group else named
+
+
+def point_label(parameters: Mapping[str, Any]) -> str:
+    """Name a point by its parameters."""
+    return ", ".join(
+        f"{name}={value:.10g}" if isinstance(value, float) else str(value)
+        for name, value in parameters.items()
+    )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ..solvers.points import fixed_policy
 from ..solvers.solution import Problem, Solution
 from ..solvers.solve import arrays_dims
 from ..solvers.tabular import TabularPolicy
-from . import audit
+from .design import point_label, point_parameters
 from .finding import find_point
 from .store import Store, StoredBucket, open_store
 
@@ -105,7 +105,7 @@ def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) ->
 
 
 def _name(stored: StoredBucket, index: int) -> str:
-    return audit.label(audit.parameters(stored.bucket, index)) or f"number {index}"
+    return point_label(point_parameters(stored.bucket, index)) or f"number {index}"
 
 
 def _read(store: Store, stored: StoredBucket, index: int) -> tuple[dict[str, Any], str, str]:

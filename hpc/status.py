@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .buckets import Receipt, StoredBucket, worst
+from .design import point_label, point_parameters
 from .files import disk_errors
 from .store import Store, open_store
 
@@ -63,22 +64,20 @@ class Failure:
     status, message : str
     count : int
         How many points say so, among the tasks that were looked at.
-    group : str
-    parameters : dict of str to float
-        The swept parameters of the first such point.
+    parameters : dict
+        What distinguishes the first such point: its group, if there are several, and its swept
+        parameters.
     """
 
     status: str
     message: str
     count: int
-    group: str
-    parameters: dict[str, float]
+    parameters: dict[str, Any]
 
     def __str__(self) -> str:
-        at = ", ".join(f"{name}={value:.6g}" for name, value in self.parameters.items())
-        where = ", ".join(part for part in (self.group, at) if part)
+        where = point_label(self.parameters)
         more = f", and {self.count - 1} more" if self.count > 1 else ""
-        return f"{self.status}: {self.message} (at {where}{more})"
+        return f"{self.status}: {self.message}" + (f" (at {where}{more})" if where else "")
 
 
 @dataclass(frozen=True)
@@ -256,10 +255,5 @@ def _failures(store: Store, receipts: dict[int, Receipt]) -> Iterator[Failure]:
         for at in np.flatnonzero(status != "solved"):
             key = (bucket.bucket.group, str(status[at]), str(messages[at]))
             found.setdefault(key, [0, bucket, task.start + int(at)])[0] += 1
-    for (group, word, message), (count, bucket, point) in list(found.items())[:MOST_FAILURES]:
-        yield Failure(word, message, count, group, _parameters(bucket, point))
-
-
-def _parameters(bucket: StoredBucket, point: int) -> dict[str, float]:
-    values = bucket.bucket.points(np.array([point]))
-    return {name: float(values[name][0]) for name in bucket.bucket.parameters}
+    for (_, word, message), (count, bucket, point) in list(found.items())[:MOST_FAILURES]:
+        yield Failure(word, message, count, point_parameters(bucket.bucket, point))

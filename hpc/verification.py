@@ -31,6 +31,7 @@ from ..solvers.solution import Solution
 from . import audit
 from .bellman import Index
 from .definition import define
+from .design import point_label, point_parameters
 from .examination import Findings, Stored, examine
 from .masses import MOST_STATES, Asked
 from .progress import Progress, Silent
@@ -176,7 +177,7 @@ class _Points:
     coords: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def label(self, i: int) -> str:
-        return audit.label(self.parameters(i))
+        return point_label(self.parameters(i))
 
     @cached_property
     def failed(self) -> NDArray[np.bool_]:
@@ -370,7 +371,7 @@ def _of_task(
 
     return _Points(
         block=block,
-        parameters=lambda i: audit.parameters(part, task.start + i),
+        parameters=lambda i: point_parameters(part, task.start + i),
         model=model,
         options=store.options,
         coords={name: values for name, values in coordinates.items() if name not in swept},

@@ -14,7 +14,7 @@ from dpsolve.hpc.creation import create
 from dpsolve.hpc.plan import make_plan
 from dpsolve.hpc.resolve import resolve
 from dpsolve.hpc.spec import Sweep
-from dpsolve.hpc.status import read_status
+from dpsolve.hpc.status import Failure, read_status
 
 from .conftest import files, run
 
@@ -51,6 +51,13 @@ def test_failures_are_told_once_each_with_their_parameters(cake: Callable[..., S
     assert "beta=1.5" in str(failures[0])
 
 
+def test_a_failure_is_named_as_everywhere_by_its_group_and_its_parameters() -> None:
+    where = {"group": "n_k=100", "beta": 0.9123456789}
+    several = Failure("failed", "why", 3, where)
+    assert str(several) == "failed: why (at n_k=100, beta=0.9123456789, and 2 more)"
+    assert str(Failure("failed", "why", 1, {})) == "failed: why"
+
+
 def test_a_sweep_that_is_not_finished_says_how_to_go_on(cake: Callable[..., Sweep]) -> None:
     sweep = cake()
     create(make_plan(sweep, resolve("cake")), "dpsolve sweep")
@@ -84,7 +91,7 @@ def test_status_loads_nothing_heavy_and_changes_nothing(
     before = files(Path(sweep.store.path))
     shown = fresh_python(f"""
 import sys
-from dpsolve.hpc.status import read_status
+from dpsolve.hpc.status import Failure, read_status
 print(read_status({sweep.store.path!r}))
 print("heavy:", *sorted({{*{HEAVY}}} & {{*sys.modules}}))
 """)
