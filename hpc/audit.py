@@ -87,7 +87,7 @@ def metadata_faults(store: Store) -> Iterator[str]:
         if own != {k: v for k, v in node.items() if k != "consolidated_metadata"}:
             yield f"the metadata of {name} differ from those in the store's own {METADATA}"
     sweep = sweep_from(json.loads(attributes["sweep"]))
-    if options_of(sweep).as_dict() != json.loads(attributes["solve"]):
+    if options_of(sweep).as_dict() != store.options.as_dict():
         yield "the attribute solve differs from the options in the attribute sweep"
     meant = {b.group: b for b in make_design(sweep, signature(store.source.load())).buckets}
     held = {b.bucket.group: b.bucket for b in store.buckets}

@@ -17,6 +17,7 @@ import pytest
 import xarray as xr
 
 from dpsolve import ModelError, RefusedError
+from dpsolve.hpc.audit import metadata_faults
 from dpsolve.hpc.resolve import resolve
 from dpsolve.hpc.spec import Sweep, sweep_from
 from dpsolve.hpc.store import open_store
@@ -308,7 +309,9 @@ def test_a_default_that_was_recorded_once_is_no_difference(
     sweep = cake()
     run(sweep)
     recorded(sweep.store.path, certificate)
-    assert open_store(sweep.store.path).options.certificate == "full"
+    store = open_store(sweep.store.path)
+    assert store.options.certificate == "full"
+    assert list(metadata_faults(store)) == []
     assert run(sweep).computed == 0
 
 
