@@ -86,10 +86,11 @@ def _check_sweep(target: str, fixed: tuple[str, ...]) -> None:
     import numpy as np
 
     from ..solvers.check import check as check_model
+    from .check_names import check_names
     from .design import make_design
 
     reading = read_target(target, fixed=fixed)
-    reading.check_keep()
+    check_names(reading)
     factory = reading.source.load()
     design = make_design(reading.sweep, reading.signature)
     for bucket in design.buckets:

@@ -152,7 +152,9 @@ def wrong_names_at_once(reading: Reading) -> Iterator[None]:
     try:
         yield
     except UsageError:
-        reading.check_keep()
+        from .check_names import check_names
+
+        check_names(reading)
         raise
 
 

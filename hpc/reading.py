@@ -1,13 +1,13 @@
 """Reading a sweep: file and command line together, every mistake at once.
 
-The names of the variables to keep are another matter: only tracing the model tells them, which
-takes seconds, and planning the sweep does that anyway. So they are checked on request.
+The names of the variables to keep are another matter (:mod:`.check_names`): only tracing the model
+tells them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from .agreement import disagreements
 from .mistakes import Key, Mistake, report
 from .overrides import Overrides
 from .resolve import ModelSource, resolve
-from .spec import Sweep, field_mistakes, number_in_quotes, options_of
+from .spec import Sweep, field_mistakes, number_in_quotes
 from .table import read_table
 from .toml_source import TomlSource
 
@@ -27,23 +27,23 @@ __all__ = ["Reading", "load_sweep", "read_sweep"]
 
 @dataclass(frozen=True)
 class Reading:
-    """A valid sweep, and the model it names."""
+    """A valid sweep, and the model it names.
+
+    Attributes
+    ----------
+    sweep : Sweep
+    source : ModelSource
+        Its model.
+    signature : Signature
+        The model's.
+    error_of : callable
+        Makes one error of further mistakes, with the lines where they stand.
+    """
 
     sweep: Sweep
     source: ModelSource
     signature: Signature
-    _report: Callable[[list[Mistake]], UsageError] = field(repr=False)
-
-    def check_keep(self) -> None:
-        """Check the names in `keep` and in [solve], which only the traced model can tell.
-
-        Raises
-        ------
-        UsageError
-            With every name that the model does not have.
-        """
-        if mistakes := list(_unknown_names(self.sweep, self.source, self.signature)):
-            raise self._report(mistakes)
+    error_of: Callable[[list[Mistake]], UsageError] = field(repr=False)
 
 
 def load_sweep(path: Path | None, overrides: Overrides | None = None) -> Sweep:
@@ -150,44 +150,3 @@ def _store(store: Any) -> Iterator[Mistake]:
     if isinstance(path, str) and Path(path).is_file():
         text = "there is a file of that name; a store is a folder. Choose another path."
         yield Mistake(("store", "path"), text)
-
-
-def _unknown_names(sweep: Sweep, source: ModelSource, sig: Signature) -> Iterator[Mistake]:
-    """Check what only the model itself can tell: names in `keep`, and what [solve] asks for."""
-    from ..sharding.program import program
-    from ..solvers.refusals import refusals_of
-    from .design import make_design
-
-    factory, options = source.load(), options_of(sweep)
-    bucket = make_design(sweep, sig).buckets[0]
-    refused = refusals_of(factory, bucket.sizes, options)
-    for option, entry, text in refused:
-        yield Mistake(_asked_where(sweep, options, option, entry), text)
-    keep = list(enumerate(sweep.store.keep or ()))
-    if refused:  # the rest of the names can be told without what was refused
-        names = ("distribution", "moments", "periods", "initial", "gradients")
-        options = replace(options, **{n: getattr(SolveOptions(), n) for n in names})
-        needs = ("distribution", "moment", "d_")
-        keep = [(i, name) for i, name in keep if not name.startswith(needs)]
-    layout = program(factory, bucket.sizes, options).layout(bucket.fixed, tuple(bucket.parameters))
-    for i, name in keep:
-        try:
-            layout.select([name])
-        except UsageError as error:
-            yield Mistake(("store", "keep", i), str(error))
-
-
-def _asked_where(sweep: Sweep, options: SolveOptions, option: str, entry: int | None) -> Key:
-    """Return the key that asks for something: in [solve], or in `keep`."""
-    given = sweep.solve.get(option)
-    keep = list(sweep.store.keep or ())
-    if option == "moments" and entry is not None:
-        name = options.moments[entry]
-        if isinstance(given, list | tuple) and name in given:
-            return ("solve", "moments", list(given).index(name))
-        kept = name if name == "moments" else f"moment_{name}"
-        return ("store", "keep", keep.index(kept)) if kept in keep else ("solve", "moments")
-    if option == "distribution" and not given:
-        at = [i for i, n in enumerate(keep) if n.startswith("distribution")]
-        return ("store", "keep", at[0])
-    return ("solve", option)

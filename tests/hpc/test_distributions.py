@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 import dpsolve as dp
+from dpsolve.hpc.check_names import check_names
 from dpsolve.hpc.overrides import Overrides
 from dpsolve.hpc.reading import read_sweep
 from dpsolve.hpc.resolve import resolve
@@ -225,7 +226,7 @@ def test_the_command_line_can_ask_too() -> None:
     assert options.gradients == ("rho", "sigma")
     assert (options.periods, options.initial) == (7, (("a", 0.5),))
     assert options.distribution_tol == 1e-10
-    reading.check_keep()
+    check_names(reading)
 
 
 def test_the_forecast_counts_what_is_asked_for() -> None:
@@ -324,7 +325,7 @@ def mistakes(folder: Path, text: str) -> str:
     (folder / "sweep.toml").write_text(text, encoding="utf-8")
 
     def read() -> None:
-        read_sweep(folder / "sweep.toml").check_keep()
+        check_names(read_sweep(folder / "sweep.toml"))
 
     with pytest.raises(dp.UsageError) as caught:
         read()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpsolve import UsageError
+from dpsolve.hpc.check_names import check_names
 from dpsolve.hpc.overrides import Overrides
 from dpsolve.hpc.reading import load_sweep, read_sweep
 from dpsolve.hpc.spec import Range, sweep_from
@@ -190,7 +191,7 @@ def test_names_to_keep_are_checked_against_the_model(write: Write, toy: str) -> 
         write(f'model = "{toy}"\n[grid]\na = [1]\n[store]\nkeep = ["price",\n "pat",\n "vale"]\n')
     )
     with pytest.raises(UsageError) as caught:
-        reading.check_keep()
+        check_names(reading)
     text = str(caught.value)
     assert "line 6, store.keep[2] = \"pat\": keep names 'pat'" in text
     assert "Did you mean 'path'?" in text
