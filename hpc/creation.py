@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..solvers.errors import RefusedError
 from . import provenance
+from .alive import is_alive
 from .files import WRITERS, disk_errors, write_file
 from .store import METADATA, Store, is_store, open_store
 from .zarr_format import group_document
@@ -129,20 +130,11 @@ def _remove_dead_drafts(path: Path) -> None:
     for entry in path.parent.iterdir():
         process = entry.name.removeprefix(start).removesuffix(DRAFT)
         ours = entry.name == f"{start}{process}{DRAFT}" and process.isdecimal()
-        if ours and not _is_alive(int(process)):
+        if not ours:
+            continue
+        # A draft with this process's number is that of an earlier one.
+        if int(process) == os.getpid() or not is_alive(int(process)):
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    if process == os.getpid():
-        return False  # the draft is that of an earlier process with this number
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _json(document: Any) -> bytes:

@@ -13,17 +13,6 @@ from ..solvers.errors import DeviceError
 
 __all__ = ["check_devices", "gpu_environment", "share_of_gpus"]
 
-DECISIVE = (
-    "CUDA_VISIBLE_DEVICES",
-    "JAX_PLATFORMS",
-    "SLURM_JOB_GPUS",
-    "SLURM_STEP_GPUS",
-    "SLURM_GPUS_ON_NODE",
-    "ROCR_VISIBLE_DEVICES",
-    "XLA_FLAGS",
-)
-"""The variables that decide which devices JAX finds."""
-
 
 def share_of_gpus(environment: Mapping[str, str], worker: int, workers: int) -> str | None:
     """Return ``CUDA_VISIBLE_DEVICES`` for one of a job's workers; None if nothing is to change.
@@ -81,8 +70,10 @@ def check_devices(gpus: int) -> str:
 
 
 def _explained(gpus: int, seen: str) -> str:
-    set_ = {name: os.environ[name] for name in DECISIVE if name in os.environ}
-    unset = [name for name in DECISIVE[:2] if name not in set_]
+    from ..sharding.mesh import VARIABLES
+
+    set_ = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    unset = [name for name in VARIABLES[:2] if name not in set_]
     lines = [f"{name}={value}" for name, value in set_.items()] + [f"{n} is unset" for n in unset]
     return (
         f"this worker was given {gpus} GPU{'s' * (gpus > 1)}, and JAX sees: {seen}. What decides "

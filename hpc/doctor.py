@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -14,6 +13,7 @@ from typing import Literal
 
 from .._version import __version__
 from ..solvers.errors import DpsolveError, StoreError
+from .alive import is_alive
 from .creation import DRAFT
 from .files import PARTIAL
 from .provenance import version_notes
@@ -115,7 +115,8 @@ def _drafts(path: Path, fix: bool) -> Iterator[Finding]:
     entries = path.parent.glob(f"{start}*{DRAFT}") if path.parent.is_dir() else ()
     for draft in sorted(entries):
         host, _, process = draft.name.removeprefix(start).removesuffix(DRAFT).rpartition("-")
-        if host == platform.node() and _is_alive(process):
+        number = int(process) if process.isdecimal() else None
+        if host == platform.node() and number is not None and is_alive(number):
             yield Finding("note", "draft", f"{draft}: process {process} is making this store now")
         elif fix:
             shutil.rmtree(draft, ignore_errors=True)
@@ -123,16 +124,6 @@ def _drafts(path: Path, fix: bool) -> Iterator[Finding]:
         else:
             text = f"{draft}: a store half made by a killed process ({host}); --fix removes it"
             yield Finding("note", "draft", text)
-
-
-def _is_alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _partials(path: Path, fix: bool) -> Iterator[Finding]:

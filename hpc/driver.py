@@ -32,12 +32,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..solvers.errors import RefusedError
+from .alive import process_age
 from .files import PARTIAL, disk_errors, write_file
 
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["BEAT", "STALE", "Presence", "driving", "presence", "process_age"]
+__all__ = ["BEAT", "STALE", "Presence", "driving", "presence"]
 
 BEAT = 10.0
 STALE = 60.0
@@ -145,27 +146,6 @@ def driving(
         with suppress(OSError):
             if _holds(path, own):
                 path.unlink()
-
-
-def process_age(process: int) -> int:
-    """Return when a process began, in the kernel's ticks since boot; -1 if there is none.
-
-    Where there is no /proc (macOS), every process that lives has the same age.
-    """
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text()
-        fields = stat.rpartition(")")[2].split()  # the name before may hold anything
-        return -1 if fields[0] == "Z" else int(fields[19])
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return -1
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return -1
-    except PermissionError:
-        pass
-    return 0
 
 
 def _record(store: Store) -> Path:

@@ -23,6 +23,7 @@ __all__ = [
     "ONE_DEVICE",
     "POINTS",
     "STATES",
+    "VARIABLES",
     "MeshShape",
     "check_mesh",
     "device_memory",
@@ -34,14 +35,15 @@ __all__ = [
 POINTS, STATES = "points", "states"
 AUTO = "auto"
 
-# What decides which devices JAX sees.
+# What decides which devices JAX sees, or tells which ones SLURM gave.
 VARIABLES = (
-    "JAX_PLATFORMS",
     "CUDA_VISIBLE_DEVICES",
+    "JAX_PLATFORMS",
     "ROCR_VISIBLE_DEVICES",
     "XLA_FLAGS",
     "SLURM_JOB_GPUS",
     "SLURM_STEP_GPUS",
+    "SLURM_GPUS_ON_NODE",
 )
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from dpsolve.hpc import driver
-from dpsolve.hpc.driver import Presence, driving, presence, process_age
+from dpsolve.hpc.alive import process_age
+from dpsolve.hpc.driver import Presence, driving, presence
 from dpsolve.hpc.spec import Sweep
 from dpsolve.hpc.store import Store, open_store
 from dpsolve.solvers.errors import RefusedError
