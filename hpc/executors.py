@@ -1,8 +1,8 @@
 """Who runs the tasks of a store, and where.
 
 A worker gets a store's path and a task's number. All else comes from the store, and the results go
-there: what travels back is a :class:`~.store.Receipt`. So an executor may hand `run_task` to other
-processes and machines as it is.
+there: what travels back is a :class:`~.store.Receipt`. So any process that reaches the store can
+carry a task out, on whatever machine (see :mod:`.desk`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,7 +25,7 @@ from numpy.typing import NDArray
 from ..sharding.strands import START
 from .buckets import Receipt
 from .sequence import back_in_place, sequence
-from .store import Store, open_store
+from .store import Store
 
 if TYPE_CHECKING:
     from ..sharding.program import Batch, Program
@@ -35,8 +33,7 @@ if TYPE_CHECKING:
     from .tasks import Crew, Task
 
 __all__ = [
-    "AUTO", "Executor", "LocalExecutor", "Note", "numbers_of", "prepare", "run_task",
-    "solve_points",
+    "AUTO", "Executor", "LocalExecutor", "Note", "numbers_of", "prepare", "solve_points",
 ]  # fmt: skip
 
 Note = Callable[[str], None]
@@ -70,14 +67,6 @@ class Executor(Protocol):
 
     def stop(self) -> None:
         """End `run` within seconds. Safe to call from a signal handler."""
-
-
-def run_task(path: str, number: int) -> Receipt:
-    """Solve, write and commit one task, in whatever process this is called."""
-    store = _opened(path)
-    task = store.tasks[number]
-    batch, seconds = _solve(store, task)
-    return replace(store.write_task(task, batch), compile_seconds=seconds)
 
 
 class LocalExecutor:
@@ -182,11 +171,6 @@ def _exit_if_alive(worker: threading.Thread, exit_code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
-
-
-@lru_cache(maxsize=4)
-def _opened(path: str) -> Store:
-    return open_store(Path(path))
 
 
 def _solve(

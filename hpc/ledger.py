@@ -29,7 +29,7 @@ from .files import disk_errors
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["Event", "Ledger", "done_twice", "folder_of", "read_ledger"]
+__all__ = ["Event", "Ledger", "folder_of", "read_ledger"]
 
 ENDING = ".jsonl"
 
@@ -127,22 +127,6 @@ def read_ledger(store: Store, writer: str = "") -> list[Event]:
         paths = sorted(folder_of(store).glob(f"{writer}*{ENDING}"))
         found = [event for path in paths for event in _events(path)]
     return sorted(found, key=lambda event: event.time)
-
-
-def done_twice(events: list[Event]) -> list[Event]:
-    """Return the beginnings of tasks that were committed before: there should be none."""
-    committed: set[int] = set()
-    found = []
-    for event in events:
-        if event.task is None:
-            continue
-        if event.what == "committed":
-            committed.add(event.task)
-        elif event.what == "retried":  # its commit was taken back
-            committed.discard(event.task)
-        elif event.what == "started" and event.task in committed:
-            found.append(event)
-    return found
 
 
 def _events(path: Path) -> Iterator[Event]:

@@ -43,7 +43,7 @@ A profile is found by name: a path, then ``NAME.toml`` in the user's folder (by 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -65,7 +65,6 @@ __all__ = [
     "ProfileFile",
     "find_profile",
     "list_profiles",
-    "profile_from",
     "profile_names",
     "user_folder",
 ]
@@ -302,17 +301,6 @@ def list_profiles() -> Iterator[ProfileFile | tuple[str, Path, UsageError]]:
 def profile_names() -> list[str]:
     """Return the names that `find_profile` knows."""
     return list(_paths())
-
-
-def profile_from(raw: Mapping[str, Any], title: str = "the profile") -> Profile:
-    """Make a profile from tables.
-
-    Raises
-    ------
-    UsageError
-        With every mistake.
-    """
-    return _validated(TomlSource(title, dict(raw)))
 
 
 def _paths() -> dict[str, Path]:

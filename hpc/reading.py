@@ -22,7 +22,7 @@ from .spec import Sweep, field_mistakes, number_in_quotes
 from .table import read_table
 from .toml_source import TomlSource
 
-__all__ = ["Reading", "load_sweep", "read_sweep"]
+__all__ = ["Reading", "read_sweep"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,6 @@ class Reading:
     source: ModelSource
     signature: Signature
     error_of: Callable[[list[Mistake]], UsageError] = field(repr=False)
-
-
-def load_sweep(path: Path | None, overrides: Overrides | None = None) -> Sweep:
-    """Read a sweep file; see `read_sweep`."""
-    return read_sweep(path, overrides).sweep
 
 
 def read_sweep(path: Path | None, overrides: Overrides | None = None) -> Reading:

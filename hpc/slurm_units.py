@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["memory_bytes", "walltime", "walltime_seconds"]
+__all__ = ["memory_bytes", "walltime_seconds"]
 
 _WALLTIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -29,14 +29,6 @@ def walltime_seconds(text: str) -> float:
         return 60.0 * parts[0]
     hours, minutes, seconds = (0, *parts)[-3:]
     return float((hours * 60 + minutes) * 60 + seconds)
-
-
-def walltime(seconds: float) -> str:
-    """Return a duration as SLURM writes it."""
-    whole = round(seconds)
-    days, rest = divmod(whole, 86400)
-    clock = f"{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
-    return f"{days}-{clock}" if days else clock
 
 
 def memory_bytes(text: str) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
+from dpsolve.hpc.ledger import Event
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.resolve import resolve
 from dpsolve.hpc.spec import Sweep, sweep_from
@@ -171,3 +172,19 @@ def slurm(slurm_environment: dict[str, str], tmp_path: Path) -> Iterator[LocalSl
     until(lambda: not cluster.jobs(), "the queue is empty")
     for node in ("n1", "n2", "n3", "n4"):
         cluster.restart(node)
+
+
+def done_twice(events: list[Event]) -> list[Event]:
+    """Return the beginnings of tasks that were committed before: there should be none."""
+    committed: set[int] = set()
+    found = []
+    for event in events:
+        if event.task is None:
+            continue
+        if event.what == "committed":
+            committed.add(event.task)
+        elif event.what == "retried":  # its commit was taken back
+            committed.discard(event.task)
+        elif event.what == "started" and event.task in committed:
+            found.append(event)
+    return found

@@ -14,7 +14,7 @@ import pytest
 
 from dpsolve.hpc.dask_executor import DaskExecutor
 from dpsolve.hpc.executors import prepare
-from dpsolve.hpc.ledger import Event, done_twice, read_ledger
+from dpsolve.hpc.ledger import Event, read_ledger
 from dpsolve.hpc.places import cache_folder
 from dpsolve.hpc.program_cache import remove_truncated
 from dpsolve.hpc.spec import Sweep, sweep_from
@@ -22,7 +22,7 @@ from dpsolve.hpc.store import open_store
 from dpsolve.hpc.unsolvable import write_failed
 from dpsolve.solvers.errors import ClusterError
 
-from .conftest import Listener, assert_equal_stores, run
+from .conftest import Listener, assert_equal_stores, done_twice, run
 
 pytestmark = pytest.mark.slow
 

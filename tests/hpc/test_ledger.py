@@ -10,12 +10,12 @@ import pytest
 import zarr
 
 from dpsolve.hpc.joblogs import attempts, excerpt, mark
-from dpsolve.hpc.ledger import Event, Ledger, done_twice, folder_of, read_ledger
+from dpsolve.hpc.ledger import Event, Ledger, folder_of, read_ledger
 from dpsolve.hpc.places import logs_folder
 from dpsolve.hpc.spec import Sweep
 from dpsolve.hpc.store import Store, open_store
 
-from .conftest import run
+from .conftest import done_twice, run
 
 
 @pytest.fixture

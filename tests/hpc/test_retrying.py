@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dpsolve.hpc.ledger import Event, done_twice, read_ledger
+from dpsolve.hpc.ledger import Event, read_ledger
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.spec import Sweep
 from dpsolve.hpc.store import open_store
 from dpsolve.hpc.sweep import resume
 from dpsolve.hpc.unsolvable import write_failed
 
-from .conftest import assert_equal_stores, run
+from .conftest import assert_equal_stores, done_twice, run
 
 
 @pytest.fixture

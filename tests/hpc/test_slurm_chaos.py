@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpsolve.hpc.ledger import done_twice, read_ledger
+from dpsolve.hpc.ledger import read_ledger
 from dpsolve.hpc.store import Store, open_store
 
-from .conftest import assert_equal_stores
+from .conftest import assert_equal_stores, done_twice
 from .local_slurm import NAPPING, PROFILE, LocalSlurm, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from dpsolve.hpc.ledger import done_twice, read_ledger
+from dpsolve.hpc.ledger import read_ledger
 from dpsolve.hpc.store import open_store
 
-from .conftest import assert_equal_stores
+from .conftest import assert_equal_stores, done_twice
 from .local_slurm import NAPPING, PROFILE, LocalSlurm, until
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "slurm" / "distributed.sh"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dpsolve import UsageError
 from dpsolve.hpc.check_names import check_names
 from dpsolve.hpc.overrides import Overrides
-from dpsolve.hpc.reading import load_sweep, read_sweep
+from dpsolve.hpc.reading import read_sweep
 from dpsolve.hpc.spec import Range, sweep_from
 from dpsolve.hpc.toml_source import TomlSource
 
@@ -57,7 +57,7 @@ def refusal(path: Path | None, **options: Any) -> str:
 
 
 def test_a_whole_sweep(write: Write) -> None:
-    sweep = load_sweep(write(WHOLE))
+    sweep = read_sweep(write(WHOLE)).sweep
     assert sweep.model == "growth"
     assert sweep.fixed == {"n_k": 50}
     assert sweep.grid["beta"] == Range(start=0.9, stop=0.99, points=10)
@@ -69,13 +69,16 @@ def test_a_whole_sweep(write: Write) -> None:
 
 def test_the_store_is_named_after_the_file_or_the_model(write: Write) -> None:
     path = write('model = "cake"\n[grid]\nbeta = [0.9]\n')
-    assert load_sweep(path).store.path == "sweep.zarr"
-    assert load_sweep(None, Overrides(model="cake", grid=("beta=0.9",))).store.path == "cake.zarr"
+    assert read_sweep(path).sweep.store.path == "sweep.zarr"
+    assert (
+        read_sweep(None, Overrides(model="cake", grid=("beta=0.9",))).sweep.store.path
+        == "cake.zarr"
+    )
 
 
 def test_a_sweep_comes_back_from_json_as_it_was(write: Write) -> None:
     text = WHOLE + '[sample]\nmethod = "sobol"\npoints = 4\ndelta = { from = 0.05, to = 0.1 }\n'
-    sweep = load_sweep(write(text))
+    sweep = read_sweep(write(text)).sweep
     assert sweep_from(json.loads(json.dumps(sweep.as_dict()))) == sweep
     assert isinstance(sweep_from(json.loads(json.dumps(sweep.as_dict()))).fixed["n_k"], int)
 
@@ -229,7 +232,7 @@ def test_a_table_is_read_beside_the_sweep_file_and_kept(write: Write) -> None:
         'columns = { beta = "discount, yearly", n_k = "n" }\n',
         points_csv=POINTS,
     )
-    table = load_sweep(path).table
+    table = read_sweep(path).sweep.table
     assert table is not None
     assert table.values == {"beta": (0.9, 0.95), "n_k": (50, 60)}
     assert isinstance(table.values["n_k"][0], int)
@@ -264,7 +267,7 @@ def test_a_missing_table_is_told_with_a_guess(write: Write) -> None:
 
 
 def test_options_replace_what_the_file_says(write: Write) -> None:
-    sweep = load_sweep(
+    sweep = read_sweep(
         write(WHOLE),
         Overrides(
             grid=("alpha=0.2:0.4:3", "n_k=10,20", "delta=0.01:1:3:log"),
@@ -275,7 +278,7 @@ def test_options_replace_what_the_file_says(write: Write) -> None:
             keep=("value,policy", "lower"),
             other=("solve.block=7", "store.points_per_task=3"),
         ),
-    )
+    ).sweep
     assert list(sweep.grid) == ["alpha", "n_k", "delta"]
     assert sweep.grid["alpha"] == Range(start=0.2, stop=0.4, points=3)
     assert sweep.grid["n_k"] == (10, 20)
@@ -289,7 +292,7 @@ def test_options_replace_what_the_file_says(write: Write) -> None:
 
 
 def test_an_axis_that_is_replaced_keeps_its_place(write: Write) -> None:
-    assert list(load_sweep(write(WHOLE), Overrides(grid=("beta=0.9,0.95",))).grid) == [
+    assert list(read_sweep(write(WHOLE), Overrides(grid=("beta=0.9,0.95",))).sweep.grid) == [
         "beta",
         "alpha",
     ]

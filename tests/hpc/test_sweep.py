@@ -19,7 +19,7 @@ import xarray as xr
 from dpsolve import StoreError
 from dpsolve.hpc import executors
 from dpsolve.hpc.creation import create
-from dpsolve.hpc.executors import LocalExecutor, run_task
+from dpsolve.hpc.executors import LocalExecutor
 from dpsolve.hpc.interrupts import on_interrupt
 from dpsolve.hpc.plan import make_plan
 from dpsolve.hpc.resolve import resolve
@@ -101,13 +101,14 @@ def test_a_worker_needs_only_the_path_and_a_number(
     run(undisturbed)
     create(make_plan(sweep, resolve("cake")), "test")
     shown = fresh_python(f"""
-from dpsolve.hpc.executors import run_task
-print([run_task({sweep.store.path!r}, number).solved for number in (2, 0)])
+from dpsolve.hpc.desk import Desk
+from dpsolve.hpc.orders import Order, Post
+desk = Desk(Post(store={sweep.store.path!r}, topic=""))
+done = [desk.perform(Order(id="", task=number), lambda _: None) for number in (2, 0)]
+print([report["receipt"]["solved"] for report in done])
 """)
     assert shown.strip() == "[2, 2]"
-    receipt = run_task(sweep.store.path, 1)
-    assert (receipt.task, receipt.solved, receipt.failed) == (1, 2, 0)
-    assert run(sweep).computed == 0
+    assert run(sweep).computed == 2
     assert_equal_stores(sweep.store.path, undisturbed.store.path)
 
 
