@@ -48,7 +48,8 @@ Dims = tuple[str, ...]
 REQUIRE = "require"
 RECORDS = ("residual", "error_bound", "iterations")
 TAKEN = ("code", "seconds", "status", "message")
-# Primitives that call LAPACK, and share out a batch over XLA's threads.
+# Primitives that call LAPACK, and share out a batch over XLA's threads: where that hangs, and when
+# this list can go, stands in dense.py.
 POOLED = {
     "cholesky", "eig", "eigh", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur",
     "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve",

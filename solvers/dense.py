@@ -24,6 +24,12 @@ __all__ = ["solve", "svd"]
 
 Array = Any
 
+# Seen with jaxlib 0.10.2, every time: the program of tests/solvers/test_dense.py, with
+# `jnp.linalg.solve` in place of `solve`. No report of the hang is known upstream. Two are of the
+# same sharing out over the pool: jax-ml/jax#39292 (eigh corrupts the heap, 0.10.2 and 0.11.0) and
+# #36927 (batched solves are slower from 0.10.0 on). When that test passes with `jnp.linalg.solve`
+# on the oldest jaxlib that pyproject allows, this module and `arrays.POOLED` can go.
+
 
 def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     looped = sequential_vmap(function)
