@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from email.message import Message
@@ -127,8 +128,8 @@ def test_scripts_can_be_run(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built as a release is: from the source distribution, and not from the tree.
+def dist(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a release is: a source distribution, and the wheel built from it, not from the tree.
 
     The source distribution is gathered in the tree, where two workers would get into each other's
     way: each has a copy.
@@ -144,7 +145,12 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFi
         check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    (path,) = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> zipfile.ZipFile:
+    (path,) = dist.glob("*.whl")
     return zipfile.ZipFile(path)
 
 
@@ -152,6 +158,15 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFi
 def metadata(wheel: zipfile.ZipFile) -> Message:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     return email.message_from_bytes(wheel.read(name))
+
+
+@pytest.mark.slow
+def test_source_distribution_leaves_the_tests_to_the_checkout(dist: Path) -> None:
+    """A few of them without their conftest are no use."""
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        folders = {name.split("/")[1] for name in archive.getnames() if name.count("/") > 1}
+    assert folders == {"dpsolve.egg-info", "src", *ROOMS}
 
 
 @pytest.mark.slow
