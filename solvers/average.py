@@ -45,13 +45,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .bounds import EPS
 from .cut import Everywhere
 from .iteration import FEW_SWEEPS, first_fault
 from .krylov import bicgstab, richardson
 from .operator import BellmanOperator, PolicyOperator, Survey
 from .options import SolveOptions
 from .outcomes import Outcome
+from .tracing import EPS
 
 __all__ = ["GAINS", "AverageRun", "RelativeValue", "begin", "finish", "iterate"]
 

@@ -21,11 +21,12 @@ from jax import lax
 from .binding import arguments
 from .contraction import CHOICE
 from .cut import Cut
-from .grids import Grid, Integers, is_concrete
+from .grids import Grid, Integers
 from .locate import Location, locate
 from .lookup import corners, greatest_reached, looked_up
 from .model import Model
 from .named import Named, add, mapped, multiply, top, total, where
+from .tracing import is_concrete
 
 __all__ = ["BLOCK", "Functions", "Pairs"]
 

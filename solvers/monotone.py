@@ -29,7 +29,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .bounds import EPS
 from .contraction import CHOICE
 from .functions import Pairs
 from .grids import Integers
@@ -38,6 +37,7 @@ from .maximum import max_and_argmax
 from .model import Model
 from .named import Named, aligned
 from .operator import Shortcut
+from .tracing import EPS
 
 __all__ = ["MonotoneLattice", "rising"]
 

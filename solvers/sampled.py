@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .bounds import EPS
 from .functions import BLOCK
 from .lattice import Lattice
 from .monotone import MonotoneLattice, rising
@@ -35,6 +34,7 @@ from .operator import BellmanOperator, Shortcut, Survey
 from .options import SolveOptions
 from .single import SingleLattice
 from .survey import survey_lattice
+from .tracing import EPS
 
 __all__ = ["DOUBT", "SampledLattice", "may_sample", "share", "shortcut_of"]
 

@@ -19,11 +19,12 @@ from jax import lax
 
 from .cut import Cut
 from .errors import ModelError
-from .grids import check_distribution, is_concrete
+from .grids import check_distribution
 from .line import LEAST
 from .maximum import max_and_argmax
 from .model import TabularModel
 from .operator import BellmanOperator, PolicyOperator, Survey
+from .tracing import is_concrete
 
 __all__ = ["SparseRows", "Tabular", "mdp"]
 
