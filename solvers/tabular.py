@@ -80,13 +80,6 @@ class SparseRows:
             entries, jnp.asarray(self.rows), self.shape[0], indices_are_sorted=True
         )
 
-    def todense(self) -> np.ndarray[Any, Any]:
-        """Return the matrix as a NumPy array."""
-        dense = np.zeros(self.shape)
-        rows = np.arange(self.shape[0])[:, None] if self.rows is None else self.rows
-        np.add.at(dense, (np.broadcast_to(rows, self.columns.shape), self.columns), self.values)
-        return dense
-
     @property
     def longest(self) -> int:
         """Entries of the longest row."""
