@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..solvers.errors import StoreError, UsageError
 from ..solvers.factory import Sizes, build, signature
 from ..solvers.horizon import follow
-from ..solvers.lattice_policy import LatticePolicy
+from ..solvers.lattice import LatticePolicy
 from ..solvers.model import Model, TabularModel
 from ..solvers.outcomes import Outcome, sentence
 from ..solvers.point import read_off

@@ -110,14 +110,14 @@ class Cyclic(BellmanOperator):
         model = model_at(self.model, self.cycle.state, self.values[position])
         lattice = Lattice(model, memory=self.memory, kept=None if kept is None else kept.pairs)
         if kept is not None:
-            lattice.early_locations = kept.locations
-            lattice.early_probabilities = kept.probabilities
+            lattice.expectation = lattice.expectation.given(kept.locations, kept.probabilities)
         return lattice
 
     def _keep(self, position: Array) -> Turn:
         lattice = self.at_phase(position)
         assert lattice.kept is not None
-        return Turn(lattice.kept, lattice.early_locations, lattice.early_probabilities)
+        known = lattice.expectation
+        return Turn(lattice.kept, known.early_locations, known.early_probabilities)
 
     def backwards(self, step: Callable[..., tuple[Array, Any]], start: Array, given: Any) -> Any:
         """Go through the turn from its end: ``step(lattice, carry, given of the phase)``."""
@@ -209,7 +209,7 @@ class TurnPolicy(PolicyOperator):
         """Apply the turn, its rewards times `reward`."""
 
         def step(lattice: Lattice, v: Array, pairs: Pairs) -> tuple[Array, None]:
-            future = lattice.continuation(lattice.expected(v), pairs)
+            future = lattice.expectation(v, pairs)
             v = lattice.over_states(pairs.discount) * lattice.over_states(future)
             if reward:
                 v = v + lattice.over_states(pairs.raw_reward)  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ class TurnPolicy(PolicyOperator):
         """Return the expectation, discounting left out, of what is a turn ahead."""
 
         def step(lattice: Lattice, f: Array, pairs: Pairs) -> tuple[Array, None]:
-            return lattice.over_states(lattice.continuation(lattice.expected(f), pairs)), None
+            return lattice.over_states(lattice.expectation(f, pairs)), None
 
         found: Array = self.operator.backwards(step, f, self.pairs)[0]
         return found

@@ -20,8 +20,7 @@ from .factory import Factory, build, signature
 from .functions import Pairs
 from .horizon import backward
 from .iteration import Fixpoint
-from .lattice import Lattice
-from .lattice_policy import LatticePolicy
+from .lattice import Lattice, LatticePolicy
 from .loops import Found, solve
 from .model import Model, TabularModel
 from .operator import BellmanOperator
