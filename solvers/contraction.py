@@ -1,4 +1,4 @@
-r"""In which order to take the expectation over next states: the least work the signatures allow.
+r"""The expectation over next states, in the order that is the least work the signatures allow.
 
 The expected continuation value :math:`E\,v(x_1', \ldots, x_k', z)` starts as an array over the
 next values of the states that follow a rule (axes ``x'``) and the current values of the Markov
@@ -247,7 +247,7 @@ class Expectation:
         return other
 
     def restricted(self, members: Mapping[str, Array], axis: str) -> Expectation:
-        """Return the same at some states; see :meth:`.Lattice.restricted`."""
+        """Return the same at some states, from :meth:`at_choices` on; see :class:`.Lattice`."""
 
         def some(x: Named) -> Named:
             return at_members(x, members, axis)
@@ -265,9 +265,8 @@ class Expectation:
         """Take the expectation as far as it does not depend on the choice."""
         dims = tuple(n if n in self.chains else next_axis(n) for n in self.states)
         for name in self.chains:
-            p = jnp.asarray(
-                cast("Markov", self.functions.model.states[name]).transition_matrix, v.dtype
-            )
+            chain = cast("Markov", self.functions.model.states[name])
+            p = jnp.asarray(chain.transition_matrix, v.dtype)
             axis = self.states.index(name)
             if self.cut is not None and name == self.cut.state:
                 v = self._across_parts(v, p[self.cut.index()], axis)

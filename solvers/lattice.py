@@ -253,7 +253,7 @@ class Lattice(BellmanOperator):
         return None if width is None else (state, width)
 
     def best_of_blocks(self, x: Named, *, reward: bool = True) -> tuple[Array, Array]:
-        """Return the same by block after block."""
+        """Return the same by block after block, at some states or all."""
 
         def feasible(number: Array) -> Named | None:
             choices = self.functions.choice_values(self._block_index(number, (CHOICE,)))
@@ -339,6 +339,9 @@ class Lattice(BellmanOperator):
         self, members: Mapping[str, Array], axis: str, block: int | None = None
     ) -> Lattice:
         """Return the same operator at some states only.
+
+        Its maxima are over what :meth:`.Expectation.before_choice` of the whole returns, restricted
+        in the same way by :func:`.at_members`.
 
         Parameters
         ----------

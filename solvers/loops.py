@@ -1,8 +1,8 @@
 """Which loop solves a model, and by which operator: as its criterion and its structure have it.
 
 :mod:`.iteration` and :mod:`.average` have the same stages (begin, iterate, finish); the criterion
-picks one. A model with a cycle is solved at one phase (:mod:`.cyclic`) and spread over all at the
-end. Whoever solves in rounds needs to know no more.
+picks one. A model with a cycle is solved at one phase and spread over all at the end, with the
+bounds (:mod:`.cyclic` says why that holds). Whoever solves in rounds needs to know no more.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Indexing hides next states that are out of range, and rows of probabilities that leak shift results
 by more than any tolerance. Both are looked for here, in the compiled program, at every point; what
-is found is worded by :mod:`.check`.
+is found is worded by :func:`no_choice` and by :mod:`.check`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers import maximum
+from dpsolve.solvers.functions import BLOCK
 from dpsolve.solvers.lattice import Lattice
+from dpsolve.solvers.lookup import at_members
 from dpsolve.solvers.maximum import FEW, argmax, max_and_argmax
 from dpsolve.solvers.named import SHORT, Named, total
 
@@ -150,3 +152,30 @@ def test_rewards_of_blocks_that_are_passed_over_are_not_asked_for(monkeypatch: A
     jax.effects_barrier()
     again = 40 * 2 * 4  # in each state's best block
     assert 40 * 2 * 20 < len(asked) - again < 0.75 * 40 * 2 * 40
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "h", "last"), ("h", "last")])
+def test_an_operator_on_some_states_is_the_operator_there(names: tuple[str, ...]) -> None:
+    lattice = Lattice(farmer(), block=50)
+    rng = np.random.default_rng(0)
+    v = jnp.asarray(rng.normal(size=lattice.shape))
+    members = {n: jnp.asarray(rng.integers(lattice.sizes[n], size=6), jnp.int32) for n in names}
+    axis = names[0] if len(names) == 1 else BLOCK
+
+    @jax.jit
+    def both(v: Any) -> Any:
+        x = lattice.expectation.before_choice(v)
+        part = lattice.restricted(members, axis, block=20)
+        best, _ = part.best_of_blocks(at_members(x, members, axis))
+        return lattice.greedy(v)[0], best, part.survey().feasible
+
+    whole, best, feasible = both(v)
+    whole = np.asarray(whole)
+    if names == ("a",):
+        expected = whole[members["a"]]
+    elif names == ("h", "last"):
+        expected = whole[:, members["h"], members["last"]]
+    else:
+        expected = whole[members["a"], members["h"], members["last"]]
+    assert feasible.shape == expected.shape
+    np.testing.assert_allclose(best, expected, rtol=1e-13)
