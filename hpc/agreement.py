@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..solvers.errors import did_you_mean
-from ..solvers.factory import REQUIRED, Signature
-from ..solvers.options import gradient_mistake
+from ..solvers.factory import REQUIRED, Signature, gradient_mistake
 from .mistakes import Key, Mistake
 from .spec import GRADIENT, Sample
 

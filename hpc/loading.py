@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..solvers.errors import StoreError, UsageError
 from ..solvers.factory import Sizes, build, signature
 from ..solvers.horizon import follow
-from ..solvers.lattice_policy import LatticePolicy
+from ..solvers.lattice import LatticePolicy
 from ..solvers.model import Model, TabularModel
 from ..solvers.outcomes import Outcome, sentence
 from ..solvers.point import read_off
@@ -28,6 +28,7 @@ from ..solvers.points import fixed_policy
 from ..solvers.solution import Problem, Solution
 from ..solvers.solve import arrays_dims
 from ..solvers.tabular import TabularPolicy
+from ..solvers.tracing import EPS
 from .design import point_label, point_parameters
 from .finding import find_point
 from .store import Store, StoredBucket, open_store
@@ -35,7 +36,6 @@ from .store import Store, StoredBucket, open_store
 __all__ = ["load"]
 
 Array = Any
-EPS = float(np.finfo(float).eps)
 
 
 def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) -> Solution:

@@ -201,17 +201,17 @@ def maximum() -> list[Row]:
 def doubling() -> list[Row]:
     """Time a batch of growth models evaluated by path doubling: against BiCGSTAB."""
     from dpsolve.sharding.program import Program
-    from dpsolve.solvers import lattice_policy
+    from dpsolve.solvers.lattice import LatticePolicy
     from dpsolve.solvers.library import growth
     from dpsolve.solvers.operator import PolicyOperator
     from dpsolve.solvers.options import SolveOptions
 
     ours, other = (Program(growth, {"n_k": 100}, SolveOptions(tol=1e-8)) for _ in range(2))
     ours.compile()
-    doubled = lattice_policy.LatticePolicy.evaluate
-    lattice_policy.LatticePolicy.evaluate = PolicyOperator.evaluate
+    doubled = LatticePolicy.evaluate
+    LatticePolicy.evaluate = PolicyOperator.evaluate
     other.compile()
-    lattice_policy.LatticePolicy.evaluate = doubled
+    LatticePolicy.evaluate = doubled
     n = ours.lanes
     points = {"beta": np.linspace(0.92, 0.95, n), "delta": np.full(n, 0.1)}
     points |= {"alpha": np.linspace(0.3, 0.4, n), "z": np.ones(n)}

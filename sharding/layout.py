@@ -15,7 +15,7 @@ from ..solvers.errors import UsageError, did_you_mean
 from ..solvers.factory import Factory, build
 from ..solvers.implicit import point_with_gradients
 from ..solvers.options import SolveOptions
-from ..solvers.point import PER_POINT
+from ..solvers.outcomes import PER_POINT
 from ..solvers.population import OF_DISTRIBUTION
 from ..solvers.solution import CERTIFICATE
 from ..solvers.solve import arrays_dims, differentiated

@@ -12,12 +12,13 @@ import numpy as np
 from ..solvers.compiling import compile_clock
 from ..solvers.errors import ModelError
 from ..solvers.factory import Factory, Sizes, build, split
-from ..solvers.grids import is_concrete
 from ..solvers.implicit import differentiable_point
 from ..solvers.library import as_factory
 from ..solvers.options import SolveOptions
+from ..solvers.outcomes import PER_POINT
 from ..solvers.solution import Problem, Solution
 from ..solvers.solve import arrays_dims, check_sizes, solve_options
+from ..solvers.tracing import is_concrete
 from .mesh import MeshShape
 from .program import program_for
 
@@ -78,7 +79,7 @@ def solve_many(
     with compile_clock() as compiling:
         batch = program_for(factory, sizes, chosen, points, shape).run(columns)
     arrays = dict(batch.variables)
-    for name in ("residual", "error_bound", "iterations", "code"):
+    for name in PER_POINT:
         arrays[name] = getattr(batch, name)
     problem = _problem(factory, columns, sizes, chosen, arrays)
     return Solution(arrays, columns, problem, batch.message, batch.seconds, compiling.seconds)

@@ -15,11 +15,12 @@ from ..solvers.arrays import rebuild
 from ..solvers.compiling import compile_clock
 from ..solvers.errors import ModelError, UsageError
 from ..solvers.factory import Factory, Sizes, split
-from ..solvers.grids import is_concrete
 from ..solvers.library import as_factory
 from ..solvers.model import Model, TabularModel
 from ..solvers.options import SolveOptions
+from ..solvers.outcomes import PER_POINT
 from ..solvers.solution import Problem, Solution
+from ..solvers.tracing import is_concrete
 from .compiled import trimmed
 from .fit import check_fits, fewest_devices, make_cut
 from .mesh import MeshShape
@@ -116,7 +117,7 @@ def solve(
         found = whole.solve(columns, keep_axis=False)
     arrays = {name: trimmed(name, x, whole.dims[name], cut, 0) for name, x in found.items()}
     jax.block_until_ready(arrays)
-    dims = {name: d for name, d in whole.dims.items() if name not in _NUMBERS}
+    dims = {name: d for name, d in whole.dims.items() if name not in PER_POINT}
     message = alone.explain(
         int(arrays["code"]), lambda: rebuild(factory, values, sizes), chosen, arrays
     )
@@ -126,9 +127,6 @@ def solve(
     )
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, dict(values), problem, message, seconds, compiling.seconds)
-
-
-_NUMBERS = ("residual", "error_bound", "iterations", "code")
 
 
 @lru_cache(maxsize=64)

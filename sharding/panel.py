@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from ..solvers.errors import ModelError, UsageError, did_you_mean
-from ..solvers.grids import is_concrete
 from ..solvers.initial import read_initial
 from ..solvers.law import Law, cumulated, law_of, variable_names
 from ..solvers.model import Model, TabularModel
@@ -24,6 +23,7 @@ from ..solvers.points import model_of
 from ..solvers.simulation import panel
 from ..solvers.solution import Solution
 from ..solvers.streams import PLACES, Keys, read_key
+from ..solvers.tracing import is_concrete
 from .estimates import Asked, Estimate, estimates
 from .threads import in_order
 

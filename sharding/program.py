@@ -26,9 +26,9 @@ import numpy as np
 from ..solvers.arrays import rebuild
 from ..solvers.factory import Factory, Signature, Sizes, signature
 from ..solvers.options import SolveOptions
-from ..solvers.outcomes import word
+from ..solvers.outcomes import PER_POINT, word
 from ..solvers.outlook import Outlook, outlook
-from ..solvers.point import PER_POINT, Footprint, footprint
+from ..solvers.point import Footprint, footprint
 from ..solvers.solve import check_sizes, explain
 from .fit import automatic, bytes_on_device, check_fits, iterates, make_cut
 from .layout import Layout, make_layout, with_starts

@@ -29,7 +29,7 @@ from jax.extend.core import jaxprs_in_params
 
 from .errors import ModelError
 from .factory import Factory, Sizes, build, signature
-from .outcomes import Outcome
+from .outcomes import RECORDS, Outcome
 
 __all__ = [
     "lane",
@@ -46,7 +46,6 @@ Array = Any
 Dims = tuple[str, ...]
 
 REQUIRE = "require"
-RECORDS = ("residual", "error_bound", "iterations")
 TAKEN = ("code", "seconds", "status", "message")
 # Primitives that call LAPACK, and share out a batch over XLA's threads: where that hangs, and when
 # this list can go, stands in dense.py.

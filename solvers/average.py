@@ -45,13 +45,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .bounds import EPS
 from .cut import Everywhere
-from .iteration import FEW_SWEEPS, first_fault
 from .krylov import bicgstab, richardson
 from .operator import BellmanOperator, PolicyOperator, Survey
 from .options import SolveOptions
 from .outcomes import Outcome
+from .stopping import Progress, first_fault, nearly_done, share_left, stuck, verdict
+from .tracing import EPS
 
 __all__ = ["GAINS", "AverageRun", "RelativeValue", "begin", "finish", "iterate"]
 
@@ -118,7 +118,7 @@ class _State:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class AverageRun:
+class AverageRun(Progress):
     """A solve under way, as :class:`.Run` is for a discounted one.
 
     Attributes
@@ -131,16 +131,6 @@ class AverageRun:
 
     state: _State
     leak: Array
-
-    @property
-    def running(self) -> Array:
-        """Whether there is more to do."""
-        return self.state.code == Outcome.RUNNING
-
-    @property
-    def sweeps(self) -> Array:
-        """Sweeps made."""
-        return self.state.k
 
 
 def begin(operator: BellmanOperator, live: Array | bool = True) -> AverageRun:
@@ -190,11 +180,15 @@ def _iterate(operator: BellmanOperator, leak: Array, options: SolveOptions, s: _
     fell = error < (1.0 - FALL) * s.mark
     stale = jnp.where(fell, 0, s.stale + 1).astype(jnp.int32)
     k = s.k + 1
-    finite = over.all(jnp.isfinite(tv))
     settled = lax.cond(
         stale >= STALE, lambda: _settled(operator, policy, tv - s.v), lambda: jnp.asarray(False)
     )
-    code = _verdict(error, rounding, leak, settled, k, finite, options)
+    running = jnp.int32(Outcome.RUNNING)
+    given_up = jnp.where(settled, stuck(error, rounding, Outcome.GAIN_DIFFERS), running)
+    given_up = jnp.where(jnp.isfinite(leak), given_up, jnp.int32(Outcome.NO_CERTIFICATE))
+    # A value is finite whatever step it came from: only a reward makes Tv otherwise.
+    unsound = jnp.where(over.all(jnp.isfinite(tv)), running, jnp.int32(Outcome.NOT_FINITE))
+    code = verdict(error, k, given_up, unsound, options)
 
     # A plain step, from here or from the best value so far.
     ratio = error / s.error
@@ -255,36 +249,13 @@ def _settled(operator: BellmanOperator, policy: Array, change: Array) -> Array:
     return later <= HARMONIC * (over.max(change) - over.min(change)) + 1e-12 * scale
 
 
-def _verdict(
-    error: Array,
-    rounding: Array,
-    leak: Array,
-    settled: Array,
-    k: Array,
-    finite: Array,
-    options: SolveOptions,
-) -> Array:
-    """Return how the loop ends at this sweep, or RUNNING."""
-    code = jnp.int32(Outcome.RUNNING)
-    code = jnp.where(k >= options.max_iter, jnp.int32(Outcome.MAX_ITER), code)
-    stuck = jnp.where(
-        error <= 100.0 * rounding, jnp.int32(Outcome.ROUNDING), jnp.int32(Outcome.GAIN_DIFFERS)
-    )
-    code = jnp.where(settled, stuck, code)
-    code = jnp.where(jnp.isfinite(leak), code, jnp.int32(Outcome.NO_CERTIFICATE))
-    code = jnp.where(error <= options.tol, jnp.int32(Outcome.SOLVED), code)
-    # A value is finite whatever step it came from: only a reward makes Tv otherwise.
-    return jnp.where(finite, code, jnp.int32(Outcome.NOT_FINITE))
-
-
 def _wants(options: SolveOptions, s: _State, error: Array, ratio: Array) -> Array:
     """Tell whether the method takes another step than value iteration's, if it may."""
     if options.method == "vi":
         return jnp.asarray(False)
     if options.method != "auto":
         return jnp.asarray(True)
-    left = jnp.log(options.tol / error) / jnp.log(ratio)
-    return ~((s.plain & (ratio < 1.0) & (left <= FEW_SWEEPS)) | (s.k < 1))
+    return ~nearly_done(error, ratio, s.plain, s.k, options.tol)
 
 
 def _step(
@@ -307,9 +278,7 @@ def _step(
             lambda x: DAMPED * (x + fixed.expect(x)), DAMPED * (fixed.reward - gain), start, steps
         )
         return _relative(found, over), jnp.asarray(True)
-    # A policy that still moves is not worth evaluating to the end.
-    share = jnp.where(changed > 0.01, 0.1, jnp.where(changed > 0.0, 0.01, 0.0))
-    aim = jnp.maximum(0.3 * options.tol, share * error)
+    aim = jnp.maximum(0.3 * options.tol, share_left(changed) * error)
     most = jnp.where(daring, jnp.int32(options.inner_iter), 0)
     found, paid = _evaluate(fixed, start - over.mean(start) + gain, aim, most, over)
     return jnp.where(daring & paid, _relative(found, over), start), paid

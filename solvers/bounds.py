@@ -38,12 +38,12 @@ from jax import lax
 
 from .cut import ALONE, Everywhere
 from .operator import BellmanOperator, Survey
+from .tracing import EPS
 
 __all__ = ["Bounds", "Modulus", "bounds", "modulus"]
 
 Array = Any
 MOST_GROWTH = 5_000  # sweeps spent on looking for a weight function
-EPS = float(jnp.finfo(jnp.float64).eps)
 
 
 @jax.tree_util.register_dataclass

@@ -17,7 +17,8 @@ from jax.scipy.special import ndtr as traced_ndtr
 from scipy.special import ndtr
 
 from .errors import ModelError
-from .grids import Array, check_distribution, is_concrete, namespace, vector
+from .grids import Array, check_distribution, vector
+from .tracing import is_concrete, namespace
 
 __all__ = ["Markov", "markov", "rouwenhorst", "tauchen"]
 

@@ -12,10 +12,9 @@ import numpy as np
 from .arrays import named as named_arrays
 from .arrays import no_model, rebuild, refusal
 from .bounds import modulus
-from .contraction import CHOICE
 from .errors import ModelError
 from .factory import signature, split
-from .functions import BLOCK, Pairs
+from .functions import BLOCK, CHOICE, Pairs
 from .grids import ROW_SUM_TOLERANCE, Grid
 from .lattice import Lattice
 from .library import as_factory
@@ -23,7 +22,7 @@ from .lookup import corners, greatest_reached
 from .model import Model, TabularModel
 from .named import Named, aligned
 from .operator import BellmanOperator
-from .survey import probability_rows
+from .survey import no_choice, probability_rows, some_choice
 from .tabular import Tabular
 
 __all__ = ["check", "diagnose", "spectral_radius"]
@@ -174,13 +173,7 @@ def _pairs(lattice: Lattice, when: str) -> str:
     some = np.zeros(lattice.shape, bool)
     for pairs, choices in _blocks(lattice):
         place = _Place(lattice, choices)
-        feasible = pairs.feasible
-        if feasible is None:
-            some[...] = True
-        else:
-            axes = tuple(i for i, d in enumerate(feasible.dims) if d not in lattice.states)
-            left = tuple(d for d in feasible.dims if d in lattice.states)
-            some |= np.asarray(aligned(Named(feasible.array.any(axes), left), lattice.states))
+        some |= np.asarray(some_choice(pairs.feasible, lattice.sizes))
         found = (
             _rewards(pairs, place, when)
             or _rows(lattice, pairs, place, when)
@@ -188,14 +181,7 @@ def _pairs(lattice: Lattice, when: str) -> str:
         )
         if found:
             return found
-    if not some.all():
-        flat = int(np.argmin(some))
-        where = _Place(lattice, np.zeros(1, int)).of(_indices(lattice.states, flat, lattice.shape))
-        return (
-            f"the state {where} has no feasible choice{when} ({int((~some).sum())} of {some.size} "
-            "states have none); let the grid, the choices or `feasible` allow one"
-        )
-    return ""
+    return no_choice(lattice.model, some, when)
 
 
 def _rewards(pairs: Pairs, place: _Place, when: str) -> str:
@@ -211,7 +197,7 @@ def _rewards(pairs: Pairs, place: _Place, when: str) -> str:
 
 
 def _rows(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
-    for name, row, matters in probability_rows(lattice, pairs):
+    for name, row, matters in probability_rows(lattice.model, pairs):
         sums = Named(row.array.sum(-1), row.dims[:-1])
         feasible = pairs.feasible if matters else None
         gap, where = _worst(sums.map(lambda s: jnp.abs(s - 1.0)), feasible, place)
@@ -229,7 +215,9 @@ def _rows(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
 
 
 def _next_states(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
-    for name, location in (lattice.early_locations | pairs.locations | pairs.posts).items():
+    for name, location in (
+        lattice.expectation.early_locations | pairs.locations | pairs.posts
+    ).items():
         if location.gap is None:
             continue
         gap, at = _greatest(lattice.functions.reached(location.gap, pairs), pairs.feasible)

@@ -1,4 +1,4 @@
-r"""In which order to take the expectation over next states: the least work the signatures allow.
+r"""The expectation over next states, in the order that is the least work the signatures allow.
 
 The expected continuation value :math:`E\,v(x_1', \ldots, x_k', z)` starts as an array over the
 next values of the states that follow a rule (axes ``x'``) and the current values of the Markov
@@ -20,13 +20,25 @@ are few: 3 for two states, 13 for three), and the cheapest is taken.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from math import prod
+from typing import Any, cast
 
-__all__ = ["CHOICE", "Rule", "Step", "next_axis", "plan"]
+import jax.numpy as jnp
+from jax import lax
 
-CHOICE = "*"  # the axis of all choices together, flattened in C order
+from .chains import Markov
+from .functions import CHOICE, Functions, Pairs
+from .locate import Location
+from .lookup import at_members, corners, flattened
+from .named import Named, add, multiply, take, where
+
+__all__ = ["Expectation", "Rule", "Step", "next_axis", "plan"]
+
+Array = Any
 
 
 def next_axis(state: str) -> str:
@@ -171,3 +183,176 @@ def _usual(items: tuple[Rule, ...]) -> tuple[tuple[Rule, ...], ...]:
     middle = tuple(r for r in bound if r.dims & axes)
     last = (*(r for r in bound if not r.dims & axes), *(r for r in items if r.post))
     return (*free, *(group for group in (middle, last) if group))
+
+
+class Expectation:
+    """The expectation over next states and shocks of a model, taken in the cheapest order.
+
+    Parameters
+    ----------
+    functions : Functions
+        The model's.
+    shape : tuple of int
+        Of the states at hand.
+    memory : int
+        Bytes that arrays over states and choices may take.
+    """
+
+    def __init__(self, functions: Functions, shape: tuple[int, ...], memory: int) -> None:
+        model, cut = functions.model, functions.cut
+        self.functions, self.cut, self.states = functions, cut, tuple(model.states)
+        self.sizes = {n: model.size_of(n) for n in (*model.states, *model.shocks, *model.post)}
+        self.sizes |= {next_axis(n): model.size_of(n) for n in model.states}
+        self.sizes |= dict(zip(model.states, shape, strict=True))
+        self.sizes[CHOICE] = functions.n_choices
+        self.chains = tuple(n for n, s in model.states.items() if isinstance(s, Markov))
+        shock_dims = {
+            w: functions.axes_of(s.probs) if callable(s.probs) else frozenset()
+            for w, s in model.shocks.items()
+        }
+        rules = _rules(functions)
+        self.steps = plan(rules, self.chains, shock_dims, self.sizes)
+        self.early = [s for s in self.steps if not s.needs_choice]
+        self.late = self.steps[len(self.early) :]
+        self.late_states = [n for s in self.late for n in s.states]
+        self.axes = {rule.state: rule.axis for rule in rules}
+        env = functions.env
+        self.early_probabilities = {
+            w: functions.probability(w, env) for w, dims in shock_dims.items() if CHOICE not in dims
+        }
+        self.early_locations = {
+            n: functions.location(n, env, None) for s in self.early for n in s.states
+        }
+        self.additions = sum(self.sizes[n] for n in (*self.chains, *model.shocks)) + 4 * len(rules)
+        # A device that has a part of the states gathers the others' parts when they fit beside the
+        # rest, else it looks at them one part, or one block of choices, at a time. Parts of what
+        # depends on the sender's own states already are of no use to others.
+        self.parted = (
+            cut is not None
+            and 8 * prod(model.shape) > memory // 8
+            and self._looked_up_first(cut.state)
+        )
+
+    def _looked_up_first(self, state: str) -> bool:
+        """Tell whether no step before the lookup of a state depends on its current value."""
+        before = takewhile(lambda step: state not in step.states, self.steps)
+        return all(state not in step.dims for step in before)
+
+    def given(
+        self, locations: Mapping[str, Location], probabilities: Mapping[str, Named]
+    ) -> Expectation:
+        """Return the same with other arrays for what does not depend on the choice."""
+        other = copy.copy(self)
+        other.early_locations, other.early_probabilities = dict(locations), dict(probabilities)
+        return other
+
+    def restricted(self, members: Mapping[str, Array], axis: str) -> Expectation:
+        """Return the same at some states, from :meth:`at_choices` on; see :class:`.Lattice`."""
+
+        def some(x: Named) -> Named:
+            return at_members(x, members, axis)
+
+        return self.given(
+            {name: at.map(some) for name, at in self.early_locations.items()},
+            {w: some(p) for w, p in self.early_probabilities.items()},
+        )
+
+    def __call__(self, v: Array, pairs: Pairs) -> Named:
+        """Take the expectation of a function of next period's state, at given choices."""
+        return self.at_choices(self.before_choice(v), pairs)
+
+    def before_choice(self, v: Array) -> Named:
+        """Take the expectation as far as it does not depend on the choice."""
+        dims = tuple(n if n in self.chains else next_axis(n) for n in self.states)
+        for name in self.chains:
+            chain = cast("Markov", self.functions.model.states[name])
+            p = jnp.asarray(chain.transition_matrix, v.dtype)
+            axis = self.states.index(name)
+            if self.cut is not None and name == self.cut.state:
+                v = self._across_parts(v, p[self.cut.index()], axis)
+                continue
+            v = jnp.moveaxis(jnp.tensordot(v, p, axes=(axis, 1)), -1, axis)
+        if self.cut is not None and self.cut.state not in self.chains and not self.parted:
+            v = self.cut.gather(v, self.states.index(self.cut.state))
+        x = Named(v, dims)
+        for step in self.early:
+            x = self._contract(x, step, self.early_locations, self.early_probabilities)
+        return x
+
+    def _across_parts(self, v: Array, p: Array, axis: int) -> Array:
+        """Contract the cut state's own chain with this device's rows of probabilities."""
+        assert self.cut is not None
+        width, parts = self.cut.width, self.cut.parts
+        p = jnp.pad(p, ((0, 0), (0, width * parts - self.cut.size)))
+
+        def visit(part: Array, first: Array) -> Array:
+            columns = lax.dynamic_slice_in_dim(p, first, width, axis=1)
+            return jnp.moveaxis(jnp.tensordot(part, columns, axes=(axis, 1)), -1, axis)
+
+        return self.cut.ring(v, visit)
+
+    def at_choices(self, x: Named, pairs: Pairs) -> Named:
+        """Finish the expectation at given choices."""
+        for step in self.late:
+            x = self._contract(x, step, pairs.locations, pairs.probabilities)
+        return x
+
+    def _contract(
+        self,
+        x: Named,
+        step: Step,
+        locations: Mapping[str, Location],
+        probabilities: Mapping[str, Named],
+    ) -> Named:
+        cut = self.cut
+        if self.parted and cut and cut.state in step.states and not locations[cut.state].here:
+            dims = x.dims
+            found: list[tuple[str, ...]] = []
+
+            def visit(part: Array, first: Array) -> Array:
+                y = self._look_up(Named(part, dims), step, locations, first)
+                found.append(y.dims)
+                return y.array
+
+            total = cut.ring(x.array, visit)
+            y = Named(total, found[0])
+        else:
+            y = self._look_up(x, step, locations)
+        return self.functions.over_shocks(y, probabilities, step.shocks)
+
+    def _look_up(
+        self,
+        x: Named,
+        step: Step,
+        locations: Mapping[str, Location],
+        first: Array | None = None,
+    ) -> Named:
+        """Replace next states' axes by lookups; only of the part that begins at `first`."""
+        at = {self.axes[n]: locations[n] for n in step.states}
+        parts = []
+        for indices, weights in corners(at):
+            inside = None if first is None else self._within_part(indices, first)
+            part = multiply(take(x, list(at), flattened(indices, x)), *weights)
+            parts.append(part if inside is None else where(inside, part, Named(jnp.zeros(()))))
+        return add(*parts)
+
+    def _within_part(self, indices: dict[str, Named], first: Array) -> Named:
+        """Count positions of the cut state from `first` on; tell which of them are in that part."""
+        assert self.cut is not None
+        axis, width = next_axis(self.cut.state), self.cut.width
+        index = indices[axis].map(lambda i: i - first)
+        indices[axis] = index.map(lambda i: jnp.clip(i, 0, width - 1))
+        return index.map(lambda i: (i >= 0) & (i < width))
+
+
+def _rules(functions: Functions) -> list[Rule]:
+    """Return the rules of a model's states, and of the post variables that these name."""
+    model = functions.model
+
+    def rule(name: str, given: Any, post: bool = False) -> Rule:
+        return Rule(name, functions.axes_of(given), 1 if functions.is_exact(name) else 2, post)
+
+    rules = [rule(name, given) for name, given in model.transition.items()]
+    named = frozenset().union(*(r.dims for r in rules))
+    posts = [rule(name, post.rule, True) for name, post in model.post.items() if name in named]
+    return [*rules, *posts]

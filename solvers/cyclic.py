@@ -31,20 +31,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .bounds import EPS
 from .cut import Cut
 from .doubling import path_doubling
 from .functions import Pairs
-from .iteration import Fixpoint
 from .lattice import Lattice
 from .model import Model, TabularModel
 from .named import Named
 from .operator import BellmanOperator, PolicyOperator, Survey
 from .options import SolveOptions
-from .outcomes import Outcome
 from .phases import Cycle, cycle_of, model_at
+from .tracing import EPS
 
-__all__ = ["Cyclic", "Turn", "cyclic", "expanded"]
+__all__ = ["Cyclic", "Turn", "cyclic"]
 
 Array = Any
 PHASE = "#phase"  # the axis of phases in a policy
@@ -112,14 +110,14 @@ class Cyclic(BellmanOperator):
         model = model_at(self.model, self.cycle.state, self.values[position])
         lattice = Lattice(model, memory=self.memory, kept=None if kept is None else kept.pairs)
         if kept is not None:
-            lattice.early_locations = kept.locations
-            lattice.early_probabilities = kept.probabilities
+            lattice.expectation = lattice.expectation.given(kept.locations, kept.probabilities)
         return lattice
 
     def _keep(self, position: Array) -> Turn:
         lattice = self.at_phase(position)
         assert lattice.kept is not None
-        return Turn(lattice.kept, lattice.early_locations, lattice.early_probabilities)
+        known = lattice.expectation
+        return Turn(lattice.kept, known.early_locations, known.early_probabilities)
 
     def backwards(self, step: Callable[..., tuple[Array, Any]], start: Array, given: Any) -> Any:
         """Go through the turn from its end: ``step(lattice, carry, given of the phase)``."""
@@ -211,7 +209,7 @@ class TurnPolicy(PolicyOperator):
         """Apply the turn, its rewards times `reward`."""
 
         def step(lattice: Lattice, v: Array, pairs: Pairs) -> tuple[Array, None]:
-            future = lattice.continuation(lattice.expected(v), pairs)
+            future = lattice.expectation(v, pairs)
             v = lattice.over_states(pairs.discount) * lattice.over_states(future)
             if reward:
                 v = v + lattice.over_states(pairs.raw_reward)  # type: ignore[arg-type]
@@ -228,7 +226,7 @@ class TurnPolicy(PolicyOperator):
         """Return the expectation, discounting left out, of what is a turn ahead."""
 
         def step(lattice: Lattice, f: Array, pairs: Pairs) -> tuple[Array, None]:
-            return lattice.over_states(lattice.continuation(lattice.expected(f), pairs)), None
+            return lattice.over_states(lattice.expectation(f, pairs)), None
 
         found: Array = self.operator.backwards(step, f, self.pairs)[0]
         return found
@@ -249,84 +247,3 @@ class TurnPolicy(PolicyOperator):
             max_iter > 0,
         )
         return flat.reshape(start.shape), jnp.asarray(False)
-
-
-# -- from one phase to all ------------------------------------------------------------------------
-
-
-def expanded(operator: Cyclic, found: Fixpoint, tol: float) -> Fixpoint:
-    """Work out all phases' values, bounds and policies from those of the first."""
-    every = _led_into(operator, _turned(operator, (found.value, found.lower, found.upper)))
-    value, lower, upper, _ = every
-    error = jnp.maximum(jnp.max(upper - value), jnp.max(value - lower))
-    error = jnp.where(jnp.isinf(found.error_bound), found.error_bound, error)
-    loose = (found.code == Outcome.SOLVED) & ~(error <= tol)
-    axis = list(operator.model.states).index(operator.cycle.state)
-    value, lower, upper, policy = (jnp.moveaxis(x, 0, axis) for x in every)
-    return replace(
-        found,
-        value=value,
-        lower=lower,
-        upper=upper,
-        policy=policy,
-        error_bound=error,
-        code=jnp.where(loose, jnp.int32(Outcome.ROUNDING), found.code),
-    )
-
-
-Phases = tuple[Array, Array, Array, Array]  # value, bounds and policy, phases first
-
-
-def _turned(operator: Cyclic, first: tuple[Array, Array, Array]) -> Phases:
-    """Go once through the turn, backwards from value and bounds of its first phase."""
-    start, *rest = operator.cycle.turn
-    at = jnp.asarray((*reversed(rest), start), jnp.int32)
-
-    def back(ahead: tuple[Array, ...], position: Array) -> tuple[Any, Any]:
-        now, policy = _before(operator, ahead, position)
-        return now, (*now, policy)
-
-    _, found = lax.scan(back, first, at)
-    size = operator.model.size_of(operator.cycle.state)
-    value, lower, upper, policy = (
-        jnp.zeros((size, *x.shape[1:]), x.dtype).at[at].set(x) for x in found
-    )
-    # The first phase keeps the loop's own: the policy of the last one is greedy for that.
-    value, lower, upper = (
-        x.at[start].set(own) for x, own in zip((value, lower, upper), first, strict=True)
-    )
-    return value, lower, upper, policy
-
-
-def _led_into(operator: Cyclic, every: Phases) -> Phases:
-    """Add the phases that lead into the turn, each after the one that it leads to."""
-    if not operator.cycle.before:
-        return every
-
-    def lead(every: Phases, way: Array) -> tuple[Any, None]:
-        position, to = way
-        now, policy = _before(operator, tuple(x[to] for x in every[:3]), position)
-        new = (*now, policy)
-        return tuple(x.at[position].set(y) for x, y in zip(every, new, strict=True)), None
-
-    found: Phases = lax.scan(lead, every, jnp.asarray(operator.cycle.before, jnp.int32))[0]
-    return found
-
-
-def _before(
-    operator: Cyclic, ahead: tuple[Array, ...], position: Array
-) -> tuple[tuple[Array, Array, Array], Array]:
-    """Return value, bounds and policy of a phase, given those of the one that follows it."""
-    lattice = operator.at_phase(position)
-    value, lower, upper = ahead
-    tv, policy = lattice.greedy(value)
-    allowance = lattice.depth * EPS * jnp.maximum(jnp.abs(value).max(), jnp.abs(tv).max())
-    survey = lattice.survey()
-    rate = survey.discount_high * survey.row_high * survey.spread
-    below, above = rate * jnp.max(value - lower), rate * jnp.max(upper - value)
-    low, high = tv - below, tv + above
-    if not operator.constant_discount:  # then a step tells more than the largest rate does
-        finite = jnp.isfinite(below + above)
-        low = jnp.where(finite, lattice.greedy(lower)[0], low)
-        high = jnp.where(finite, lattice.greedy(upper)[0], high)
-    return (tv, low - allowance, high + allowance), policy

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import dense
-from .bounds import EPS
 from .chain_methods import Map
+from .tracing import EPS
 
 __all__ = ["gth", "gth_error", "hitting", "linear", "matrix_of", "null"]
 

@@ -213,8 +213,8 @@ def _dimensions(model: Model) -> dict[str, str]:
 
 
 def _structure(lattice: Lattice) -> list[str]:
-    lines = [f"over {name} by its chain" for name in lattice.chains]
-    for step in lattice.steps:
+    lines = [f"over {name} by its chain" for name in lattice.expectation.chains]
+    for step in lattice.expectation.steps:
         post = lattice.model.post
         names = ", ".join(n if n in post else f"{n}'" for n in step.states)
         shocks = f", summed over {', '.join(step.shocks)}" if step.shocks else ""

@@ -11,19 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .grids import is_concrete
 from .outcomes import Outcome, sentence, word
 from .points import at_points, fixed_policy, horizon_of
-from .solution import POINT, Problem
+from .solution import TIME, Problem, labelled
+from .tracing import is_concrete
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["TIME", "Distribution", "explained"]
+__all__ = ["Distribution", "explained"]
 
 Array = Any
-TIME = "time"
-PER_POINT = {
+# Numbers of a distribution, and what they are called beside those of the solution.
+NUMBERS = {
     "residual": "distribution_residual",
     "error_bound": "distribution_error",
     "period": "distribution_period",
@@ -167,30 +167,15 @@ class Distribution:
         a path), after ``point`` for many points. States' values are coordinates, or variables
         ``grid_<state>`` where they differ between points.
         """
-        import xarray
-
-        point = (POINT,) if self.batched else ()
-        coords: dict[str, Any] = {}
-        variables: dict[str, Any] = {}
-        for state, values in self.grids.items():
-            array = np.asarray(values)
-            if not point or (array == array[:1]).all():
-                coords[state] = array[0] if point else array
-            else:
-                variables[f"grid_{state}"] = ((*point, state), array)
-        mass = np.asarray(self.mass)
-        time = (TIME,) if self.is_path else ()
-        name = "distribution_path" if self.is_path else "distribution"
-        variables[name] = ((*point, *time, *self.grids), mass)
+        named: list[tuple[str, tuple[str, ...], Array]] = [
+            (f"grid_{state}", (state,), values) for state, values in self.grids.items()
+        ]
         if self.is_path:
-            coords[TIME] = np.arange(mass.shape[len(point)])
-        variables |= {new: (point, np.asarray(self.arrays[n])) for n, new in PER_POINT.items()}
-        variables["status"] = (point, np.asarray(self.status, dtype=object))
-        variables["message"] = (point, np.asarray(self.message, dtype=object))
-        coords |= {
-            n: (point, np.asarray(x)) for n, x in self.parameters.items() if n not in variables
-        }
-        return xarray.Dataset(variables, coords)
+            named.append(("distribution_path", (TIME, *self.grids), self.mass))
+        else:
+            named.append(("distribution", tuple(self.grids), self.mass))
+        numbers = {to: self.arrays[name] for name, to in NUMBERS.items()}
+        return labelled(self, named, numbers, self.batched)
 
     # -- moments --------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import ModelError, did_you_mean
 
-__all__ = ["Factory", "Signature", "Sizes", "build", "signature", "split"]
+__all__ = ["Factory", "Signature", "Sizes", "build", "gradient_mistake", "signature", "split"]
 
 Factory = Callable[..., Any]
 
@@ -116,6 +116,22 @@ def _number(model: str, name: str, default: Any) -> float:
             "parameters are numbers; put sizes and options after a '*' in the signature"
         )
     return float(default)
+
+
+def gradient_mistake(signature: Signature, name: str) -> str:
+    """Return why a factory cannot be differentiated by `name`, or an empty string."""
+    known = signature.parameters
+    if name in known:
+        return ""
+    if name in signature.sizes:
+        return (
+            f"'{name}' is a size of {signature.name}, and sizes are whole; gradients are with "
+            f"respect to parameters: {', '.join(known) or '(none)'}."
+        )
+    return (
+        f"{signature.name} has no parameter '{name}' to differentiate by."
+        f"{did_you_mean(name, known)} Its parameters: {', '.join(known) or '(none)'}."
+    )
 
 
 def split(

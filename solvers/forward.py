@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .distribution import Distribution
 from .ergodic import NAMED
 from .errors import UsageError
 from .hitting import rounding
@@ -23,10 +24,7 @@ from .outcomes import Outcome
 from .points import at_points, fixed_policy, horizon_of, initial_of, states_of
 from .solution import Problem, Solution
 
-if TYPE_CHECKING:
-    from .distribution import Distribution
-
-__all__ = ["fixed_policy", "path", "path_of", "pushed"]
+__all__ = ["path", "path_of", "pushed"]
 
 Array = Any
 
@@ -60,8 +58,6 @@ def path(solution: Solution, initial: Any, periods: int | None = None) -> Distri
     UsageError
         If `periods` is missing, not positive or beyond the horizon.
     """
-    from .distribution import Distribution
-
     states = states_of(solution, "path of distributions")
     steps = _periods(periods, horizon_of(solution.problem, solution.policy_index))
     masses = initial_of(solution, initial)

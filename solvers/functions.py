@@ -19,17 +19,18 @@ import numpy as np
 from jax import lax
 
 from .binding import arguments
-from .contraction import CHOICE
 from .cut import Cut
-from .grids import Grid, Integers, is_concrete
+from .grids import Grid, Integers
 from .locate import Location, locate
 from .lookup import corners, greatest_reached, looked_up
 from .model import Model
 from .named import Named, add, mapped, multiply, top, total, where
+from .tracing import is_concrete
 
-__all__ = ["BLOCK", "Functions", "Pairs"]
+__all__ = ["BLOCK", "CHOICE", "Functions", "Pairs"]
 
 Array = Any
+CHOICE = "*"  # the axis of all choices together, flattened in C order
 BLOCK = "#"  # the axis of blocks of choices, when all are looked at together
 
 
@@ -93,12 +94,13 @@ class Functions:
             return self.cut.index()
         return jnp.arange(self.model.size_of(state), dtype=jnp.int32)
 
-    def at_members(self, state: str, members: Array) -> Functions:
-        """Return the same functions at some members of a state."""
+    def restricted(self, members: Mapping[str, Array], axis: str) -> Functions:
+        """Return the same functions at some members of states, which lie along `axis` then."""
         part = copy.copy(self)
-        whole = self.env[state]
-        part.env = self.env | {state: Named(whole.array[members], whole.dims)}
-        part.members = self.members | {state: members}
+        part.env = self.env | {
+            name: Named(self.env[name].array[at], (axis,)) for name, at in members.items()
+        }
+        part.members = self.members | dict(members)
         return part
 
     def is_exact(self, name: str) -> bool:

@@ -11,27 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .errors import ModelError
+from .tracing import is_concrete, namespace
 
-__all__ = ["Grid", "Iid", "Integers", "Outside", "grid", "iid", "integers", "is_concrete"]
+__all__ = ["Grid", "Iid", "Integers", "Outside", "grid", "iid", "integers"]
 
 Array = Any
 Outside = Literal["error", "clip", "extrapolate"]
-
-
-def is_concrete(*values: Any) -> bool:
-    """Tell whether none of the values is traced by JAX."""
-    leaves = jax.tree.leaves(values)
-    return not any(isinstance(x, jax.core.Tracer) for x in leaves)
-
-
-def namespace(*values: Any) -> Any:
-    """Return NumPy if every value is concrete, else ``jax.numpy``."""
-    return np if is_concrete(*values) else jnp
 
 
 def vector(values: Any, what: str) -> Array:

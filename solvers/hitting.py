@@ -27,10 +27,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .bounds import EPS
 from .chain_methods import Map
 from .cut import ALONE, Everywhere
 from .krylov import bicgstab, richardson
+from .tracing import EPS
 
 __all__ = ["distance", "hitting_times", "rounding", "slack", "weights"]
 

@@ -13,14 +13,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from .bounds import EPS
 from .cut import ALONE, Cut
-from .iteration import first_fault
 from .lattice import Lattice
 from .model import Model
 from .named import Named, mapped, multiply, ordered
 from .options import SolveOptions
 from .outcomes import Outcome
+from .stopping import first_fault
+from .tracing import EPS
 
 __all__ = ["backward", "follow"]
 

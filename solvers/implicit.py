@@ -38,19 +38,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .chain import respond
 from .cut import Cut
 from .errors import UsageError
-from .factory import Factory, build, signature
+from .factory import Factory, build, gradient_mistake, signature
 from .forward import pushed
 from .horizon import follow
 from .krylov import resolvent
 from .model import Model, TabularModel
 from .operator import PolicyOperator
-from .options import SolveOptions, gradient_mistake
-from .point import PER_POINT, make_operator, read_off, solve_point
+from .options import SolveOptions
+from .outcomes import PER_POINT
+from .point import make_operator, read_off, solve_point
 from .population import follows, horizon_path, masked
 from .refusals import NO_GRADIENTS
-from .stationary import respond
 
 __all__ = ["check_gradients", "differentiable_point", "gradients_of", "point_with_gradients"]
 

@@ -8,12 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from .chain import stationary_of
 from .chains import Markov
 from .errors import ModelError, did_you_mean
-from .grids import Grid, Integers, is_concrete
+from .grids import Grid, Integers
 from .locate import locate
 from .model import Model, TabularModel
 from .named import Named
+from .tracing import is_concrete
 
 __all__ = ["check_masses", "read_initial"]
 
@@ -88,8 +90,6 @@ def _one_state(name: str, spec: Grid | Integers | Markov, given: Any) -> Array:
 
 
 def _own_stationary(what: str, spec: Markov) -> Array:
-    from .stationary import stationary_of
-
     matrix = jnp.asarray(spec.transition_matrix)
     found = stationary_of(lambda f: matrix @ f, (spec.size,))
     if is_concrete(found.mass) and bool(jnp.isnan(found.mass).any()):

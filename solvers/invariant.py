@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from .bounds import EPS
 from .chain_methods import Map, arnoldi, averaged, krylov, plain, smoothed
 from .cut import ALONE, Everywhere
 from .dense_chain import gth, gth_error, hitting, linear, matrix_of, null
 from .ergodic import LINK, NAMED, period, recurrent_classes
 from .hitting import distance, hitting_times, slack, weights
 from .outcomes import Outcome
+from .tracing import EPS
 
 __all__ = ["DENSE", "DENSE_MOST", "Search", "invariant"]
 
@@ -123,7 +123,7 @@ def invariant(
     code : int
         RUNNING, or else nothing is done.
     method, tol, max_iter
-        As for :func:`~.stationary.stationary_of`.
+        As for :func:`~.chain.stationary_of`.
     from_start : bool
         Whether the long run from the start is wanted where there are several classes.
     over : Everywhere

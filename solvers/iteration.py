@@ -29,16 +29,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from .bounds import Bounds, Modulus, bounds, modulus
-from .grids import ROW_SUM_TOLERANCE
 from .krylov import richardson
 from .operator import BellmanOperator, Shortcut, Survey
 from .options import SolveOptions
 from .outcomes import Outcome
+from .stopping import Progress, first_fault, nearly_done, share_left, stuck, verdict
 
-__all__ = ["Fixpoint", "Run", "begin", "finish", "fixpoint", "iterate", "resume"]
+__all__ = ["Fixpoint", "Run", "begin", "finish", "iterate", "resume"]
 
 Array = Any
-FEW_SWEEPS = 8  # below so many sweeps to go, plain value iteration is the cheapest way to end
 STALE = 60  # sweeps without a new smallest certified error, after which the loop gives up
 AHEAD = 0.3  # of the tolerance, to which a shortcut solves
 TOWARDS_OVERFLOW = 1e100  # values beyond it have diverged by themselves
@@ -98,7 +97,7 @@ class _State:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Run:
+class Run(Progress):
     """A solve under way: what :func:`begin` makes, :func:`iterate` moves on, :func:`finish` reads.
 
     Attributes
@@ -112,24 +111,14 @@ class Run:
     state: _State
     rates: Modulus
 
-    @property
-    def running(self) -> Array:
-        """Whether there is more to do."""
-        return self.state.code == Outcome.RUNNING
 
-    @property
-    def sweeps(self) -> Array:
-        """Sweeps made."""
-        return self.state.k
-
-
-def fixpoint(
+def begin(
     operator: BellmanOperator,
     options: SolveOptions,
     live: Array | bool = True,
     shortcut: Shortcut | None = None,
-) -> Fixpoint:
-    """Solve one model at one parameter point, inside a trace.
+) -> Run:
+    """Look the model over and make ready for the first sweep.
 
     Parameters
     ----------
@@ -141,21 +130,6 @@ def fixpoint(
     shortcut : Shortcut, optional
         It finds the value that `operator` starts from, or vouches for it itself.
     """
-    end: Run = lax.while_loop(
-        lambda run: run.running,
-        lambda run: iterate(operator, options, run),
-        begin(operator, options, live, shortcut),
-    )
-    return finish(end)
-
-
-def begin(
-    operator: BellmanOperator,
-    options: SolveOptions,
-    live: Array | bool = True,
-    shortcut: Shortcut | None = None,
-) -> Run:
-    """Look the model over and make ready for the first sweep; see :func:`fixpoint`."""
     surveyor = shortcut if shortcut is not None and shortcut.vouches else operator
     run = _looked_over(operator, surveyor.survey(), live)
     if shortcut is None:
@@ -257,40 +231,16 @@ def finish(run: Run) -> Fixpoint:
     return _finish(run.state, run.rates)
 
 
-def first_fault(survey: Survey, rates: Modulus | None) -> Array:
-    """Return the code of the first thing that makes a solution meaningless, else RUNNING.
-
-    Over a finite horizon (`rates` None) any discount that is a number will do.
-    """
-    leaks = ~(
-        (survey.row_high <= 1.0 + ROW_SUM_TOLERANCE)
-        & (survey.row_low >= 1.0 - ROW_SUM_TOLERANCE)
-        & (survey.least >= 0.0)
-    )
-    ill_posed = ~(survey.discount_low >= 0.0)
-    if rates is not None:
-        ill_posed |= ~(rates.high < 1.0) & rates.monotone
-    faults = (
-        (Outcome.NOT_INCREASING, survey.finite & ~survey.increasing),
-        (Outcome.INFEASIBLE, ~survey.feasible.all()),
-        (Outcome.NOT_FINITE, ~survey.finite | ~jnp.isfinite(survey.discount_high)),
-        (Outcome.LEAK, leaks),
-        (Outcome.OFF_GRID, ~(survey.gap <= 0.0)),
-        (Outcome.DISCOUNT, ill_posed),
-    )
-    code = jnp.int32(Outcome.RUNNING)
-    for outcome, found in reversed(faults):
-        code = jnp.where(found, jnp.int32(outcome), code)
-    return code
-
-
 def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s: _State) -> _State:
     tv, policy = operator.improve(s.v, s.policy)
     now = bounds(s.v, tv, rates, operator.depth, operator.everywhere)
     improved = now.error < s.best
     stale = jnp.where(improved, 0, s.stale + 1)
     k = s.k + 1
-    code = _verdict(now, _unsound(operator, s.v, tv), stale, k, rates, options)
+    why = stuck(now.error, now.rounding, Outcome.STALLED)
+    why = jnp.where(rates.high < 1.0, why, jnp.int32(Outcome.NO_CERTIFICATE))
+    given_up = jnp.where(stale >= STALE, why, jnp.int32(Outcome.RUNNING))
+    code = verdict(now.error, k, given_up, _unsound(operator, s.v, tv), options)
     changed = operator.everywhere.mean((policy != s.policy).astype(jnp.float64))
 
     # Which step to take: (Krylov iterations, plain evaluation steps).
@@ -314,21 +264,6 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
         code=code,
         sampled=jnp.asarray(False),
     )
-
-
-def _verdict(
-    now: Bounds, unsound: Array, stale: Array, k: Array, rates: Modulus, options: SolveOptions
-) -> Array:
-    """Return how the loop ends at this sweep, or RUNNING."""
-    code = jnp.int32(Outcome.RUNNING)
-    code = jnp.where(k >= options.max_iter, jnp.int32(Outcome.MAX_ITER), code)
-    stuck = jnp.where(
-        now.error <= 100.0 * now.rounding, jnp.int32(Outcome.ROUNDING), jnp.int32(Outcome.STALLED)
-    )
-    stuck = jnp.where(rates.high < 1.0, stuck, jnp.int32(Outcome.NO_CERTIFICATE))
-    code = jnp.where(stale >= STALE, stuck, code)
-    code = jnp.where(now.error <= options.tol, jnp.int32(Outcome.SOLVED), code)
-    return jnp.where(unsound == Outcome.RUNNING, code, unsound)
 
 
 def _unsound(operator: BellmanOperator, v: Array, tv: Array) -> Array:
@@ -357,9 +292,7 @@ def _schedule(
     wants = jnp.asarray(True)
     if options.method == "auto":
         ratio = now.error / s.bounds.error
-        left = jnp.log(options.tol / now.error) / jnp.log(ratio)
-        quick = (s.plain & (ratio < 1.0) & (left <= FEW_SWEEPS)) | (s.k < 1)
-        wants = ~quick
+        wants = ~nearly_done(now.error, ratio, s.plain, s.k, options.tol)
     strike = ~s.plain & (s.penalty == 0) & ~(now.error < s.best) & (s.k > 2)
     strikes = s.strikes + strike.astype(jnp.int32)
     struck = (strikes >= 3) | (s.spent & (now.error > SPENT_WELL * s.bounds.error))
@@ -387,12 +320,10 @@ def _step(
         return start, spent
     fixed = operator.at(policy)
     if options.method != "opi":
-        # The certified error is the residual times rho / (1 - rho). A policy that has settled is
-        # worth evaluating to the end; one that still moves is not.
+        # The certified error is the residual times rho / (1 - rho).
         per_error = (1.0 - rates.high) / jnp.maximum(rates.high, 1e-3)
         final = 0.3 * options.tol * per_error
-        share = jnp.where(changed > 0.01, 0.1, jnp.where(changed > 0.0, 0.01, 0.0))
-        aim = jnp.maximum(final, share * now.error * per_error)
+        aim = jnp.maximum(final, share_left(changed) * now.error * per_error)
         start, spent = fixed.evaluate(start, aim, krylov)
     return richardson(fixed.apply, fixed.reward, start, plain_steps), spent
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .cut import ALONE, Everywhere
+from .tracing import EPS
 
 __all__ = ["bicgstab", "resolvent", "richardson"]
 
@@ -107,7 +108,6 @@ def richardson(apply: Callable[[Array], Array], b: Array, x0: Array, steps: Arra
     return lax.fori_loop(0, steps, lambda _, x: b + apply(x), x0)
 
 
-EPS = float(jnp.finfo(jnp.float64).eps)
 ROUNDS = 60  # restarts of the robust solve
 SMOOTHING = 20  # plain steps between two of them
 

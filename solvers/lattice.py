@@ -17,32 +17,39 @@ choices and recomputes them, and memory stays at S x block entries.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import takewhile
 from math import ceil, prod
-from typing import Any, cast
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
-from .chains import Markov
-from .contraction import CHOICE, Rule, Step, next_axis, plan
+from .contraction import Expectation, next_axis
 from .cut import Cut
-from .functions import BLOCK, Functions, Pairs
-from .lattice_policy import LatticePolicy
+from .doubling import path_doubling
+from .functions import BLOCK, CHOICE, Functions, Pairs
 from .line import LEAST
-from .locate import Location
-from .lookup import corners, flattened
-from .maximum import FEW, argmax, max_and_argmax
+from .locate import SLACK, Location
+from .lookup import at_members
+from .maximum import (
+    FEW,
+    argmax,
+    best_of_blocks,
+    best_of_tiles,
+    improved,
+    max_and_argmax,
+    over_blocks,
+    tile_width,
+)
 from .model import Model
 from .named import Named, add, aligned, multiply, take, where
-from .operator import BellmanOperator, Survey
-from .survey import survey_lattice
-from .tiles import best_of_tiles, tiled_along
+from .operator import BellmanOperator, PolicyOperator, Survey
+from .survey import survey_grids, survey_pairs
 
-__all__ = ["Lattice"]
+__all__ = ["Lattice", "LatticePolicy"]
 
 Array = Any
 
@@ -86,21 +93,15 @@ class Lattice(BellmanOperator):
         self.functions = Functions(model, t, cut)
         self.n_choices = self.functions.n_choices
         self.constant_discount = not callable(model.discount)
-        self._plan_contraction()
+        self.expectation = Expectation(self.functions, self.shape, memory)
+        self.depth = 8 + self.expectation.additions
+        self._look_at_rules()
         self._choose_block(block, memory)
-        # A device that has a part of the states gathers the others' parts when they fit beside the
-        # rest, else it looks at them one part, or one block of choices, at a time. Parts of what
-        # depends on the sender's own states already are of no use to others.
-        self.parted = (
-            cut is not None
-            and 8 * prod(model.shape) > memory // 8
-            and self._looked_up_first(cut.state)
-        )
         self.by_rows = (
             cut is not None
-            and self.parted
+            and self.expectation.parted
             and self.block_size is not None
-            and cut.state in self.late_states
+            and cut.state in self.expectation.late_states
             and model.transition[cut.state] in model.choices
             and self.functions.shares_grid(cut.state)
         )
@@ -110,52 +111,27 @@ class Lattice(BellmanOperator):
 
     # -- what depends on what -------------------------------------------------------------------
 
-    def _plan_contraction(self) -> None:
+    def _look_at_rules(self) -> None:
         model, f = self.model, self.functions
-        sizes = {n: model.size_of(n) for n in (*model.states, *model.shocks, *model.post)}
-        sizes |= {next_axis(n): model.size_of(n) for n in model.states}
-        sizes |= dict(zip(model.states, self.shape, strict=True))
-        sizes[CHOICE] = self.n_choices
-        self.chains = tuple(n for n, s in model.states.items() if isinstance(s, Markov))
-        shock_dims = {
-            w: f.axes_of(s.probs) if callable(s.probs) else frozenset()
-            for w, s in model.shocks.items()
-        }
-        rules = []
-        for name, rule in model.transition.items():
-            rules.append(Rule(name, f.axes_of(rule), 1 if f.is_exact(name) else 2))
-        named = frozenset().union(*(rule.dims for rule in rules))
-        for name in named & set(model.post):
-            axes = f.axes_of(model.post[name].rule)
-            rules.append(Rule(name, axes, 1 if f.is_exact(name) else 2, post=True))
-        self.steps = plan(rules, self.chains, shock_dims, sizes)
-        self.sizes = sizes
-        early = [s for s in self.steps if not s.needs_choice]
-        self.early, self.late = early, self.steps[len(early) :]
-        self.late_states = [n for s in self.late for n in s.states]
-        self.early_probabilities = {
-            w: f.probability(w, f.env) for w, dims in shock_dims.items() if CHOICE not in dims
-        }
-        self.axes = {rule.state: rule.axis for rule in rules}
-        self.early_locations = {n: f.location(n, f.env, None) for s in early for n in s.states}
         # Beyond the next states that are choices themselves, an infeasible choice may lead
         # anywhere, NaN included; then the sweep masks it after the expectation, too.
         self.mask_late = callable(model.discount) or any(
-            not f.shares_grid(n) for n in self.late_states
+            not f.shares_grid(n) for n in self.expectation.late_states
         )
         # Paths are followed from state to state, and so need all of them on one device.
         self.deterministic = (
             self.cut is None
-            and not self.chains
+            and not self.expectation.chains
             and all(
                 f.is_exact(n) and not f.axes_of(rule) & {*model.shocks, *model.post}
                 for n, rule in model.transition.items()
             )
         )
-        self.depth = (
-            8 + sum(sizes[n] for n in self.chains) + sum(sizes[w] for w in model.shocks)
-            + 4 * len(rules)
-        )  # fmt: skip
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The states at hand, and how many members of each."""
+        return dict(zip(self.states, self.shape, strict=True))
 
     @property
     def walking(self) -> int | None:
@@ -168,10 +144,10 @@ class Lattice(BellmanOperator):
         longest = max(own, key=self.model.size_of, default=None)
         return None if longest is None else self.states.index(longest)
 
-    def _looked_up_first(self, state: str) -> bool:
-        """Tell whether no step before the lookup of a state depends on its current value."""
-        before = takewhile(lambda step: state not in step.states, self.steps)
-        return all(state not in step.dims for step in before)
+    @property
+    def blocks(self) -> int:
+        """Blocks of choices."""
+        return ceil(self.n_choices / self.width)
 
     @property
     def width(self) -> int:
@@ -184,15 +160,13 @@ class Lattice(BellmanOperator):
 
     def _choose_block(self, block: int | None, memory: int) -> None:
         """Decide whether all pairs fit, else how many choices are looked at together."""
-        functions = self.functions
+        functions, sizes = self.functions, self.expectation.sizes
         touched = [functions.touched(f) for f in self.model.reward]
-        for step in self.late:
+        for step in self.expectation.late:
             n_corners = prod(2 for n in step.states if not functions.is_exact(n))
             touched.append((step.dims | set(step.shocks), n_corners))
         entries = [
-            n * prod(self.sizes[d] for d in dims if d != CHOICE)
-            for dims, n in touched
-            if CHOICE in dims
+            n * prod(sizes[d] for d in dims if d != CHOICE) for dims, n in touched if CHOICE in dims
         ]
         per_choice = max([prod(self.shape), *entries])
         self.bytes_per_choice = 8 * per_choice * (2 if self.mask_late else 1)
@@ -209,7 +183,7 @@ class Lattice(BellmanOperator):
 
     def kept_index(self) -> Named:
         """Return all choices, by blocks."""
-        numbers = jnp.arange(ceil(self.n_choices / self.width))
+        numbers = jnp.arange(self.blocks)
         return self._block_index(numbers[:, None], (BLOCK, CHOICE))
 
     def pairs_of_block(self, number: Array, *, all_feasible: bool = False) -> Pairs:
@@ -221,100 +195,16 @@ class Lattice(BellmanOperator):
         return Pairs.of(
             self.functions,
             index,
-            self.late_states,
-            self.early_probabilities,
+            self.expectation.late_states,
+            self.expectation.early_probabilities,
             all_feasible=all_feasible,
         )
-
-    # -- the expectation ------------------------------------------------------------------------
-
-    def expected(self, v: Array) -> Named:
-        """Take the expectation as far as it does not depend on the choice."""
-        dims = tuple(n if n in self.chains else next_axis(n) for n in self.states)
-        for name in self.chains:
-            p = jnp.asarray(cast("Markov", self.model.states[name]).transition_matrix, v.dtype)
-            axis = self.states.index(name)
-            if self.cut is not None and name == self.cut.state:
-                v = self._across_parts(v, p[self.cut.index()], axis)
-                continue
-            v = jnp.moveaxis(jnp.tensordot(v, p, axes=(axis, 1)), -1, axis)
-        if self.cut is not None and self.cut.state not in self.chains and not self.parted:
-            v = self.cut.gather(v, self.states.index(self.cut.state))
-        x = Named(v, dims)
-        for step in self.early:
-            x = self._contract(x, step, self.early_locations, self.early_probabilities)
-        return x
-
-    def _across_parts(self, v: Array, p: Array, axis: int) -> Array:
-        """Contract the cut state's own chain with this device's rows of probabilities."""
-        assert self.cut is not None
-        width, parts = self.cut.width, self.cut.parts
-        p = jnp.pad(p, ((0, 0), (0, width * parts - self.cut.size)))
-
-        def visit(part: Array, first: Array) -> Array:
-            columns = lax.dynamic_slice_in_dim(p, first, width, axis=1)
-            return jnp.moveaxis(jnp.tensordot(part, columns, axes=(axis, 1)), -1, axis)
-
-        return self.cut.ring(v, visit)
-
-    def continuation(self, x: Named, pairs: Pairs) -> Named:
-        """Finish the expectation at given choices."""
-        for step in self.late:
-            x = self._contract(x, step, pairs.locations, pairs.probabilities)
-        return x
-
-    def _contract(
-        self,
-        x: Named,
-        step: Step,
-        locations: Mapping[str, Location],
-        probabilities: Mapping[str, Named],
-    ) -> Named:
-        cut = self.cut
-        if self.parted and cut and cut.state in step.states and not locations[cut.state].here:
-            dims = x.dims
-            found: list[tuple[str, ...]] = []
-
-            def visit(part: Array, first: Array) -> Array:
-                y = self._look_up(Named(part, dims), step, locations, first)
-                found.append(y.dims)
-                return y.array
-
-            total = cut.ring(x.array, visit)
-            y = Named(total, found[0])
-        else:
-            y = self._look_up(x, step, locations)
-        return self.functions.over_shocks(y, probabilities, step.shocks)
-
-    def _look_up(
-        self,
-        x: Named,
-        step: Step,
-        locations: Mapping[str, Location],
-        first: Array | None = None,
-    ) -> Named:
-        """Replace next states' axes by lookups; only of the part that begins at `first`."""
-        at = {self.axes[n]: locations[n] for n in step.states}
-        parts = []
-        for indices, weights in corners(at):
-            inside = None if first is None else self._within_part(indices, first)
-            part = multiply(take(x, list(at), flattened(indices, x)), *weights)
-            parts.append(part if inside is None else where(inside, part, Named(jnp.zeros(()))))
-        return add(*parts)
-
-    def _within_part(self, indices: dict[str, Named], first: Array) -> Named:
-        """Count positions of the cut state from `first` on; tell which of them are in that part."""
-        assert self.cut is not None
-        axis, width = next_axis(self.cut.state), self.cut.width
-        index = indices[axis].map(lambda i: i - first)
-        indices[axis] = index.map(lambda i: jnp.clip(i, 0, width - 1))
-        return index.map(lambda i: (i >= 0) & (i < width))
 
     # -- the operator ---------------------------------------------------------------------------
 
     def quality(self, x: Named, pairs: Pairs, *, reward: bool = True) -> Named:
         """Return reward plus discounted continuation, -inf where infeasible."""
-        future = multiply(self.continuation(x, pairs), pairs.discount)
+        future = multiply(self.expectation.at_choices(x, pairs), pairs.discount)
         if not reward:
             worst = Named(jnp.asarray(-jnp.inf))
             return future if pairs.feasible is None else where(pairs.feasible, future, worst)
@@ -340,45 +230,38 @@ class Lattice(BellmanOperator):
             tops = lax.optimization_barrier(jnp.max(self.over_states(q, BLOCK, CHOICE), -1))
             block = argmax(tops)
             return jnp.max(tops, -1), block
-        along = tiled_along(self)
-        if along is not None:
-            return best_of_tiles(self, along, x, reward=reward)
-        return self.best_of_blocks(x, reward=reward)
+        tiles = self.tiles
+        if tiles is None:
+            return self.best_of_blocks(x, reward=reward)
+        state, width = tiles
+
+        def best(members: Array) -> tuple[Array, Array]:
+            some = {state: members}
+            part = self.restricted(some, state)
+            return part.best_of_blocks(at_members(x, some, state), reward=reward)
+
+        return best_of_tiles(best, self.model.size_of(state), width, self.states.index(state))
+
+    @property
+    def tiles(self) -> tuple[str, int] | None:
+        """The state to cut a sweep along, and members to a tile; None where that gains nothing."""
+        if self.model.feasible is None or self.block_size is None or self.cut is not None:
+            return None
+        state = max(self.states, key=self.model.size_of)
+        size = self.model.size_of(state)
+        width = tile_width(size, prod(self.shape) // size * self.width)
+        return None if width is None else (state, width)
 
     def best_of_blocks(self, x: Named, *, reward: bool = True) -> tuple[Array, Array]:
-        """Return the same by block after block.
+        """Return the same by block after block, at some states or all."""
 
-        Those without a feasible pair are passed over, and those that have no other need no mask:
-        XLA evaluates their rewards by vectors, together with the maximum.
-        """
-        Best = tuple[Array, Array]
+        def feasible(number: Array) -> Named | None:
+            choices = self.functions.choice_values(self._block_index(number, (CHOICE,)))
+            return self.functions.feasibility(self.functions.env | choices)
 
-        def evaluate(number: Array, best: Best, *, all_feasible: bool = False) -> Best:
-            q = self._block_quality(x, number, reward=reward, all_feasible=all_feasible)
-            top = jnp.max(q, -1)
-            # `not <=` takes NaN as better, so that it is not lost.
-            better = ~(top <= best[0]) & ~jnp.isnan(best[0])
-            return jnp.where(better, top, best[0]), jnp.where(better, number, best[1])
-
-        def look(number: Array, best: Best) -> Best:
-            env = self.functions.env | self.functions.choice_values(
-                self._block_index(number, (CHOICE,))
-            )
-            feasible = self.functions.feasibility(env)
-            if feasible is None or self.cut is not None:
-                return evaluate(number, best)
-            # Counted in two steps, which takes a fifth of the time of `any` and `all`.
-            rows = jnp.atleast_1d(feasible.array).sum(-1, dtype=jnp.int32)
-            count = rows.sum(dtype=jnp.int64)
-            way = jnp.where(count == feasible.array.size, 2, jnp.where(count > 0, 1, 0))
-            ways = (lambda _, best: best, evaluate, partial(evaluate, all_feasible=True))
-            found: Best = lax.switch(way, ways, number, best)
-            return found
-
-        none = jnp.full(self.shape, -jnp.inf), jnp.zeros(self.shape, jnp.int32)
-        n = ceil(self.n_choices / self.width)
-        best: Best = lax.fori_loop(0, n, lambda i, b: look(jnp.int32(i), b), none)
-        return best
+        quality = partial(self._block_quality, x, reward=reward)
+        told_apart = feasible if self.cut is None else lambda _: None
+        return best_of_blocks(quality, told_apart, self.blocks, self.shape)
 
     def _block_quality(
         self, x: Named, number: Array, *, reward: bool = True, all_feasible: bool = False
@@ -404,19 +287,14 @@ class Lattice(BellmanOperator):
 
         def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
             q = self._block_quality(x, number)
-            top = jnp.max(q, -1)
             choice = jnp.minimum(number * self.width + argmax(q), self.n_choices - 1)
-            better = ~(top <= best[0]) & ~jnp.isnan(best[0])
-            return jnp.where(better, top, best[0]), jnp.where(better, choice, best[1])
+            return improved(best, jnp.max(q, -1), choice)
 
-        none = jnp.full(self.shape, -jnp.inf), jnp.zeros(self.shape, jnp.int32)
-        n = ceil(self.n_choices / self.width)
-        best: tuple[Array, Array] = lax.fori_loop(0, n, lambda i, b: look(jnp.int32(i), b), none)
-        return best
+        return over_blocks(look, self.blocks, self.shape)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
         """Return ``Tv`` and the first maximising policy: one full sweep."""
-        x = self.expected(v)
+        x = self.expectation.before_choice(v)
         if self.by_rows:
             return self._greedy_by_rows(x)
         if self.kept is not None and self.n_choices <= FEW:
@@ -426,7 +304,7 @@ class Lattice(BellmanOperator):
             return jnp.max(q, -1), max_and_argmax(lax.optimization_barrier(q))[1]
         value, block = self._best_blocks(x)
         if self.kept is not None:
-            future = multiply(self.continuation(x, self.kept), self.kept.discount)
+            future = multiply(self.expectation.at_choices(x, self.kept), self.kept.discount)
             at = Named(block, self.states)
             q = self._sum(_rows(self.kept.reward, at), _rows(future, at))
         else:
@@ -438,7 +316,7 @@ class Lattice(BellmanOperator):
 
     def growth(self, w: Array) -> Array:
         """Return the sweep without rewards."""
-        return self._best_blocks(self.expected(w), reward=False)[0]
+        return self._best_blocks(self.expectation.before_choice(w), reward=False)[0]
 
     def at(self, policy: Array) -> LatticePolicy:
         """Fix a policy."""
@@ -457,11 +335,122 @@ class Lattice(BellmanOperator):
             policy = policy * self.model.size_of(choice) + labels[choice]
         return policy
 
+    def restricted(
+        self, members: Mapping[str, Array], axis: str, block: int | None = None
+    ) -> Lattice:
+        """Return the same operator at some states only.
+
+        Its maxima are over what :meth:`.Expectation.before_choice` of the whole returns, restricted
+        in the same way by :func:`.at_members`.
+
+        Parameters
+        ----------
+        members : dict of str to int32 array (n,)
+            Positions of the members of some states, side by side.
+        axis : str
+            The one axis that arrays have in place of these states'; a single state's own name keeps
+            it where it is.
+        block : int, optional
+            Choices looked at together, where that is to be another number.
+        """
+        part = copy.copy(self)
+        first, *_ = members
+        left = [
+            (axis, members[n].size) if n == first else (n, size)
+            for n, size in self.sizes.items()
+            if n == first or n not in members
+        ]
+        part.states, part.shape = tuple(n for n, _ in left), tuple(size for _, size in left)
+        part.functions = self.functions.restricted(members, axis)
+        part.expectation = self.expectation.restricted(members, axis)
+        part.block_size = self.block_size if block is None else min(self.n_choices, block)
+        return part
+
     def survey(self) -> Survey:
-        """Look over all pairs once; see :mod:`.survey`."""
-        return survey_lattice(self)
+        """Look over all pairs once, in blocks when they do not fit in memory."""
+        if self.kept is not None:
+            found = self._survey_of(self.kept)
+        else:
+
+            def look(i: Array) -> Survey:
+                return self._survey_of(self.pairs_of_block(i))
+
+            first = look(jnp.int32(0))
+            found = lax.fori_loop(1, self.blocks, lambda i, s: s.join(look(i)), first)
+        found = survey_grids(self.model, found)
+        return found if self.cut is None else found.over(self.everywhere)
+
+    def _survey_of(self, pairs: Pairs) -> Survey:
+        locations = self.expectation.early_locations
+        rewards = self.kept is not None
+        return survey_pairs(self.functions, locations, pairs, self.sizes, rewards=rewards)
 
 
 def _rows(x: Named, block: Named) -> Named:
     """Keep, at each state, only the choices of one block."""
     return take(x, (BLOCK,), block) if BLOCK in x.dims else x
+
+
+class LatticePolicy(PolicyOperator):
+    """A policy on a lattice; its next states are found once, not once per application."""
+
+    def __init__(self, lattice: Lattice, policy: Array) -> None:
+        self.lattice = lattice
+        self.everywhere, self.cut = lattice.everywhere, lattice.cut
+        index = Named(policy, lattice.states)
+        self.pairs = lattice.pairs(index)
+        assert self.pairs.raw_reward is not None
+        self.reward = lattice.over_states(self.pairs.raw_reward)
+        self.discount = lattice.over_states(self.pairs.discount)
+        functions = lattice.functions
+        self.env = functions.env | functions.choice_values(index)
+        self.line = lattice.walking
+
+    def expect(self, f: Array) -> Array:
+        """Return the expectation of a function of next period's state."""
+        x = self.lattice.expectation(f, self.pairs)
+        return self.lattice.over_states(x)
+
+    @property
+    def proper(self) -> Array:
+        """Whether every weight that a next state is interpolated with lies in [0, 1]."""
+        found = jnp.asarray(True)
+        lattice, pairs = self.lattice, self.pairs
+        for at in (lattice.expectation.early_locations | pairs.locations).values():
+            if at.weight is not None:
+                beyond = at.weight.map(lambda w: 1.0 * ~((w >= -SLACK) & (w <= 1.0 + SLACK)))
+                if set(beyond.dims) & set(pairs.posts):
+                    beyond = lattice.functions.reached(beyond, pairs)
+                found &= ~(beyond.array > 0.0).any()
+        return found
+
+    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
+        """Approach the policy's value: by path doubling if its transitions are deterministic."""
+        lattice = self.lattice
+        if not lattice.deterministic:
+            return super().evaluate(start, tol, max_iter)
+        successor = jnp.zeros(lattice.shape, jnp.int32)
+        for name in lattice.states:
+            where_to = (lattice.expectation.early_locations | self.pairs.locations)[name]
+            index = lattice.over_states(where_to.index)
+            successor = successor * lattice.model.size_of(name) + index
+        flat = path_doubling(
+            self.reward.ravel(),
+            self.discount.ravel(),
+            successor.ravel(),
+            start.ravel(),
+            tol,
+            max_iter > 0,
+        )
+        return flat.reshape(lattice.shape), jnp.asarray(False)
+
+    def outputs(self) -> dict[str, Array]:
+        """Evaluate the model's outputs at the policy."""
+        arrays = {}
+        for name, f in self.lattice.model.outputs.items():
+            what = f"output '{name}'"
+            x = self.lattice.functions.average(
+                (f,), self.env, self.pairs.probabilities, what, self.pairs.posts
+            )
+            arrays[name] = self.lattice.over_states(x)
+        return arrays

@@ -19,7 +19,7 @@ from jax import lax
 
 from .chains import Markov
 from .errors import ModelError
-from .lattice_policy import LatticePolicy
+from .lattice import LatticePolicy
 from .locate import SLACK
 from .model import Model, TabularModel
 from .named import Named, mapped, ordered
@@ -175,7 +175,7 @@ def _lattice_law(fixed: LatticePolicy, variables: Sequence[str]) -> Law:
     model = lattice.model
     order = (*model.states, *model.post, *model.shocks)
     env = lattice.functions.post_env | fixed.env
-    found = lattice.early_locations | fixed.pairs.locations | fixed.pairs.posts
+    found = lattice.expectation.early_locations | fixed.pairs.locations | fixed.pairs.posts
     last = {w: p.dims for w, p in fixed.pairs.probabilities.items()}
     values = {}
     for name in variables:

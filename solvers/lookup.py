@@ -7,13 +7,14 @@ several axes is a sum over the corners of a cell.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
 from .locate import Location
 from .named import Named, add, greatest, multiply, take, where
 
-__all__ = ["corners", "flattened", "greatest_reached", "looked_up"]
+__all__ = ["at_members", "corners", "flattened", "greatest_reached", "looked_up"]
 
 Corner = tuple[dict[str, Named], list[Named]]  # a position on each axis, and weights to multiply
 
@@ -38,6 +39,16 @@ def flattened(indices: Mapping[str, Named], x: Named) -> Named:
     for axis, index in rest:
         flat = add(Named(flat.array * x.size_of(axis), flat.dims), index)
     return flat
+
+
+def at_members(x: Named, members: Mapping[str, Any], axis: str) -> Named:
+    """Keep some members of states: those axes of `x` that are these states become one, `axis`."""
+    dims = [name for name in members if name in x.dims]
+    if not dims:
+        return x
+    if dims == [axis]:
+        return Named(jnp.take(x.array, members[axis], axis=x.dims.index(axis)), x.dims)
+    return take(x, dims, flattened({n: Named(members[n], (axis,)) for n in dims}, x))
 
 
 def looked_up(x: Named, locations: Mapping[str, Location]) -> Named:

@@ -26,8 +26,9 @@ import numpy as np
 from .binding import bind
 from .chains import Markov
 from .errors import ModelError, did_you_mean
-from .grids import Array, Grid, Iid, Integers, is_concrete, vector
+from .grids import Array, Grid, Iid, Integers, vector
 from .post import read_post
+from .tracing import is_concrete
 
 __all__ = ["Model", "State", "TabularModel", "crra"]
 

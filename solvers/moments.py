@@ -37,7 +37,7 @@ from .binding import bind
 from .chains import Markov
 from .cut import Cut
 from .errors import UsageError, did_you_mean
-from .lattice_policy import LatticePolicy
+from .lattice import LatticePolicy
 from .model import STATISTIC, Model, TabularModel
 from .named import Named, aligned, mapped, multiply, ordered, total
 from .operator import PolicyOperator

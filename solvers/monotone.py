@@ -29,15 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .bounds import EPS
-from .contraction import CHOICE
-from .functions import Pairs
+from .functions import CHOICE, Pairs
 from .grids import Integers
 from .lattice import Lattice
 from .maximum import max_and_argmax
 from .model import Model
 from .named import Named, aligned
 from .operator import Shortcut
+from .tracing import EPS
 
 __all__ = ["MonotoneLattice", "rising"]
 
@@ -94,8 +93,10 @@ class MonotoneLattice(Lattice, Shortcut):
     @property
     def applicable(self) -> bool:
         """Whether the expectation leaves nothing that hangs on the state but through the choice."""
-        early = any(self.state in step.dims for step in self.early)
-        return not early and not self.parted and self.model.size_of(self.choice) >= WORTH
+        early = any(self.state in step.dims for step in self.expectation.early)
+        return (
+            not early and not self.expectation.parted and self.model.size_of(self.choice) >= WORTH
+        )
 
     def improve(self, v: Array, policy: Array) -> tuple[Array, Array]:
         """Return the maximum near the last policy, or by :meth:`greedy` if many are at the edge."""
@@ -105,7 +106,9 @@ class MonotoneLattice(Lattice, Shortcut):
         size = self.model.size_of(self.choice)
         choices = policy[..., None] + moves
         inside = jnp.clip(choices, 0, size - 1)
-        q = self.quality(self.expected(v), self.pairs(Named(inside, (*self.states, CHOICE))))
+        q = self.quality(
+            self.expectation.before_choice(v), self.pairs(Named(inside, (*self.states, CHOICE)))
+        )
         value, at = max_and_argmax(lax.optimization_barrier(self.over_states(q, CHOICE)))
         best = jnp.take_along_axis(inside, at[..., None], -1)[..., 0]
         low = (best == choices[..., 0]) & (best > 0)
@@ -119,7 +122,7 @@ class MonotoneLattice(Lattice, Shortcut):
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
         """Return the maximum over the candidates, and the first policy that attains it."""
-        x = self.expected(v)
+        x = self.expectation.before_choice(v)
         others = [n for n in self.states if n != self.state]
         shape = tuple(self.shape[self.states.index(n)] for n in others)
         shape = (*shape, self.shape[self.states.index(self.state)])
@@ -232,8 +235,9 @@ class MonotoneLattice(Lattice, Shortcut):
         functions = copy.copy(self.functions)
         own = functions.env[self.state]
         functions.env = functions.env | {self.state: Named(own.array[state], dims)}
-        early = {w: p for w, p in self.early_probabilities.items() if self.state not in p.dims}
-        pairs = Pairs.of(functions, Named(choice, dims), self.late_states, early)
+        known = self.expectation
+        early = {w: p for w, p in known.early_probabilities.items() if self.state not in p.dims}
+        pairs = Pairs.of(functions, Named(choice, dims), known.late_states, early)
         q = self.quality(x, pairs)
         return jnp.asarray(aligned(q, dims))
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from .factory import Signature
 
 __all__ = [
     "CRITERIA",
@@ -18,7 +15,6 @@ __all__ = [
     "STATIONARY_METHODS",
     "SolveOptions",
     "canonical",
-    "gradient_mistake",
 ]
 
 # The canonical name of each method, and what else it is called in the literature.
@@ -207,22 +203,6 @@ class SolveOptions:
         dropped = {*_EXTRAS, *_EXTRAS_TUNING} - {*asked, *tuning}
         dropped |= {name for name in _LATER if plain[name] == getattr(SolveOptions, name)}
         return {name: x for name, x in plain.items() if name not in dropped}
-
-
-def gradient_mistake(signature: Signature, name: str) -> str:
-    """Return why a factory cannot be differentiated by `name`, or an empty string."""
-    known = signature.parameters
-    if name in known:
-        return ""
-    if name in signature.sizes:
-        return (
-            f"'{name}' is a size of {signature.name}, and sizes are whole; gradients are with "
-            f"respect to parameters: {', '.join(known) or '(none)'}."
-        )
-    return (
-        f"{signature.name} has no parameter '{name}' to differentiate by."
-        f"{did_you_mean(name, known)} Its parameters: {', '.join(known) or '(none)'}."
-    )
 
 
 def _plain(value: Any) -> Any:

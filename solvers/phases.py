@@ -17,10 +17,11 @@ import numpy as np
 
 from .binding import arguments
 from .chains import Markov
-from .grids import Grid, Integers, is_concrete
+from .grids import Grid, Integers
 from .model import Model
 from .named import Named, mapped
 from .post import Post
+from .tracing import is_concrete
 
 __all__ = ["Cycle", "cycle_of", "model_at"]
 

@@ -20,13 +20,12 @@ from .factory import Factory, build, signature
 from .functions import Pairs
 from .horizon import backward
 from .iteration import Fixpoint
-from .lattice import Lattice
-from .lattice_policy import LatticePolicy
+from .lattice import Lattice, LatticePolicy
 from .loops import Found, solve
 from .model import Model, TabularModel
 from .operator import BellmanOperator
 from .options import SolveOptions
-from .outcomes import Outcome
+from .outcomes import PER_POINT, Outcome
 from .population import horizon_path, masked, population, population_bytes
 from .refusals import check_asked
 from .sampled import may_sample
@@ -34,7 +33,6 @@ from .solution import CERTIFICATE
 from .tabular import Tabular
 
 __all__ = [
-    "PER_POINT",
     "Footprint",
     "footprint",
     "loop_operator",
@@ -47,9 +45,6 @@ __all__ = [
 
 Array = Any
 log = logging.getLogger("dpsolve")
-
-# One number per point, whatever the model.
-PER_POINT = ("residual", "error_bound", "iterations", "code")
 
 
 def make_operator(

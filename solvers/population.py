@@ -15,6 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from .chain import stationary_of
 from .cut import ALONE, Cut, Everywhere
 from .distribution import explained
 from .errors import ModelError
@@ -27,7 +28,6 @@ from .moments import expanded, moments_of
 from .operator import PolicyOperator
 from .options import SolveOptions
 from .outcomes import Outcome, sentence
-from .stationary import stationary_of
 
 __all__ = [
     "CLASSES",

@@ -16,11 +16,12 @@ import numpy as np
 from .arrays import own_dims
 from .errors import DpsolveError, UsageError
 from .factory import Factory, build, signature
-from .grids import Integers, is_concrete
+from .grids import Integers
 from .initial import read_initial
 from .model import Model, TabularModel
 from .moments import check_moments
 from .options import SolveOptions
+from .tracing import is_concrete
 
 __all__ = ["NO_GRADIENTS", "check_asked", "refusals", "refusals_of"]
 

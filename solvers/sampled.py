@@ -21,7 +21,6 @@ certificate.
 
 from __future__ import annotations
 
-import copy
 from math import ceil, log, prod
 from typing import Any
 
@@ -29,15 +28,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .bounds import EPS
 from .functions import BLOCK
 from .lattice import Lattice
+from .lookup import at_members
 from .monotone import MonotoneLattice, rising
-from .named import Named, take
+from .named import Named
 from .operator import BellmanOperator, Shortcut, Survey
 from .options import SolveOptions
 from .single import SingleLattice
-from .survey import survey_lattice
+from .tracing import EPS
 
 __all__ = ["DOUBT", "SampledLattice", "may_sample", "share", "shortcut_of"]
 
@@ -119,7 +118,7 @@ class SampledLattice(MonotoneLattice):
 
     def survey(self) -> Survey:
         """Look over the pairs of the states drawn."""
-        found: Survey = lax.map(lambda flat: survey_lattice(self._at_states(flat)), self.drawn)
+        found: Survey = lax.map(lambda flat: Lattice.survey(self._at_states(flat)), self.drawn)
         return Survey(
             feasible=found.feasible.all(),
             finite=found.finite.all(),
@@ -137,7 +136,7 @@ class SampledLattice(MonotoneLattice):
 
     def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
         """Tell whether neither a choice beside the policy's nor one of a state drawn is better."""
-        x = self.expected(v)
+        x = self.expectation.before_choice(v)
         scale = jnp.maximum(jnp.max(jnp.abs(v)), jnp.max(jnp.abs(tv)))
         slack = self.depth / 2 * EPS * scale
         return (
@@ -165,7 +164,8 @@ class SampledLattice(MonotoneLattice):
 
     def _best_of_drawn(self, x: Named, tv: Array, slack: Array) -> Array:
         def sound(flat: Array) -> Array:
-            best, _ = self._at_states(flat).best_of_blocks(self._taken(x, flat))
+            some = at_members(x, self._index(flat), BLOCK)
+            best, _ = self._at_states(flat).best_of_blocks(some)
             # A NaN is not sound.
             return (best <= tv.ravel()[flat] + slack).all()
 
@@ -173,33 +173,7 @@ class SampledLattice(MonotoneLattice):
 
     def _at_states(self, flat: Array) -> Lattice:
         """Return the same operator at some states, which have one axis then."""
-        part = copy.copy(self)
-        index = self._index(flat)
-        part.states, part.shape = (BLOCK,), (flat.size,)
-        part.block_size = min(self.n_choices, WIDE)
-        part.functions = copy.copy(self.functions)
-        part.functions.env = self.functions.env | {
-            name: Named(self.functions.env[name].array[at], (BLOCK,)) for name, at in index.items()
-        }
-        part.functions.members = self.functions.members | index
-        part.early_locations = {
-            name: at.map(lambda y: self._taken(y, flat))
-            for name, at in self.early_locations.items()
-        }
-        part.early_probabilities = {
-            w: self._taken(p, flat) for w, p in self.early_probabilities.items()
-        }
-        return part
+        return self.restricted(self._index(flat), BLOCK, WIDE)
 
     def _index(self, flat: Array) -> dict[str, Array]:
         return dict(zip(self.states, jnp.unravel_index(flat, self.shape), strict=True))
-
-    def _taken(self, x: Named, flat: Array) -> Named:
-        """Return an array at some states: those of its axes that are states become one."""
-        dims = tuple(name for name in self.states if name in x.dims)
-        if not dims:
-            return x
-        index, at = self._index(flat), jnp.zeros(flat.shape, jnp.int32)
-        for name in dims:
-            at = at * x.size_of(name) + index[name].astype(jnp.int32)
-        return take(x, dims, Named(at, (BLOCK,)))

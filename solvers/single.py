@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .lattice import Lattice
-from .lattice_policy import LatticePolicy
+from .lattice import Lattice, LatticePolicy
 from .operator import Shortcut
 
 __all__ = ["SingleLattice"]
@@ -38,9 +37,11 @@ class SingleLattice(Lattice, Shortcut):
         assert double.kept is not None
         self.__dict__.update(copy.copy(double).__dict__)
         self.double = double
-        self.kept, self.early_locations, self.early_probabilities = jax.tree.map(
-            _halved, (double.kept.lean(), double.early_locations, double.early_probabilities)
+        known = double.expectation
+        self.kept, *early = jax.tree.map(
+            _halved, (double.kept.lean(), known.early_locations, known.early_probabilities)
         )
+        self.expectation = known.given(*early)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
         """Return ``Tv`` as far as single precision goes, and the policy that it finds best."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +11,19 @@ import numpy as np
 
 from .errors import UsageError
 from .factory import Factory, signature
-from .grids import is_concrete
 from .options import SolveOptions
-from .outcomes import sentence, word
+from .outcomes import RECORDS, sentence, word
+from .tracing import is_concrete
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Problem", "Solution"]
+__all__ = ["POINT", "TIME", "Problem", "Solution", "labelled"]
 
 Array = Any
-PER_POINT = ("residual", "error_bound", "iterations")
 CERTIFICATE = "certificate"  # the array that tells which it was: 0 full, 1 by a sample
 POINT = "point"
+TIME = "time"
 
 
 @dataclass(frozen=True)
@@ -315,32 +316,14 @@ class Solution:
         Dimensions are the states' names (after ``point`` for many points); states' values are
         coordinates, or variables ``grid_<state>`` where they differ between points.
         """
-        import xarray
-
-        point = (POINT,) if self.problem.batched else ()
-        coords: dict[str, Any] = {}
-        variables: dict[str, Any] = {}
-        for name, dims in self.problem.dims:
-            if name not in self.arrays:
-                continue  # the store that it was loaded from did not keep it
-            array = np.asarray(self.arrays[name])
-            state = name.removeprefix("grid_")
-            if name.startswith("grid_") and dims == (state,):
-                same = not point or (array == array[:1]).all()
-                if same:
-                    coords[state] = array[0] if point else array
-                    continue
-            variables[name] = ((*point, *dims), array)
-            if "time" in dims:
-                coords["time"] = np.arange(array.shape[len(point)])
-        variables |= {n: (point, np.asarray(self.arrays[n])) for n in PER_POINT}
-        variables["status"] = (point, np.asarray(self.status, dtype=object))
-        variables["message"] = (point, np.asarray(self.message, dtype=object))
-        coords |= {
-            n: (point, np.asarray(x)) for n, x in self.parameters.items() if n not in variables
-        }
+        named = [
+            (name, dims, self.arrays[name])
+            for name, dims in self.problem.dims
+            if name in self.arrays
+        ]  # the store that it was loaded from may have kept less
+        numbers = {name: self.arrays[name] for name in RECORDS}
         attrs = {"model": self.problem.name, "tol": self.problem.options.tol}
-        return xarray.Dataset(variables, coords, attrs)
+        return labelled(self, named, numbers, self.problem.batched).assign_attrs(attrs)
 
     # -- pytree ---------------------------------------------------------------------------------
 
@@ -353,3 +336,45 @@ class Solution:
         """Put together again."""
         arrays, parameters = children
         return cls(arrays, parameters, problem)
+
+
+def labelled(
+    found: Any,
+    named: Iterable[tuple[str, tuple[str, ...], Array]],
+    numbers: Mapping[str, Array],
+    batched: bool,
+) -> xarray.Dataset:
+    """Return an ``xarray.Dataset`` of a solution's or a distribution's arrays.
+
+    Parameters
+    ----------
+    found : Solution or Distribution
+        Its status, message and parameters go along.
+    named : iterable of (name, dims, array)
+        Without the axis of points in `dims`. What is named ``grid_<state>`` becomes that state's
+        coordinate, unless it differs between points.
+    numbers : dict of str to array
+        One of each for a point.
+    batched : bool
+        Whether arrays have a leading axis of points.
+    """
+    import xarray
+
+    point = (POINT,) if batched else ()
+    coords: dict[str, Any] = {}
+    variables: dict[str, Any] = {}
+    for name, dims, values in named:
+        array = np.asarray(values)
+        state = name.removeprefix("grid_")
+        is_grid = name.startswith("grid_") and dims == (state,)
+        if is_grid and (not point or (array == array[:1]).all()):
+            coords[state] = array[0] if point else array
+            continue
+        variables[name] = ((*point, *dims), array)
+        if TIME in dims:
+            coords[TIME] = np.arange(array.shape[len(point)])
+    variables |= {name: (point, np.asarray(x)) for name, x in numbers.items()}
+    variables["status"] = (point, np.asarray(found.status, dtype=object))
+    variables["message"] = (point, np.asarray(found.message, dtype=object))
+    coords |= {n: (point, np.asarray(x)) for n, x in found.parameters.items() if n not in variables}
+    return xarray.Dataset(variables, coords)

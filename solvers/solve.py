@@ -17,15 +17,15 @@ from .check import diagnose
 from .compiling import compile_clock
 from .errors import ModelError, UsageError
 from .factory import Factory, Sizes, build, signature, split
-from .grids import is_concrete
 from .implicit import differentiable_point
 from .library import as_factory
 from .model import Model, TabularModel
 from .options import SolveOptions
-from .outcomes import Outcome, sentence
-from .point import PER_POINT, solve_model
+from .outcomes import PER_POINT, Outcome, sentence
+from .point import solve_model
 from .population import CLASSES, told
 from .solution import Problem, Solution
+from .tracing import is_concrete
 
 __all__ = ["arrays_dims", "check_sizes", "differentiated", "explain", "solve", "solve_options"]
 

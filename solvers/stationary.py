@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .chain import MAX_ITER, Stationary, respond, stationary_of
+from .chain import MAX_ITER, Stationary, stationary_of
 from .chains import Markov
 from .distribution import Distribution
 from .errors import ModelError, UsageError
-from .grids import check_distribution, is_concrete
+from .grids import check_distribution
 from .initial import check_masses
 from .invariant import DENSE_MOST
 from .model import Model, TabularModel
@@ -24,8 +24,9 @@ from .options import STATIONARY_METHODS, canonical
 from .points import at_points, fixed_policy, horizon_of, initial_of, states_of
 from .solution import Problem, Solution
 from .tabular import SparseRows
+from .tracing import is_concrete
 
-__all__ = ["Stationary", "respond", "stationary", "stationary_of"]
+__all__ = ["stationary"]
 
 Array = Any
 

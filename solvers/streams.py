@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .errors import UsageError
-from .grids import is_concrete
+from .tracing import is_concrete
 
 __all__ = ["PLACES", "Keys", "agent_keys", "read_key", "uniform"]
 

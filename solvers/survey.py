@@ -1,72 +1,75 @@
-"""One look over all feasible pairs of a lattice, before anything is solved.
+"""One look over all feasible pairs of a model, before anything is solved.
 
 Indexing hides next states that are out of range, and rows of probabilities that leak shift results
 by more than any tolerance. Both are looked for here, in the compiled program, at every point; what
-is found is worded by :mod:`.check`.
+is found is worded by :func:`no_choice` and by :mod:`.check`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 
 from .chains import Markov
+from .functions import Functions, Pairs
 from .grids import Grid
+from .locate import Location
+from .model import Model
 from .named import Named, aligned, total
 from .operator import Survey
 
-if TYPE_CHECKING:
-    from .functions import Pairs
-    from .lattice import Lattice
-
-__all__ = ["probability_rows", "survey_lattice", "survey_pairs"]
+__all__ = ["no_choice", "probability_rows", "some_choice", "survey_grids", "survey_pairs"]
 
 Array = Any
 
 
-def survey_lattice(lattice: Lattice) -> Survey:
-    """Look over all pairs, in blocks when they do not fit in memory.
-
-    Rewards that are not kept are not evaluated here, which would cost as much as a sweep: the first
-    sweep tells of those that are no numbers.
-    """
-    if lattice.kept is not None:
-        found = survey_pairs(lattice, lattice.kept)
-    else:
-        size = lattice.block_size or 1
-        blocks = ceil(lattice.n_choices / size)
-
-        def look(i: Array) -> Survey:
-            return survey_pairs(lattice, lattice.pairs_of_block(i))
-
-        found = lax.fori_loop(1, blocks, lambda i, s: s.join(look(i)), look(jnp.int32(0)))
-    increasing = jnp.asarray(True)
-    finite = found.finite
-    posts = (post.spec for post in lattice.model.post.values())
-    for spec in (*lattice.model.states.values(), *posts):
+def survey_grids(model: Model, found: Survey) -> Survey:
+    """Add what the grids of states and post variables tell."""
+    increasing, finite = jnp.asarray(True), found.finite
+    posts = (post.spec for post in model.post.values())
+    for spec in (*model.states.values(), *posts):
         values = jnp.asarray(spec.values, jnp.float64)
         finite &= jnp.isfinite(values).all()
         if isinstance(spec, Grid):
             increasing &= (jnp.diff(values) > 0).all()
-    found = replace(found, finite=finite, increasing=increasing)
-    return found if lattice.cut is None else found.over(lattice.everywhere)
+    return replace(found, finite=finite, increasing=increasing)
 
 
-def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:
-    """Survey the pairs at hand."""
+def survey_pairs(
+    functions: Functions,
+    locations: Mapping[str, Location],
+    pairs: Pairs,
+    states: Mapping[str, int],
+    *,
+    rewards: bool,
+) -> Survey:
+    """Survey the pairs at hand.
+
+    Parameters
+    ----------
+    functions : Functions
+        The model's.
+    locations : dict of str to Location
+        Next states that do not depend on the choice.
+    pairs : Pairs
+    states : dict of str to int
+        Axes of the states at hand, and their lengths.
+    rewards : bool
+        Whether to look at the rewards. Those that are not kept would have to be evaluated, which
+        costs as much as a sweep: the first sweep tells of those that are no numbers.
+    """
     top = _maximum_over(pairs.feasible)
 
     def bottom(x: Named) -> Array:
         return -top(x.map(jnp.negative))
 
     gap, spread = jnp.zeros(()), jnp.ones(())
-    reached = lattice.functions.reached
-    for location in (lattice.early_locations | pairs.locations | pairs.posts).values():
+    reached = functions.reached
+    for location in {**locations, **pairs.locations, **pairs.posts}.values():
         if location.gap is not None:
             gap = jnp.maximum(gap, top(reached(location.gap, pairs)))
         if location.weight is not None:
@@ -74,7 +77,7 @@ def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:
             spread = spread * jnp.maximum(top(reached(weights, pairs)), 1.0)
     row_low = row_high = jnp.ones(())
     least = jnp.zeros(())
-    for _, row, matters in probability_rows(lattice, pairs):
+    for _, row, matters in probability_rows(functions.model, pairs):
         sums = total(row, row.dims[-1:])
         high = top if matters else _largest
         # No pair of this block may be feasible; including 1 in the range only widens bounds.
@@ -82,11 +85,9 @@ def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:
         row_low = row_low * jnp.minimum(-high(sums.map(jnp.negative)), 1.0)
         least = jnp.minimum(least, -high(row.map(jnp.negative)))
     return Survey(
-        feasible=_any_choice(lattice, pairs.feasible),
+        feasible=some_choice(pairs.feasible, states),
         # Infeasible pairs are masked already, by -inf.
-        finite=jnp.max(pairs.reward.array) < jnp.inf
-        if lattice.kept is not None
-        else jnp.asarray(True),
+        finite=jnp.max(pairs.reward.array) < jnp.inf if rewards else jnp.asarray(True),
         increasing=jnp.asarray(True),
         gap=gap,
         row_low=row_low,
@@ -98,14 +99,13 @@ def survey_pairs(lattice: Lattice, pairs: Pairs) -> Survey:
     )
 
 
-def probability_rows(lattice: Lattice, pairs: Pairs) -> Iterator[tuple[str, Named, bool]]:
+def probability_rows(model: Model, pairs: Pairs) -> Iterator[tuple[str, Named, bool]]:
     """Yield each chain's and shock's probabilities, rows last, and whether feasibility matters."""
-    for name in lattice.chains:
-        spec = lattice.model.states[name]
+    for name, spec in model.states.items():
         if isinstance(spec, Markov):
             matrix = jnp.asarray(spec.transition_matrix)
             yield name, Named(matrix, (name, name + "'")), False
-    for name in lattice.model.shocks:
+    for name in model.shocks:
         row = pairs.probabilities[name]
         yield name, Named(jnp.moveaxis(row.array, row.dims.index(name), -1),
                           (*(d for d in row.dims if d != name), name)), True  # fmt: skip
@@ -129,10 +129,34 @@ def _maximum_over(feasible: Named | None) -> Callable[[Named], Array]:
     return top
 
 
-def _any_choice(lattice: Lattice, feasible: Named | None) -> Array:
+def some_choice(feasible: Named | None, states: Mapping[str, int]) -> Array:
+    """Tell which states have a feasible choice, given which pairs are (all, if None)."""
+    shape = tuple(states.values())
     if feasible is None:
-        return jnp.ones(lattice.shape, bool)
-    choices = tuple(i for i, d in enumerate(feasible.dims) if d not in lattice.states)
-    states = tuple(d for d in feasible.dims if d in lattice.states)
-    some = aligned(Named(feasible.array.any(choices), states), lattice.states)
-    return jnp.broadcast_to(some, lattice.shape)
+        return jnp.ones(shape, bool)
+    choices = tuple(i for i, d in enumerate(feasible.dims) if d not in states)
+    left = tuple(d for d in feasible.dims if d in states)
+    some = aligned(Named(feasible.array.any(choices), left), tuple(states))
+    return jnp.broadcast_to(some, shape)
+
+
+def no_choice(model: Model, some: Array, when: str) -> str:
+    """Name the first state that has no feasible choice, or return ''.
+
+    Parameters
+    ----------
+    model : Model
+    some : bool array over the states
+        Which states have one.
+    when : str
+        In which period, to be added to the state's name.
+    """
+    if some.all():
+        return ""
+    at = np.unravel_index(int(np.argmin(some)), some.shape)
+    values = (np.asarray(spec.values)[i] for spec, i in zip(model.states.values(), at, strict=True))
+    where = ", ".join(f"{name}={x:.6g}" for name, x in zip(model.states, values, strict=True))
+    return (
+        f"the state {where} has no feasible choice{when} ({int((~some).sum())} of {some.size} "
+        "states have none); let the grid, the choices or `feasible` allow one"
+    )

@@ -19,11 +19,12 @@ from jax import lax
 
 from .cut import Cut
 from .errors import ModelError
-from .grids import check_distribution, is_concrete
+from .grids import check_distribution
 from .line import LEAST
 from .maximum import max_and_argmax
 from .model import TabularModel
 from .operator import BellmanOperator, PolicyOperator, Survey
+from .tracing import is_concrete
 
 __all__ = ["SparseRows", "Tabular", "mdp"]
 
@@ -78,13 +79,6 @@ class SparseRows:
         return jax.ops.segment_sum(
             entries, jnp.asarray(self.rows), self.shape[0], indices_are_sorted=True
         )
-
-    def todense(self) -> np.ndarray[Any, Any]:
-        """Return the matrix as a NumPy array."""
-        dense = np.zeros(self.shape)
-        rows = np.arange(self.shape[0])[:, None] if self.rows is None else self.rows
-        np.add.at(dense, (np.broadcast_to(rows, self.columns.shape), self.columns), self.values)
-        return dense
 
     @property
     def longest(self) -> int:

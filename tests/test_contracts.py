@@ -77,6 +77,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.grids",
         "dpsolve.solvers.model",
         "dpsolve.solvers.post",
+        "dpsolve.solvers.tracing",
     }
     assert "dpsolve" not in graph.find_modules_directly_imported_by("dpsolve.hpc.verification")
 

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import ndtr
 
+from ..chain import stationary_of
 from ..dense_chain import hitting
 from ..errors import UsageError
 from ..hitting import distance, slack
 from ..options import STATIONARY_METHODS, canonical
 from ..root import implicit
-from ..stationary import stationary_of
 from .sizes import at_least
 
 DIRECT = ("linear", "null", "gth")  # are as exact as they can be at once

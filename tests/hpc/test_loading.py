@@ -124,7 +124,7 @@ def test_a_stored_policy_is_used_as_it_is(shop: Callable[..., Path], monkeypatch
     path = shop(grid={"price": [2.0]}, store={"keep": ["policy"]})
     import dpsolve.solvers.iteration as iteration
 
-    monkeypatch.setattr(iteration, "fixpoint", None)
+    monkeypatch.setattr(iteration, "begin", None)
     (path.parent / "shop.py").write_text("raise SystemExit", encoding="utf-8")
     loaded = dp.load(path)
     ds = dp.simulate(loaded, 0, agents=5, periods=5, initial={"stock": 0, "mood": 0}).to_xarray()

@@ -188,9 +188,9 @@ def test_what_depends_on_the_senders_states_is_not_passed_on() -> None:
 
     def f(x: Any) -> Any:
         lattice = Lattice(model, memory=POOR, cut=cut)
-        assert lattice.steps[0].states == ("last",)
-        assert "x" in lattice.steps[0].dims
-        assert not lattice.parted
+        assert lattice.expectation.steps[0].states == ("last",)
+        assert "x" in lattice.expectation.steps[0].dims
+        assert not lattice.expectation.parted
         return x
 
     over_devices(cut, 1, f, np.zeros((3, 5)))

@@ -79,8 +79,8 @@ def test_a_sweep_of_many_states_choices_and_demands_keeps_no_more_than_pairs() -
     jax.make_jaxpr(lambda: made.append(Lattice(inventory(n_stock=14_999, n_order=120))))()
     (lattice,) = made
     assert lattice.block_size is None
-    assert [s.states for s in lattice.steps] == [("stock",), ("level",)]
-    assert lattice.early[0].shocks == ("demand",)
+    assert [s.states for s in lattice.expectation.steps] == [("stock",), ("level",)]
+    assert lattice.expectation.early[0].shocks == ("demand",)
 
 
 def test_an_order_that_cannot_clear_the_backlog_is_refused() -> None:

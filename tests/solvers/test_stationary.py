@@ -10,8 +10,8 @@ from scipy import sparse
 
 import dpsolve as dp
 from dpsolve.solvers import hitting
+from dpsolve.solvers.chain import Stationary, respond, stationary_of
 from dpsolve.solvers.outcomes import Outcome
-from dpsolve.solvers.stationary import Stationary, respond, stationary_of
 
 Matrix = np.ndarray
 METHODS = ("auto", "plain", "krylov", "arnoldi", "linear", "null", "gth")
