@@ -32,19 +32,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from .bounds import EPS
-from .cut import Cut
 from .doubling import path_doubling
 from .functions import Pairs
 from .iteration import Fixpoint
 from .lattice import Lattice
-from .model import Model, TabularModel
+from .model import Model
 from .named import Named
 from .operator import BellmanOperator, PolicyOperator, Survey
-from .options import SolveOptions
 from .outcomes import Outcome
-from .phases import Cycle, cycle_of, model_at
+from .phases import Cycle, model_at
 
-__all__ = ["Cyclic", "Turn", "cyclic", "expanded"]
+__all__ = ["Cyclic", "Turn", "expanded"]
 
 Array = Any
 PHASE = "#phase"  # the axis of phases in a policy
@@ -63,21 +61,6 @@ class Turn:
     def lean(self) -> Turn:
         """Return what a sweep needs."""
         return replace(self, pairs=self.pairs.lean())
-
-
-def cyclic(
-    model: Model | TabularModel, options: SolveOptions, cut: Cut | None, kept: Turn | None = None
-) -> Cyclic | None:
-    """Return the operator of one turn, or None where the model has no cycle or cannot be cut so."""
-    if not isinstance(model, Model) or cut is not None or not options.cycles:
-        return None
-    if options.criterion != "discounted" or options.block is not None:
-        return None
-    cycle = cycle_of(model)
-    if cycle is None:
-        return None
-    operator = Cyclic(model, cycle, options.memory, kept)
-    return operator if operator.one.block_size is None else None
 
 
 class Cyclic(BellmanOperator):

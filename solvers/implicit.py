@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .choose_operator import make_operator
 from .cut import Cut
 from .errors import UsageError
 from .factory import Factory, build, signature
@@ -47,7 +48,7 @@ from .krylov import resolvent
 from .model import Model, TabularModel
 from .operator import PolicyOperator
 from .options import SolveOptions, gradient_mistake
-from .point import PER_POINT, make_operator, read_off, solve_point
+from .point import PER_POINT, read_off, solve_point
 from .population import follows, horizon_path, masked
 from .refusals import NO_GRADIENTS
 from .stationary import respond

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .arrays import own_dims
 from .errors import DpsolveError, UsageError
-from .factory import Factory, build, signature
+from .factory import Factory, look_over, signature
 from .grids import Integers, is_concrete
 from .initial import read_initial
 from .model import Model, TabularModel
@@ -166,11 +164,5 @@ def _off_grid(made: Model, options: SolveOptions) -> Iterator[Refusal]:
 
 def refusals_of(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> list[Refusal]:
     """Return what a factory's models cannot be asked for, by tracing it."""
-    found: list[Refusal] = []
-
-    def look(values: Mapping[str, Any]) -> None:
-        found.extend(refusals(build(factory, values, sizes), options, signature(factory).name))
-
-    names = signature(factory).parameters
-    jax.eval_shape(look, {k: jax.ShapeDtypeStruct((), jnp.float64) for k in names})
-    return found
+    name = signature(factory).name
+    return look_over(factory, sizes, lambda made: list(refusals(made, options, name)))

@@ -29,17 +29,14 @@ from jax import lax
 from .bounds import EPS
 from .functions import BLOCK
 from .lattice import Lattice
-from .monotone import MonotoneLattice, rising
+from .monotone import MonotoneLattice
 from .named import Named, take
-from .operator import BellmanOperator, Shortcut, Survey
-from .options import SolveOptions
-from .single import SingleLattice
+from .operator import Survey
 from .survey import survey_lattice
 
-__all__ = ["DOUBT", "SampledLattice", "may_sample", "share", "shortcut_of"]
+__all__ = ["DOUBT", "SampledLattice", "share"]
 
 Array = Any
-FULL_PAIRS = 2**31  # pairs of a state and a choice up to which `auto` sweeps over all of them
 DOUBT = 1e-3  # the chance that the statement is wrong
 ROUGHER = 512  # roundings more that are allowed a sweep: half of them go to comparing qualities
 CHUNK = 64  # states of the sample looked at together
@@ -49,52 +46,6 @@ WIDE = 1024  # choices
 def share(sample: int) -> float:
     """Return the largest share of states that may have a better choice, at confidence 1 - DOUBT."""
     return min(1.0, log(1.0 / DOUBT) / sample)
-
-
-def shortcut_of(operator: BellmanOperator, options: SolveOptions) -> Shortcut | None:
-    """Return a shortcut for an operator, if one is worth trying.
-
-    A hint makes divide and conquer worth it, and so does a maximum that streams over choices for
-    lack of memory, or a certificate by a sample. A hint that is wrong, or a guess, costs the sweeps
-    of the shortcut. Single precision is tried where it is allowed.
-    """
-    if not isinstance(operator, Lattice) or options.method not in ("auto", "pi"):
-        return None
-    found = _monotone(operator, options)
-    if found is not None:
-        return found
-    single = options.precision == "mixed" and operator.kept is not None
-    return SingleLattice(operator) if single else None
-
-
-def _monotone(operator: Lattice, options: SolveOptions) -> MonotoneLattice | None:
-    model = operator.model
-    along = rising(model)
-    sampled = _samples(operator, options)
-    if along is None or not (model.monotone or operator.kept is None or sampled):
-        return None
-    # With a block nothing is kept.
-    keywords: dict[str, Any] = {"block": 1, "memory": options.memory, "cut": operator.cut}
-    if sampled:
-        drawn = {"sample": options.sample, "seed": options.sample_seed}
-        found: MonotoneLattice = SampledLattice(model, along, **drawn, **keywords)
-    else:
-        found = MonotoneLattice(model, along, **keywords)
-    return found if found.applicable else None
-
-
-def may_sample(operator: BellmanOperator, options: SolveOptions) -> bool:
-    """Tell whether a point's certificate may be one by a sample."""
-    return isinstance(shortcut_of(operator, options), SampledLattice)
-
-
-def _samples(operator: Lattice, options: SolveOptions) -> bool:
-    """Tell whether a certificate by a sample is wanted, and can be given."""
-    if operator.cut is not None or not operator.constant_discount:
-        return False
-    if options.certificate == "auto":
-        return prod(operator.shape) * operator.n_choices > FULL_PAIRS
-    return options.certificate == "sampled"
 
 
 class SampledLattice(MonotoneLattice):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
-from dpsolve.solvers import sampled
+from dpsolve.solvers import choose_operator, sampled
 from dpsolve.solvers.errors import UsageError
 
 MORE = {"n_a": 300, "n_z": 3}
@@ -92,7 +92,7 @@ def test_bad_models_are_refused_all_the_same() -> None:
 @pytest.mark.slow
 def test_auto_is_full_up_to_a_size(monkeypatch: Any) -> None:
     assert dp.solve("savings", MORE).certificate == "full"
-    monkeypatch.setattr(sampled, "FULL_PAIRS", 1_000)
+    monkeypatch.setattr(choose_operator, "FULL_PAIRS", 1_000)
     assert dp.solve("savings", MORE | {"n_z": 2}).certificate == "sampled"
     assert dp.solve("savings", {"n_a": 50, "n_z": 2}).certificate == "full"
 
