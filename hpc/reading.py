@@ -155,12 +155,11 @@ def _store(store: Any) -> Iterator[Mistake]:
 def _unknown_names(sweep: Sweep, source: ModelSource, sig: Signature) -> Iterator[Mistake]:
     """Check what only the model itself can tell: names in `keep`, and what [solve] asks for."""
     from ..sharding.program import program
-    from ..solvers.refusals import refusals_of
     from .design import make_design
 
     factory, options = source.load(), options_of(sweep)
     bucket = make_design(sweep, sig).buckets[0]
-    refused = refusals_of(factory, bucket.sizes, options)
+    refused = program(factory, bucket.sizes, options).outline.refused
     for option, entry, text in refused:
         yield Mistake(_asked_where(sweep, options, option, entry), text)
     keep = list(enumerate(sweep.store.keep or ()))

@@ -8,14 +8,15 @@ kept outside of the trace that it was built in. So all are asked in one, and pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
 
+from ..solvers.arrays import Dims
 from ..solvers.choose_operator import Operators
 from ..solvers.errors import UsageError
 from ..solvers.factory import Factory, Sizes, build, signature
@@ -24,14 +25,12 @@ from ..solvers.model_shape import ModelShape, arrays_dims, shape_of
 from ..solvers.options import SolveOptions
 from ..solvers.outlook import Outlook, outlook_of
 from ..solvers.point import Footprint, footprint_of, solve_made
-from ..solvers.refusals import refusals
+from ..solvers.refusals import Refusal, refusals
 from ..solvers.stages import begin_point, read_point
 from .coordinates import TracedGrids, grids_of
 from .lanes import lanes_of
 
 __all__ = ["Outline", "Results", "outline"]
-
-Dims = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +42,18 @@ class Outline:
     shape : ModelShape
     footprint : Footprint
     lanes : int
-        Points that one device of this process solves side by side, where a point has it alone.
+        Points that a device of this process solves side by side, where it has whole points.
+    refused : tuple
+        What the options ask for and the model does not have; see :mod:`dpsolve.solvers.refusals`.
     grids : TracedGrids
-    refused : str
-        What the options ask for and the model does not have; empty if nothing.
     """
 
     shape: ModelShape
     footprint: Footprint
     lanes: int
+    refused: tuple[Refusal, ...]
+    _results: Results | None
     grids: TracedGrids
-    refused: str = ""
-    _results: Results | None = None
 
     @property
     def results(self) -> Results:
@@ -66,7 +65,7 @@ class Outline:
             If the options ask for what the model does not have.
         """
         if self._results is None:
-            raise UsageError(self.refused)
+            raise UsageError(self.refused[0][-1])
         return self._results
 
 
@@ -89,8 +88,8 @@ class Results:
 
     shapes: dict[str, jax.ShapeDtypeStruct]
     dims: dict[str, Dims]
-    run: Any = None
-    outlook: Outlook | None = field(default=None)
+    run: Any
+    outlook: Outlook | None
 
 
 def outline(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> Outline:
@@ -104,73 +103,77 @@ def outline(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -
     return _outline(factory, Sizes(sizes.items()), options)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _outline(
     factory: Factory, sizes: tuple[tuple[str, Any], ...], options: SolveOptions
 ) -> Outline:
     static = dict(sizes)
-    found: list[Outline] = []
+    seen: list[dict[str, Any]] = []
 
     def look(values: Mapping[str, Any]) -> dict[str, Any]:
         made = build(factory, values, static)
-        size = footprint_of(made, factory, static, options)
-        lanes, shape = lanes_of(size), shape_of(made)
-        name = signature(factory).name
-        refused = next((text for _, _, text in refusals(made, options, name)), "")
-        results = None
-        if not refused:
-            each = replace(options, memory=max(1, options.memory // lanes))
-            results = _results(_Point(factory, static, each, values, made, shape))
-        grids = grids_of(made)
-        traced = TracedGrids(
-            None, tuple(sorted(values)), tuple(sorted(grids)), shape.own is not None
-        )
-        found.append(Outline(shape, size, lanes, traced, refused, results))
-        return grids
+        # In a trace of its own, so that the program of the grids computes nothing else.
+        jax.eval_shape(lambda: seen.append(_seen(factory, static, options, values, made)))
+        return grids_of(made)
 
+    parameters = sorted(signature(factory).parameters)
     number = jax.ShapeDtypeStruct((), np.float64)
-    program = jax.make_jaxpr(look)(dict.fromkeys(signature(factory).parameters, number))
-    return replace(found[0], grids=replace(found[0].grids, program=program))
+    program, grids = jax.make_jaxpr(look, return_shape=True)(dict.fromkeys(parameters, number))
+    own = seen[0]["shape"].own is not None
+    traced = TracedGrids(program, tuple(parameters), tuple(sorted(grids)), own)
+    return Outline(grids=traced, **seen[0])
 
 
-@dataclass(frozen=True, eq=False)
-class _Point:
-    """A point inside the trace."""
+def _seen(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    values: Mapping[str, Any],
+    made: Any,
+) -> dict[str, Any]:
+    """Look at what a factory made, inside the trace; return all of its outline but the grids."""
+    footprint = footprint_of(made, factory, sizes, options)
+    shape, lanes = shape_of(made), lanes_of(footprint)
+    refused = tuple(refusals(made, options, signature(factory).name))
+    found: dict[str, Any] = {"shape": shape, "footprint": footprint, "lanes": lanes}
+    results = None
+    if not refused:
+        each = replace(options, memory=max(1, options.memory // lanes))
+        trace = _iterated if shape.iterates else _at_once
+        results = trace(factory, sizes, each, values, made)
+    return found | {"refused": refused, "_results": results}
 
-    factory: Factory
-    sizes: Mapping[str, Any]
-    options: SolveOptions
-    values: Mapping[str, Any]
-    made: Any
-    shape: ModelShape
+
+def _iterated(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    values: Mapping[str, Any],
+    made: Any,
+) -> Results:
+    """Begin, and read off: no sweep is needed to know what comes out."""
+    operators = Operators(made, options)
+    kept, run, _ = begin_point(operators, values)
+    arrays = read_point(operators, run)
+    arrays = gradients_of(factory, sizes, options, values, arrays)
+    dims = arrays_dims(shape_of(made), arrays)
+    ahead = outlook_of(made, options, operators)
+    return Results(_shapes(arrays), dims, _shapes((kept, run)), ahead)
 
 
-def _results(point: _Point) -> Results:
-    """Trace what a point gives; a trace inside that of the grids, which stays as short as it is."""
-    found: list[Results] = []
-
-    def iterated() -> dict[str, Any]:
-        operators = Operators(point.made, point.options)
-        kept, run, _ = begin_point(operators, point.values)
-        arrays = read_point(operators, run)
-        if point.options.gradients:
-            arrays = gradients_of(point.factory, point.sizes, point.options, point.values, arrays)
-        ahead = outlook_of(point.made, point.options, operators)
-        found.append(Results({}, arrays_dims(point.shape, arrays), _shapes((kept, run)), ahead))
-        return arrays
-
-    def at_once() -> dict[str, Any]:
-        if point.options.gradients:
-            arrays = point_with_gradients(point.factory, point.sizes, point.options, point.values)
-        else:
-            arrays = solve_made(point.factory, point.made, point.options, point.values)
-        ahead = outlook_of(point.made, point.options)
-        found.append(Results({}, arrays_dims(point.shape, arrays), None, ahead))
-        return arrays
-
-    trace: Callable[[], dict[str, Any]] = iterated if point.shape.iterates else at_once
-    shapes = jax.eval_shape(trace)
-    return replace(found[0], shapes=shapes)
+def _at_once(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    values: Mapping[str, Any],
+    made: Any,
+) -> Results:
+    if options.gradients:  # at which a factory's own arrays are computed anew
+        arrays = point_with_gradients(factory, sizes, options, values)
+    else:
+        arrays = solve_made(factory, made, options, values)
+    dims = arrays_dims(shape_of(made), arrays)
+    return Results(_shapes(arrays), dims, None, outlook_of(made, options))
 
 
 def _shapes(tree: Any) -> Any:

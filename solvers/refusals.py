@@ -13,14 +13,13 @@ import numpy as np
 
 from .arrays import own_dims
 from .errors import DpsolveError, UsageError
-from .factory import Factory, look_over, signature
 from .grids import Integers, is_concrete
 from .initial import read_initial
 from .model import Model, TabularModel
 from .moments import check_moments
 from .options import SolveOptions
 
-__all__ = ["NO_GRADIENTS", "check_asked", "refusals", "refusals_of"]
+__all__ = ["NO_GRADIENTS", "Refusal", "check_asked", "refusals"]
 
 NO_GRADIENTS = (
     "criterion='average' has no gradients: relative values are not differentiated here. Leave "
@@ -160,9 +159,3 @@ def _off_grid(made: Model, options: SolveOptions) -> Iterator[Refusal]:
                 f"goes from {values[0]:g} to {values[-1]:g}"
                 + (" in whole numbers" if isinstance(spec, Integers) else ""),
             )
-
-
-def refusals_of(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> list[Refusal]:
-    """Return what a factory's models cannot be asked for, by tracing it."""
-    name = signature(factory).name
-    return look_over(factory, sizes, lambda made: list(refusals(made, options, name)))
