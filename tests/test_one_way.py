@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import jax
@@ -17,10 +17,13 @@ from dpsolve.hpc.cli import main
 from dpsolve.sharding.coordinates import coordinates
 from dpsolve.sharding.outline import outline
 from dpsolve.solvers.cyclic import Cyclic
+from dpsolve.solvers.implicit import differentiable_point
 from dpsolve.solvers.lattice import Lattice
 from dpsolve.solvers.library.savings import savings
 from dpsolve.solvers.model import Model
 from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.point import solve_made
+from dpsolve.solvers.population import told
 
 
 @pytest.fixture
@@ -90,13 +93,13 @@ def test_a_cycle_has_one_operator_of_a_turn(count: Callable[..., list[type]]) ->
     assert turns == [Cyclic]
 
 
-def entered(call: Callable[[], Any]) -> set[tuple[str, str]]:
-    """Return the files and functions that a call goes through."""
-    seen: set[tuple[str, str]] = set()
+def entered(call: Callable[[], Any]) -> set[CodeType]:
+    """Return the functions that a call goes through."""
+    seen: set[CodeType] = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
-            seen.add((Path(frame.f_code.co_filename).name, frame.f_code.co_name))
+            seen.add(frame.f_code)
 
     before = sys.getprofile()
     sys.setprofile(note)
@@ -108,23 +111,25 @@ def entered(call: Callable[[], Any]) -> set[tuple[str, str]]:
 
 
 def test_an_ordinary_solve_keeps_out_of_gradients_and_distributions() -> None:
-    seen = entered(lambda: dp.solve("savings", {"n_a": 34, "n_z": 3}))
-    files = {file for file, _ in seen}
-    assert {"one.py", "point.py", "choose_operator.py"} <= files
-    assert "implicit.py" not in files
-    assert ("population.py", "told") not in seen
-    asked = entered(lambda: dp.solve("savings", {"n_a": 34, "n_z": 3}, gradients=("beta",)))
-    assert "implicit.py" in {file for file, _ in asked}
+    seen = entered(lambda: dp.solve("growth", {"n_k": 13}))
+    gradients = differentiable_point.__code__.co_filename
+    assert solve_made.__code__ in seen
+    assert gradients not in {code.co_filename for code in seen}
+    assert told.__code__ not in seen
+    asked = entered(lambda: dp.solve("growth", {"n_k": 13}, gradients=("z",)))
+    assert gradients in {code.co_filename for code in asked}
+    seen = entered(lambda: dp.solve("growth", {"n_k": 13}, distribution=True))
+    assert told.__code__ in seen
 
 
 def test_a_traced_solve_has_the_value_and_the_derivative_of_an_eager_one() -> None:
-    def value(beta: Any) -> Any:
-        return dp.solve("savings", {"n_a": 35, "n_z": 3, "beta": beta}, tol=1e-9).value.sum()
+    def value(z: Any) -> Any:
+        return dp.solve("growth", {"n_k": 14, "z": z}, tol=1e-9).value.sum()
 
-    eager = dp.solve("savings", {"n_a": 35, "n_z": 3, "beta": 0.9}, tol=1e-9)
-    np.testing.assert_allclose(jax.jit(value)(0.9), eager.value.sum(), rtol=1e-12)
-    asked = dp.solve("savings", {"n_a": 35, "n_z": 3, "beta": 0.9}, tol=1e-9, gradients=("beta",))
-    np.testing.assert_allclose(jax.grad(value)(0.9), asked["d_value_d_beta"].sum(), rtol=1e-8)
+    eager = dp.solve("growth", {"n_k": 14, "z": 1.1}, tol=1e-9)
+    np.testing.assert_allclose(jax.jit(value)(1.1), eager.value.sum(), rtol=1e-12)
+    asked = dp.solve("growth", {"n_k": 14, "z": 1.1}, tol=1e-9, gradients=("z",))
+    np.testing.assert_allclose(jax.grad(value)(1.1), asked["d_value_d_z"].sum(), rtol=1e-8)
 
 
 def test_an_outline_computes_grids_and_nothing_larger() -> None:
