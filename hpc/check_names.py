@@ -12,7 +12,6 @@ from dataclasses import replace
 from ..sharding.program import program
 from ..solvers.errors import UsageError
 from ..solvers.options import SolveOptions
-from ..solvers.refusals import refusals_of
 from .design import make_design
 from .mistakes import Key, Mistake
 from .reading import Reading
@@ -38,7 +37,7 @@ def _unknown_names(reading: Reading) -> Iterator[Mistake]:
     sweep, factory = reading.sweep, reading.source.load()
     options = options_of(sweep)
     bucket = make_design(sweep, reading.signature).buckets[0]
-    refused = refusals_of(factory, bucket.sizes, options)
+    refused = program(factory, bucket.sizes, options).outline.refused
     for option, entry, text in refused:
         yield Mistake(_asked_where(sweep, options, option, entry), text)
     keep = list(enumerate(sweep.store.keep or ()))

@@ -22,11 +22,11 @@ from ..solvers.factory import Sizes, build, signature
 from ..solvers.horizon import follow
 from ..solvers.lattice import LatticePolicy
 from ..solvers.model import Model, TabularModel
+from ..solvers.model_shape import arrays_dims, shape_of
 from ..solvers.outcomes import Outcome, sentence
 from ..solvers.point import read_off
 from ..solvers.points import fixed_policy
 from ..solvers.solution import Problem, Solution
-from ..solvers.solve import arrays_dims
 from ..solvers.tabular import TabularPolicy
 from ..solvers.tracing import EPS
 from .design import point_label, point_parameters
@@ -96,7 +96,7 @@ def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) ->
         every = {**dict.fromkeys(over, np.empty(shape)), **arrays}
     else:
         every = arrays
-    dims = tuple(arrays_dims(made, every).items())
+    dims = tuple(arrays_dims(shape_of(made), every).items())
     problem = Problem(factory, None, problem.sizes, store.options, dims)
     return Solution(jax.tree.map(jnp.asarray, arrays), values, problem, message, seconds)
 

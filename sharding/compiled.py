@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..solvers.cut import Cut
 from ..solvers.factory import Factory, signature
 from ..solvers.options import SolveOptions
-from .fit import dims_of
 from .mesh import POINTS, STATES, MeshShape, make_mesh
+from .outline import outline
 
 __all__ = ["Compiled", "bytes_of", "placed", "put", "trimmed"]
 
@@ -55,7 +55,9 @@ class Compiled:
         self.options = replace(options, memory=max(1, options.memory // lanes))
         self.lanes, self.shape, self.cut = lanes, shape, cut
         self.mesh = make_mesh(shape)
-        self.dims = dims_of(factory, self.sizes, self.options)
+        self.outline = outline(factory, self.sizes, options)
+        results = self.outline.results
+        self.dims = {name: results.dims.get(name, ()) for name in results.shapes}
         self.parameters = tuple(signature(factory).parameters)
         self.slots = lanes * shape.points
         self.compile_seconds = 0.0

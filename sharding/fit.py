@@ -6,24 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
-from ..solvers.chains import Markov
 from ..solvers.cut import Cut
 from ..solvers.errors import UsageError
-from ..solvers.factory import Factory, build, signature
-from ..solvers.implicit import point_with_gradients
-from ..solvers.model import Model, TabularModel
-from ..solvers.options import SolveOptions
+from ..solvers.factory import Factory, look_over, signature
+from ..solvers.model_shape import ModelShape, shape_of
 from ..solvers.point import Footprint
-from ..solvers.solve import arrays_dims
 from .mesh import STATES, MeshShape, device_memory
 
 __all__ = [
     "automatic",
     "bytes_on_device",
     "check_fits",
-    "dims_of",
+    "cut_of",
     "fewest_devices",
     "iterates",
     "make_cut",
@@ -33,25 +28,19 @@ __all__ = [
 MOST_DEVICES = 4096  # along `states`
 
 
-def made_of(factory: Factory, sizes: Mapping[str, Any]) -> Any:
-    """Return what a factory makes, its arrays traced."""
-    found: list[Any] = []
-
-    def look(values: Mapping[str, Any]) -> None:
-        found.append(build(factory, values, sizes))
-
-    names = signature(factory).parameters
-    jax.eval_shape(look, {k: jax.ShapeDtypeStruct((), np.float64) for k in names})
-    return found[0]
-
-
 def iterates(factory: Factory, sizes: Mapping[str, Any]) -> bool:
     """Tell whether a factory's model is solved by iterating."""
-    made = made_of(factory, sizes)
-    return isinstance(made, Model | TabularModel) and made.horizon is None
+    return look_over(factory, sizes, shape_of).iterates
 
 
 def make_cut(factory: Factory, sizes: Mapping[str, Any], mesh: MeshShape) -> Cut | None:
+    """Choose the state of a factory's model whose axis is cut; see :func:`cut_of`."""
+    if mesh.states == 1:
+        return None
+    return cut_of(look_over(factory, sizes, shape_of), signature(factory).name, mesh)
+
+
+def cut_of(model: ModelShape, name: str, mesh: MeshShape) -> Cut | None:
     """Choose the state whose axis is cut: the longest of those that follow a rule, else a chain.
 
     Raises
@@ -61,19 +50,13 @@ def make_cut(factory: Factory, sizes: Mapping[str, Any], mesh: MeshShape) -> Cut
     """
     if mesh.states == 1:
         return None
-    made = made_of(factory, sizes)
-    name = signature(factory).name
-    if isinstance(made, TabularModel):
-        lengths = {"state": made.n_states}
-    elif isinstance(made, Model):
-        states = made.states.items()
-        lengths = {n: s.size for n, s in states if not isinstance(s, Markov)}
-        lengths = lengths or {n: s.size for n, s in states}
-    else:
+    if model.own is not None:
         raise UsageError(
             f"mesh {mesh}: {name} returns arrays of its own and has no states to cut; cut its "
             f"points: points={mesh.size}"
         )
+    lengths = {n: size for n, size in model.states.items() if n not in model.chains}
+    lengths = lengths or dict(model.states)
     state = max(lengths, key=lambda n: lengths[n])
     if lengths[state] < mesh.states:
         raise UsageError(
@@ -81,23 +64,6 @@ def make_cut(factory: Factory, sizes: Mapping[str, Any], mesh: MeshShape) -> Cut
             f"fewer than {mesh.states} devices; take states={lengths[state]} or fewer"
         )
     return Cut(state, lengths[state], mesh.states, STATES)
-
-
-def dims_of(
-    factory: Factory, sizes: Mapping[str, Any], options: SolveOptions
-) -> dict[str, tuple[str, ...]]:
-    """Return the dimensions of every array that a point gives."""
-    found: dict[str, tuple[str, ...]] = {}
-
-    def look(values: Mapping[str, Any]) -> dict[str, Any]:
-        arrays = point_with_gradients(factory, sizes, options, values)
-        named = arrays_dims(build(factory, values, sizes), arrays)
-        found.update({name: tuple(named.get(name, ())) for name in arrays})
-        return arrays
-
-    names = signature(factory).parameters
-    jax.eval_shape(look, {k: jax.ShapeDtypeStruct((), np.float64) for k in names})
-    return found
 
 
 def bytes_on_device(size: Footprint, mesh: MeshShape) -> int:

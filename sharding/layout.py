@@ -6,19 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 
-from ..solvers.arrays import named
 from ..solvers.average import GAINS
 from ..solvers.errors import UsageError, did_you_mean
-from ..solvers.factory import Factory, build
-from ..solvers.implicit import point_with_gradients
-from ..solvers.options import SolveOptions
+from ..solvers.model_shape import differentiated
 from ..solvers.outcomes import PER_POINT
 from ..solvers.population import OF_DISTRIBUTION
 from ..solvers.solution import CERTIFICATE
-from ..solvers.solve import arrays_dims, differentiated
+from .outline import Results
 from .strands import START
 
 __all__ = ["Layout", "Variable", "make_layout", "with_starts"]
@@ -151,23 +147,19 @@ def _of_distribution(name: str) -> bool:
 
 
 def make_layout(
-    factory: Factory,
-    sizes: Mapping[str, Any],
-    options: SolveOptions,
-    fixed: Mapping[str, float],
-    varying: Collection[str],
+    results: Results, coords: dict[str, np.ndarray[Any, Any]], depends: Collection[str]
 ) -> Layout:
-    """Find the layout by tracing, without solving."""
-    every = {**fixed, **dict.fromkeys(varying, 1.0)}
-    found: dict[str, tuple[str, ...]] = {}
+    """Lay out what points give.
 
-    def run(values: dict[str, Any]) -> dict[str, Any]:
-        arrays = point_with_gradients(factory, sizes, options, values)
-        found.update(arrays_dims(build(factory, values, sizes), arrays))
-        return arrays
-
-    shapes = jax.eval_shape(run, {k: jax.ShapeDtypeStruct((), np.float64) for k in every})
-    coords, depends = _grids(factory, sizes, fixed, varying)
+    Parameters
+    ----------
+    results : Results
+        Their arrays, in outline.
+    coords, depends
+        The grids that all points share, and the names of the others; see
+        :func:`.coordinates.coordinates`.
+    """
+    found, shapes, coords = results.dims, results.shapes, dict(coords)
     dims: dict[str, int] = {}
     variables = {}
     for name, names in found.items():
@@ -212,44 +204,3 @@ def _long_name(name: str, names: Collection[str]) -> str:
         if name.startswith(prefix):
             return words + name.removeprefix(prefix)
     return LONG_NAMES.get(name, name)
-
-
-def _grids(
-    factory: Factory,
-    sizes: Mapping[str, Any],
-    fixed: Mapping[str, float],
-    varying: Collection[str],
-) -> tuple[dict[str, np.ndarray[Any, Any]], set[str]]:
-    """Return the states' grids that no varying parameter touches, and the names of the others."""
-    names = list(varying)
-    own: list[bool] = []
-
-    def grids(values: list[Any]) -> dict[str, Any]:
-        made = build(factory, {**fixed, **dict(zip(names, values, strict=True))}, sizes)
-        own[:] = [isinstance(made, Mapping)]
-        if own[0]:
-            arrays = named(made)
-            return {n[5:]: x for n, d, x in arrays if n.startswith("grid_") and d == (n[5:],)}
-        states = getattr(made, "states", None)
-        if states is None:
-            return {}
-        return {n: jax.numpy.asarray(s.values) for n, s in states.items()}
-
-    jaxpr, out = jax.make_jaxpr(grids, return_shape=True)([1.0 for _ in names])
-    touched = {*jaxpr.jaxpr.invars}
-    for equation in jaxpr.jaxpr.eqns:
-        if any(v in touched for v in equation.invars if not hasattr(v, "val")):
-            touched.update(equation.outvars)
-    # What no parameter touches comes out right whatever the parameters are: NaN, here.
-    nowhere = [np.nan for _ in names]
-    if own[0]:  # compiled, so that nothing but the grids is computed
-        results = jax.tree.leaves(jax.jit(grids)(nowhere)) if out else []
-    else:
-        results = jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *nowhere)
-    coords, depends = {}, set()
-    for name, var, value in zip(sorted(out), jaxpr.jaxpr.outvars, results, strict=True):
-        if not hasattr(var, "val") and var in touched:
-            depends.add(name)
-        else:
-            coords[name] = np.asarray(value)
-    return coords, depends

@@ -11,13 +11,14 @@ import numpy as np
 
 from ..solvers.compiling import compile_clock
 from ..solvers.errors import ModelError
-from ..solvers.factory import Factory, Sizes, build, split
+from ..solvers.factory import Factory, Sizes, look_over, split
 from ..solvers.implicit import differentiable_point
 from ..solvers.library import as_factory
+from ..solvers.model_shape import ModelShape, arrays_dims, shape_of
 from ..solvers.options import SolveOptions
 from ..solvers.outcomes import PER_POINT
 from ..solvers.solution import Problem, Solution
-from ..solvers.solve import arrays_dims, check_sizes, solve_options
+from ..solvers.solve import check_sizes, solve_options
 from ..solvers.tracing import is_concrete
 from .mesh import MeshShape
 from .program import program_for
@@ -77,11 +78,12 @@ def solve_many(
     shape = MeshShape.read(dict(mesh) if isinstance(mesh, Mapping) else mesh)
     points = max((len(c) for c in columns.values()), default=1)
     with compile_clock() as compiling:
-        batch = program_for(factory, sizes, chosen, points, shape).run(columns)
+        compiled = program_for(factory, sizes, chosen, points, shape)
+        batch = compiled.run(columns)
     arrays = dict(batch.variables)
     for name in PER_POINT:
         arrays[name] = getattr(batch, name)
-    problem = _problem(factory, columns, sizes, chosen, arrays)
+    problem = _problem(factory, sizes, chosen, compiled.outline.shape, arrays)
     return Solution(arrays, columns, problem, batch.message, batch.seconds, compiling.seconds)
 
 
@@ -109,20 +111,14 @@ def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _problem(
     factory: Factory,
-    columns: Mapping[str, Any],
     sizes: Mapping[str, Any],
     options: SolveOptions,
+    shape: ModelShape,
     arrays: Mapping[str, Any],
 ) -> Problem:
-    one = {k: jax.ShapeDtypeStruct((), np.float64) for k in columns}
-    dims: dict[str, tuple[str, ...]] = {}
-
-    def look(values: Mapping[str, Any]) -> None:
-        single = {k: np.empty(np.shape(x)[1:]) for k, x in arrays.items()}
-        dims.update(arrays_dims(build(factory, values, sizes), single))
-
-    jax.eval_shape(look, one)
-    return Problem(factory, None, Sizes(sizes.items()), options, tuple(dims.items()), batched=True)
+    single = {k: np.empty(np.shape(x)[1:]) for k, x in arrays.items()}
+    dims = tuple(arrays_dims(shape, single).items())
+    return Problem(factory, None, Sizes(sizes.items()), options, dims, batched=True)
 
 
 def _traced(
@@ -130,5 +126,6 @@ def _traced(
 ) -> Solution:
     """Solve inside somebody else's trace."""
     arrays = jax.vmap(differentiable_point(factory, sizes, options))(columns)
-    problem = _problem(factory, columns, sizes, options, arrays)
+    shape = look_over(factory, sizes, shape_of)
+    problem = _problem(factory, sizes, options, shape, arrays)
     return Solution(arrays, columns, problem)

@@ -1,4 +1,4 @@
-"""``dp.solve`` on a mesh: one model whose states are spread over devices."""
+"""``dp.solve``: one model, on one device or with its states spread over several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..solvers import solve as alone
 from ..solvers.arrays import rebuild
 from ..solvers.compiling import compile_clock
 from ..solvers.errors import ModelError, UsageError
@@ -20,6 +19,7 @@ from ..solvers.model import Model, TabularModel
 from ..solvers.options import SolveOptions
 from ..solvers.outcomes import PER_POINT
 from ..solvers.solution import Problem, Solution
+from ..solvers.solve import check_sizes, explain, solve_on_one_device, solve_options
 from ..solvers.tracing import is_concrete
 from .compiled import trimmed
 from .fit import check_fits, fewest_devices, make_cut
@@ -41,7 +41,7 @@ def solve(
     mesh: MeshShape | str | Mapping[str, int] | None = None,
     **options: Any,
 ) -> Solution:
-    """Solve one model to a certified accuracy.
+    """Solve one model to a certified accuracy, on one device or spread over several.
 
     Parameters
     ----------
@@ -61,8 +61,12 @@ def solve(
         the policy and of all that is computed from them, and the answer is the same within its
         bounds. ``"auto"`` takes as few devices as the model fits on. By default one device.
     **options
-        Further fields of :class:`~dpsolve.SolveOptions` (``max_iter``, ``block``, ...); `memory` is
-        that of each device.
+        Further fields of :class:`~dpsolve.SolveOptions`: how to solve (``max_iter``, ``block``,
+        `memory`, which is that of each device, ...); for what (``criterion="average"``: the average
+        reward per period, at a discount of 1; see :mod:`dpsolve.solvers.average`); and what else to
+        find: ``distribution=True``, ``moments=("gini_a",)``, ``gradients=("beta",)`` (at the fixed
+        policy; see :mod:`dpsolve.solvers.implicit`), and the path of the distribution over
+        ``periods=40`` from ``initial={"a": 0.0}``.
 
     Returns
     -------
@@ -78,14 +82,16 @@ def solve(
         choice, a next state off its grid, probabilities that do not sum to one, a discount that is
         too large. The message names the place.
     UsageError
-        If an option is unknown or unusable, or there are fewer devices than the mesh takes.
+        If an option is unknown or unusable, or asks for what the model does not have: an unknown
+        moment, the stationary distribution of a finite horizon, a gradient by a size; or if there
+        are fewer devices than the mesh takes.
     """
     if mesh is None:
-        return alone.solve(model, params, tol=tol, method=method, **options)
+        return solve_on_one_device(model, params, tol=tol, method=method, **options)
     factory = _factory(model, params)
-    chosen = alone.solve_options(factory, tol=tol, method=method, **options)
+    chosen = solve_options(factory, tol=tol, method=method, **options)
     values, sizes = split(factory, params)
-    alone.check_sizes(sizes)
+    check_sizes(sizes)
     if not is_concrete(values):
         raise UsageError(
             "mesh= inside jit, vmap or grad: a solve over several devices is a program of its own; "
@@ -107,7 +113,7 @@ def solve(
             f"take states={shape.size}"
         )
     if shape.size == 1:
-        return alone.solve(model, params, tol=tol, method=method, **options)
+        return solve_on_one_device(model, params, tol=tol, method=method, **options)
     check_fits(size, shape)
     whole = _whole(factory, Sizes(sizes.items()), chosen, shape)
     cut = whole.cut
@@ -118,9 +124,7 @@ def solve(
     arrays = {name: trimmed(name, x, whole.dims[name], cut, 0) for name, x in found.items()}
     jax.block_until_ready(arrays)
     dims = {name: d for name, d in whole.dims.items() if name not in PER_POINT}
-    message = alone.explain(
-        int(arrays["code"]), lambda: rebuild(factory, values, sizes), chosen, arrays
-    )
+    message = explain(int(arrays["code"]), lambda: rebuild(factory, values, sizes), chosen, arrays)
     ready = model if isinstance(model, Model | TabularModel) else None
     problem = Problem(
         None if ready else factory, ready, Sizes(sizes.items()), chosen, tuple(dims.items())

@@ -28,11 +28,14 @@ from ..solvers.factory import Factory, Signature, Sizes, signature
 from ..solvers.options import SolveOptions
 from ..solvers.outcomes import PER_POINT, word
 from ..solvers.outlook import Outlook, outlook
-from ..solvers.point import Footprint, footprint
+from ..solvers.point import Footprint
 from ..solvers.solve import check_sizes, explain
-from .fit import automatic, bytes_on_device, check_fits, iterates, make_cut
+from .coordinates import coordinates
+from .fit import automatic, bytes_on_device, check_fits, cut_of
+from .lanes import CPU_BYTES, fitting_lanes, hangs_beside_others
 from .layout import Layout, make_layout, with_starts
 from .mesh import ONE_DEVICE, MeshShape, device_memory
+from .outline import Outline, outline
 from .rounds import Rounds
 from .serving import Results, serve
 from .strands import START
@@ -43,12 +46,6 @@ __all__ = ["Batch", "Forecast", "Program", "program", "program_for"]
 
 Numpy = np.ndarray[Any, Any]
 log = logging.getLogger("dpsolve")
-
-# Bytes of state-choice arrays that the lanes of a batch take together. On a CPU they should stay
-# in cache; on an accelerator they should fill it.
-CPU_BYTES = 2 * 2**20
-ACCELERATOR_SHARE = 1 / 8
-MOST_LANES = 4096
 
 
 @dataclass(frozen=True)
@@ -127,11 +124,12 @@ class Program:
         self.options = options
         self.shape = mesh
         self.signature: Signature = signature(factory)
-        self.footprint: Footprint = footprint(factory, self.sizes, options)
-        self.cut = make_cut(factory, self.sizes, mesh)
+        self.outline: Outline = outline(factory, self.sizes, options)
+        self.footprint: Footprint = self.outline.footprint
+        self.cut = cut_of(self.outline.shape, self.signature.name, mesh)
         self.bytes_per_point = bytes_on_device(self.footprint, mesh)
-        self.alone = self.footprint.alone and jax.local_devices()[0].platform == "cpu"
-        self.lanes = 1 if self.alone else _lanes(self.bytes_per_point)
+        self.alone = hangs_beside_others(self.footprint)
+        self.lanes = 1 if self.alone else fitting_lanes(self.bytes_per_point)
         self.warm = self._starts_warm()
         self._layouts: dict[Any, Layout] = {}
         self._compiled: Any = None
@@ -141,13 +139,14 @@ class Program:
         large = self.footprint.bytes > CPU_BYTES // 2
         wanted = large if self.options.warm is None else self.options.warm
         discounted = self.options.criterion == "discounted"
-        return wanted and discounted and iterates(self.factory, self.sizes)
+        return wanted and discounted and self.outline.shape.iterates
 
     def layout(self, fixed: Mapping[str, float], varying: Collection[str]) -> Layout:
         """Return dimensions, coordinates and variables, given which parameters vary."""
         key = (tuple(sorted(fixed.items())), frozenset(varying))
         if key not in self._layouts:
-            made = make_layout(self.factory, self.sizes, self.options, fixed, varying)
+            grids = coordinates(self.outline.grids, self.factory, self.sizes, fixed, varying)
+            made = make_layout(self.outline.results, *grids)
             self._layouts[key] = with_starts(made) if self.warm else made
         return self._layouts[key]
 
@@ -159,6 +158,8 @@ class Program:
     @cached_property
     def outlook(self) -> Outlook | None:
         """How sweeps will find their maxima, without compiling; None where there are none."""
+        if self.lanes == self.outline.lanes:
+            return self.outline.results.outlook
         return outlook(self.factory, self.sizes, self.options, self.lanes)
 
     @property
@@ -185,7 +186,7 @@ class Program:
         while self._compiled is None:
             check_fits(self.footprint, self.shape)
             several = self.lanes > 1 or self.shape.size > 1
-            if self.warm or (several and iterates(self.factory, self.sizes)):
+            if self.warm or (several and self.outline.shape.iterates):
                 kind: type[Rounds | Whole] = Rounds
             else:
                 kind = Whole
@@ -314,12 +315,3 @@ def program_for(
         devices = len(jax.local_devices())
         mesh = automatic(alone.footprint, alone.lanes, points, devices)
     return program(factory, sizes, options, mesh)
-
-
-def _lanes(size: int) -> int:
-    """Choose how many points are solved side by side: a power of two."""
-    budget = CPU_BYTES
-    if jax.local_devices()[0].platform != "cpu":
-        budget = int(device_memory() * ACCELERATOR_SHARE)
-    fits = max(1, budget // max(1, size))
-    return int(min(MOST_LANES, 2 ** int(np.log2(fits))))

@@ -32,10 +32,12 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..solvers.factory import signature
+from ..solvers.choose_operator import Operators
+from ..solvers.factory import build, signature
+from ..solvers.implicit import gradients_of
 from ..solvers.iteration import Run
 from ..solvers.loops import iterate
-from ..solvers.stages import begin_point, operator_of, read_point
+from ..solvers.stages import begin_point, read_point
 from ..solvers.warm import Past, judge, reached, remembered
 from .compiled import Compiled, bytes_of, placed, put
 from .mesh import POINTS, STATES
@@ -91,19 +93,25 @@ class Rounds(Compiled):
         idle = (~running).astype(jnp.int32)
         return lax.psum(idle, LANES) if self.lanes > 1 else idle
 
+    def _any(self, fresh: Array) -> Array:
+        """Tell whether any lane's point is new: one answer for all lanes, so that it can branch."""
+        return lax.psum(fresh.astype(jnp.int32), LANES) > 0 if self.lanes > 1 else fresh
+
     def _begin(self, values: dict[str, Array]) -> Carry:
         """Begin a point in a lane without a past."""
-        point = (self.factory, self.sizes, self.options, values, self.cut)
-        kept, run, started = begin_point(*point)
+        operators = Operators(build(self.factory, values, self.sizes), self.options, self.cut)
+        kept, run, started = begin_point(operators, values)
         return Carry(kept, run, remembered(run, None, started) if self.warm else None)
 
-    def _go_on(self, values: dict[str, Array], fresh: Array, reach: Array, last: Carry) -> Carry:
+    def _go_on(
+        self, model: Any, values: dict[str, Array], fresh: Array, reach: Array, last: Carry
+    ) -> Carry:
         """Begin the next point of a lane, from where the points before it led."""
-        point = (self.factory, self.sizes, self.options, values, self.cut)
         start = None
         if last.past is not None:
             start = reached(last.run, last.past, reach)
-        kept, run, started = begin_point(*point, start, fresh)
+        operators = Operators(model, self.options, self.cut)
+        kept, run, started = begin_point(operators, values, start, fresh)
         past = None if last.past is None else remembered(last.run, last.past, started)
         return Carry(kept, run, past)
 
@@ -118,24 +126,20 @@ class Rounds(Compiled):
     ) -> tuple[Carry, Array]:
         carry = jax.tree.map(lambda x: x[0], carry)
 
-        def fill() -> Carry:
-            begun = self._each(self._go_on)(values, fresh, reach, carry)
-            if self.lanes == 1:
-                only: Carry = begun
-                return only
+        def lane(values: dict[str, Array], fresh: Array, reach: Array, carry: Carry) -> Carry:
+            model = build(self.factory, values, self.sizes)
 
-            def choose(new: Array, old: Array) -> Array:
-                return jnp.where(fresh.reshape(-1, *(1 for _ in new.shape[1:])), new, old)
+            def fill() -> Carry:
+                begun = self._go_on(model, values, fresh, reach, carry)
+                if self.lanes == 1:
+                    return begun
+                filled: Carry = jax.tree.map(
+                    lambda new, old: jnp.where(fresh, new, old), begun, carry
+                )
+                return filled
 
-            filled: Carry = jax.tree.map(choose, begun, carry)
-            return filled
-
-        carry = lax.cond(fresh.any(), fill, lambda: carry)
-
-        def lane(values: dict[str, Array], carry: Carry) -> Carry:
-            operator = operator_of(
-                self.factory, self.sizes, self.options, values, self.cut, carry.kept
-            )
+            carry = lax.cond(self._any(fresh), fill, lambda: carry)
+            operator = Operators(model, self.options, self.cut, carry.kept).loop
 
             def proceed(c: tuple[Any, Array, Array]) -> Array:
                 (run, _), idle, k = c
@@ -154,16 +158,16 @@ class Rounds(Compiled):
             (run, past), _, _ = lax.while_loop(proceed, sweep, (moving, zero, zero))
             return replace(carry, run=run, past=past)
 
-        carry = self._each(lane)(values, carry)
+        carry = self._each(lane)(values, fresh, reach, carry)
         return _stacked(carry), carry.run.running
 
     def _read_off(self, values: dict[str, Array], carry: Carry, done: Array) -> dict[str, Array]:
         carry = jax.tree.map(lambda x: x[0], carry)
 
         def lane(values: dict[str, Array], run: Run, done: Array) -> dict[str, Array]:
-            return read_point(
-                self.factory, self.sizes, self.options, values, run, self.cut, wanted=done
-            )
+            model = build(self.factory, values, self.sizes)
+            arrays = read_point(Operators(model, self.options, self.cut), run, done)
+            return gradients_of(self.factory, self.sizes, self.options, values, arrays, self.cut)
 
         found: dict[str, Array] = self._each(lane)(values, carry.run, done)
         return found
@@ -188,11 +192,7 @@ class Rounds(Compiled):
         mask = self._spec((self.slots,), np.bool_, points)
         number = self._spec((), np.int32, nowhere)
 
-        def begun(values: dict[str, Array]) -> Carry:
-            made: Carry = _stacked(self._each(self._begin)(values))
-            return made
-
-        shapes = jax.eval_shape(self._sharded(begun, (points,), own), values)
+        shapes = self._held()
         carry = jax.tree.map(lambda x: self._spec(x.shape, x.dtype, own), shapes)
         self._carry = carry
         given = (points, points, points, own, nowhere, nowhere)
@@ -206,6 +206,32 @@ class Rounds(Compiled):
         self._read = jax.jit(read).lower(values, carry, mask).compile()
         self.compile_seconds = time.perf_counter() - began
         return self.compile_seconds
+
+    def _held(self) -> Carry:
+        """Return the shapes of what stays on the devices between rounds."""
+        if self.shape.size == 1 and self.lanes == self.outline.lanes:
+            one = self._held_by_one()
+            every: Carry = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((1, self.lanes, *x.shape), x.dtype), one
+            )
+            return every
+        points, own = PartitionSpec(POINTS), PartitionSpec((POINTS, STATES))
+
+        def begun(values: dict[str, Array]) -> Carry:
+            made: Carry = _stacked(self._each(self._begin)(values))
+            return made
+
+        values = {k: self._spec((self.slots,), np.float64, points) for k in self.parameters}
+        shapes: Carry = jax.eval_shape(self._sharded(begun, (points,), own), values)
+        return shapes
+
+    def _held_by_one(self) -> Carry:
+        """Return the shapes of what one lane holds, as the point's outline has them."""
+        kept, run = self.outline.results.run
+        past = None
+        if self.warm:
+            past = jax.eval_shape(lambda run: remembered(run, None, np.asarray(False)), run)
+        return Carry(kept, run, past)
 
     def _spec(self, shape: tuple[int, ...], dtype: Any, where: PartitionSpec) -> Any:
         sharding = NamedSharding(self.mesh, where) if self.shape.size > 1 else None

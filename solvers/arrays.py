@@ -28,7 +28,7 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 from .errors import ModelError
-from .factory import Factory, Sizes, build, signature
+from .factory import Factory, Sizes, build, look_over, signature
 from .outcomes import RECORDS, Outcome
 
 __all__ = [
@@ -40,10 +40,12 @@ __all__ = [
     "rebuild",
     "refusal",
     "shapes",
+    "shapes_of",
 ]
 
 Array = Any
 Dims = tuple[str, ...]
+Shapes = dict[str, tuple[Dims, jax.ShapeDtypeStruct]]
 
 REQUIRE = "require"
 TAKEN = ("code", "seconds", "status", "message")
@@ -168,7 +170,7 @@ def rebuild(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any
 @lru_cache(maxsize=64)
 def _compiled(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> Any:
     static = dict(sizes)
-    if not isinstance(_look(factory, static), Mapping):
+    if shapes(factory, static) is None:
         return None
     dims: dict[str, Dims] = {}
     sentences: list[str] = []
@@ -191,27 +193,16 @@ def _compiled(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> Any:
     return call
 
 
-def shapes(factory: Factory, sizes: Mapping[str, Any]) -> dict[str, tuple[Dims, Any]] | None:
+def shapes(factory: Factory, sizes: Mapping[str, Any]) -> Shapes | None:
     """Return dimensions and shapes of a factory's arrays, or None if it returns a model."""
-    made = _look(factory, sizes)
-    return dict(made) if isinstance(made, Mapping) else None
+    return look_over(factory, sizes, shapes_of)
 
 
-def _look(factory: Factory, sizes: Mapping[str, Any]) -> Any:
-    """Trace a factory; of its arrays only the shapes are left."""
-    found: list[Any] = []
-
-    def run(values: Mapping[str, Any]) -> None:
-        made = build(factory, values, sizes)
-        if isinstance(made, Mapping):
-            made = {
-                name: (dims, jax.ShapeDtypeStruct(x.shape, x.dtype))
-                for name, dims, x in named(made)
-            }
-        found.append(made)
-
-    jax.eval_shape(run, _points(factory, ()))
-    return found[0]
+def shapes_of(made: Any) -> Shapes | None:
+    """Return dimensions and shapes of the arrays that a factory made, or None of a model."""
+    if not isinstance(made, Mapping):
+        return None
+    return {n: (dims, jax.ShapeDtypeStruct(x.shape, x.dtype)) for n, dims, x in named(made)}
 
 
 def _points(factory: Factory, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -31,18 +31,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .cut import Cut
 from .doubling import path_doubling
 from .functions import Pairs
 from .lattice import Lattice
-from .model import Model, TabularModel
+from .model import Model
 from .named import Named
 from .operator import BellmanOperator, PolicyOperator, Survey
-from .options import SolveOptions
-from .phases import Cycle, cycle_of, model_at
+from .phases import Cycle, model_at
 from .tracing import EPS
 
-__all__ = ["Cyclic", "Turn", "cyclic"]
+__all__ = ["Cyclic", "Turn"]
 
 Array = Any
 PHASE = "#phase"  # the axis of phases in a policy
@@ -61,21 +59,6 @@ class Turn:
     def lean(self) -> Turn:
         """Return what a sweep needs."""
         return replace(self, pairs=self.pairs.lean())
-
-
-def cyclic(
-    model: Model | TabularModel, options: SolveOptions, cut: Cut | None, kept: Turn | None = None
-) -> Cyclic | None:
-    """Return the operator of one turn, or None where the model has no cycle or cannot be cut so."""
-    if not isinstance(model, Model) or cut is not None or not options.cycles:
-        return None
-    if options.criterion != "discounted" or options.block is not None:
-        return None
-    cycle = cycle_of(model)
-    if cycle is None:
-        return None
-    operator = Cyclic(model, cycle, options.memory, kept)
-    return operator if operator.one.block_size is None else None
 
 
 class Cyclic(BellmanOperator):

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import no_model, shapes
+from .arrays import no_model, shapes_of
 from .chains import Markov
-from .factory import Signature, build, signature, split
+from .factory import Signature, build, look_over, signature, split
 from .grids import Grid, Iid
 from .lattice import Lattice
 from .library import as_factory
 from .model import Model, TabularModel
 from .options import SolveOptions
-from .outlook import outlook
-from .point import footprint
+from .outlook import Outlook, outlook_of
+from .point import footprint_of
 from .tabular import SparseRows
 
 __all__ = ["Description", "describe"]
@@ -125,14 +125,21 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
         factory = as_factory(model)
         sig = signature(factory)
         values, sizes = split(factory, params)
-    size = footprint(factory, sizes, options)
+    size, arrays, ahead = look_over(
+        factory,
+        sizes,
+        lambda made: (
+            footprint_of(made, factory, sizes, options),
+            shapes_of(made),
+            outlook_of(made, options),
+        ),
+    )
     common: dict[str, Any] = {
         "name": sig.name,
         "doc": sig.doc,
         "parameters": values,
         "sizes": sizes,
     }
-    arrays = None if isinstance(model, Model | TabularModel) else shapes(factory, sizes)
     if arrays is not None:  # nothing is computed: it could take long
         return Description(
             **common,
@@ -157,7 +164,7 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             bytes=size.bytes,
             streams=size.streams,
             outputs=("value", "lower", "upper", "policy", "policy_index", *made.outputs),
-            sweeps=_sweeps(factory, sizes, options),
+            sweeps=_sweeps(ahead),
         )
     if isinstance(made, TabularModel):
         form = "product form" if made.state_index is None else f"{len(made.state_index):,} pairs"
@@ -176,13 +183,12 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
     raise no_model(factory, made)
 
 
-def _sweeps(factory: Any, sizes: Mapping[str, Any], options: SolveOptions) -> tuple[str, ...]:
-    found = outlook(factory, sizes, options)
-    if found is None:
+def _sweeps(ahead: Outlook | None) -> tuple[str, ...]:
+    if ahead is None:
         return ()
-    lines = [f"rewards {found.rewards}", f"maxima {found.maxima}"]
-    if found.warning:
-        lines.append("; ".join(filter(None, (f"certified {found.warning}", found.remedy))))
+    lines = [f"rewards {ahead.rewards}", f"maxima {ahead.maxima}"]
+    if ahead.warning:
+        lines.append("; ".join(filter(None, (f"certified {ahead.warning}", ahead.remedy))))
     return tuple(lines)
 
 

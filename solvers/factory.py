@@ -12,13 +12,23 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import ModelError, did_you_mean
 
-__all__ = ["Factory", "Signature", "Sizes", "build", "gradient_mistake", "signature", "split"]
+__all__ = [
+    "Factory",
+    "Signature",
+    "Sizes",
+    "build",
+    "gradient_mistake",
+    "look_over",
+    "signature",
+    "split",
+]
 
 Factory = Callable[..., Any]
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -195,3 +205,27 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
             "traced: put what decides sizes and branches after the '*' of the signature, and use "
             f"jax.numpy and jnp.where for the rest. JAX says: {str(error).splitlines()[0]}"
         ) from error
+
+
+def look_over(factory: Factory, sizes: Mapping[str, Any], look: Callable[[Any], Seen]) -> Seen:
+    """Look at what a factory makes where its parameters have no values yet: traced, not computed.
+
+    Parameters
+    ----------
+    factory, sizes
+        What is built, once.
+    look : function
+        Is called with it, inside the trace. What it returns outlives the trace, and so holds plain
+        facts alone (names, sizes, shapes) and no arrays: of the model nothing can be kept.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    seen: list[Seen] = []
+
+    def run(values: Mapping[str, Any]) -> None:
+        seen.append(look(build(factory, values, sizes)))
+
+    number = jax.ShapeDtypeStruct((), jnp.float64)
+    jax.eval_shape(run, dict.fromkeys(signature(factory).parameters, number))
+    return seen[0]

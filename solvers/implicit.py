@@ -39,6 +39,7 @@ import numpy as np
 from jax import lax
 
 from .chain import respond
+from .choose_operator import make_operator
 from .cut import Cut
 from .errors import UsageError
 from .factory import Factory, build, gradient_mistake, signature
@@ -49,7 +50,7 @@ from .model import Model, TabularModel
 from .operator import PolicyOperator
 from .options import SolveOptions
 from .outcomes import PER_POINT
-from .point import make_operator, read_off, solve_point
+from .point import read_off, solve_point
 from .population import follows, horizon_path, masked
 from .refusals import NO_GRADIENTS
 

@@ -1,8 +1,9 @@
-"""Which loop solves a model, and by which operator: as its criterion and its structure have it.
+"""Which loop solves a model: as its criterion has it.
 
 :mod:`.iteration` and :mod:`.average` have the same stages (begin, iterate, finish); the criterion
-picks one. A model with a cycle is solved at one phase and spread over all at the end, with the
-bounds (:mod:`.cyclic` says why that holds). Whoever solves in rounds needs to know no more.
+picks one, and :mod:`.choose_operator` the operator. A model with a cycle is solved at one phase and
+spread over all at the end, with the bounds (:mod:`.cyclic` says why that holds). Whoever solves in
+rounds needs to know no more.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from jax import lax
 
 from . import average, iteration
 from .average import AverageRun, RelativeValue
+from .choose_operator import Operators
 from .cyclic import Cyclic
 from .iteration import Fixpoint, Run
 from .operator import BellmanOperator
 from .options import SolveOptions
 from .outcomes import Outcome
-from .sampled import shortcut_of
 from .tracing import EPS
 
 __all__ = ["Found", "begin", "finish", "iterate", "solve"]
@@ -29,23 +30,24 @@ Array = Any
 Found = Fixpoint | RelativeValue
 
 
-def solve(operator: BellmanOperator, options: SolveOptions, live: Array | bool = True) -> Found:
+def solve(operators: Operators, options: SolveOptions, live: Array | bool = True) -> Found:
     """Solve one model at one parameter point, inside a trace."""
+    operator = operators.loop
     end: Run | AverageRun = lax.while_loop(
         lambda run: run.running,
         lambda run: iterate(operator, options, run),
-        begin(operator, options, live),
+        begin(operators, options, live),
     )
     return finish(operator, options, end)
 
 
 def begin(
-    operator: BellmanOperator, options: SolveOptions, live: Array | bool = True
+    operators: Operators, options: SolveOptions, live: Array | bool = True
 ) -> Run | AverageRun:
     """Make ready for the first sweep; a point that is not `live` fails at once."""
     if options.criterion == "average":
-        return average.begin(operator, live)
-    return iteration.begin(operator, options, live, shortcut_of(operator, options))
+        return average.begin(operators.loop, live)
+    return iteration.begin(operators.loop, options, live, operators.shortcut)
 
 
 def iterate(operator: BellmanOperator, options: SolveOptions, run: Any) -> Any:

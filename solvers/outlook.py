@@ -15,15 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .factory import Factory, build, signature
+from .choose_operator import Operators, shortcut_of
+from .factory import Factory, look_over
 from .lattice import Lattice
 from .model import Model
 from .monotone import MonotoneLattice
+from .operator import Shortcut
 from .options import SolveOptions
-from .point import make_operator
-from .sampled import shortcut_of
 
-__all__ = ["Outlook", "outlook"]
+__all__ = ["Outlook", "outlook", "outlook_of"]
 
 LONG = 2**31
 """Pairs of a state and a choice above which a full sweep takes longer than to find the solution by
@@ -130,32 +130,38 @@ def outlook(
         Points side by side, which share the memory.
     """
     options = replace(options, memory=max(1, options.memory // lanes))
-    found: list[Outlook] = []
-
-    def look(values: Mapping[str, Any]) -> None:
-        made = build(factory, values, sizes)
-        if not isinstance(made, Model):
-            return
-        if made.horizon is None:
-            operator = make_operator(made, options)
-        else:
-            operator = Lattice(made, jnp.int32(0), options.block, options.memory)
-        if isinstance(operator, Lattice):
-            found.append(_of(operator, options))
-
-    names = signature(factory).parameters
-    jax.eval_shape(look, {k: jax.ShapeDtypeStruct((), jnp.float64) for k in names})
-    return found[0] if found else None
+    return look_over(factory, sizes, lambda made: outlook_of(made, options))
 
 
-def _of(lattice: Lattice, options: SolveOptions) -> Outlook:
+def outlook_of(
+    made: Any, options: SolveOptions, operators: Operators | None = None
+) -> Outlook | None:
+    """Look ahead at the sweeps of what a factory made, inside a trace.
+
+    Parameters
+    ----------
+    made : Model, TabularModel or mapping
+    options : SolveOptions
+        Of one lane.
+    operators : Operators, optional
+        Those of the model, where they are at hand.
+    """
+    if not isinstance(made, Model):
+        return None
+    if made.horizon is not None:
+        return _of(Lattice(made, jnp.int32(0), options.block, options.memory), None, options)
+    operators = operators or Operators(made, options)
+    assert isinstance(operators.whole, Lattice)
+    return _of(operators.whole, operators.whole_shortcut, options)
+
+
+def _of(lattice: Lattice, shortcut: Shortcut | None, options: SolveOptions) -> Outlook:
     states, choices = prod(lattice.shape), lattice.n_choices
     kept, evaluations = None, states * (choices + lattice.width)
     if lattice.kept is not None:
         arrays = jax.tree.leaves(lattice.kept.lean())
         kept = sum(x.dtype.itemsize * prod(x.shape) for x in arrays)
         evaluations = prod(lattice.kept.reward.array.shape)
-    shortcut = None if lattice.model.horizon is not None else shortcut_of(lattice, options)
     along, quick = None, 0
     if isinstance(shortcut, MonotoneLattice):
         along = shortcut.choice, shortcut.state
@@ -167,7 +173,8 @@ def _of(lattice: Lattice, options: SolveOptions) -> Outlook:
     single = shortcut is not None and along is None
     return Outlook(
         kept, lattice.width, choices, evaluations, along, quick, single, sampled,
-        pairs=states * choices, samples=_samples(lattice, options),
+        pairs=states * choices,
+        samples=states * choices > LONG and _samples(lattice, options),
     )  # fmt: skip
 
 

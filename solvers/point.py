@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .arrays import lane, no_model, own_arrays
 from .average import GAINS, RelativeValue
+from .choose_operator import Operators
 from .cut import Cut
-from .cyclic import cyclic
-from .factory import Factory, build, signature
-from .functions import Pairs
+from .factory import Factory, build, look_over, signature
 from .horizon import backward
 from .iteration import Fixpoint
 from .lattice import Lattice, LatticePolicy
@@ -28,56 +26,23 @@ from .options import SolveOptions
 from .outcomes import PER_POINT, Outcome
 from .population import horizon_path, masked, population, population_bytes
 from .refusals import check_asked
-from .sampled import may_sample
 from .solution import CERTIFICATE
-from .tabular import Tabular
 
 __all__ = [
     "Footprint",
+    "announced",
     "footprint",
-    "loop_operator",
-    "make_operator",
+    "footprint_of",
+    "is_live",
     "read_model",
     "read_off",
+    "solve_made",
     "solve_model",
     "solve_point",
 ]
 
 Array = Any
 log = logging.getLogger("dpsolve")
-
-
-def make_operator(
-    model: Model | TabularModel,
-    options: SolveOptions,
-    cut: Cut | None = None,
-    kept: Pairs | None = None,
-) -> BellmanOperator:
-    """Return the Bellman operator of an infinite-horizon model.
-
-    Parameters
-    ----------
-    model : Model or TabularModel
-    options : SolveOptions
-    cut : Cut, optional
-        The state of which this device has a part.
-    kept : Pairs, optional
-        What an operator of the same model kept.
-    """
-    if isinstance(model, TabularModel):
-        return Tabular(model, cut)
-    return Lattice(model, block=options.block, memory=options.memory, kept=kept, cut=cut)
-
-
-def loop_operator(
-    model: Model | TabularModel,
-    options: SolveOptions,
-    cut: Cut | None = None,
-    kept: Any = None,
-) -> BellmanOperator:
-    """Return the operator that the solve loop runs on: that of a turn, where there is a cycle."""
-    turned = cyclic(model, options, cut, kept)
-    return make_operator(model, options, cut, kept) if turned is None else turned
 
 
 def solve_point(
@@ -98,17 +63,36 @@ def solve_point(
         and the numbers in ``PER_POINT``; or a factory's own arrays (and the numbers). Gradients are
         added by :func:`~.implicit.point_with_gradients`.
     """
+    return solve_made(factory, announced(factory, sizes, values), options, values, cut)
+
+
+def announced(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    """Build the model of a program that is being compiled, and say so in the log."""
     shown = ", ".join(f"{k}={v}" for k, v in sizes.items())
     # This line runs when JAX traces the program, that is, once per set of sizes.
     log.info("compiling %s(%s)", signature(factory).name, shown)
-    made = build(factory, values, sizes)
-    live = ~jnp.isnan(jnp.stack([jnp.asarray(v) for v in values.values()] or [0.0])).any()
+    return build(factory, values, sizes)
+
+
+def solve_made(
+    factory: Factory,
+    made: Any,
+    options: SolveOptions,
+    values: Mapping[str, Any],
+    cut: Cut | None = None,
+) -> dict[str, Array]:
+    """Solve what a factory made at one parameter point, as :func:`solve_point` does."""
     if isinstance(made, Model | TabularModel):
-        return solve_model(made, options, live, signature(factory).name, cut)
+        return solve_model(made, options, is_live(values), signature(factory).name, cut)
     if isinstance(made, Mapping):
         check_asked(made, options, signature(factory).name)
-        return own_arrays(made, live, options.tol)
+        return own_arrays(made, is_live(values), options.tol)
     raise no_model(factory, made)
+
+
+def is_live(values: Mapping[str, Any]) -> Array:
+    """Tell whether no parameter is NaN; one that is makes the point fail at once."""
+    return ~jnp.isnan(jnp.stack([jnp.asarray(v) for v in values.values()] or [0.0])).any()
 
 
 def solve_model(
@@ -125,20 +109,15 @@ def solve_model(
         policies = {c: arrays[f"policy_index_{c}"] for c in model.choices}
         more, code = horizon_path(model, options, policies, arrays["code"] >= 10, cut)
         return _with_code(arrays, more, code)
-    operator = make_operator(model, options, cut)
-    found = solve(loop_operator(model, options, cut), options, live)
-    return read_model(model, operator, found, options)
+    operators = Operators(model, options, cut)
+    return read_model(operators, solve(operators, options, live))
 
 
-def read_model(
-    model: Model | TabularModel,
-    operator: BellmanOperator,
-    found: Found,
-    options: SolveOptions,
-) -> dict[str, Array]:
+def read_model(operators: Operators, found: Found) -> dict[str, Array]:
     """Name what was found, and add what the options ask for beside the value."""
+    model, options, operator = operators.model, operators.options, operators.whole
     arrays = fields(model, operator, found)
-    if isinstance(found, Fixpoint) and may_sample(operator, options):
+    if isinstance(found, Fixpoint) and operators.may_sample:
         arrays[CERTIFICATE] = found.sampled.astype(jnp.int8)
     if not (options.stationary or options.periods is not None):
         return arrays
@@ -209,32 +188,29 @@ VECTORS = 24  # arrays over the states that are alive in the loop, the Krylov so
 
 def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> Footprint:
     """Size up one point by tracing its factory."""
-    found: list[Footprint] = []
+    return look_over(factory, sizes, lambda made: footprint_of(made, factory, sizes, options))
 
-    def look(values: Mapping[str, Any]) -> None:
-        made = build(factory, values, sizes)
-        if isinstance(made, TabularModel):
-            pairs = 8 * prod(np.shape(made.reward))
-            dense = getattr(made.transition, "values", made.transition)
-            total = pairs + 8 * prod(np.shape(dense)) + 8 * VECTORS * made.n_states
-            total += population_bytes(made, options)
-            found.append(Footprint(made.n_states, made.n_actions, total, False))
-        elif isinstance(made, Model):
-            t = None if made.horizon is None else jnp.int32(0)
-            lattice = Lattice(made, t=t, block=options.block, memory=options.memory)
-            states = prod(made.shape)
-            at_once = lattice.block_size or lattice.n_choices
-            vectors = VECTORS + 6 * (made.horizon or 0)
-            total = at_once * lattice.bytes_per_choice + 8 * states * vectors
-            total += population_bytes(made, options)
-            streams = lattice.block_size is not None
-            found.append(Footprint(states, lattice.n_choices, total, streams))
-        elif not isinstance(made, Mapping):
-            raise no_model(factory, made)
-        else:
-            one = lane(factory, sizes)
-            found.append(Footprint(1, 1, one.bytes, False, one.alone))
 
-    names = signature(factory).parameters
-    jax.eval_shape(look, {k: jax.ShapeDtypeStruct((), jnp.float64) for k in names})
-    return found[0]
+def footprint_of(
+    made: Any, factory: Factory, sizes: Mapping[str, Any], options: SolveOptions
+) -> Footprint:
+    """Size up one point of what a factory made, inside a trace."""
+    if isinstance(made, TabularModel):
+        pairs = 8 * prod(np.shape(made.reward))
+        dense = getattr(made.transition, "values", made.transition)
+        total = pairs + 8 * prod(np.shape(dense)) + 8 * VECTORS * made.n_states
+        total += population_bytes(made, options)
+        return Footprint(made.n_states, made.n_actions, total, False)
+    if isinstance(made, Model):
+        t = None if made.horizon is None else jnp.int32(0)
+        lattice = Lattice(made, t=t, block=options.block, memory=options.memory)
+        states = prod(made.shape)
+        at_once = lattice.block_size or lattice.n_choices
+        vectors = VECTORS + 6 * (made.horizon or 0)
+        total = at_once * lattice.bytes_per_choice + 8 * states * vectors
+        total += population_bytes(made, options)
+        return Footprint(states, lattice.n_choices, total, lattice.block_size is not None)
+    if not isinstance(made, Mapping):
+        raise no_model(factory, made)
+    one = lane(factory, sizes)
+    return Footprint(1, 1, one.bytes, False, one.alone)

@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .arrays import own_dims
 from .errors import DpsolveError, UsageError
-from .factory import Factory, build, signature
 from .grids import Integers
 from .initial import read_initial
 from .model import Model, TabularModel
@@ -23,7 +20,7 @@ from .moments import check_moments
 from .options import SolveOptions
 from .tracing import is_concrete
 
-__all__ = ["NO_GRADIENTS", "check_asked", "refusals", "refusals_of"]
+__all__ = ["NO_GRADIENTS", "Refusal", "check_asked", "refusals"]
 
 NO_GRADIENTS = (
     "criterion='average' has no gradients: relative values are not differentiated here. Leave "
@@ -163,15 +160,3 @@ def _off_grid(made: Model, options: SolveOptions) -> Iterator[Refusal]:
                 f"goes from {values[0]:g} to {values[-1]:g}"
                 + (" in whole numbers" if isinstance(spec, Integers) else ""),
             )
-
-
-def refusals_of(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> list[Refusal]:
-    """Return what a factory's models cannot be asked for, by tracing it."""
-    found: list[Refusal] = []
-
-    def look(values: Mapping[str, Any]) -> None:
-        found.extend(refusals(build(factory, values, sizes), options, signature(factory).name))
-
-    names = signature(factory).parameters
-    jax.eval_shape(look, {k: jax.ShapeDtypeStruct((), jnp.float64) for k in names})
-    return found

@@ -31,14 +31,12 @@ from jax import lax
 from .functions import BLOCK
 from .lattice import Lattice
 from .lookup import at_members
-from .monotone import MonotoneLattice, rising
+from .monotone import MonotoneLattice
 from .named import Named
-from .operator import BellmanOperator, Shortcut, Survey
-from .options import SolveOptions
-from .single import SingleLattice
+from .operator import Survey
 from .tracing import EPS
 
-__all__ = ["DOUBT", "SampledLattice", "may_sample", "share", "shortcut_of"]
+__all__ = ["DOUBT", "SampledLattice", "share"]
 
 Array = Any
 DOUBT = 1e-3  # the chance that the statement is wrong
@@ -50,49 +48,6 @@ WIDE = 1024  # choices
 def share(sample: int) -> float:
     """Return the largest share of states that may have a better choice, at confidence 1 - DOUBT."""
     return min(1.0, log(1.0 / DOUBT) / sample)
-
-
-def shortcut_of(operator: BellmanOperator, options: SolveOptions) -> Shortcut | None:
-    """Return a shortcut for an operator, if one is worth trying.
-
-    A hint makes divide and conquer worth it, and so does a maximum that streams over choices for
-    lack of memory, or a certificate by a sample. A hint that is wrong, or a guess, costs the sweeps
-    of the shortcut. Single precision is tried where it is allowed.
-    """
-    if not isinstance(operator, Lattice) or options.method not in ("auto", "pi"):
-        return None
-    found = _monotone(operator, options)
-    if found is not None:
-        return found
-    single = options.precision == "mixed" and operator.kept is not None
-    return SingleLattice(operator) if single else None
-
-
-def _monotone(operator: Lattice, options: SolveOptions) -> MonotoneLattice | None:
-    model = operator.model
-    along = rising(model)
-    sampled = _samples(operator, options)
-    if along is None or not (model.monotone or operator.kept is None or sampled):
-        return None
-    # With a block nothing is kept.
-    keywords: dict[str, Any] = {"block": 1, "memory": options.memory, "cut": operator.cut}
-    if sampled:
-        drawn = {"sample": options.sample, "seed": options.sample_seed}
-        found: MonotoneLattice = SampledLattice(model, along, **drawn, **keywords)
-    else:
-        found = MonotoneLattice(model, along, **keywords)
-    return found if found.applicable else None
-
-
-def may_sample(operator: BellmanOperator, options: SolveOptions) -> bool:
-    """Tell whether a point's certificate may be one by a sample."""
-    return isinstance(shortcut_of(operator, options), SampledLattice)
-
-
-def _samples(operator: Lattice, options: SolveOptions) -> bool:
-    """Tell whether a certificate by a sample was asked for, and can be given."""
-    able = operator.cut is None and operator.constant_discount
-    return able and options.certificate == "sampled"
 
 
 class SampledLattice(MonotoneLattice):

@@ -1,9 +1,9 @@
-"""``dp.solve``: one model, one parameter point."""
+"""One model at one parameter point on one device: arguments, program, message."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,23 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .arrays import own_dims, rebuild
-from .average import GAINS
+from .arrays import Dims, rebuild
 from .check import diagnose
 from .compiling import compile_clock
 from .errors import ModelError, UsageError
-from .factory import Factory, Sizes, build, signature, split
+from .factory import Factory, Sizes, look_over, signature, split
 from .implicit import differentiable_point
 from .library import as_factory
 from .model import Model, TabularModel
+from .model_shape import arrays_dims, shape_of
 from .options import SolveOptions
-from .outcomes import PER_POINT, Outcome, sentence
-from .point import solve_model
-from .population import CLASSES, told
+from .outcomes import Outcome, sentence
+from .point import announced, solve_made, solve_model
+from .population import told
 from .solution import Problem, Solution
 from .tracing import is_concrete
 
-__all__ = ["arrays_dims", "check_sizes", "differentiated", "explain", "solve", "solve_options"]
+__all__ = ["check_sizes", "explain", "solve_on_one_device", "solve_options"]
 
 Array = Any
 
@@ -43,7 +43,7 @@ MODEL_FAULTS = (
 )
 
 
-def solve(
+def solve_on_one_device(
     model: Factory | Model | TabularModel | str,
     params: Mapping[str, Any] | None = None,
     *,
@@ -51,43 +51,7 @@ def solve(
     method: str = "auto",
     **options: Any,
 ) -> Solution:
-    """Solve one model to a certified accuracy.
-
-    Parameters
-    ----------
-    model : factory, Model, TabularModel or str
-        A factory, a ready model, or the name of a built-in model.
-    params : dict, optional
-        Values of the factory's parameters and sizes; the rest have their defaults. A factory is
-        compiled once per set of sizes, whatever the parameters' values, which may be tracers:
-        derivatives are implicit ones, at the fixed optimal policy (see :mod:`.implicit`).
-    tol : float
-        Certified sup-norm error of the value to reach.
-    method : str
-        ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it.
-    **options
-        Further fields of :class:`~dpsolve.SolveOptions`: how to solve (``max_iter``, ``block``,
-        ...); for what (``criterion="average"``: the average reward per period, at a discount of
-        1; see :mod:`.average`); and what else to find: ``distribution=True``,
-        ``moments=("gini_a",)``, ``gradients=("beta",)`` (at the fixed policy; see
-        :mod:`.implicit`), and the path of the distribution over ``periods=40`` from
-        ``initial={"a": 0.0}``.
-
-    Returns
-    -------
-    Solution
-        Its ``status`` says whether `tol` was reached; its bounds hold in any case.
-
-    Raises
-    ------
-    ModelError
-        If a name is unknown, or the model is ill-posed at these values: a state without a feasible
-        choice, a next state off its grid, probabilities that do not sum to one, a discount that is
-        too large. The message names the place.
-    UsageError
-        If an option is unknown or unusable, or asks for what the model does not have: an unknown
-        moment, the stationary distribution of a finite horizon, a gradient by a size.
-    """
+    """Solve one model on one device, eagerly or inside a trace; see :func:`dpsolve.solve`."""
     if isinstance(model, Model | TabularModel):
         chosen = SolveOptions.from_mapping({"tol": tol, "method": method, **options})
         return _solve_ready(model, params, chosen)
@@ -103,10 +67,12 @@ def solve(
             )
     values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
     began = time.perf_counter()
-    program, dims = one_point(factory, Sizes(sizes.items()), chosen)
+    # Where nothing can ask for derivatives, none are prepared.
+    derivatives = bool(chosen.gradients) or not is_concrete(values)
+    program, dims = one_point(factory, Sizes(sizes.items()), chosen, derivatives)
     with compile_clock() as compiling:
         arrays = program(values)
-    problem = Problem(factory, None, Sizes(sizes.items()), chosen, tuple(dims(values).items()))
+    problem = Problem(factory, None, Sizes(sizes.items()), chosen, tuple(dims.items()))
     if not is_concrete(arrays):
         return Solution(arrays, values, problem)
     jax.block_until_ready(arrays)
@@ -131,7 +97,7 @@ def _solve_ready(
     began = time.perf_counter()
     with compile_clock() as compiling:
         arrays = jax.jit(lambda: solve_model(model, options))()
-    problem = Problem(None, model, (), options, tuple(arrays_dims(model, arrays).items()))
+    problem = Problem(None, model, (), options, tuple(arrays_dims(shape_of(model), arrays).items()))
     if not is_concrete(arrays):
         return Solution(arrays, {}, problem)
     jax.block_until_ready(arrays)
@@ -142,52 +108,44 @@ def _solve_ready(
 
 @lru_cache(maxsize=64)
 def one_point(
-    factory: Factory, sizes: tuple[tuple[str, Any], ...], options: SolveOptions
-) -> tuple[Callable[..., dict[str, Array]], Callable[..., dict[str, tuple[str, ...]]]]:
-    """Return the compiled program of one point, and the dimensions of what it returns."""
-    static = dict(sizes)
-    found: dict[str, tuple[str, ...]] = {}
+    factory: Factory,
+    sizes: tuple[tuple[str, Any], ...],
+    options: SolveOptions,
+    derivatives: bool,
+) -> tuple[Callable[..., dict[str, Array]], dict[str, Dims]]:
+    """Return the compiled program of one point, and the dimensions of what it returns.
 
-    point = differentiable_point(factory, static, options)
+    Parameters
+    ----------
+    factory, sizes, options
+        What to solve.
+    derivatives : bool
+        Whether JAX may differentiate the program, or gradients are asked for.
+
+    Returns
+    -------
+    program : function
+        From parameters to named arrays.
+    dims : dict
+        Of each array; filled in when the program is first called.
+    """
+    static = dict(sizes)
+    dims: dict[str, Dims] = {}
+    if derivatives:
+        point = differentiable_point(factory, static, options)
 
     def run(values: Mapping[str, Array]) -> dict[str, Array]:
-        arrays = point(values)
-        found.update(arrays_dims(build(factory, values, static), arrays))
+        if derivatives:
+            arrays = point(values)
+            shape = look_over(factory, static, shape_of)
+        else:
+            made = announced(factory, static, values)
+            arrays = solve_made(factory, made, options, values)
+            shape = shape_of(made)
+        dims.update(arrays_dims(shape, arrays))
         return arrays
 
-    def dims(values: Mapping[str, Array]) -> dict[str, tuple[str, ...]]:
-        if not found:
-            jax.eval_shape(run, values)
-        return dict(found)
-
     return jax.jit(run), dims
-
-
-def arrays_dims(made: Any, arrays: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Return the dimensions of every array that a solve returns, but for the numbers."""
-    if isinstance(made, Mapping):
-        own = own_dims(made)
-        gradients = [n for n in arrays if n not in own and differentiated(n, own) in own]
-        return own | {name: own[differentiated(name, own)] for name in gradients}
-    states = ("state",) if isinstance(made, TabularModel) else tuple(made.states)
-    full = states if made.horizon is None else ("t", *states)
-    dims: dict[str, tuple[str, ...]] = {}
-    first = [n for n in ("value", "lower", "upper", *GAINS) if n in arrays]
-    for name in (*first, *(n for n in arrays if n not in (*first, *PER_POINT, CLASSES))):
-        variable = differentiated(name, arrays)
-        if name.startswith("grid_"):
-            dims[name] = (name.removeprefix("grid_"),)
-        elif variable == "distribution_path":
-            dims[name] = ("time", *states)
-        else:
-            dims[name] = full if np.ndim(arrays[name]) else ()
-    return dims
-
-
-def differentiated(name: str, arrays: Collection[str]) -> str:
-    """Return the variable that ``d_<variable>_d_<parameter>`` is a derivative of, or the name."""
-    of = [n for n in arrays if name.startswith(f"d_{n}_d_")]
-    return max(of, key=len, default=name)
 
 
 def solve_options(factory: Factory, **given: Any) -> SolveOptions:
@@ -244,7 +202,8 @@ def explain(
         With `refuse`, if the model is wrong rather than hard to solve.
     """
     if code < 10:
-        return told(code, model, options, arrays)
+        asked = options.stationary or options.periods is not None or options.initial is not None
+        return told(code, model, options, arrays) if asked else sentence(code)
     try:
         text = diagnose(model(), options.criterion) or sentence(code)
     except ModelError as error:  # at these parameters the model cannot even be built

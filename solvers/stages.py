@@ -1,7 +1,7 @@
 """One parameter point in stages, so that many can be solved in rounds: begin, iterate, read off.
 
-:func:`begin_point` looks the model over, :func:`~.loops.iterate` makes a sweep and a step with
-the operator of :func:`operator_of`, and :func:`read_point` names what was found: together they are
+:func:`begin_point` looks the model over, :func:`~.loops.iterate` makes a sweep and a step with the
+loop's operator, and :func:`read_point` names what was found: together they are
 :func:`~.point.solve_point`. Between stages nothing is remembered but the run and what the operator
 keeps.
 """
@@ -14,41 +14,22 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .cut import Cut
+from .choose_operator import Operators
 from .cyclic import Cyclic, Turn
-from .factory import Factory, build
 from .functions import Pairs
-from .implicit import gradients_of
 from .lattice import Lattice
 from .loops import begin, finish
-from .operator import BellmanOperator
-from .options import SolveOptions
 from .outcomes import Outcome
-from .point import loop_operator, make_operator, read_model
+from .point import is_live, read_model
 
-__all__ = ["begin_point", "operator_of", "read_point"]
+__all__ = ["begin_point", "read_point"]
 
 Array = Any
 
 
-def operator_of(
-    factory: Factory,
-    sizes: Mapping[str, Any],
-    options: SolveOptions,
-    values: Mapping[str, Any],
-    cut: Cut | None = None,
-    kept: Pairs | Turn | None = None,
-) -> BellmanOperator:
-    """Return the Bellman operator of an infinite-horizon model at one parameter point."""
-    return loop_operator(build(factory, values, sizes), options, cut, kept)
-
-
 def begin_point(
-    factory: Factory,
-    sizes: Mapping[str, Any],
-    options: SolveOptions,
+    operators: Operators,
     values: Mapping[str, Any],
-    cut: Cut | None = None,
     start: Array | None = None,
     wanted: Array | bool = True,
 ) -> tuple[Pairs | Turn | None, Any, Array]:
@@ -56,8 +37,10 @@ def begin_point(
 
     Parameters
     ----------
-    factory, sizes, options, values, cut
-        The point.
+    operators : Operators
+        Of the point's model, which has no horizon.
+    values : mapping
+        The point's parameters.
     start : array over the states, optional
         A value to start from; one that is not finite everywhere is none.
     wanted : bool
@@ -66,38 +49,28 @@ def begin_point(
     Returns
     -------
     kept : Pairs, Turn or None
-        What the operator keeps, for :func:`operator_of`.
+        What the operator keeps, so that another of the same model need not find it again.
     run : Run or AverageRun
     started : bool
         Whether `start` was used.
     """
-    operator = operator_of(factory, sizes, options, values, cut)
+    operator = operators.loop
     started = jnp.asarray(False)
     if start is not None:
         started = operator.everywhere.all(jnp.isfinite(start))
         operator.opening = jnp.where(started, start, operator.start())
-    live = ~jnp.isnan(jnp.stack([jnp.asarray(v) for v in values.values()] or [0.0])).any()
-    run = begin(operator, options, live & wanted)
+    live = is_live(values)
+    run = begin(operators, operators.options, live & wanted)
     kept = operator.kept if isinstance(operator, Lattice | Cyclic) else None
     return None if kept is None else kept.lean(), run, started & live
 
 
-def read_point(
-    factory: Factory,
-    sizes: Mapping[str, Any],
-    options: SolveOptions,
-    values: Mapping[str, Any],
-    run: Any,
-    cut: Cut | None = None,
-    wanted: Array | bool = True,
-) -> dict[str, Array]:
+def read_point(operators: Operators, run: Any, wanted: Array | bool = True) -> dict[str, Array]:
     """Name what was found, and work out what follows from it, as ``solve_point`` does.
 
-    A point that is not `wanted` costs next to nothing: it is treated as one that failed.
+    A point that is not `wanted` costs next to nothing: it is treated as one that failed. Gradients
+    are added by :func:`~.implicit.gradients_of`.
     """
-    made = build(factory, values, sizes)
-    operator = make_operator(made, options, cut)
-    found = finish(loop_operator(made, options, cut), options, run)
+    found = finish(operators.loop, operators.options, run)
     found = replace(found, code=jnp.where(wanted, found.code, jnp.int32(Outcome.NOT_FINITE)))
-    arrays = read_model(made, operator, found, options)
-    return gradients_of(factory, sizes, options, values, arrays, cut)
+    return read_model(operators, found)

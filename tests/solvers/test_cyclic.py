@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
+from dpsolve.solvers.choose_operator import Operators
 from dpsolve.solvers.cyclic import Cyclic
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.phases import cycle_of
-from dpsolve.solvers.point import loop_operator
 
 DEMAND = np.arange(4)
 
@@ -174,7 +174,7 @@ def test_every_kind_of_cycle_gives_the_plain_value(kind: str) -> None:
     params, tol = {"kind": kind, "phases": 5}, 1e-5 if kind == "swings" else 1e-7
     solution = dp.solve(walk, params, tol=tol)
     plain = dp.solve(walk, params, tol=tol, cycles=False)
-    assert isinstance(loop_operator(walk(kind=kind), SolveOptions()), Cyclic)
+    assert isinstance(Operators(walk(kind=kind), SolveOptions()).loop, Cyclic)
     assert solution.status == plain.status == "solved"
     assert (solution.lower <= plain.upper).all()
     assert (plain.lower <= solution.upper).all()
@@ -198,8 +198,9 @@ def test_which_states_are_cycles() -> None:
         assert cycle_of(walk(kind=kind)) is None
         assert dp.solve(walk, {"kind": kind}).status == "solved"
     assert dp.solve(walk, {"kind": "traced"}).status == "solved"
-    assert not isinstance(loop_operator(walk(), SolveOptions(cycles=False)), Cyclic)
-    assert not isinstance(loop_operator(walk(beta=1.0), SolveOptions(criterion="average")), Cyclic)
+    assert not isinstance(Operators(walk(), SolveOptions(cycles=False)).loop, Cyclic)
+    average = SolveOptions(criterion="average")
+    assert not isinstance(Operators(walk(beta=1.0), average).loop, Cyclic)
 
 
 def test_the_average_reward_of_a_cycle() -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import dpsolve as dp
+from dpsolve.solvers.choose_operator import make_operator
 from dpsolve.solvers.moments import check_moments, expanded, moment_names, moments_of, usual_moments
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.point import make_operator
 
 VALUES = np.array([0.0, 1.0, 2.0, 5.0, 9.0])
 MASS = np.array([0.1, 0.3, 0.2, 0.25, 0.15])

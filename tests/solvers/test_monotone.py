@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
+from dpsolve.solvers.choose_operator import shortcut_of
 from dpsolve.solvers.factory import build, split
 from dpsolve.solvers.lattice import Lattice
 from dpsolve.solvers.library import savings
 from dpsolve.solvers.monotone import MonotoneLattice, rising
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.sampled import shortcut_of
 
 
 def household(n_a: int) -> dp.Model:
