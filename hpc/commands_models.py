@@ -79,7 +79,7 @@ def check(target: str, fixed: tuple[str, ...]) -> None:
     factory, params = resolve(target).load(), assignments(fixed)
     check_model(factory, params)
     given = signature(factory).parameters | signature(factory).sizes | params
-    click.echo(f"{signature(factory).name}: no fault found at {_listed(given)}.")
+    click.echo(f"{signature(factory).name}: no fault found at {listed(given)}.")
 
 
 def _check_sweep(target: str, fixed: tuple[str, ...]) -> None:
@@ -170,7 +170,7 @@ def solve(
             factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion
         )
     seconds = time.perf_counter() - began - compiling.seconds
-    for line in _summary(solution, seconds, compiling.seconds):
+    for line in _solution_lines(solution, seconds, compiling.seconds):
         click.echo(line)
     if target is not None:
         _save(solution, target)
@@ -178,7 +178,7 @@ def solve(
     ctx.exit(0 if solution.status == "solved" else 1)
 
 
-def _summary(solution: Solution, seconds: float, compiling: float) -> Iterator[str]:
+def _solution_lines(solution: Solution, seconds: float, compiling: float) -> Iterator[str]:
     import numpy as np
 
     from .progress import span
@@ -189,9 +189,9 @@ def _summary(solution: Solution, seconds: float, compiling: float) -> Iterator[s
     yield f"{solution.problem.name}: {click.style(status, fg=colour, bold=True)}"
     if status != "solved" and solution.message:
         yield f"  because     {solution.message}"
-    yield f"  parameters  {_listed({k: float(v) for k, v in solution.parameters.items()})}"
+    yield f"  parameters  {listed({k: float(v) for k, v in solution.parameters.items()})}"
     if solution.problem.sizes:
-        yield f"  sizes       {_listed(dict(solution.problem.sizes))}"
+        yield f"  sizes       {listed(dict(solution.problem.sizes))}"
     bound = float(solution.error_bound)
     if not np.isnan(bound):
         if "gain" in solution.arrays:
@@ -237,7 +237,7 @@ def _extent(array: Any) -> str:
     return f"{np.nanmin(array):.6g} to {np.nanmax(array):.6g}"
 
 
-def _listed(values: Mapping[str, Any]) -> str:
+def listed(values: Mapping[str, Any]) -> str:
     each = (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
     return ", ".join(each)
 

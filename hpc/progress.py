@@ -52,7 +52,7 @@ class Silent:
         """Ignore."""
 
 
-class Tally:
+class _Tally:
     """The counts of one run and what follows from them: share, rate, remaining time.
 
     The rate counts only the points of this run, so that a resumed sweep does not claim the speed
@@ -122,13 +122,13 @@ class Lines:
         self._every = every
         self._clock = clock
         self._last = clock()
-        self._tally: Tally | None = None
+        self._tally: _Tally | None = None
         self._told = -1
         self._jobs = self._jobs_told = ""
 
     def start(self, total: int, done: int) -> None:
         """Announce the size of the sweep."""
-        self._tally = Tally(total, done, self._clock)
+        self._tally = _Tally(total, done, self._clock)
         self._last = self._clock()
         before = f", {done} of them committed before" if done else ""
         self._write(f"{total} points{before}")
@@ -177,7 +177,7 @@ class Bar:
     def __init__(self) -> None:
         self._live: Any = None
         self._task: Any = None
-        self._tally: Tally | None = None
+        self._tally: _Tally | None = None
 
     def start(self, total: int, done: int) -> None:
         """Show the bar."""
@@ -185,7 +185,7 @@ class Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as Live
 
-        self._tally = Tally(total, done, time.monotonic)
+        self._tally = _Tally(total, done, time.monotonic)
         self._live = Live(
             SpinnerColumn(),
             BarColumn(bar_width=28),
@@ -258,7 +258,7 @@ def rate_of(points_per_second: float) -> str:
     return f"{points_per_second:.2g} points/s"
 
 
-def _coloured(tally: Tally) -> str:
+def _coloured(tally: _Tally) -> str:
     parts = [f"[green]{tally.solved} solved[/]"]
     parts.append(f"[yellow]{tally.inexact} inexact[/]" if tally.inexact else "0 inexact")
     parts.append(f"[red]{tally.failed} failed[/]" if tally.failed else "0 failed")

@@ -205,7 +205,7 @@ def shapes_of(made: Any) -> Shapes | None:
     return {n: (dims, jax.ShapeDtypeStruct(x.shape, x.dtype)) for n, dims, x in named(made)}
 
 
-def _points(factory: Factory, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_points(factory: Factory, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     spec = jax.ShapeDtypeStruct(shape, np.float64)
     return dict.fromkeys(signature(factory).parameters, spec)
 
@@ -243,7 +243,7 @@ def lane(factory: Factory, sizes: Mapping[str, Any]) -> Lane:
         jax.eval_shape(run, {})
         return Lane(2 * results, False)
     two, three = (
-        [*_equations(jax.make_jaxpr(jax.vmap(run))(_points(factory, (n,))).jaxpr)] for n in (2, 3)
+        [*_equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)] for n in (2, 3)
     )
     grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
     alone = any(
