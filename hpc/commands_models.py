@@ -238,6 +238,7 @@ def _extent(array: Any) -> str:
 
 
 def listed(values: Mapping[str, Any]) -> str:
+    """Return names and values in one line: ``beta=0.96, n_a=200``."""
     each = (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
     return ", ".join(each)
 

@@ -206,6 +206,7 @@ def shapes_of(made: Any) -> Shapes | None:
 
 
 def abstract_points(factory: Factory, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return a factory's parameters as arrays without values, of one shape each."""
     spec = jax.ShapeDtypeStruct(shape, np.float64)
     return dict.fromkeys(signature(factory).parameters, spec)
 
