@@ -244,7 +244,8 @@ def lane(factory: Factory, sizes: Mapping[str, Any]) -> Lane:
         jax.eval_shape(run, {})
         return Lane(2 * results, False)
     two, three = (
-        [*_equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)] for n in (2, 3)
+        [*_equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
+        for n in (2, 3)
     )
     grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
     alone = any(
