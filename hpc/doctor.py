@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .._version import __version__
-from ..solvers.errors import DpsolveError, StoreError
-from .alive import is_alive
-from .creation import DRAFT
-from .files import PARTIAL
-from .provenance import version_notes
-from .store import Store, open_store
+from dpsolve._version import __version__
+from dpsolve.hpc.store.atomic_files import PARTIAL
+from dpsolve.hpc.store.create import DRAFT
+from dpsolve.hpc.store.provenance import version_notes
+from dpsolve.hpc.store.store import Store, open_store
+from dpsolve.solvers.errors import DpsolveError, StoreError
 
-__all__ = ["Finding", "examine"]
+from .process_alive import is_alive
 
 _SHOWN = 5
 
@@ -159,7 +158,7 @@ def _tasks(store: Store) -> Iterator[Finding]:
 
 def _contents(store: Store) -> Iterator[Finding]:
     """Read every committed number and compare it with its checksums."""
-    from .verification import verify
+    from dpsolve.hpc.verify.verification import verify
 
     try:
         found = verify(store.path, sample=0)

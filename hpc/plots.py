@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..solvers.errors import UsageError, did_you_mean
-from .schema import RECORDS
+from dpsolve.hpc.plan.store_schema import RECORDS
+from dpsolve.solvers.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["picture", "select"]
 
 _LINES = 5
 _STATUS = {"pending": "0.85", "failed": "#c0392b", "inexact": "#e6a23c", "solved": "#2e7d5b"}

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
-__all__ = ["Bar", "Lines", "Progress", "Silent", "progress_for", "span"]
-
 
 class Progress(Protocol):
     """What a sweep reports while it runs."""

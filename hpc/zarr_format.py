@@ -30,8 +30,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["STRING", "ZarrArray", "group_document", "item_bytes"]
-
 STRING = "string"
 """The data type of text; every other is named as in NumPy."""
 

@@ -87,10 +87,10 @@ def _timed(body: str, n: int, rounds: int) -> list[float]:
 
 def batching() -> list[Row]:
     """Solve a sweep in which a tenth of the points needs 50 times the sweeps of the others."""
-    from dpsolve.sharding.mesh import ONE_DEVICE
-    from dpsolve.sharding.program import Program
-    from dpsolve.sharding.serving import Results, serve
-    from dpsolve.sharding.whole import Whole
+    from dpsolve.sharding.batches.program import Program
+    from dpsolve.sharding.batches.refill import Results, serve
+    from dpsolve.sharding.batches.single_pass import Whole
+    from dpsolve.sharding.devices.mesh import ONE_DEVICE
     from dpsolve.solvers.library import growth
     from dpsolve.solvers.options import SolveOptions
 
@@ -142,10 +142,10 @@ import json
 import jax, numpy as np
 from jax.sharding import PartitionSpec
 import dpsolve as dp
-from dpsolve.sharding.fit import make_cut
-from dpsolve.sharding.mesh import STATES, MeshShape, make_mesh
-from dpsolve.solvers.factory import build
-from dpsolve.solvers.lattice import Lattice
+from dpsolve.sharding.devices.fit import make_cut
+from dpsolve.sharding.devices.mesh import STATES, MeshShape, make_mesh
+from dpsolve.solvers.model.factory import build
+from dpsolve.solvers.operators.bellman import Lattice
 from dpsolve.solvers.library import savings
 shape, sizes = MeshShape(1, 2), {"n_a": 5_000, "n_z": 25}
 cut, mesh = make_cut(savings, sizes, shape), make_mesh(shape)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from dpsolve.hpc.store import Store
+    from dpsolve.hpc.store.store import Store
 
 Row = tuple[str, str, str, str]  # as in benchmarks.py: what, measured, ratio, target
 
@@ -118,8 +118,8 @@ class Bench:
 
 def ledger(path: Path) -> list[dict[str, Any]]:
     """Return the events of a store's ledger in the order of time."""
-    from dpsolve.hpc.ledger import read_ledger
-    from dpsolve.hpc.store import open_store
+    from dpsolve.hpc.store.event_log import read_ledger
+    from dpsolve.hpc.store.store import open_store
 
     return [
         {"t": event.time, "writer": event.writer, "what": event.what} | event.facts
@@ -200,9 +200,9 @@ def recorded(folder: Path) -> np.ndarray[Any, Any]:
     import xarray as xr
 
     from dpsolve.hpc.progress import Silent
-    from dpsolve.hpc.resolve import resolve
-    from dpsolve.hpc.spec import sweep_from
-    from dpsolve.hpc.sweep import run_sweep
+    from dpsolve.hpc.run.sweep import run_sweep
+    from dpsolve.hpc.sweep_file.fields import sweep_from
+    from dpsolve.hpc.sweep_file.model_source import resolve
 
     store = folder / "recorded.zarr"
     asked = {
@@ -223,12 +223,12 @@ def recorded(folder: Path) -> np.ndarray[Any, Any]:
 
 def million(folder: Path, per_task: int | None) -> list[Row]:
     """Plan, store, resume and tell the status of a million points; simulate their workers."""
-    from dpsolve.hpc.creation import create
-    from dpsolve.hpc.plan import make_plan
-    from dpsolve.hpc.resolve import resolve
-    from dpsolve.hpc.spec import sweep_from
-    from dpsolve.hpc.status import read_status
-    from dpsolve.hpc.store import open_store
+    from dpsolve.hpc.plan.plan import make_plan
+    from dpsolve.hpc.store.create import create
+    from dpsolve.hpc.store.status import read_status
+    from dpsolve.hpc.store.store import open_store
+    from dpsolve.hpc.sweep_file.fields import sweep_from
+    from dpsolve.hpc.sweep_file.model_source import resolve
 
     (folder / "tiny.py").write_text(TINY)
     store_path = folder / f"million-{per_task}.zarr"
@@ -267,7 +267,7 @@ def million(folder: Path, per_task: int | None) -> list[Row]:
 
 def commit(store: Store, numbers: range) -> None:
     """Commit tasks as workers do, with results that nothing had to compute."""
-    from dpsolve.sharding.program import Batch
+    from dpsolve.sharding.batches.program import Batch
 
     bucket = store.buckets[0].bucket
     for number in numbers:
@@ -365,10 +365,10 @@ def simulated(
     to which dask's is to be added. Workers start one a second (a profile's `submit_pause`), and
     some are lost.
     """
-    from dpsolve.hpc import conductor as module
-    from dpsolve.hpc.dispatch import Dispatch
-    from dpsolve.hpc.ledger import Ledger
-    from dpsolve.hpc.worker import Post
+    from dpsolve.hpc.cluster import coordinator as module
+    from dpsolve.hpc.cluster.messages import Post
+    from dpsolve.hpc.cluster.task_queue import Dispatch
+    from dpsolve.hpc.store.event_log import Ledger
 
     tasks = len(store.tasks)
     length = np.random.default_rng(0).choice(shape, tasks) * mean

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dpsolve as dp
-from dpsolve.sharding.threads import cores
+from dpsolve.sharding.devices.threads import cores
 
 Row = tuple[str, str, str, str]  # what, measured, ratio (lowest-highest), target
 
@@ -128,9 +128,9 @@ def savings() -> list[Row]:
 def sweep() -> list[Row]:
     """Time the whole of a sweep, less imports and compilation: against the bare solve_many."""
     from dpsolve.hpc.progress import Silent
-    from dpsolve.hpc.resolve import resolve
-    from dpsolve.hpc.spec import sweep_from
-    from dpsolve.hpc.sweep import run_sweep
+    from dpsolve.hpc.run.sweep import run_sweep
+    from dpsolve.hpc.sweep_file.fields import sweep_from
+    from dpsolve.hpc.sweep_file.model_source import resolve
 
     beta = np.linspace(0.90, 0.97, 1_000)
     folder = Path(tempfile.mkdtemp())
@@ -179,8 +179,8 @@ def memory() -> list[Row]:
 
 def maximum() -> list[Row]:
     """Time one sweep over pairs, policy included: against XLA's max and argmax."""
-    from dpsolve.solvers.lattice import Lattice
     from dpsolve.solvers.library import savings as model
+    from dpsolve.solvers.operators.bellman import Lattice
 
     v = jnp.asarray(np.random.default_rng(0).normal(size=(1_000, 25)))
     lattice = Lattice(model(n_a=1_000, n_z=25))
@@ -200,10 +200,10 @@ def maximum() -> list[Row]:
 
 def doubling() -> list[Row]:
     """Time a batch of growth models evaluated by path doubling: against BiCGSTAB."""
-    from dpsolve.sharding.program import Program
-    from dpsolve.solvers.lattice import LatticePolicy
+    from dpsolve.sharding.batches.program import Program
     from dpsolve.solvers.library import growth
-    from dpsolve.solvers.operator import PolicyOperator
+    from dpsolve.solvers.operators.base import PolicyOperator
+    from dpsolve.solvers.operators.bellman import LatticePolicy
     from dpsolve.solvers.options import SolveOptions
 
     ours, other = (Program(growth, {"n_k": 100}, SolveOptions(tol=1e-8)) for _ in range(2))

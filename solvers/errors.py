@@ -8,20 +8,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = [
-    "AgreedError",
-    "ClusterError",
-    "DeviceError",
-    "DpsolveError",
-    "ModelError",
-    "PeerError",
-    "RefusedError",
-    "StoreError",
-    "UsageError",
-    "VerificationError",
-    "did_you_mean",
-]
-
 
 class DpsolveError(Exception):
     """Base of every error that dpsolve raises on purpose."""

@@ -9,14 +9,6 @@ from typing import Any
 
 from .errors import UsageError, did_you_mean
 
-__all__ = [
-    "CRITERIA",
-    "METHODS",
-    "STATIONARY_METHODS",
-    "SolveOptions",
-    "canonical",
-]
-
 # The canonical name of each method, and what else it is called in the literature.
 METHODS: dict[str, tuple[str, ...]] = {
     "auto": (),
@@ -87,7 +79,7 @@ class SolveOptions:
         Moments of it to find (see :mod:`.moments`): ``gini_a``, ``mean_consumption``, ``p90_a``,
         one of the model's own; ``moments`` stands for a usual set. They imply the distribution.
     gradients : tuple of str
-        Parameters to differentiate by, at the fixed optimal policy (see :mod:`.implicit`).
+        Parameters to differentiate by, at the fixed optimal policy (see :mod:`.gradients`).
     periods : int or None
         Also follow the distribution over so many periods, from `initial`.
     initial : mapping or None
@@ -113,7 +105,7 @@ class SolveOptions:
     certificate : str
         ``full`` (``auto`` is another word for it): a sweep over all pairs of a state and a choice.
         ``sampled``: over those of a random sample of states, with a statement of probability (see
-        :mod:`.sampled`) and no proof, where the maximum goes by divide and conquer.
+        :mod:`.sampled_certificate`) and no proof, where the maximum goes by divide and conquer.
     sample, sample_seed : int
         States in the sample, and the seed that draws them.
     """

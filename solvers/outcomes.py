@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PER_POINT", "RECORDS", "Outcome", "sentence", "word"]
-
 RECORDS = ("residual", "error_bound", "iterations")
 PER_POINT = (*RECORDS, "code")  # one number per point, whatever the model
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from dpsolve.solvers.model.factory import Factory, signature
+from dpsolve.solvers.numerics.tracing import is_concrete
+
 from .errors import UsageError
-from .factory import Factory, signature
 from .options import SolveOptions
 from .outcomes import RECORDS, sentence, word
-from .tracing import is_concrete
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["POINT", "TIME", "Problem", "Solution", "labelled"]
 
 Array = Any
 CERTIFICATE = "certificate"  # the array that tells which it was: 0 full, 1 by a sample
@@ -90,7 +90,7 @@ class Solution:
         Moments of the stationary distribution, those that ``moments`` asked for.
     gradients : dict of str to dict of str to array
         By parameter, then by variable, those that ``gradients`` asked for:
-        ``gradients["beta"]["value"]``. Policies are held fixed; see :mod:`.implicit`.
+        ``gradients["beta"]["value"]``. Policies are held fixed; see :mod:`.gradients`.
     residual, error_bound : float
         Sup-norm of the last sweep's change; certified sup-norm error of `value`.
     iterations : int
@@ -100,7 +100,7 @@ class Solution:
     message : str, or array of str
         Why, in a sentence; empty when solved.
     certificate : str, or array of str
-        ``full``, or ``sampled`` (see :mod:`.sampled`).
+        ``full``, or ``sampled`` (see :mod:`.sampled_certificate`).
     parameters : dict
         Every economic parameter.
     problem : Problem

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
-from dpsolve.hpc.cli import main
-from dpsolve.sharding.coordinates import coordinates
-from dpsolve.sharding.outline import outline
-from dpsolve.solvers.cyclic import Cyclic
-from dpsolve.solvers.implicit import differentiable_point
-from dpsolve.solvers.lattice import Lattice
+from dpsolve.hpc.cli.main import main
+from dpsolve.sharding.batches.coordinates import coordinates
+from dpsolve.sharding.batches.outline import outline
 from dpsolve.solvers.library.savings import savings
-from dpsolve.solvers.model import Model
+from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.cyclic import Cyclic
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.point import solve_made
-from dpsolve.solvers.population import told
+from dpsolve.solvers.solve.gradients import differentiable_point
+from dpsolve.solvers.solve.point import solve_made
+from dpsolve.solvers.solve.statistics import told
 
 
 @pytest.fixture

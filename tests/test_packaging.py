@@ -186,7 +186,7 @@ def test_wheel_runs_on_every_machine(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/WHEEL"))
     assert email.message_from_bytes(wheel.read(name))["Tag"] == "py3-none-any"
     (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-    assert "dpsolve = dpsolve.hpc.cli:main" in wheel.read(name).decode()
+    assert "dpsolve = dpsolve.hpc.cli.main:main" in wheel.read(name).decode()
 
 
 @pytest.mark.slow

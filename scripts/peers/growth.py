@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dpsolve as dp
-from dpsolve.sharding.threads import cores
+from dpsolve.sharding.devices.threads import cores
 
 from .machine import machine
 from .timing import LIMIT, Contender, Row, clock, compare, seconds

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpsolve.sharding.threads import cores
+from dpsolve.sharding.devices.threads import cores
 
 __all__ = ["Machine", "bandwidth", "machine", "rate"]
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ModelError, did_you_mean
-from ..factory import Factory
+from dpsolve.solvers.errors import ModelError, did_you_mean
+from dpsolve.solvers.model.factory import Factory
+
 from .ascent import ascent
 from .cake import cake
 from .call_option import call_option

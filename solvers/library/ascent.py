@@ -3,7 +3,8 @@
 import jax
 from jax import lax
 
-from ..root import implicit
+from dpsolve.solvers.numerics.fixed_point import implicit
+
 from .sizes import at_least
 
 

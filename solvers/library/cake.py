@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from ..grids import grid
-from ..model import Model
+from dpsolve.solvers.model.grids import grid
+from dpsolve.solvers.model.model import Model
 
 
 def cake(beta: float = 0.95, *, n_x: int = 100, horizon: int | None = None) -> Model:

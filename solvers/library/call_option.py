@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import ndtr
 
-from ..errors import UsageError
-from ..monte_carlo import monte_carlo
+from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.numerics.monte_carlo import monte_carlo
+
 from .sizes import at_least
 
 

@@ -4,12 +4,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import ndtr
 
-from ..chain import stationary_of
-from ..dense_chain import hitting
-from ..errors import UsageError
-from ..hitting import distance, slack
-from ..options import STATIONARY_METHODS, canonical
-from ..root import implicit
+from dpsolve.solvers.distributions.certificate import distance, slack
+from dpsolve.solvers.distributions.dense_chain import hitting
+from dpsolve.solvers.distributions.stationary_solver import stationary_of
+from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.numerics.fixed_point import implicit
+from dpsolve.solvers.options import STATIONARY_METHODS, canonical
+
 from .sizes import at_least
 
 DIRECT = ("linear", "null", "gth")  # are as exact as they can be at once

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln, xlogy
 
-from ..errors import UsageError
-from ..grids import iid, integers
-from ..model import Model
+from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.model.grids import iid, integers
+from dpsolve.solvers.model.model import Model
+
 from .sizes import at_least
 
 

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
-from ..chains import rouwenhorst
-from ..grids import grid
-from ..model import Model, crra
+from dpsolve.solvers.model.grids import grid
+from dpsolve.solvers.model.markov import rouwenhorst
+from dpsolve.solvers.model.model import Model, crra
 
 
 def savings(

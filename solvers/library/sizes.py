@@ -1,8 +1,6 @@
 """Sizes of the built-ins, refused in words where they are none."""
 
-from ..errors import UsageError
-
-__all__ = ["at_least"]
+from dpsolve.solvers.errors import UsageError
 
 
 def at_least(least: int, **sizes: object) -> None:

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from ..product import over_product
+from dpsolve.solvers.numerics.product import over_product
+
 from .sizes import at_least
 
 

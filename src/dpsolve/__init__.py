@@ -18,69 +18,69 @@ else:
     os.environ["JAX_ENABLE_X64"] = "1"  # read by JAX when it is first imported
 
 if TYPE_CHECKING:
-    from .hpc.loading import load as load
-    from .hpc.results import open as open
-    from .hpc.verification import verify as verify
-    from .sharding.many import solve_many as solve_many
-    from .sharding.one import solve as solve
-    from .sharding.panel import Panel as Panel
-    from .sharding.panel import simulate as simulate
-    from .solvers.chains import markov as markov
-    from .solvers.chains import rouwenhorst as rouwenhorst
-    from .solvers.chains import tauchen as tauchen
-    from .solvers.check import check as check
-    from .solvers.describe import describe as describe
-    from .solvers.distribution import Distribution as Distribution
+    from .hpc.store.load import load as load
+    from .hpc.store.open import open as open
+    from .hpc.verify.verification import verify as verify
+    from .sharding.panels.simulate import Panel as Panel
+    from .sharding.panels.simulate import simulate as simulate
+    from .sharding.solve import solve as solve
+    from .sharding.solve_many import solve_many as solve_many
+    from .solvers.distributions.distribution import Distribution as Distribution
+    from .solvers.distributions.path import path as path
+    from .solvers.distributions.stationary import stationary as stationary
     from .solvers.errors import DpsolveError as DpsolveError
     from .solvers.errors import ModelError as ModelError
     from .solvers.errors import RefusedError as RefusedError
     from .solvers.errors import StoreError as StoreError
     from .solvers.errors import UsageError as UsageError
     from .solvers.errors import VerificationError as VerificationError
-    from .solvers.forward import path as path
-    from .solvers.grids import grid as grid
-    from .solvers.grids import iid as iid
-    from .solvers.grids import integers as integers
-    from .solvers.model import Model as Model
-    from .solvers.model import TabularModel as TabularModel
-    from .solvers.model import crra as crra
-    from .solvers.monte_carlo import monte_carlo as monte_carlo
+    from .solvers.inspection.check import check as check
+    from .solvers.inspection.describe import describe as describe
+    from .solvers.model.grids import grid as grid
+    from .solvers.model.grids import iid as iid
+    from .solvers.model.grids import integers as integers
+    from .solvers.model.markov import markov as markov
+    from .solvers.model.markov import rouwenhorst as rouwenhorst
+    from .solvers.model.markov import tauchen as tauchen
+    from .solvers.model.model import Model as Model
+    from .solvers.model.model import TabularModel as TabularModel
+    from .solvers.model.model import crra as crra
+    from .solvers.numerics.fixed_point import fixed_point as fixed_point
+    from .solvers.numerics.fixed_point import implicit as implicit
+    from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
+    from .solvers.operators.tabular import mdp as mdp
     from .solvers.options import SolveOptions as SolveOptions
-    from .solvers.root import fixed_point as fixed_point
-    from .solvers.root import implicit as implicit
     from .solvers.solution import Solution as Solution
-    from .solvers.stationary import stationary as stationary
-    from .solvers.tabular import mdp as mdp
 
 # Where each public name lives.
 _HOME = {
-    "Model": "solvers.model",
-    "crra": "solvers.model",
-    "TabularModel": "solvers.model",
-    "grid": "solvers.grids",
-    "integers": "solvers.grids",
-    "iid": "solvers.grids",
-    "markov": "solvers.chains",
-    "rouwenhorst": "solvers.chains",
-    "tauchen": "solvers.chains",
-    "mdp": "solvers.tabular",
+    "Model": "solvers.model.model",
+    "crra": "solvers.model.model",
+    "TabularModel": "solvers.model.model",
+    "grid": "solvers.model.grids",
+    "integers": "solvers.model.grids",
+    "iid": "solvers.model.grids",
+    "markov": "solvers.model.markov",
+    "rouwenhorst": "solvers.model.markov",
+    "tauchen": "solvers.model.markov",
+    "mdp": "solvers.operators.tabular",
     "SolveOptions": "solvers.options",
     "Solution": "solvers.solution",
-    "solve": "sharding.one",
-    "check": "solvers.check",
-    "describe": "solvers.describe",
-    "stationary": "solvers.stationary",
-    "path": "solvers.forward",
-    "Distribution": "solvers.distribution",
-    "monte_carlo": "solvers.monte_carlo",
-    "fixed_point": "solvers.root",
-    "implicit": "solvers.root",
-    "solve_many": "sharding.many",
-    "Panel": "sharding.panel",
-    "simulate": "sharding.panel",
-    "open": "hpc.results",
-    "load": "hpc.loading",
-    "verify": "hpc.verification",
+    "solve": "sharding.solve",
+    "check": "solvers.inspection.check",
+    "describe": "solvers.inspection.describe",
+    "stationary": "solvers.distributions.stationary",
+    "path": "solvers.distributions.path",
+    "Distribution": "solvers.distributions.distribution",
+    "monte_carlo": "solvers.numerics.monte_carlo",
+    "fixed_point": "solvers.numerics.fixed_point",
+    "implicit": "solvers.numerics.fixed_point",
+    "solve_many": "sharding.solve_many",
+    "Panel": "sharding.panels.simulate",
+    "simulate": "sharding.panels.simulate",
+    "open": "hpc.store.open",
+    "load": "hpc.store.load",
+    "verify": "hpc.verify.verification",
     "DpsolveError": "solvers.errors",
     "ModelError": "solvers.errors",
     "RefusedError": "solvers.errors",

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import zarr
 
-from dpsolve.hpc.ledger import Event
 from dpsolve.hpc.progress import Silent
-from dpsolve.hpc.resolve import resolve
-from dpsolve.hpc.spec import Sweep, sweep_from
-from dpsolve.hpc.sweep import Outcome, run_sweep
+from dpsolve.hpc.run.sweep import Outcome, run_sweep
+from dpsolve.hpc.store.event_log import Event
+from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
+from dpsolve.hpc.sweep_file.model_source import resolve
 
 from .local_slurm import LocalSlurm, local_slurm, until, why_not
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dpsolve.hpc.alive import is_alive, process_age
+from dpsolve.hpc.process_alive import is_alive, process_age
 
 
 @pytest.fixture(params=["proc", "signal"])

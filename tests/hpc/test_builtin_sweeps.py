@@ -11,11 +11,11 @@ import zarr
 from click.testing import CliRunner
 
 import dpsolve as dp
-from dpsolve.hpc.cli import cli
+from dpsolve.hpc.cli.main import cli
 from dpsolve.hpc.plots import picture
-from dpsolve.hpc.spec import Sweep, sweep_from
-from dpsolve.hpc.status import read_status
-from dpsolve.hpc.store import open_store
+from dpsolve.hpc.store.status import read_status
+from dpsolve.hpc.store.store import open_store
+from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 
 from .conftest import assert_equal_stores, run
 

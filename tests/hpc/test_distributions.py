@@ -13,16 +13,16 @@ import pytest
 import zarr
 
 import dpsolve as dp
-from dpsolve.hpc.check_names import check_names
-from dpsolve.hpc.overrides import Overrides
-from dpsolve.hpc.reading import read_sweep
-from dpsolve.hpc.resolve import resolve
-from dpsolve.hpc.results import open as open_results
-from dpsolve.hpc.spec import asked_for, options_of, sweep_from
-from dpsolve.hpc.status import read_status
-from dpsolve.hpc.store import open_store
+from dpsolve.hpc.plan.check_names import check_names
+from dpsolve.hpc.store.open import open as open_results
+from dpsolve.hpc.store.status import read_status
+from dpsolve.hpc.store.store import open_store
+from dpsolve.hpc.sweep_file.fields import asked_for, options_of, sweep_from
+from dpsolve.hpc.sweep_file.model_source import resolve
+from dpsolve.hpc.sweep_file.overrides import Overrides
+from dpsolve.hpc.sweep_file.reader import read_sweep
 from dpsolve.solvers.library import savings
-from dpsolve.solvers.point import footprint
+from dpsolve.solvers.solve.point import footprint
 
 from .conftest import assert_equal_stores, run
 from .test_verification import alter, assert_refuted, vouch

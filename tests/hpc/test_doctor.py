@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from dpsolve.hpc.cli import cli
+from dpsolve.hpc.cli.main import cli
 from dpsolve.hpc.doctor import Finding, examine
 
 from .conftest import files, run

@@ -9,9 +9,9 @@ import pytest
 from scipy.optimize import brentq
 
 import dpsolve as dp
-from dpsolve.hpc.design import make_design
-from dpsolve.hpc.reading import read_sweep
-from dpsolve.hpc.resolve import resolve
+from dpsolve.hpc.plan.design import make_design
+from dpsolve.hpc.sweep_file.model_source import resolve
+from dpsolve.hpc.sweep_file.reader import read_sweep
 
 SIZES = {
     "ascent": (20, [""]),

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, QuadMesh
 
 from dpsolve import UsageError
-from dpsolve.hpc.cli import cli
+from dpsolve.hpc.cli.main import cli
 from dpsolve.hpc.plots import picture, select
 
 from .conftest import run

@@ -13,21 +13,21 @@ import xarray as xr
 from click.testing import CliRunner
 
 from dpsolve import RefusedError
-from dpsolve.hpc import desk as desks
-from dpsolve.hpc.cli import cli
-from dpsolve.hpc.design import Bucket, make_design
-from dpsolve.hpc.desk import Desk
-from dpsolve.hpc.executors import LocalExecutor
-from dpsolve.hpc.orders import Order, Post
-from dpsolve.hpc.resolve import resolve
-from dpsolve.hpc.sequence import sequence
-from dpsolve.hpc.spec import Sweep, sweep_from
-from dpsolve.hpc.store import open_store
-from dpsolve.hpc.sweep import create_store, resume
-from dpsolve.hpc.tasks import Task, cut
-from dpsolve.sharding.strands import STRAND
-from dpsolve.solvers.factory import signature
+from dpsolve.hpc.cli.main import cli
+from dpsolve.hpc.cluster import worker as desks
+from dpsolve.hpc.cluster.messages import Order, Post
+from dpsolve.hpc.cluster.worker import Desk
+from dpsolve.hpc.plan.design import Bucket, make_design
+from dpsolve.hpc.plan.order import sequence
+from dpsolve.hpc.plan.tasks import Task, cut
+from dpsolve.hpc.run.executor import LocalExecutor
+from dpsolve.hpc.run.sweep import create_store, resume
+from dpsolve.hpc.store.store import open_store
+from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
+from dpsolve.hpc.sweep_file.model_source import resolve
+from dpsolve.sharding.batches.warm_order import STRAND
 from dpsolve.solvers.library import growth as growth_factory
+from dpsolve.solvers.model.factory import signature
 
 from .conftest import Listener, assert_equal_stores, run
 
@@ -121,8 +121,8 @@ def test_whoever_runs_a_task_and_in_whatever_portions_the_store_is_the_same(
     store = create_store(parts, resolve("growth"))
     assert len([*LocalExecutor().run(store, [store.tasks[1]], print)]) == 1
     monkeypatch.setattr(desks, "PORTIONS", 10**6)
-    monkeypatch.setattr("dpsolve.sharding.threads.cores", lambda: 1)
-    monkeypatch.setattr("dpsolve.sharding.program.Program.workers", 1)
+    monkeypatch.setattr("dpsolve.sharding.devices.threads.cores", lambda: 1)
+    monkeypatch.setattr("dpsolve.sharding.batches.program.Program.workers", 1)
     desk = Desk(Post(store=str(store.path), topic=""))
     program = desk._compiled(store.tasks[0], 0, lambda _: None)[0]
     assert program.lanes == 1

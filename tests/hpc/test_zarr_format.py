@@ -12,7 +12,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpsolve.hpc.schema import inner_chunk
+from dpsolve.hpc.plan.store_schema import inner_chunk
 from dpsolve.hpc.zarr_format import ZarrArray, group_document
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dpsolve.hpc.profiles import find_profile, list_profiles
+from dpsolve.hpc.slurm.profiles import find_profile, list_profiles
 
 ROOM = Path(__file__).resolve().parents[2] / "slurm"
 PROFILES = sorted(ROOM.glob("*.toml"))

@@ -1,0 +1,202 @@
+"""``dpsolve solve --store``: one model into a store, by one process or several, resumable."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from dpsolve.solvers.errors import AgreedError, DpsolveError, PeerError, UsageError
+
+from .options import command_line, read_target
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.distributed_solve.solve import Ending
+    from dpsolve.hpc.sweep_file.reader import Reading
+    from dpsolve.sharding.processes.group import Roll
+
+
+GRACE = 5.0  # seconds for an error to turn out as another process's end
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--store", metavar="PATH", help="Solve into a store; the same command resumes."),
+    click.option("--keep", multiple=True, metavar="NAMES",
+                 help="With --store, variables to store: --keep value,policy."),
+    click.option("--with", "other", multiple=True, metavar="KEY=VALUE",
+                 help="With --store, any other field of a sweep file: --with solve.max_iter=9999."),
+    click.option("--checkpoint", type=click.FloatRange(min=0), default=300.0, show_default=True,
+                 metavar="SECONDS", help="With --store, time between checkpoints; 0 for none."),
+    click.option("--distributed", is_flag=True,
+                 help="One of several processes: under srun, or with the next three options."),
+    click.option("--coordinator", metavar="HOST:PORT", help="Where process 0 can be reached."),
+    click.option("--processes", type=click.IntRange(min=1), metavar="N"),
+    click.option("--process-id", "process", type=click.IntRange(min=0), metavar="I",
+                 help="Which of them this is, from 0."),
+    click.option("--wait", type=click.FloatRange(min=1), default=300.0, show_default=True,
+                 metavar="SECONDS", help="How long to wait for the other processes."),
+)  # fmt: skip
+
+
+def store_options(command: F) -> F:
+    """Add the options that say where a solve goes, and who takes part in it."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def asks_for_store(given: Mapping[str, Any]) -> bool:
+    """Tell whether a solve goes into a store; refuse options that make no sense without.
+
+    Raises
+    ------
+    UsageError
+        If there are some.
+    """
+    seat = {"--coordinator": "coordinator", "--processes": "processes", "--process-id": "process"}
+    if not given["distributed"]:
+        for option, name in seat.items():
+            if given[name] is not None:
+                raise UsageError(f"{option} says who takes part; it needs --distributed")
+    if given["store"] is not None:
+        return True
+    for option, asked in (
+        ("--distributed", given["distributed"]),
+        ("--keep", given["keep"]),
+        ("--with", given["other"]),
+    ):
+        if asked:
+            raise UsageError(f"{option} needs a store to write to: --store PATH.zarr")
+    return False
+
+
+def solve_stored(
+    ctx: click.Context,
+    model: str,
+    *,
+    mesh: str | None,
+    distributed: bool,
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    wait: float,
+    checkpoint: float,
+    **sweep: Any,
+) -> None:
+    """Solve one model into a store, and tell how it ended; see `_OPTIONS`."""
+    from dpsolve.hpc.distributed_solve.agreement import together
+    from dpsolve.hpc.distributed_solve.slurm_step import find_seat
+    from dpsolve.hpc.distributed_solve.solving import solve_into_store
+    from dpsolve.hpc.progress import Silent, progress_for
+    from dpsolve.sharding.devices.mesh import MeshShape
+    from dpsolve.sharding.processes.rendezvous import alone, end, start
+
+    shape = MeshShape.read(mesh)
+    if shape is None and mesh is None and not distributed:
+        shape = MeshShape()
+    roll = alone()
+    if distributed:
+        seat = find_seat(coordinator, processes, process)
+        roll = start(seat, wait, lambda text: _lost(text, sweep["store"]))
+    try:
+        reading = together(roll, lambda: _read(model, sweep))
+        ending = solve_into_store(
+            reading.sweep, reading.source, mesh=shape, roll=roll, every=checkpoint,
+            progress=progress_for() if roll.first else Silent(), command=command_line(),
+        )  # fmt: skip
+        end(roll)
+    except AgreedError as error:
+        end(roll)
+        if error.ours:
+            raise
+        ctx.exit(error.exit_code)
+    except BaseException as error:
+        if roll.alone:
+            raise
+        _abandon(roll, error)
+    if roll.first:
+        for line in _summary(reading, ending, roll):
+            click.echo(line)
+    ctx.exit(ending.exit_code)
+
+
+def _read(model: str, given: Mapping[str, Any]) -> Reading:
+    if model.endswith(".toml"):
+        raise UsageError(f"{model} is a sweep, and solve takes one model; write: dpsolve sweep")
+    other = (*given["other"], "one_point=true")
+    return read_target(model, **{**given, "other": other})
+
+
+def _lost(text: str, store: str) -> NoReturn:
+    """End this process, whatever its main thread hangs in: a collective waits for ever.
+
+    At once, and by nothing that could wait: JAX is about to abort, in words of its own.
+    """
+    text = (
+        f"error: {text}. The processes that are left end as well. Nothing that was committed or "
+        f"checkpointed is lost: the same command goes on from the last checkpoint in {store}.\n"
+    )
+    os.write(2, text.encode())
+    os._exit(PeerError.exit_code)
+
+
+def _abandon(roll: Roll, error: BaseException) -> NoReturn:
+    """End after an error that the other processes do not share."""
+    if roll.await_loss(GRACE):
+        time.sleep(GRACE)  # `_lost` says so meanwhile and ends this process; be quiet
+    code = error.exit_code if isinstance(error, DpsolveError) else 1
+    if isinstance(error, KeyboardInterrupt):
+        code = 130
+    text = str(error) or type(error).__name__
+    if isinstance(error, DpsolveError | KeyboardInterrupt):
+        _say(text)
+    else:
+        traceback.print_exception(error)
+    roll.leave(text.splitlines()[0])
+    sys.stdout.flush()
+    os._exit(code)  # JAX would wait at its end for processes that are gone
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)
+    sys.stderr.flush()
+
+
+def _summary(reading: Reading, ending: Ending, roll: Roll) -> Iterator[str]:
+    from dpsolve.hpc.progress import span
+
+    colour = {"solved": "green", "inexact": "yellow", "pending": "cyan"}.get(ending.status, "red")
+    yield f"{reading.source.name}: {click.style(ending.status, fg=colour, bold=True)}"
+    if ending.status != "solved" and ending.message:
+        yield f"  because     {ending.message}"
+    if not math.isnan(ending.error_bound):
+        tol = reading.sweep.solve.get("tol")
+        yield f"  accuracy    certified error {ending.error_bound:.3g} (tol {tol:g})"
+        taken_up = f", taken up after {ending.resumed}" if ending.resumed is not None else ""
+        yield f"  iterations  {ending.iterations}{taken_up}"
+    hosts = len({member.host for member in roll.members})
+    where = f", {len(roll.members)} processes on {hosts} hosts" if not roll.alone else ""
+    yield f"  mesh        {ending.mesh}{where}"
+    yield f"  store       {ending.path}"
+    if ending.before:
+        yield "  time        none: it was committed before"
+    else:
+        solving = ending.seconds - ending.compile_seconds
+        yield (
+            f"  time        {span(ending.seconds)}: {span(ending.compile_seconds)} to compile, "
+            f"{span(solving)} to plan, solve and write"
+        )
+    path = shlex.quote(str(ending.path))
+    if ending.interrupted:
+        yield "  next        the same command goes on from the checkpoint"
+    else:
+        yield f"  next        dpsolve verify {path}"

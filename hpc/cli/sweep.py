@@ -1,0 +1,307 @@
+"""Commands that run sweeps: ``sweep``, ``plan``, ``resume``."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpsolve.sharding.batches.warm_order import START, STRAND
+from dpsolve.solvers.errors import UsageError
+
+from .options import (
+    command_line,
+    examples,
+    executor_options,
+    mesh_option,
+    read_target,
+    sweep_options,
+)
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.plan.plan import BucketPlan, Plan
+    from dpsolve.hpc.run.sweep import Outcome
+    from dpsolve.hpc.sweep_file.reader import Reading
+    from dpsolve.sharding.devices.mesh import MeshShape
+
+
+_TARGET = "SWEEP.toml|MODEL"
+
+
+@click.command(
+    epilog=examples(
+        "dpsolve sweep growth.toml",
+        "dpsolve sweep growth.toml --grid beta=0.95:0.99:20 --store fine.zarr",
+        "dpsolve sweep growth --grid beta=0.90:0.98:40 --grid alpha=0.3,0.35,0.4 --set n_k=300",
+        "dpsolve sweep my_model.py:my_model --grid gamma=1:5:100 --tol 1e-8 --keep value,policy",
+        "dpsolve sweep growth.toml --on slurm --profile gpu --detach",
+    )
+)
+@click.argument("target", metavar=_TARGET)
+@sweep_options
+@executor_options
+@click.pass_context
+def sweep(
+    ctx: click.Context, /, target: str, on: str, profile: str | None, scheduler: str | None,
+    mesh: str, retry_failed: bool, detach: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Solve a model at many points, into one store.
+
+    A sweep is a file, or a model's name with options; options replace what the file says. The
+    same command again resumes: what is committed is not computed again. A model file travels
+    with the sweep, so a later edit changes nothing; what it imports from its folder does not.
+    """
+    from dpsolve.hpc.progress import progress_for
+    from dpsolve.hpc.run.detach import detach as go_on
+    from dpsolve.hpc.run.sweep import create_store, run_sweep
+
+    from .executor_choice import Placement
+
+    placement = Placement.of(on, profile, scheduler, mesh)
+    reading = read_target(target, **options)
+    with wrong_names_at_once(reading):
+        if detach:
+            made = create_store(reading.sweep, reading.source, command_line(), placement.crew)
+            click.echo(go_on(made, placement.options(), retry_failed=retry_failed))
+            return
+        progress = progress_for()
+        outcome = run_sweep(
+            reading.sweep, reading.source, progress=progress, command=command_line(),
+            executor=placement.executor(progress.jobs), retry_failed=retry_failed,
+        )  # fmt: skip
+    _finish(ctx, outcome)
+
+
+@click.command(
+    epilog=examples(
+        "dpsolve resume growth.zarr",
+        "dpsolve resume growth.zarr --on slurm --profile gpu",
+        "dpsolve resume growth.zarr --retry-failed",
+    )
+)
+@click.argument("store")
+@executor_options
+@click.pass_context
+def resume(
+    ctx: click.Context, store: str, on: str, profile: str | None, scheduler: str | None,
+    mesh: str, retry_failed: bool, detach: bool,
+) -> None:  # fmt: skip
+    """Go on with an interrupted sweep.
+
+    The store holds all that is needed: parameters, options and the model's source. Where it goes
+    on is free: what a SLURM job began, this process may finish. A failed point is committed like
+    any other; --retry-failed computes its task once more.
+    """
+    from dpsolve.hpc.progress import progress_for
+    from dpsolve.hpc.run.detach import detach as go_on
+    from dpsolve.hpc.run.sweep import resume as resume_sweep
+    from dpsolve.hpc.store.store import open_store
+
+    from .executor_choice import Placement
+
+    placement = Placement.of(on, profile, scheduler, mesh)
+    if detach:
+        click.echo(go_on(open_store(store), placement.options(), retry_failed=retry_failed))
+        return
+    progress = progress_for()
+    executor = placement.executor(progress.jobs)
+    outcome = resume_sweep(store, progress=progress, executor=executor, retry_failed=retry_failed)
+    _finish(ctx, outcome)
+
+
+@click.command(
+    epilog=examples(
+        "dpsolve plan growth.toml",
+        "dpsolve plan growth.toml --set n_k=2000 --no-probe",
+        "dpsolve plan savings --grid gamma=1:5:1000:log --grid n_a=200,400",
+        "dpsolve plan savings --grid beta=0.9:0.96:100 --set n_a=20000 --mesh points=2,states=4",
+    )
+)
+@click.argument("target", metavar=_TARGET)
+@sweep_options
+@mesh_option
+@click.option("--probe/--no-probe", default=True, show_default=True,
+              help="Solve a few points to estimate the time.")  # fmt: skip
+def plan(target: str, mesh: str, probe: bool, **options: Any) -> None:
+    """Show what a sweep would take.
+
+    Points, tasks, bytes, files, memory, and the time on this machine. Nothing is written. The
+    memory of a device is forecast for any mesh; the compiler's own account of it stands beside
+    where there are the devices to compile for.
+    """
+    from dpsolve.hpc.plan.plan import make_plan
+    from dpsolve.sharding.devices.mesh import MeshShape
+
+    shape = MeshShape.read(mesh)
+    reading = read_target(target, **options)
+    with wrong_names_at_once(reading):
+        made = make_plan(reading.sweep, reading.source)
+    for line in page(made):
+        click.echo(line)
+    if probe:
+        click.echo(_time(made))
+    click.echo(_on_a_device(made, shape, probe))
+    click.echo(f"  run it      dpsolve sweep {_arguments()}")
+
+
+@contextmanager
+def wrong_names_at_once(reading: Reading) -> Iterator[None]:
+    """If a sweep is refused, tell every wrong name in `keep` with its line, not the first alone."""
+    try:
+        yield
+    except UsageError:
+        from dpsolve.hpc.plan.check_names import check_names
+
+        check_names(reading)
+        raise
+
+
+def page(plan: Plan) -> Iterator[str]:
+    """Yield the lines that say what a sweep would take."""
+    yield f"{plan.points:,} points of {plan.source.reference} into {plan.path}"
+    yield from _stands(plan)
+    for part in plan.buckets:
+        if part.bucket.group:
+            yield f"  {part.bucket.group}: {part.points:,} points, {len(part.tasks):,} tasks"
+    first = plan.buckets[0]
+    for name, (dims, values) in first.bucket.parameters.items():
+        along = "" if dims == (name,) else f" along {dims[0]}"
+        yield f"  {name:<11} {_values(values)}{along}"
+    most = max(task.size for task in plan.tasks)
+    yield f"  tasks       {len(plan.tasks):,}, at most {most:,} points each"
+    yield f"  keeps       {', '.join(first.variables)}"
+    yield f"  bytes       {size(plan.bytes)} before compression, in {plan.files:,} files"
+    lanes = _lanes(plan.buckets)
+    yield f"  memory      {size(plan.memory_per_task)} per task, {lanes} side by side"
+    yield from _sweeps(plan)
+
+
+def _stands(plan: Plan) -> Iterator[str]:
+    from dpsolve.hpc.store.provenance import differences
+    from dpsolve.hpc.store.store import is_store, open_store
+
+    if plan.path.is_dir() and is_store(plan.path):
+        store = open_store(plan.path)
+        if lines := differences(store, plan):
+            yield f"  refused     {plan.path} holds another sweep; give this one a store of its own"
+            yield from (f"              {line}" for line in lines)
+        else:
+            committed = len(store.receipts())
+            yield f"  exists      {committed:,} of {len(store.tasks):,} tasks are committed already"
+
+
+def _sweeps(plan: Plan) -> Iterator[str]:
+    """Yield how sweeps find their maxima and where points start, for each bucket."""
+    for part in plan.buckets:
+        group = f"{part.bucket.group}: " if part.bucket.group else ""
+        if (found := part.program.outlook) is not None:
+            yield f"  rewards     {group}{found.rewards}"
+            yield f"  maxima      {group}{found.maxima}"
+            if found.warning:
+                yield f"  certified   {group}{found.warning}"
+            if found.remedy:
+                yield f"              {found.remedy} (in [solve], or"
+                yield "              --with solve.certificate=sampled)"
+        if START in part.variables:
+            yield f"  starts      {group}warm, from the point before; one in {STRAND} cold"
+
+
+def _lanes(parts: tuple[BucketPlan, ...]) -> str:
+    lanes = sorted({part.program.forecast().lanes for part in parts})
+    return " or ".join(str(n) for n in lanes) + (" point" if lanes == [1] else " points")
+
+
+def _values(values: Any) -> str:
+    if len(values) <= 6:
+        return ", ".join(f"{v:.6g}" for v in values)
+    return f"{len(values):,} values from {values.min():.6g} to {values.max():.6g}"
+
+
+def _time(plan: Plan) -> str:
+    from dpsolve.hpc.plan.plan import estimate
+    from dpsolve.hpc.progress import span
+
+    found = estimate(plan)
+    return (
+        f"  time        about {span(found.seconds)}: {span(found.compile_seconds)} to compile, "
+        f"{span(found.solve_seconds)} to solve (from {found.probed:,} probed points)"
+    )
+
+
+def _on_a_device(plan: Plan, shape: MeshShape | None, compiling: bool) -> str:
+    """Return the memory of a batch on a device: forecast, and by the compiler's own account."""
+    from dpsolve.sharding.batches.program import program
+    from dpsolve.sharding.devices.fit import check_fits
+    from dpsolve.sharding.devices.mesh import ONE_DEVICE, enough_devices
+
+    largest = max(plan.buckets, key=lambda part: part.program.footprint.bytes).program
+    on = program(largest.factory, largest.sizes, largest.options, shape or ONE_DEVICE)
+    check_fits(on.footprint, on.shape)
+    forecast = on.forecast()
+    text = f"  a device    {size(forecast.bytes)} forecast for a batch of {forecast.lanes}"
+    if shape is not None:
+        text += f" on the mesh {shape}"
+    if compiling and enough_devices(on.shape):
+        text += f", {size(on.compiled_bytes)} by the compiler's account"
+    return text
+
+
+def _arguments() -> str:
+    """Return the arguments of this command that a sweep takes as well."""
+    words = shlex.split(command_line())
+    rest = words[words.index("plan") + 1 :] if "plan" in words else []
+    return shlex.join(w for w in rest if w not in {"--probe", "--no-probe"})
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in a unit that suits it."""
+    power = min(int(math.log(max(count, 1), 1024)), 4)
+    number = count / 1024**power
+    return f"{number:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def _finish(ctx: click.Context, outcome: Outcome) -> None:
+    for line in _summary(outcome):
+        click.echo(line)
+    ctx.exit(outcome.exit_code)
+
+
+def _summary(outcome: Outcome) -> Iterator[str]:
+    from dpsolve.hpc.progress import span
+    from dpsolve.hpc.store.status import read_status
+
+    counts = [
+        click.style(f"{number:,} {word}", fg=colour)
+        for word, number, colour in (
+            ("solved", outcome.solved, "green"),
+            ("inexact", outcome.inexact, "yellow"),
+            ("failed", outcome.failed, "red"),
+            ("pending", outcome.pending, "cyan"),
+        )
+        if number or word == "solved"
+    ]
+    yield f"{outcome.points:,} points: {', '.join(counts)}"
+    if outcome.inexact or outcome.failed:
+        for failure in read_status(outcome.path).failures:
+            yield f"  {failure}"
+    if not math.isnan(outcome.error_bound):
+        bound = f"{outcome.error_bound:.3g} (tol {outcome.tol:g})"
+        yield f"  accuracy    worst certified error {bound}"
+    yield f"  store       {outcome.path}"
+    if outcome.computed:
+        solving = outcome.seconds - outcome.compile_seconds
+        yield (
+            f"  time        {span(outcome.seconds)}: {span(outcome.compile_seconds)} to compile, "
+            f"{span(solving)} to plan, solve and write {outcome.computed:,} points"
+        )
+    elif not outcome.pending:
+        yield "  time        none: every point was committed before"
+    path = shlex.quote(str(outcome.path))
+    if outcome.pending:
+        yield f"  next        dpsolve resume {path}"
+    else:
+        yield f"  next        dpsolve plot {path}"

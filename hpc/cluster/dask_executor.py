@@ -1,0 +1,119 @@
+"""Tasks on the workers of any dask scheduler: ``--on dask --scheduler tcp://host:8786``.
+
+The workers must see the store under the same path, and have dpsolve installed. Each gets one task
+at a time, whatever its number of threads, because a task uses all devices of its process.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dpsolve.hpc.run.executor import AUTO
+from dpsolve.hpc.run.job_paths import cache_folder
+from dpsolve.hpc.store.buckets import Receipt
+from dpsolve.hpc.store.event_log import Ledger
+from dpsolve.solvers.errors import ClusterError
+
+from .coordinator import Conductor, Loss
+from .dask_settings import quiet_dask
+from .messages import Order, Post
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.plan.tasks import Crew, Task
+    from dpsolve.hpc.run.executor import Note
+    from dpsolve.hpc.store.store import Store
+
+    from .retries import Cause
+    from .task_queue import Dispatch, Hand
+
+
+CONNECT = 30.0
+
+
+class DaskExecutor:
+    """Runs tasks on the workers of a dask scheduler.
+
+    Parameters
+    ----------
+    scheduler : str
+        Its address.
+    jobs : callable, optional
+        Is told how many workers there are, whenever that changes.
+    """
+
+    kind = "dask"
+    crew: Crew | None = None  # the scheduler may have any number of workers by the time it runs
+
+    def __init__(self, scheduler: str, jobs: Note = lambda text: None, mesh: str = AUTO) -> None:
+        self.scheduler = scheduler
+        self._mesh = mesh
+        self._jobs = jobs
+        self._conductor: Conductor | None = None
+        self._stopped = False
+
+    def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
+        """Run tasks; see `Executor`."""
+        from distributed import Client
+
+        ledger = Ledger(store, "driver")
+        with quiet_dask():
+            try:
+                client = Client(self.scheduler, timeout=CONNECT, set_as_default=False)
+            except (OSError, ValueError) as error:
+                raise ClusterError(
+                    f"there is no dask scheduler at {self.scheduler} ({error}). Start one "
+                    "(dask scheduler), or check the address."
+                ) from error
+            with client:
+                post = Post(
+                    store=str(store.path.resolve()),
+                    topic=f"dpsolve-{uuid.uuid4().hex}",
+                    cache=str(cache_folder(store.path)),
+                    mesh=self._mesh,
+                )
+                fleet = _Workers(self._jobs)
+                self._conductor = Conductor(client, store, post, fleet, ledger, note)
+                if self._stopped:
+                    return
+                ledger.write("begun", executor=self.kind, scheduler=self.scheduler,
+                             tasks=len(tasks))  # fmt: skip
+                try:
+                    yield from self._conductor.conduct([task.id for task in tasks])
+                finally:
+                    ledger.write("ended", executor=self.kind)
+                    ledger.close()
+
+    def stop(self) -> None:
+        """End `run`: tasks that are being solved may still be committed, and nobody waits."""
+        self._stopped = True
+        if self._conductor is not None:
+            self._conductor.stop()
+
+
+class _Workers:
+    """Workers that come and go without our doing."""
+
+    def __init__(self, jobs: Note) -> None:
+        self._jobs = jobs
+
+    def tick(self, dispatch: Dispatch) -> tuple[str, ...]:
+        count = len(dispatch.hands)
+        self._jobs(f"{count} worker{'s' * (count != 1)}")
+        return ()
+
+    def joined(self, hand: Hand, report: dict[str, Any]) -> None:
+        pass
+
+    def unfit(self, report: dict[str, Any]) -> None:
+        pass
+
+    def returned(self, loss: Loss, report: dict[str, Any]) -> tuple[Cause, str]:
+        return self.cause(loss)
+
+    def cause(self, loss: Loss) -> tuple[Cause, str]:
+        return "process", f"its worker on {loss.hand.host} was lost"
+
+    def late(self, order: Order, whole: float, message: str) -> None:
+        pass

@@ -1,0 +1,1 @@
+"""One model by several processes, into a store."""

@@ -1,0 +1,36 @@
+"""What one process of several finds wrong is everybody's to know, and one's to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from dpsolve.solvers.errors import AgreedError, DpsolveError
+
+if TYPE_CHECKING:
+    from dpsolve.sharding.processes.group import Roll
+
+
+T = TypeVar("T")
+
+
+def together(roll: Roll, work: Callable[[], T]) -> T:
+    """Do something in every process, and go on when all have done it.
+
+    Raises
+    ------
+    AgreedError
+        In every process, if the work failed in one of them: with the error of the first.
+    """
+    if roll.alone:
+        return work()
+    found: list[T] = []
+    failure = None
+    try:
+        found.append(work())
+    except DpsolveError as error:
+        failure = [str(error), error.exit_code]
+    for number, each in enumerate(roll.gather(failure)):
+        if each is not None:
+            raise AgreedError(each[0], each[1], number == roll.number)
+    return found[0]

@@ -1,0 +1,256 @@
+"""A solve on its way: round after round, with checkpoints, to its commit.
+
+A *round* is so many sweeps as take about a second. After it the processes tell each other how long
+it took and whether one of them was told to end, and decide alike: to go on, to write a checkpoint,
+to end. So a signal never leaves the others waiting in a collective.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dpsolve.solvers.errors import StoreError
+
+from .agreement import together
+from .checkpoints import KEPT, Checkpoints
+from .commit import Result, commit
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.plan.plan import Plan
+    from dpsolve.hpc.progress import Progress
+    from dpsolve.hpc.run.interrupts import Interrupt
+    from dpsolve.hpc.store.store import Store
+    from dpsolve.sharding.devices.mesh import MeshShape
+    from dpsolve.sharding.processes.group import Roll
+    from dpsolve.sharding.processes.stepwise import OneGo, Part, Stepwise
+
+
+ROUND = 1.0  # seconds that a round should last
+GROWTH = 8  # a round has at most so many times the sweeps of the last one
+TOLD = 30.0  # seconds between two lines of progress
+BEGIN_LIMIT = 3600.0  # for the first round, of which nothing is known
+LIMIT, LIMIT_ROUNDS = 600.0, 50.0  # for others: seconds, or so many times what they should take
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a solve ended.
+
+    Attributes
+    ----------
+    path : Path
+        The store.
+    mesh : MeshShape
+    status, message : str
+        ``pending`` if it was interrupted.
+    error_bound : float
+    iterations : int
+        Sweeps, those of earlier calls included.
+    resumed : int or None
+        Sweeps that had been made when this call took the solve up.
+    seconds, compile_seconds : float
+        Of this call.
+    before : bool
+        Whether an earlier call had committed it.
+    interrupted : str or None
+        The signal that ended it.
+    """
+
+    path: Path
+    mesh: MeshShape
+    status: str
+    message: str
+    error_bound: float
+    iterations: int
+    resumed: int | None = None
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    before: bool = False
+    interrupted: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 when solved, 130 when interrupted, otherwise 1."""
+        if self.interrupted:
+            return 130
+        return 0 if self.status == "solved" else 1
+
+
+class Run:
+    """One solve on its way, as one process sees it."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        shape: MeshShape,
+        roll: Roll,
+        every: float,
+        progress: Progress,
+        interrupt: Interrupt,
+    ) -> None:
+        self.plan, self.store, self.shape, self.roll = plan, store, shape, roll
+        self.every, self.progress, self.interrupt = every, progress, interrupt
+        self.part = plan.buckets[0]
+        self.factory = plan.source.load()
+        columns = self.part.bucket.points(np.array([0]))
+        self.values = {name: float(column[0]) for name, column in columns.items()}
+        self.checkpoints = Checkpoints(store)
+        self.resumed: int | None = None
+        self.written = -1  # sweeps of the newest checkpoint
+        self.earlier = 0.0  # seconds that earlier calls spent
+
+    def to_the_end(self) -> Ending:
+        """Solve and commit, or end at a checkpoint."""
+        from dpsolve.sharding.processes.stepwise import Stepwise, stepwise
+
+        began = time.perf_counter()
+        solve = together(self.roll, lambda: stepwise(
+            self.factory, self.part.program.sizes, self.plan.options, self.values, self.shape
+        ))  # fmt: skip
+        compiling = solve.compile()
+        self.roll.gather()  # who compiles quickly does not wait in a collective
+        if compiling > 0.1:
+            self.note(f"compiled {self.plan.source.name} for {self.shape} in {compiling:.1f} s")
+        began += compiling
+        if isinstance(solve, Stepwise):
+            with self.roll.within(BEGIN_LIMIT, "the first look at the model"):
+                solve.begin()
+            self.resume(solve)
+            if came := self.sweep(solve, began):
+                return replace(self.pending(solve, came), compile_seconds=compiling)
+        ending = self.commit(solve, began)
+        if self.roll.first:
+            self.checkpoints.drop(keep=0)
+        return replace(ending, compile_seconds=compiling)
+
+    def sweep(self, solve: Stepwise, began: float) -> str | None:
+        """Make sweeps until the solve ends; return the signal that came before."""
+        most, limit = 1, BEGIN_LIMIT
+        length = min(ROUND, self.every or ROUND)
+        told = saved = time.monotonic()
+        while solve.running:
+            before = solve.sweeps
+            with self.roll.within(limit, f"a round of {most} sweeps"):
+                took = solve.advance(most)
+            due = bool(self.every) and time.monotonic() - saved >= self.every
+            said = self.roll.gather([took, due, self.interrupt.name])
+            each = max(seconds for seconds, _, _ in said) / max(solve.sweeps - before, 1)
+            most = max(1, min(GROWTH * most, int(length / max(each, 1e-6))))
+            limit = max(LIMIT, LIMIT_ROUNDS * each * most)
+            came = next((name for _, _, name in said if name), None)
+            if solve.running and (said[0][1] or came):
+                self.save(solve, self.earlier + time.perf_counter() - began)
+                saved = time.monotonic()
+            if came and solve.running:
+                return str(came)
+            if time.monotonic() - told >= TOLD:
+                told = time.monotonic()
+                self.note(f"{solve.sweeps} sweeps, certified error {solve.error:.3g}")
+        return None
+
+    # -- checkpoints ----------------------------------------------------------------------------
+
+    def save(self, solve: Stepwise, seconds: float) -> None:
+        """Write a checkpoint; a disk that refuses it does not end the solve."""
+        if solve.sweeps == self.written:
+            return
+        began = time.perf_counter()
+        failure = ""
+        try:
+            self.checkpoints.write(solve.sweeps, seconds, solve.parts())
+        except StoreError as error:
+            failure = f"{self.roll.me}: {error}"
+        failures = [text for text in self.roll.gather(failure) if text]
+        if failures:
+            self.note(f"no checkpoint after {solve.sweeps} sweeps: {failures[0]}")
+            return
+        self.written = solve.sweeps
+        if self.roll.first:
+            self.checkpoints.drop(keep=KEPT)
+        took = time.perf_counter() - began
+        self.note(
+            f"checkpoint after {solve.sweeps} sweeps, certified error {solve.error:.3g}; "
+            f"written in {took:.1f} s"
+        )
+
+    def resume(self, solve: Stepwise) -> None:
+        """Take the solve up from the newest checkpoint that is whole in every part."""
+        if not solve.running:
+            return
+        for name in self.roll.gather(self.checkpoints.generations())[0]:
+            failure, seconds = "", 0.0
+            parts: list[Part] = []
+            try:
+                parts, seconds = self.checkpoints.read(name, solve.boxes())
+            except (ValueError, KeyError, TypeError, StoreError) as error:
+                failure = str(error) or repr(error)
+            failures = [text for text in self.roll.gather(failure) if text]
+            if failures:
+                self.note(f"the checkpoint after {int(name)} sweeps is left aside: {failures[0]}")
+                continue
+            solve.restore(parts)
+            self.resumed = self.written = int(name)
+            self.earlier = seconds
+            self.note(f"resuming after {self.resumed} sweeps")
+            return
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def commit(self, solve: Stepwise | OneGo, began: float) -> Ending:
+        """Read the result off the devices, write and commit it."""
+        from dpsolve.sharding.processes.stepwise import numbers
+        from dpsolve.solvers.model.array_factory import rebuild
+        from dpsolve.solvers.outcomes import word
+        from dpsolve.solvers.solve.solve import explain
+
+        arrays = solve.results()
+        known = {k: x.reshape(x.shape[x.ndim - len(solve.dims[k]) :])
+                 for k, x in numbers(arrays).items()}  # fmt: skip
+        code = int(known["code"])
+        message = ""
+        if self.roll.first and (code or int(known.get("distribution_period", 1)) > 1):
+            model = partial(rebuild, self.factory, self.values, self.part.program.sizes)
+            message = explain(code, model, self.plan.options, known, refuse=False)
+        records: dict[str, Any] = {
+            "status": str(word(np.array([code]))[0]),
+            "message": message,
+            "residual": float(known["residual"]),
+            "error_bound": float(known["error_bound"]),
+            "iterations": int(known["iterations"]),
+            "seconds": self.earlier + time.perf_counter() - began,
+        }
+        commit(self.store, Result(arrays, solve.dims, solve.cut, records), self.roll)
+        return Ending(
+            path=self.store.path,
+            mesh=self.shape,
+            status=records["status"],
+            message=message,
+            error_bound=records["error_bound"],
+            iterations=records["iterations"],
+            resumed=self.resumed,
+        )
+
+    def pending(self, solve: Stepwise, came: str) -> Ending:
+        """Return how an interrupted solve stands."""
+        return Ending(
+            path=self.store.path,
+            mesh=self.shape,
+            status="pending",
+            message=f"interrupted by {came}",
+            error_bound=solve.error,
+            iterations=solve.sweeps,
+            resumed=self.resumed,
+            interrupted=came,
+        )
+
+    def note(self, text: str) -> None:
+        """Tell what happens, once."""
+        if self.roll.first:
+            self.progress.note(text)

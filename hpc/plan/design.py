@@ -1,0 +1,223 @@
+"""From a sweep to its points: which parameters vary, along which dimensions, with which values.
+
+Each axis of ``[grid]`` is a dimension of the result; ``[zip]``, ``[sample]`` and ``[table]`` run
+along one dimension more, ``point``. Every set of static sizes is a :class:`Bucket` of its own: one
+compiled program, one group of the store.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpsolve.hpc.sweep_file.consistency import disagreements
+from dpsolve.hpc.sweep_file.fields import Range, Sample, Span, Sweep
+from dpsolve.hpc.sweep_file.mistakes import report
+from dpsolve.solvers.model.factory import Signature
+
+POINT = "point"
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """All points of a sweep that share their static sizes.
+
+    Attributes
+    ----------
+    group : str
+        The group of the store: empty when the sweep has one bucket, else such as ``n_k=100``.
+    sizes : dict
+        Every static parameter.
+    axes : dict of str to array
+        The parameter dimensions in order, with their coordinates. There is always one at least:
+        a bucket of one point has ``point``.
+    parameters : dict
+        Each varying economic parameter: the dimensions that it varies along, and its values.
+    fixed : dict of str to float
+        All other economic parameters, defaults included.
+    """
+
+    group: str
+    sizes: dict[str, Any]
+    axes: dict[str, NDArray[Any]]
+    parameters: dict[str, tuple[tuple[str, ...], NDArray[np.float64]]]
+    fixed: dict[str, float]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return tuple(len(values) for values in self.axes.values())
+
+    @property
+    def size(self) -> int:
+        """The number of points."""
+        return math.prod(self.shape)
+
+    def points(self, index: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:
+        """Return every economic parameter at some points.
+
+        Parameters
+        ----------
+        index : integer array (N,)
+            Numbers of points, counted over the axes in C order.
+
+        Returns
+        -------
+        dict of str to float64 array (N,)
+        """
+        along = dict(zip(self.axes, np.unravel_index(index, self.shape), strict=True))
+        values = {name: np.full(len(index), value) for name, value in self.fixed.items()}
+        for name, (dims, array) in self.parameters.items():
+            values[name] = array[tuple(along[dim] for dim in dims)]
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """All points of a sweep."""
+
+    buckets: tuple[Bucket, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of points."""
+        return sum(bucket.size for bucket in self.buckets)
+
+
+def make_design(sweep: Sweep, signature: Signature) -> Design:
+    """Lay out the points of a sweep.
+
+    Raises
+    ------
+    UsageError
+        If the sweep and the model's signature do not fit; every mistake is named.
+    """
+    raw = sweep.as_dict()
+    if mistakes := list(disagreements(raw, signature)):
+        raise report("the sweep", mistakes, raw, lambda key: (0, ""))
+    grid = {name: _axis(axis) for name, axis in sweep.grid.items()}
+    return Design(tuple(_Points(sweep.fixed, grid, _rows(sweep), signature).buckets()))
+
+
+def point_parameters(bucket: Bucket, point: int) -> dict[str, Any]:
+    """Return what distinguishes a point: its group, if there are several, and its parameters."""
+    values = bucket.points(np.array([point]))
+    named: dict[str, Any] = {name: float(values[name][0]) for name in bucket.parameters}
+    return {"group": bucket.group, **named} if bucket.group else named
+
+
+def point_label(parameters: Mapping[str, Any]) -> str:
+    """Name a point by its parameters."""
+    return ", ".join(
+        f"{name}={value:.10g}" if isinstance(value, float) else str(value)
+        for name, value in parameters.items()
+    )
+
+
+@dataclass(frozen=True)
+class _Points:
+    """What varies and what does not, sizes and economic parameters together."""
+
+    given: Mapping[str, Any]
+    grid: Mapping[str, NDArray[Any]]
+    rows: Mapping[str, NDArray[Any]]
+    signature: Signature
+
+    def buckets(self) -> Iterator[Bucket]:
+        parts = list(self._sizes())
+        varying = [k for k in parts[0][0] if len({str(sizes[k]) for sizes, _ in parts}) > 1]
+        for sizes, which in parts:
+            group = ",".join(f"{name}={sizes[name]}" for name in varying).replace("/", "_")
+            yield self._bucket(group, sizes, which)
+
+    def _sizes(self) -> Iterator[tuple[dict[str, Any], NDArray[np.intp]]]:
+        """Yield each distinct set of sizes, with the rows that have it."""
+        names = self.signature.sizes
+        fixed = {name: self.given.get(name, default) for name, default in names.items()}
+        crossed = {name: self.grid[name].tolist() for name in self.grid if name in names}
+        paired = {name: self.rows[name].tolist() for name in self.rows if name in names}
+        count = len(next(iter(self.rows.values()))) if self.rows else 1
+        members: dict[tuple[Any, ...], list[int]] = {}
+        for i in range(count):
+            members.setdefault(tuple(values[i] for values in paired.values()), []).append(i)
+        for values in itertools.product(*crossed.values()):
+            for key, which in members.items():
+                own = dict(zip(crossed, values, strict=True)) | dict(zip(paired, key, strict=True))
+                yield fixed | own, np.asarray(which)
+
+    def _bucket(self, group: str, sizes: dict[str, Any], which: NDArray[np.intp]) -> Bucket:
+        axes: dict[str, NDArray[Any]] = {}
+        parameters: dict[str, tuple[tuple[str, ...], NDArray[np.float64]]] = {}
+        economic = self.signature.parameters
+        for name in [name for name in self.grid if name in economic]:
+            axes[name] = np.asarray(self.grid[name], dtype=np.float64)
+            parameters[name] = ((name,), axes[name])
+        if self.rows or not axes:
+            axes[POINT] = which
+        for name in [name for name in self.rows if name in economic]:
+            parameters[name] = ((POINT,), np.asarray(self.rows[name][which], dtype=np.float64))
+        still = {**economic, **self.given}
+        fixed = {k: float(still[k]) for k in economic if k not in parameters}
+        return Bucket(group, sizes, axes, parameters, fixed)
+
+
+def _axis(axis: Range | tuple[Any, ...]) -> NDArray[Any]:
+    """Return the values of a grid axis; whole numbers stay whole."""
+    if not isinstance(axis, Range):
+        return np.asarray(axis)
+    if axis.spacing == "log":
+        values = np.geomspace(axis.start, axis.stop, axis.points)
+    else:
+        values = np.linspace(axis.start, axis.stop, axis.points)
+    values = _as_meant(values)
+    whole = isinstance(axis.start, int) and isinstance(axis.stop, int)
+    return values.astype(np.int64) if whole and np.all(values % 1 == 0) else values
+
+
+def _as_meant(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Undo rounding where the decimal that was meant is a few units in the last place away.
+
+    Steps from 0.90 to 0.99 give 0.9500000000000001, which no selection by 0.95 would find.
+    """
+    meant = np.array([float(f"{value:.12g}") for value in values])
+    return np.where(np.abs(meant - values) <= 4 * np.spacing(np.abs(values)), meant, values)
+
+
+def _rows(sweep: Sweep) -> dict[str, NDArray[Any]]:
+    """Return the values along `point`, by parameter."""
+    if sweep.sample is not None:
+        return _draw(sweep.sample)
+    lists = sweep.table.values if sweep.table is not None else sweep.zip
+    return {name: np.asarray(values) for name, values in lists.items()}
+
+
+def _draw(sample: Sample) -> dict[str, NDArray[Any]]:
+    """Draw the points of a sample; the same seed gives the same points.
+
+    Points of a Sobol sequence are balanced for powers of two; other numbers take the first ones.
+    """
+    from scipy.stats import qmc
+
+    random = np.random.default_rng(sample.seed)
+    dimension = len(sample.ranges)
+    if sample.method == "sobol":
+        power = math.ceil(math.log2(sample.points))
+        unit = qmc.Sobol(dimension, seed=random).random_base2(power)[: sample.points]
+    else:
+        unit = qmc.LatinHypercube(dimension, seed=random).random(sample.points)
+    columns = zip(sample.ranges.items(), unit.T, strict=True)
+    return {name: _between(span, share) for (name, span), share in columns}
+
+
+def _between(span: Span, share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Map shares of the unit interval to values between the ends, by the span's spacing."""
+    if span.spacing == "log":
+        low, high = math.log(span.start), math.log(span.stop)
+        return np.asarray(np.exp(low + (high - low) * share))
+    return span.start + (span.stop - span.start) * share

@@ -1,0 +1,271 @@
+"""From a sweep to its tasks, and what they will take: bytes, files, memory, time.
+
+A plan is made without compiling or solving anything. The time is another matter: `estimate`
+compiles each bucket and solves one batch of points spread over it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dpsolve.hpc.sweep_file.fields import asked_for, options_of
+from dpsolve.hpc.zarr_format import ZarrArray, item_bytes
+from dpsolve.sharding.batches.warm_order import START, STRAND
+
+from . import store_schema
+from .tasks import TASKS_EACH, Crew, Task, block_shape, cut, points_per_task
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.sweep_file.fields import Sweep
+    from dpsolve.hpc.sweep_file.model_source import ModelSource
+    from dpsolve.sharding.batches.program import Program
+    from dpsolve.sharding.batches.result_arrays import Layout, Variable
+    from dpsolve.solvers.options import SolveOptions
+
+    from .design import Bucket, Design
+
+
+WARM_TASKS = 16
+"""Tasks that a bucket is cut into before a task is made longer for the sake of warm starts: what a
+kill loses is a task, and where starts are warm one point may take long."""
+
+
+@dataclass(frozen=True, eq=False)
+class BucketPlan:
+    """One bucket: its program, its arrays and its tasks.
+
+    Attributes
+    ----------
+    bucket : Bucket
+    program : Program
+        Not yet compiled.
+    layout : Layout
+        All that the model computes.
+    variables : dict of str to Variable
+        What is kept of it.
+    block : tuple of int
+        Extent of a task along each parameter axis.
+    tasks : tuple of Task
+    widths : dict of str to int
+        Of states whose axis is cut into several files, for a solve by several devices: the members
+        in each.
+    """
+
+    bucket: Bucket
+    program: Program
+    layout: Layout
+    variables: dict[str, Variable]
+    block: tuple[int, ...]
+    tasks: tuple[Task, ...]
+    widths: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def coordinates(self) -> store_schema.Coordinates:
+        """The coordinate arrays with their values."""
+        return store_schema.coordinates(self.bucket, self.layout, self.variables)
+
+    @cached_property
+    def results(self) -> dict[str, ZarrArray]:
+        """The arrays that tasks write."""
+        return store_schema.results(self.bucket, self.variables, self.block, self.widths)
+
+    @property
+    def arrays(self) -> dict[str, ZarrArray]:
+        """Every array of the bucket's group."""
+        return {name: array for name, (array, _) in self.coordinates.items()} | self.results
+
+    @property
+    def points(self) -> int:
+        """The number of points."""
+        return math.prod(self.bucket.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all arrays before compression."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    @property
+    def files(self) -> int:
+        """The number of files of the bucket's group, once it is complete."""
+        metadata, manifests = 1 + len(self.arrays), len(self.tasks)
+        return metadata + manifests + sum(array.files for array in self.arrays.values())
+
+    @property
+    def memory_per_task(self) -> int:
+        """Bytes that one task takes at most: a batch being solved and the results of the task."""
+        most = max(task.size for task in self.tasks)
+        batch: int = self.program.forecast().bytes
+        return batch + most * _point_bytes(self.layout.variables)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A whole sweep, cut into tasks.
+
+    Attributes
+    ----------
+    sweep : Sweep
+    source : ModelSource
+    options : SolveOptions
+    buckets : tuple of BucketPlan
+    """
+
+    sweep: Sweep
+    source: ModelSource
+    options: SolveOptions
+    buckets: tuple[BucketPlan, ...]
+
+    @property
+    def path(self) -> Path:
+        """Where the store lies."""
+        return Path(self.sweep.store.path).expanduser()
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks of all buckets."""
+        return tuple(task for part in self.buckets for task in part.tasks)
+
+    @property
+    def points(self) -> int:
+        """The number of points."""
+        return sum(part.points for part in self.buckets)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all arrays before compression."""
+        return sum(part.bytes for part in self.buckets)
+
+    @property
+    def files(self) -> int:
+        """The number of files of the store, once it is complete."""
+        subgroups = any(part.bucket.group for part in self.buckets)
+        return subgroups + sum(part.files for part in self.buckets)
+
+    @property
+    def memory_per_task(self) -> int:
+        """Bytes that the largest task takes."""
+        return max(part.memory_per_task for part in self.buckets)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a plan will take on this machine, by a probe.
+
+    Attributes
+    ----------
+    compile_seconds : float
+        To compile every bucket's program.
+    solve_seconds : float
+        To solve all points, at the speed of the probed ones.
+    probed : int
+        Points that were solved to find out.
+    """
+
+    compile_seconds: float
+    solve_seconds: float
+    probed: int
+
+    @property
+    def seconds(self) -> float:
+        """Everything together."""
+        return self.compile_seconds + self.solve_seconds
+
+
+def make_plan(sweep: Sweep, source: ModelSource, crew: Crew | None = None) -> Plan:
+    """Cut a sweep into tasks, without compiling or solving anything.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    source : ModelSource
+        The sweep's model.
+    crew : Crew, optional
+        The workers, where they are known to be many. A store that exists keeps its own cut.
+
+    Raises
+    ------
+    UsageError
+        If the sweep asks for what the model does not have.
+    ModelError
+        If the model is wrong.
+    """
+    from dpsolve.sharding.batches.program import program
+    from dpsolve.solvers.model.factory import signature
+
+    from .design import make_design
+
+    factory = source.load()
+    options = options_of(sweep)
+    design: Design = make_design(sweep, signature(factory))
+    parts: list[BucketPlan] = []
+    first = 0
+    crew = crew or Crew()
+    points = sum(math.prod(bucket.shape) for bucket in design.buckets)
+    for number, bucket in enumerate(design.buckets):
+        compiled = program(factory, bucket.sizes, options)
+        part = _plan_bucket(
+            number, first, bucket, compiled, sweep, crew.share(math.prod(bucket.shape), points)
+        )
+        parts.append(part)
+        first += len(part.tasks)
+    return Plan(sweep, source, options, tuple(parts))
+
+
+def _plan_bucket(
+    number: int, first: int, bucket: Bucket, program: Program, sweep: Sweep, crew: Crew
+) -> BucketPlan:
+    layout = program.layout(bucket.fixed, bucket.parameters)
+    also = asked_for(sweep)
+    if options_of(sweep).initial is not None and "distribution_path" in layout.variables:
+        also = (*also, "distribution_path")  # over a finite horizon initial alone asks for it
+    variables = layout.select(sweep.store.keep, also)
+    points, size = sweep.store.points_per_task, math.prod(bucket.shape)
+    if size == 1:
+        variables.pop(START, None)  # there is nothing to start from
+    if points is None:
+        unit = _unit(program, size, crew)
+        points = points_per_task(size, _point_bytes(variables), unit, crew)
+        block = block_shape(bucket.shape, points, unit)
+    else:
+        block = block_shape(bucket.shape, points)
+    tasks = tuple(cut(bucket.shape, block, number, first))
+    part = BucketPlan(bucket, program, layout, variables, block, tasks)
+    _ = part.coordinates  # names that clash are found now
+    return part
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Compile each bucket's program and time one batch of points spread over the bucket."""
+    compiling = solving = 0.0
+    probed = 0
+    for part in plan.buckets:
+        compiling += part.program.compile()
+        lanes = min(part.program.lanes, part.points)
+        spread = np.linspace(0, part.points - 1, lanes).round().astype(np.int64)
+        begun = time.perf_counter()
+        part.program.run(part.bucket.points(spread))
+        batches = sum(math.ceil(task.size / part.program.lanes) for task in part.tasks)
+        solving += (time.perf_counter() - begun) * batches
+        probed += lanes
+    return Estimate(compiling, solving, probed)
+
+
+def _unit(program: Program, points: int, crew: Crew) -> int:
+    """Return how many points a task should be a multiple of: a batch; a strand, in large sweeps."""
+    if not program.warm:
+        return program.lanes
+    enough = max(WARM_TASKS, TASKS_EACH * crew.workers * crew.batches)
+    return max(program.lanes, min(STRAND, points // enough))
+
+
+def _point_bytes(variables: Mapping[str, Variable]) -> int:
+    kept = sum(math.prod(v.shape) * item_bytes(v.dtype) for v in variables.values())
+    return kept + sum(item_bytes(dtype) for dtype, _, _ in store_schema.RECORDS.values())

@@ -1,0 +1,1 @@
+"""A sweep from beginning to end, in this process."""

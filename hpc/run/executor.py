@@ -1,0 +1,231 @@
+"""Who runs the tasks of a store, and where.
+
+A worker gets a store's path and a task's number. All else comes from the store, and the results go
+there: what travels back is a :class:`~.buckets.Receipt`. So any process that reaches the store can
+carry a task out, on whatever machine (see :mod:`.worker`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpsolve.hpc.plan.order import back_in_place, sequence
+from dpsolve.hpc.store.buckets import Receipt
+from dpsolve.hpc.store.store import Store
+from dpsolve.sharding.batches.warm_order import START
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.plan.design import Bucket
+    from dpsolve.hpc.plan.tasks import Crew, Task
+    from dpsolve.sharding.batches.program import Batch, Program
+
+
+Note = Callable[[str], None]
+
+AUTO = "auto"
+"""The word for a mesh that suits the model and the devices."""
+
+GRACE = 2.0
+"""Seconds that an interrupted run waits for the file it is writing."""
+
+
+class Executor(Protocol):
+    """Runs tasks and tells of each that is committed.
+
+    Attributes
+    ----------
+    kind : str
+        ``local``, ``dask`` or ``slurm``.
+    crew : Crew or None
+        The workers there may be, for the cut of a new store; None: as for one machine.
+    """
+
+    kind: str
+    crew: Crew | None
+
+    def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
+        """Run tasks in whatever order, and yield a receipt for each once it is committed.
+
+        The first error of a task ends the run and is raised; what was committed stays.
+        """
+
+    def stop(self) -> None:
+        """End `run` within seconds. Safe to call from a signal handler."""
+
+
+class LocalExecutor:
+    """Runs tasks in this process: one is solved while the one before is written.
+
+    Solving happens in a thread, because nothing interrupts a compiled program: Ctrl-C ends the
+    run at once, and the batch in flight is abandoned.
+
+    Parameters
+    ----------
+    mesh : str
+        How points and states are cut over this process's devices.
+
+    Raises
+    ------
+    UsageError
+        If the mesh is none, or takes more devices than there are.
+    """
+
+    kind = "local"
+    crew: Crew | None = None
+
+    def __init__(self, mesh: str = AUTO) -> None:
+        if mesh != AUTO:
+            from dpsolve.sharding.devices.mesh import check_mesh
+
+            check_mesh(mesh)
+        self._mesh = mesh
+        self._events: SimpleQueue[Receipt | str | Exception | None] = SimpleQueue()
+        self._stopped = threading.Event()
+
+    def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
+        """Run tasks in order; see `Executor`."""
+        worker = threading.Thread(target=self._work, args=(store, tasks), daemon=True)
+        worker.start()
+        try:
+            while (event := self._next_event()) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                if isinstance(event, str):
+                    note(event)
+                else:
+                    yield event
+        finally:
+            failed = not self._stopped.is_set()
+            self._stopped.set()
+            _leave(worker, exit_code=1 if failed else 130)
+        while not self._events.empty():  # what was being written when the run was stopped
+            if isinstance(event := self._events.get(), Receipt):
+                yield event
+
+    def _next_event(self) -> Receipt | str | Exception | None:
+        while True:
+            # Python handles signals in the main thread, and only when it is awake.
+            with suppress(Empty):
+                return self._events.get(timeout=0.2)
+
+    def stop(self) -> None:
+        """End `run`: a task being written is committed, a task being solved is abandoned."""
+        self._stopped.set()
+        self._events.put(None)
+
+    def _work(self, store: Store, tasks: Sequence[Task]) -> None:
+        try:
+            with ThreadPoolExecutor(1, "dpsolve-writer") as writer:
+                writing: Future[None] | None = None
+                for task in tasks:
+                    if self._stopped.is_set():
+                        return
+                    batch, seconds = _solve(store, task, self._events.put, self._mesh)
+                    if writing is not None:
+                        writing.result()  # at most one task waits, so that memory stays bounded
+                    if self._stopped.is_set():
+                        return
+                    writing = writer.submit(self._write, store, task, batch, seconds)
+                if writing is not None:
+                    writing.result()
+        except Exception as error:
+            self._events.put(error)
+        else:
+            self._events.put(None)
+
+    def _write(self, store: Store, task: Task, batch: Batch, compile_seconds: float) -> None:
+        try:
+            receipt = store.write_task(task, batch)
+        except Exception as error:
+            self._events.put(error)  # at once, not when the next task is solved
+            raise
+        self._events.put(replace(receipt, compile_seconds=compile_seconds))
+
+
+def _leave(worker: threading.Thread, exit_code: int) -> None:
+    """Wait for a worker to end, but not for a long batch."""
+    worker.join(GRACE)
+    if worker.is_alive():
+        # Python aborts (SIGABRT) if it ends while a thread is inside compiled code.
+        atexit.register(_exit_if_alive, worker, exit_code)
+
+
+def _exit_if_alive(worker: threading.Thread, exit_code: int) -> None:
+    if worker.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+def _solve(
+    store: Store, task: Task, note: Note | None = None, mesh: str = AUTO
+) -> tuple[Batch, float]:
+    """Solve the points of a task; return them with the seconds spent on compiling."""
+    compiled = prepare(store, task.bucket, mesh=mesh)
+    bucket = store.buckets[task.bucket].bucket
+    began = time.perf_counter()
+    compiled.compile()
+    seconds = time.perf_counter() - began
+    if note is not None and seconds > 0.1:
+        where = f" {bucket.group}" if bucket.group else ""
+        note(f"compiled {store.source.name}{where} in {seconds:.1f} s")
+    return solve_points(compiled, bucket, numbers_of(compiled, bucket, task)), seconds
+
+
+def numbers_of(program: Program, bucket: Bucket, task: Task) -> NDArray[np.intp]:
+    """Return the numbers of a task's points, in the order in which a program is to solve them."""
+    return sequence(bucket, task) if program.warm else np.arange(task.start, task.stop)
+
+
+def solve_points(program: Program, bucket: Bucket, numbers: NDArray[np.intp]) -> Batch:
+    """Solve points in the order of `numbers`, and return what was found in the points' own."""
+    batch = program.run(bucket.points(numbers))
+    return back_in_place(batch, numbers) if program.warm else batch
+
+
+def prepare(store: Store, number: int, halvings: int = 0, mesh: str = AUTO) -> Program:
+    """Return the program of a bucket, not yet compiled.
+
+    Parameters
+    ----------
+    store : Store
+    number : int
+        The bucket's.
+    halvings : int
+        How often to halve its lanes: for a task that ran out of memory. Another number of lanes is
+        another program, whose results may differ in the last digits.
+    mesh : str
+        How points and states are cut over this process's devices.
+    """
+    from dpsolve.sharding.batches.program import Program, program, program_for
+    from dpsolve.sharding.devices.mesh import MeshShape
+    from dpsolve.solvers.model.factory import signature
+
+    factory = store.source.load()
+    stored = store.buckets[number]
+    given = stored.bucket.sizes
+    sizes = {name: given.get(name, default) for name, default in signature(factory).sizes.items()}
+    most = max(task.size for task in stored.tasks)
+    options = store.options
+    if program(factory, sizes, options).warm != (START in stored.results):
+        # The store says how it was begun, before there were warm starts or by another rule.
+        options = replace(options, warm=START in stored.results)
+    whole = program_for(factory, sizes, options, most, MeshShape.read(mesh))
+    if not halvings:
+        return whole
+    smaller = Program(factory, sizes, options, whole.shape)
+    smaller.lanes = max(1, smaller.lanes >> halvings)
+    return smaller

@@ -1,0 +1,101 @@
+"""Which log tells of which task: by the ledger, which knows who worked on what in which job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpsolve.hpc.store.event_log import Event, read_ledger
+
+from .job_paths import logs_folder
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.store.store import Store
+
+
+BAD = frozenset({"error", "lost", "memory", "give up", "stop"})
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One time that a worker began a task.
+
+    Attributes
+    ----------
+    task : int
+    job, writer : str
+        The SLURM job and the worker.
+    log : Path or None
+        The log of that job, if there is one.
+    ended : str
+        How it ended: ``committed``, ``error``, ``lost``, ... with what was said; or ``running``.
+    failed : bool
+        Whether it ended badly.
+    """
+
+    task: int
+    job: str
+    writer: str
+    log: Path | None
+    ended: str
+    failed: bool
+
+    def __str__(self) -> str:
+        where = str(self.log) if self.log is not None else f"(no log; worker {self.writer})"
+        return f"task {self.task}: {self.ended}\n    {where}"
+
+
+def attempts(store: Store) -> Iterator[Attempt]:
+    """Yield every attempt at a task, in order of time."""
+    events = read_ledger(store)
+    jobs = {e.writer: str(e.facts.get("job", "")) for e in events if e.what == "joined"}
+    begun: dict[tuple[str, int], Event] = {}
+    ends: dict[tuple[str, int], str] = {}
+    order: list[tuple[tuple[str, int], str, bool]] = []
+    for event in events:
+        if event.task is None:
+            continue
+        writer = str(event.facts.get("worker", event.writer))  # `lost` is told by the driver
+        key = (writer, event.task)
+        if event.what == "started":
+            begun[key] = event
+        elif key in begun and event.what in BAD | {"committed", "abandoned", "declined", "dropped"}:
+            said = str(event.facts.get("message") or event.facts.get("why") or "")
+            ends[key] = f"{event.what}{': ' * bool(said)}{said}"
+            order.append((key, ends[key], event.what in BAD))
+            del begun[key]
+    order += [(key, "running, or lost with its worker", False) for key in begun]
+    for (writer, task), ended, failed in order:
+        job = jobs.get(writer, "")
+        log = logs_folder(store.path) / f"job-{job}.log"
+        yield Attempt(task, job, writer, log if log.is_file() else None, ended, failed)
+
+
+def log_files(store: Store) -> list[Path]:
+    """Return all logs of a store's jobs and drivers, the latest last."""
+    return sorted(logs_folder(store.path).glob("*.log"), key=lambda path: path.stat().st_mtime)
+
+
+def mark(task: int) -> str:
+    """Return the line by which a worker begins to tell of a task's error."""
+    return f"[dpsolve] error in task {task}:"
+
+
+def excerpt(path: Path, task: int, lines: int) -> list[str]:
+    """Return the end of what a log says of a task's error; if it says nothing, the log's end."""
+    text = path.read_text(errors="replace").splitlines()
+    found = [i for i, line in enumerate(text) if line == mark(task)]
+    if not found:
+        return text[-lines:] if lines else []
+    after = text[found[-1] + 1 :]
+    end = next((i for i, line in enumerate(after) if line.startswith("[dpsolve]")), len(after))
+    # An error ends with an empty line; what follows is dask's.
+    end = next((i for i, line in enumerate(after[:end]) if not line.strip()), end)
+    return after[:end][-lines:] if lines else []
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """Return the last lines of a log."""
+    return path.read_text(errors="replace").splitlines()[-lines:]

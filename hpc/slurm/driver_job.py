@@ -1,0 +1,106 @@
+"""The driver as a SLURM job: for sites that end processes on login nodes.
+
+The job runs ``dpsolve resume``. Two minutes before its walltime SLURM signals it; it then stops as
+at Ctrl-C, and the job puts itself back into the queue, so that a sweep may take longer than any
+job lives. After a node failure SLURM requeues it by itself.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpsolve.hpc.run.job_paths import job_name, jobs_folder, logs_folder
+from dpsolve.hpc.run.single_driver import presence
+from dpsolve.solvers.errors import RefusedError
+
+from . import commands
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.store.store import Store
+
+    from .profiles import Profile, ProfileFile
+
+
+_SCRIPT = """\
+#!/bin/bash
+{directives}
+
+{prologue}
+requeue=
+{python} -m dpsolve resume {store} --on slurm --profile {profile} &
+driver=$!
+trap 'requeue=yes; kill -INT $driver' USR1  # the walltime is nearly over
+trap 'kill -TERM $driver' TERM              # scancel
+while kill -0 $driver 2>/dev/null; do wait $driver; code=$?; done
+if [ -n "$requeue" ] && [ "$code" = 130 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"
+"""
+
+
+def driver_script(profile: Profile, profile_path: Path, store: Path) -> str:
+    """Return the script of the driver's job."""
+    own = profile.driver
+    given = {
+        "--job-name": job_name(store, "driver"),
+        "--partition": own.partition or profile.partition,
+        "--account": own.account or profile.account,
+        "--qos": own.qos or (None if own.partition else profile.qos),
+        "--constraint": own.constraint or (None if own.partition else profile.constraint),
+        "--ntasks": 1,
+        "--cpus-per-task": own.cpus,
+        "--mem": own.memory,
+        "--time": own.walltime or profile.walltime,
+        "--output": f"{logs_folder(store)}/driver-%j.log",
+        "--open-mode": "append",
+        "--signal": "B:USR1@120",
+    }
+    lines = [f"{key}={value}" for key, value in given.items() if value is not None]
+    lines += ["--requeue", *own.directives]
+    prologue = profile.prologue if own.prologue is None else own.prologue
+    return _SCRIPT.format(
+        directives="\n".join(f"#SBATCH {line}" for line in lines),
+        prologue="\n".join(prologue),
+        python=shlex.quote(profile.python or sys.executable),
+        store=shlex.quote(str(store.resolve())),
+        profile=shlex.quote(str(profile_path)),
+    )
+
+
+def keep_profile(found: ProfileFile, store: Path) -> Path:
+    """Copy a profile beside the store: a later edit shall not change what is queued."""
+    folder = jobs_folder(store)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "profile.toml"
+    if found.path.resolve() != kept.resolve():
+        shutil.copyfile(found.path, kept)
+    return kept
+
+
+def submit_driver(store: Store, found: ProfileFile) -> str:
+    """Submit the driver of a store; return the job's number.
+
+    Raises
+    ------
+    RefusedError
+        If the store has a driver, or one in the queue.
+    ClusterError
+        If SLURM rejects the job, in its own words.
+    """
+    driver = presence(store)
+    if driver is not None and driver.alive:
+        raise RefusedError(
+            f"{store.path} has a driver already: {driver}. To end it: dpsolve cancel {store.path}"
+        )
+    waiting = [job for job in commands.queue(job_name(store.path, "driver")) if not job.ended]
+    if waiting:
+        raise RefusedError(
+            f"{store.path} has a driver in the queue already: {waiting[0]}. To withdraw it: "
+            f"dpsolve cancel {store.path}"
+        )
+    logs_folder(store.path).mkdir(parents=True, exist_ok=True)
+    kept = keep_profile(found, store.path)
+    return commands.submit(driver_script(found.profile, kept, store.path))

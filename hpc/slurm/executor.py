@@ -1,0 +1,144 @@
+"""Tasks on SLURM: ``--on slurm --profile NAME``. Jobs come and go; the driver stays.
+
+The driver holds dask's scheduler and conducts; each job connects to it and works until there is
+nothing left, its walltime ends or it is told to leave. If the driver is killed, jobs notice the
+broken connection and end: at once when idle, in a task when dask's own patience (30 s) is over,
+and at the latest when the profile's `death_timeout` has passed for a job that just starts. The same
+command then goes on, and first cancels whatever jobs its predecessor left.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from dpsolve.hpc.cluster.coordinator import Conductor
+from dpsolve.hpc.cluster.dask_settings import quiet_dask
+from dpsolve.hpc.cluster.messages import Post
+from dpsolve.hpc.run.executor import AUTO
+from dpsolve.hpc.run.job_paths import cache_folder, job_name, logs_folder
+from dpsolve.hpc.store.buckets import Receipt
+from dpsolve.hpc.store.event_log import Ledger
+from dpsolve.solvers.errors import ClusterError
+
+from . import commands
+from .job_pool import JobFleet
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.plan.tasks import Crew, Task
+    from dpsolve.hpc.run.executor import Note
+    from dpsolve.hpc.store.store import Store
+
+    from .profiles import Profile
+    from .worker_job import Cluster
+
+
+FAREWELL = 1.5
+"""Seconds in which jobs end by themselves when the work is done; others are cancelled."""
+
+
+class SlurmExecutor:
+    """Runs tasks in SLURM jobs.
+
+    Parameters
+    ----------
+    profile : Profile
+    watch : callable, optional
+        Is told how many jobs run, pend and have ended, whenever that changes.
+    """
+
+    kind = "slurm"
+
+    def __init__(self, profile: Profile, watch: Note = lambda text: None, mesh: str = AUTO) -> None:
+        self.profile = profile
+        self.crew: Crew | None = profile.crew
+        self._mesh = mesh
+        self._watch = watch
+        self._conductor: Conductor | None = None
+        self._stopped = False
+
+    def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
+        """Run tasks; see `Executor`."""
+        import dask
+
+        from .worker_job import SETTINGS, make_cluster
+
+        self._check()
+        for folder in (logs_folder(store.path), cache_folder(store.path)):
+            folder.mkdir(parents=True, exist_ok=True)
+        commands.cancel(job_name(store.path))  # of a driver that was killed a moment ago
+        ledger = Ledger(store, "driver")
+        ledger.write("begun", executor=self.kind, tasks=len(tasks))
+        try:
+            with quiet_dask(), dask.config.set(SETTINGS):
+                cluster = make_cluster(self.profile, store.path)
+                fleet = JobFleet(cluster, self.profile, store, ledger, note, self._watch)
+                finished = False
+                try:
+                    yield from self._conduct(cluster, fleet, store, tasks, ledger, note)
+                    finished = not self._stopped
+                finally:
+                    if not finished:
+                        fleet.close(patience=0)  # cancelled, whatever they are doing
+                    _close(cluster)
+                    if finished:
+                        fleet.close(patience=FAREWELL)
+        finally:
+            ledger.write("ended", executor=self.kind)
+            ledger.close()
+
+    def _conduct(
+        self,
+        cluster: Cluster,
+        fleet: JobFleet,
+        store: Store,
+        tasks: Sequence[Task],
+        ledger: Ledger,
+        note: Note,
+    ) -> Iterator[Receipt]:
+        from distributed import Client
+
+        profile = self.profile
+        post = Post(
+            store=str(store.path.resolve()),
+            topic=f"dpsolve-{uuid.uuid4().hex}",
+            cache=str(cache_folder(store.path)),
+            gpus=profile.gpus_per_worker,
+            memory=profile.memory_bytes // profile.workers_per_job,
+            mesh=self._mesh,
+        )
+        client = Client(cluster, set_as_default=False)
+        try:
+            self._conductor = Conductor(client, store, post, fleet, ledger, note)
+            if not self._stopped:
+                yield from self._conductor.conduct([task.id for task in tasks])
+        finally:
+            with suppress(Exception):  # dask may be in any state by now
+                client.close(timeout=2)
+
+    def stop(self) -> None:
+        """End `run`: jobs are cancelled; a task may still be committed in its grace period."""
+        self._stopped = True
+        if self._conductor is not None:
+            self._conductor.stop()
+
+    def _check(self) -> None:
+        if not commands.have_slurm():
+            raise ClusterError(
+                "there are no SLURM commands here (sbatch, squeue). Run this on a login node, or "
+                "take --on local for this machine alone."
+            )
+        if self.profile.nodes > 1:
+            raise ClusterError(
+                f"nodes = {self.profile.nodes} in the profile: a sweep's job is one node. Several "
+                "nodes for one model are for `dpsolve solve --distributed`; for a sweep, "
+                "max_jobs says how many nodes work at a time."
+            )
+
+
+def _close(cluster: Cluster) -> None:
+    cluster.shared.ending = True  # workers end when the scheduler does
+    with suppress(Exception):  # as above; what is left is cancelled by name
+        cluster.close(timeout=5)

@@ -1,0 +1,205 @@
+"""dask-jobqueue's cluster with this package's job script, and SLURM's own words when it refuses.
+
+Importing this module imports dask-jobqueue. Nothing of the user's own dask configuration for
+dask-jobqueue applies: a profile says all, so that the same profile gives the same job everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpsolve.hpc.cluster.dask_settings import keep_signal_handlers
+from dpsolve.hpc.cluster.shutdown import GRACE, JOB_END
+from dpsolve.hpc.run.job_paths import job_name, logs_folder
+from dpsolve.solvers.errors import ClusterError
+
+from . import commands
+
+if TYPE_CHECKING:
+    from .profiles import Profile
+
+
+with keep_signal_handlers():
+    from dask_jobqueue.slurm import SLURMCluster, SLURMJob
+    from distributed.core import Status
+
+_KEYS = (
+    "name", "cores", "memory", "processes", "python", "interface", "death-timeout",
+    "local-directory", "extra", "worker-command", "worker-extra-args", "job-extra",
+    "job-extra-directives", "env-extra", "job-script-prologue", "header-skip",
+    "job-directives-skip", "log-directory", "shebang", "queue", "project", "account", "walltime",
+    "job-cpu", "job-mem", "shared-temp-directory", "scheduler-options",
+)  # fmt: skip
+
+SETTINGS: dict[str, Any] = {"jobqueue.dpsolve": dict.fromkeys(_KEYS)}
+"""dask settings under which jobs depend on the profile alone."""
+
+
+REFUSED = "0"
+"""The number of a job that SLURM did not accept."""
+
+
+@dataclass
+class Shared:
+    """What a cluster and its jobs have in common.
+
+    Attributes
+    ----------
+    refusals : list of ClusterError
+        Why SLURM did not accept jobs.
+    ending : bool
+        The scheduler is about to close, and jobs end with it: nobody need cancel them.
+    """
+
+    refusals: list[ClusterError] = field(default_factory=list)
+    ending: bool = False
+
+
+class _Job(SLURMJob):
+    """One job. A refusal is noted, not raised: dask would lose it in a background task."""
+
+    config_name = "dpsolve"
+    # `exec`: signals that SLURM sends to the batch script alone reach the worker's main process.
+    _script_template = (
+        "%(shebang)s\n%(job_header)s\n\n%(job_script_prologue)s\nexec %(worker_command)s\n"
+    )
+
+    def __init__(self, *args: Any, shared: Shared, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call] # as below
+        self.shared = shared
+        # dask-jobqueue has no types.
+        self.script: str = self.job_script()  # type: ignore[no-untyped-call] # as above
+
+    async def _submit_job(self, script_filename: str) -> str:
+        try:
+            return await asyncio.to_thread(commands.submit, self.script)
+        except ClusterError as error:
+            self.shared.refusals.append(error)
+            return REFUSED
+
+    async def close(self) -> None:
+        """Cancel the job, unless it was refused, or ends by itself with the scheduler."""
+        if self.job_id != REFUSED and not self.shared.ending:
+            await super().close()  # type: ignore[no-untyped-call] # dask-jobqueue has no types
+        self.status = Status.closed  # which dask-jobqueue forgets, and dask asks for when it ends
+
+
+class Cluster(SLURMCluster):
+    """A dask cluster whose workers live in jobs of a profile."""
+
+    job_cls = _Job  # type: ignore[assignment] # it is annotated as SLURMJob itself
+
+    def __init__(self, *args: Any, shared: Shared, **kwargs: Any) -> None:
+        self.shared = shared
+        super().__init__(*args, shared=shared, **kwargs)
+
+    def new_worker_spec(self) -> dict[str, Any]:
+        """Return the specification of one more job, under a name that no job had before.
+
+        dask gives the name of a job that was lost to the next one, which it then takes for alive.
+        """
+        self._i += 1
+        spec: dict[str, Any] = super().new_worker_spec()  # type: ignore[no-untyped-call] # as below
+        return spec
+
+    def open_jobs(self, count: int) -> None:
+        """Have as many jobs: submit what is missing, close those whose specification is gone."""
+        self.scale(jobs=count)  # type: ignore[no-untyped-call] # dask-jobqueue has no types
+
+
+def make_cluster(profile: Profile, store: Path) -> Cluster:
+    """Start a scheduler here, with no jobs yet.
+
+    Raises
+    ------
+    ClusterError
+        If the profile's network interface or port is not to be had.
+    """
+    options: dict[str, Any] = {
+        "dashboard_address": ":8787" if profile.dashboard else ":0",
+        "dashboard": profile.dashboard,
+        "port": profile.port,
+    }
+    if interface := profile.login_interface or profile.interface:
+        options["interface"] = interface
+    try:
+        return Cluster(
+            scheduler_options=options,
+            name=job_name(store),
+            shared=Shared(),
+            **job_options(profile, store),
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        raise ClusterError(
+            f"the driver cannot listen to its workers: {error}. See interface, login_interface "
+            "and port in the profile; `ip -brief address` shows the interfaces of this machine."
+        ) from error
+
+
+def job_options(profile: Profile, store: Path) -> dict[str, Any]:
+    """Return what dask-jobqueue has to know of a job."""
+    return {
+        "cores": 1,  # dask's threads: one task at a time; CPUs are SLURM's matter
+        "processes": 1,
+        "job_cpu": profile.cpus,
+        "memory": f"{profile.memory_bytes}B",
+        "job_mem": profile.memory,
+        "queue": profile.partition,
+        "account": profile.account,
+        "walltime": profile.walltime,
+        "job_name": job_name(store),
+        "python": shlex.quote(profile.python or sys.executable),
+        "worker_command": "dpsolve.hpc.slurm.worker_process",
+        "worker_extra_args": [
+            "--workers", str(profile.workers_per_job), "--gpus", str(profile.gpus_per_worker)
+        ],
+        "interface": profile.interface,
+        "death_timeout": f"{profile.death_timeout:g}",
+        "local_directory": f'"{profile.scratch or "${TMPDIR:-/tmp}"}"',  # the node's own
+        "job_extra_directives": directives(profile, store),
+        "job_directives_skip": [],
+        "job_script_prologue": prologue(profile),
+        "shebang": "#!/bin/bash",
+    }  # fmt: skip
+
+
+def directives(profile: Profile, store: Path) -> list[str]:
+    """Return the #SBATCH lines beside those of dask-jobqueue."""
+    lines = [f"--output={logs_folder(store)}/job-%j.log", "--open-mode=append"]
+    lines += [f"--qos={profile.qos}"] if profile.qos else []
+    lines += [f"--constraint={profile.constraint}"] if profile.constraint else []
+    lines += resources(profile)
+    lines.append("--requeue" if profile.requeue else "--no-requeue")
+    return [*lines, *profile.directives]
+
+
+def resources(profile: Profile) -> list[str]:
+    """Return how the profile's GPUs are asked for."""
+    if not profile.gpus or profile.gpu_request == "none":
+        return []
+    kind = f"{profile.gpu_type}:" if profile.gpu_type else ""
+    if profile.gpu_request == "gres":
+        return [f"--gres=gpu:{kind}{profile.gpus}"]
+    return [f"--{profile.gpu_request}={kind}{profile.gpus}"]
+
+
+def prologue(profile: Profile) -> list[str]:
+    """Return the lines before the worker: the site's, and when the job has to end."""
+    end = f"$(( $(date +%s) + {profile.walltime_seconds:.0f} ))"
+    return [f"export {JOB_END}={end} {GRACE}={profile.grace:g}", *profile.prologue]
+
+
+def job_script(profile: Profile, store: Path, scheduler: str) -> str:
+    """Return the script of one worker's job."""
+    import dask
+
+    with dask.config.set(SETTINGS):
+        job = _Job(
+            scheduler, name=f"{job_name(store)}-0", shared=Shared(), **job_options(profile, store)
+        )
+    return job.script

@@ -1,0 +1,53 @@
+"""Failed points, to be computed once more: ``--retry-failed``.
+
+A point that failed is committed like any other, and no resume looks at it again. Where the reason
+is gone (more memory, a mended package, another device), the commit of its task is taken back: the
+status file is removed, which happens at once or not at all, and all points of the task are
+computed again. Only the store's driver may do this, because another one's worker may be at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from .atomic_files import disk_errors
+from .event_log import Ledger
+
+if TYPE_CHECKING:
+    from .buckets import Receipt
+    from .store import Store
+
+
+def has_failed(receipts: Mapping[int, Receipt]) -> bool:
+    """Whether any point failed."""
+    return any(receipt.failed for receipt in receipts.values())
+
+
+def clear_failed(store: Store, receipts: dict[int, Receipt]) -> list[int]:
+    """Take back the commits of tasks with failed points; return the tasks' numbers.
+
+    Parameters
+    ----------
+    store : Store
+    receipts : dict of int to Receipt
+        Of the committed tasks; those of the tasks concerned are removed from it.
+
+    Raises
+    ------
+    StoreError
+        If the disk refuses.
+    """
+    failed = [number for number, receipt in receipts.items() if receipt.failed]
+    if not failed:
+        return []
+    ledger = Ledger(store, "driver")
+    for number in failed:
+        task = store.tasks[number]
+        # Said first: a kill in between leaves a commit that still stands, and no work done twice.
+        ledger.write("retried", task=number, failed=receipts[number].failed)
+        with disk_errors(store.path):
+            store.buckets[task.bucket].file("status", task).unlink()
+        del receipts[number]
+    ledger.close()
+    return failed

@@ -1,0 +1,207 @@
+"""``dp.load``: one point of a store as a solution, under the policy that is stored.
+
+Nothing is solved again. The model is built from the source that the store keeps, at the point's
+parameters; what was kept is read, and what follows from the policy alone (positions or values of
+the choices, outputs, grids) is filled in from the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from dpsolve.hpc.plan.design import point_label, point_parameters
+from dpsolve.solvers.distributions.solved_points import fixed_policy
+from dpsolve.solvers.errors import StoreError, UsageError
+from dpsolve.solvers.methods.finite_horizon import follow
+from dpsolve.solvers.model.factory import Sizes, build, signature
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.numerics.tracing import EPS
+from dpsolve.solvers.operators.bellman import LatticePolicy
+from dpsolve.solvers.operators.tabular import TabularPolicy
+from dpsolve.solvers.outcomes import Outcome, sentence
+from dpsolve.solvers.solution import Problem, Solution
+from dpsolve.solvers.solve.point import read_off
+from dpsolve.solvers.solve.result_dims import arrays_dims, shape_of
+
+from .buckets import StoredBucket
+from .finding import find_point
+from .store import Store, open_store
+
+Array = Any
+
+
+def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) -> Solution:
+    """Load one point of a sweep's store as a solution, without solving it again.
+
+    Parameters
+    ----------
+    path : path
+        The store of a sweep, finished or not.
+    point : int, optional
+        The point's number along ``point``, for sweeps over samples, tables and paired lists.
+    **parameters
+        The value of each parameter (and static size) that varies: one that is stored, up to
+        rounding in the twelfth digit. Nothing is interpolated, and the nearest will not do.
+
+    Returns
+    -------
+    Solution
+        As ``dp.solve`` returned it, so that ``dp.stationary``, ``dp.path`` and ``dp.simulate``
+        work under the stored policy; it has what the store kept, and what the policy tells.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, the point is pending or failed, or the store cannot be read.
+    UsageError
+        If no point, or more than one, has these parameters: with the values that there are; or
+        if the store did not keep the policy.
+    RefusedError
+        If the model is an installed one and differs from what the store was computed with.
+    """
+    store = open_store(path)
+    stored, index = find_point(store, point, parameters)
+    arrays, status, message = _read(store, stored, index)
+    where = _name(stored, index)
+    if status == "pending":
+        raise StoreError(
+            f"{store.path}: the point {where} is not computed yet. Finish the sweep (dpsolve "
+            f"resume {store.path}), then load it."
+        )
+    if status == "failed":
+        raise StoreError(f"{store.path}: the point {where} failed: {message}")
+    factory = store.source.load()
+    values = {
+        name: jnp.float64(x[0]) for name, x in stored.bucket.points(np.array([index])).items()
+    }
+    sizes = {**signature(factory).sizes, **stored.bucket.sizes}
+    made = build(factory, values, sizes)
+    seconds = float(arrays.pop("seconds"))
+    arrays["code"] = np.int32(_code(status, message))
+    problem = Problem(factory, None, Sizes(sizes.items()), store.options, ())
+    if isinstance(made, Model | TabularModel):
+        arrays |= _policy(made, arrays, f"{store.path}: the point {where}")
+        found = _filled_in(problem, values, made, arrays)
+        arrays = {**{k: np.asarray(x) for k, x in found.items()}, **arrays}
+        shape = made.shape if made.horizon is None else (made.horizon, *made.shape)
+        over = ("value",) if "gain" in arrays else ("value", "lower", "upper")
+        every = {**dict.fromkeys(over, np.empty(shape)), **arrays}
+    else:
+        every = arrays
+    dims = tuple(arrays_dims(shape_of(made), every).items())
+    problem = Problem(factory, None, problem.sizes, store.options, dims)
+    return Solution(jax.tree.map(jnp.asarray, arrays), values, problem, message, seconds)
+
+
+# -- what is stored of it -------------------------------------------------------------------------
+
+
+def _name(stored: StoredBucket, index: int) -> str:
+    return point_label(point_parameters(stored.bucket, index)) or f"number {index}"
+
+
+def _read(store: Store, stored: StoredBucket, index: int) -> tuple[dict[str, Any], str, str]:
+    """Return a point's arrays and numbers, its status and its message."""
+    import zarr
+
+    root = zarr.open_group(store.path, mode="r")
+    group: Any = root[stored.bucket.group] if stored.bucket.group else root
+    at = tuple(int(i) for i in np.unravel_index(index, stored.bucket.shape))
+    found: dict[str, Any] = {}
+    for name in stored.results:
+        try:
+            found[name] = np.asarray(group[name][at])
+        except Exception as error:  # whatever a codec raises on damaged bytes
+            raise StoreError(
+                f"{store.path}: {name} of the point {_name(stored, index)} cannot be read: "
+                f"{error}. dpsolve verify tells what else is damaged."
+            ) from error
+    return found, str(found.pop("status")), str(found.pop("message"))
+
+
+def _code(status: str, message: str) -> int:
+    """Return the code of a status: that of the same sentence, where it is one of ours."""
+    if status == "solved":
+        return int(Outcome.SOLVED)
+    for outcome in Outcome:
+        if outcome < 10 and outcome != 0 and sentence(outcome) == message:
+            return int(outcome)
+    return int(Outcome.RUNNING)
+
+
+# -- what follows from the policy -----------------------------------------------------------------
+
+
+def _policy(
+    model: Model | TabularModel, arrays: Mapping[str, Any], what: str
+) -> dict[str, NDArray[np.int32]]:
+    """Return the position of every choice on its grid."""
+    if isinstance(model, TabularModel):
+        menus = {"action": np.arange(model.n_actions)}
+    else:
+        menus = {name: np.asarray(model.grid_of(name).values) for name in model.choices}
+    found = {}
+    for name, menu in menus.items():
+        if f"policy_index_{name}" in arrays:
+            found[f"policy_index_{name}"] = arrays[f"policy_index_{name}"].astype(np.int32)
+        elif f"policy_{name}" in arrays:
+            found[f"policy_index_{name}"] = _position(menu, arrays[f"policy_{name}"], name, what)
+        else:
+            raise UsageError(
+                f"{what} has no policy: the store kept neither policy_{name} nor "
+                f'policy_index_{name}. Sweep into a new store with keep = [..., "policy"], or '
+                "solve this point with dp.solve."
+            )
+    return found
+
+
+def _position(menu: NDArray[Any], chosen: NDArray[Any], name: str, what: str) -> NDArray[np.int32]:
+    """Find choices on their grid: exactly, but for the rounding of a grid that is made anew."""
+    order = np.argsort(menu, kind="stable")
+    ranked = menu[order]
+    above = np.clip(np.searchsorted(ranked, chosen), 0, len(menu) - 1)
+    below = np.maximum(above - 1, 0)
+    nearer = np.abs(ranked[below] - chosen) < np.abs(ranked[above] - chosen)
+    found = np.where(nearer, below, above)
+    gap = np.abs(ranked[found] - chosen)
+    bad = ~(gap <= 16 * EPS * np.max(np.abs(menu)))
+    if bad.any():
+        raise StoreError(
+            f"{what} has policy_{name} = {chosen[bad][0]:.12g}, which is no value of the choice's "
+            "grid as the model makes it here. dpsolve verify compares the store with its model."
+        )
+    return order[found].astype(np.int32)
+
+
+def _filled_in(
+    problem: Problem, values: Mapping[str, Any], model: Model | TabularModel, arrays: Any
+) -> dict[str, Array]:
+    """Return what the policy tells, whatever was kept: choices, outputs, grids."""
+    index = {n.removeprefix("policy_index_"): jnp.asarray(x) for n, x in arrays.items()
+             if n.startswith("policy_index_")}  # fmt: skip
+
+    def fill(values: Any, index: Any) -> dict[str, Array]:
+        made, fixed = fixed_policy(problem, values, index)
+        if isinstance(fixed, TabularPolicy):
+            operator: Any = fixed.operator
+        else:
+            assert isinstance(fixed, LatticePolicy)
+            operator = fixed.lattice
+        return read_off(made, operator, operator.policy_of(index))
+
+    def along(values: Any, index: Any) -> dict[str, Array]:
+        made = build(problem.factory, values, dict(problem.sizes))  # type: ignore[arg-type]
+        found = follow(made, problem.options, index)
+        return {name: x for name, x in found.items() if name != "value"}
+
+    run = fill if model.horizon is None else along
+    found: dict[str, Array] = jax.jit(partial(run))(dict(values), index)
+    return found

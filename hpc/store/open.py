@@ -1,0 +1,60 @@
+"""``dp.open``: a store as xarray shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .buckets import StoredBucket
+from .store import open_store
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
+    """Open a store, lazily: results are read when they are used.
+
+    The same as ``xarray.open_zarr(path)``, or ``xarray.open_datatree(path)`` for a sweep over
+    static sizes, but that the parameters of points in a row are read at once, so that points can
+    be selected by them: ``ds.where(ds.beta > 0.95, drop=True)``.
+
+    Parameters
+    ----------
+    path : path
+        The store of a sweep, finished or not. Where nothing is computed yet, ``status`` is
+        ``pending`` and numbers are NaN.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimensions: the swept parameters, then the model's states.
+    xarray.DataTree
+        If the sweep has several sets of static sizes: one dataset for each, by such a name as
+        ``n_k=100``.
+
+    Raises
+    ------
+    StoreError
+        If there is no store at `path`.
+    """
+    import xarray
+
+    store = open_store(path)
+    if len(store.buckets) == 1:
+        dataset: xarray.Dataset = xarray.open_zarr(store.path)
+        return _with_parameters(dataset, store.buckets[0])
+    tree = xarray.open_datatree(store.path, engine="zarr", chunks={})
+    for bucket in store.buckets:
+        group = bucket.bucket.group
+        tree[group].dataset = _with_parameters(tree[group].to_dataset(), bucket)
+    return tree
+
+
+def _with_parameters(dataset: xarray.Dataset, bucket: StoredBucket) -> xarray.Dataset:
+    beside = {
+        name: (dims, values, dataset[name].attrs)
+        for name, (dims, values) in bucket.bucket.parameters.items()
+        if name not in bucket.bucket.axes
+    }
+    return dataset.assign_coords(beside)

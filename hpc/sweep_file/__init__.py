@@ -1,0 +1,1 @@
+"""What a sweep file says, and every mistake in it."""

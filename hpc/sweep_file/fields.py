@@ -1,0 +1,317 @@
+"""What a sweep file may say.
+
+The models here check each field by itself, in the words of whoever wrote the file; what the fields
+must agree on among each other and with the model is checked in :mod:`.consistency`. A valid
+:class:`Sweep` is plain data: it goes into the store's attributes and comes back from there.
+
+    model = "growth"
+    [fixed]                     # parameters and sizes that do not vary
+    [grid]                      # full factorial: each becomes a dimension of the result
+    [zip] [sample] [table]      # at most one of these: points in a row, along dimension `point`
+    [solve]                     # tol, method, moments, gradients, periods, initial, ...
+    [store]                     # path, keep, points_per_task
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from dpsolve.solvers.errors import did_you_mean
+from dpsolve.solvers.options import SolveOptions
+
+from .mistakes import Key, Mistake, report
+
+
+def _wrong(text: str) -> PydanticCustomError:
+    return PydanticCustomError("mistake", "{text}", {"text": text})
+
+
+def number_in_quotes(value: object) -> str:
+    """Return the remedy for a number written in quotes, or an empty string."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        float(value)
+    except ValueError:
+        return ""
+    return f"in quotes this is text; write the number bare: {value}."
+
+
+def _number(value: Any) -> float:
+    """Accept a finite number; a whole one stays whole, so that a size remains a size."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(number_in_quotes(value) or "a number is expected.")
+    if not math.isfinite(value):
+        raise _wrong("a finite number is expected.")
+    return value
+
+
+def _scalar(value: Any) -> float | bool | str:
+    """Accept one value: a number, or the text or truth value of a static option."""
+    if isinstance(value, list | tuple | Mapping):
+        raise _wrong("one value is expected; several values are swept: put them in [grid].")
+    if isinstance(value, bool) or (isinstance(value, str) and not number_in_quotes(value)):
+        return value
+    return _number(value)
+
+
+def _list(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        shown = f'"{value}"' if isinstance(value, str) else value
+        raise _wrong(f"a list is expected: [{shown}].")
+    if not value:
+        raise _wrong("the list is empty; give at least one value, or leave the key out.")
+    return tuple(value)
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [str(value) for value, count in Counter(values).items() if count > 1]
+    if twice:
+        text = f"{', '.join(twice)} stands there twice; each value of a dimension may stand once."
+        raise _wrong(text)
+    return values
+
+
+def _whole(value: Any, least: int, why: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(number_in_quotes(value) or "a whole number is expected.")
+    if value < least:
+        raise _wrong(why)
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong('text in "quotes" is expected.')
+    if not value.strip():
+        raise _wrong("the text is empty.")
+    return value
+
+
+# Serialised as they are: an `int` stands for a size and must come back as one.
+_as_is = PlainSerializer(lambda value: value)
+Number = Annotated[float, PlainValidator(_number), _as_is]
+Scalar = Annotated[float | bool | str, PlainValidator(_scalar), _as_is]
+Text = Annotated[str, PlainValidator(_text)]
+Count = Annotated[int, PlainValidator(lambda v: _whole(v, 1, "at least 1 is needed."))]
+TwoOrMore = Annotated[
+    int, PlainValidator(lambda v: _whole(v, 2, "a range with two ends has at least 2 points."))
+]
+Seed = Annotated[int, PlainValidator(lambda v: _whole(v, 0, "a seed is 0 or above."))]
+Values = Annotated[tuple[Scalar, ...], BeforeValidator(_list)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Span(_Part):
+    """An interval to draw from."""
+
+    start: Number = Field(alias="from")
+    stop: Number = Field(alias="to")
+    spacing: Literal["linear", "log"] = "linear"
+
+    @model_validator(mode="after")
+    def _two_ends(self) -> Span:
+        if self.start == self.stop:
+            raise _wrong(f"from and to are both {self.start}: one value, not a range.")
+        if self.spacing == "log" and min(self.start, self.stop) <= 0:
+            raise _wrong('spacing = "log" needs from and to above 0.')
+        return self
+
+
+class Range(Span):
+    """Evenly spaced values, both ends included."""
+
+    points: TwoOrMore
+
+
+Axis = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[Values, AfterValidator(_distinct), Tag("list")],
+    Discriminator(lambda value: "range" if isinstance(value, Mapping | Range) else "list"),
+]
+
+
+class Sample(_Part):
+    """Points drawn evenly from a box: the same seed gives the same points."""
+
+    method: Literal["latin-hypercube", "sobol"]
+    points: Count
+    seed: Seed = 0
+    ranges: dict[str, Span]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        """Let the ranges stand in [sample] itself, as they do in [grid]."""
+        if not isinstance(value, Mapping) or "ranges" in value:
+            return value
+        own = {k: v for k, v in value.items() if k in cls.model_fields}
+        return own | {"ranges": {k: v for k, v in value.items() if k not in own}}
+
+
+class Table(_Part):
+    """Points read from a CSV file.
+
+    `columns` is the column by parameter. `values` holds what was read, so that a sweep is whole
+    without the file.
+    """
+
+    file: Text
+    columns: dict[str, Text]
+    values: dict[str, tuple[Number, ...]]
+
+
+class Store(_Part):
+    """Where results go, which of them, and in what portions."""
+
+    path: Text
+    keep: Annotated[tuple[Text, ...], BeforeValidator(_list)] | None = None
+    points_per_task: Count | None = None
+
+
+class Sweep(_Part):
+    """A whole sweep, each field checked.
+
+    `one_point` says that nothing varies, and that this is meant: ``dpsolve solve --store``.
+    """
+
+    model: Text
+    one_point: Literal[True] | None = None
+    fixed: dict[str, Scalar] = {}
+    grid: dict[str, Axis] = {}
+    zip: dict[str, Values] = {}
+    sample: Sample | None = None
+    table: Table | None = None
+    solve: dict[str, Any] = {}
+    store: Store
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the sweep as JSON-ready tables, which `sweep_from` reads back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+GRADIENT = re.compile(r"d_.+_d_(?P<parameter>\w+)")  # the name of one, as a store has it
+
+
+def options_of(sweep: Sweep) -> SolveOptions:
+    """Return how the points are solved: as ``[solve]`` says, with what ``keep`` needs.
+
+    What `keep` names is computed, and what ``[solve]`` asks for is stored: see `asked_for`.
+    """
+    given = SolveOptions.from_mapping(sweep.solve)
+    keep = sweep.store.keep or ()
+    moments = [n.removeprefix("moment_") for n in keep if n.startswith("moment_")]
+    gradients = [found["parameter"] for n in keep if (found := GRADIENT.fullmatch(n))]
+    return replace(
+        given,
+        distribution=given.distribution or any(_is_distribution(n) for n in keep),
+        moments=(*given.moments, *(("moments",) if "moments" in keep else ()), *moments),
+        gradients=(*given.gradients, *gradients),
+    )
+
+
+def _is_distribution(name: str) -> bool:
+    return name.startswith("distribution") and name != "distribution_path"
+
+
+def asked_for(sweep: Sweep) -> tuple[str, ...]:
+    """Return the names of what ``[solve]`` asks for, which is stored beside what `keep` names."""
+    given = SolveOptions.from_mapping(sweep.solve)
+    names = ["distribution"] if given.distribution else []
+    names += [name if name == "moments" else f"moment_{name}" for name in given.moments]
+    return (*names, *(["distribution_path"] if given.periods is not None else []))
+
+
+def sweep_from(raw: Mapping[str, Any]) -> Sweep:
+    """Make a sweep from tables: a store's attributes, or a dict written in Python.
+
+    Raises
+    ------
+    UsageError
+        If a field is wrong; all of them are named.
+    """
+    if mistakes := field_mistakes(raw):
+        raise report("the sweep", mistakes, raw, lambda key: (0, ""))
+    return Sweep.model_validate(raw)
+
+
+def field_mistakes(raw: Mapping[str, Any]) -> list[Mistake]:
+    """Check every field of a sweep by itself."""
+    try:
+        Sweep.model_validate(raw)
+    except ValidationError as error:
+        return [_in_words(dict(e), raw) for e in error.errors(include_url=False)]
+    return []
+
+
+def _in_words(error: dict[str, Any], raw: Mapping[str, Any]) -> Mistake:
+    """Translate one error of the validation library."""
+    key = _as_written(error["loc"], raw)
+    name, known = str(key[-1]) if key else "", _known(key)
+    match error["type"]:
+        case "mistake":
+            return Mistake(key, error["ctx"]["text"])
+        case "missing":
+            return Mistake(key, _MISSING.get(key, f"'{name}' is missing."))
+        case "extra_forbidden":
+            guess = did_you_mean(name, known)
+            return Mistake(key, f"unknown key.{guess} Known here: {', '.join(known)}.")
+        case "literal_error":
+            expected = error["ctx"]["expected"].replace("'", '"')
+            return Mistake(key, f"it must be {expected}.")
+        case "model_type" if key[:1] == ("sample",) and len(key) > 1:
+            range_ = f"{name} = {{ from = 0.1, to = 0.9 }}"
+            guess = did_you_mean(name, known)
+            return Mistake(key, f"neither a known key nor a range ({range_}).{guess}")
+        case _:
+            return Mistake(key, f"a table is expected: [{'.'.join(map(str, key))}].")
+
+
+_MISSING: dict[Key, str] = {
+    ("model",): 'the sweep names no model; begin with: model = "growth" (dpsolve models lists '
+    'them), or model = "file.py:function".',
+    ("sample", "method"): 'method is missing: "latin-hypercube" or "sobol".',
+    ("sample", "points"): "points is missing: how many points to draw.",
+}
+
+
+def _as_written(loc: tuple[str | int, ...], raw: Mapping[str, Any]) -> Key:
+    """Turn the library's location into the key path of the file."""
+    if loc[:1] == ("grid",) and len(loc) > 2:
+        return (*loc[:2], *loc[3:])  # without the name of the union's branch
+    if loc[:2] == ("sample", "ranges") and "ranges" not in raw["sample"]:
+        return ("sample", *loc[2:])
+    return tuple(loc)
+
+
+def _known(key: Key) -> list[str]:
+    """Return the keys that are known beside `key`."""
+    part: type[_Part] = Sweep
+    if len(key) > 1:
+        parts: dict[str, type[_Part]] = {"sample": Sample, "table": Table, "store": Store}
+        part = parts.get(str(key[0]), Sweep)
+    if len(key) > 2:
+        part = Range if key[0] == "grid" else Span
+    return [field.alias or name for name, field in part.model_fields.items()]

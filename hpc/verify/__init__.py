@@ -1,0 +1,1 @@
+"""An independent check of a store, in NumPy."""

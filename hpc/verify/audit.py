@@ -1,0 +1,269 @@
+"""Whether a store still is what was written: every file, every number, every coordinate.
+
+Nothing is solved or evaluated here. Arrays are read by zarr, not by the code that wrote them; the
+codecs' checksums vouch for the bytes, the manifest for the numbers, the sweep in the attributes
+for the coordinates, and the records of a point (status, error bound, message) for each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpsolve.hpc.plan import store_schema
+from dpsolve.hpc.plan.design import Bucket, make_design, point_label, point_parameters
+from dpsolve.hpc.store import checksums
+from dpsolve.hpc.store.store import METADATA
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.plan.tasks import Task
+    from dpsolve.hpc.store.buckets import StoredBucket
+    from dpsolve.hpc.store.store import Store
+
+
+Block = dict[str, NDArray[Any]]
+"""Every array of some points, the first axis the points'."""
+
+RECORDS = frozenset({*store_schema.RECORDS, "code"})
+"""What is known of a point beside its arrays."""
+
+STATUSES = ("solved", "inexact", "failed")
+
+
+# -- before any task ------------------------------------------------------------------------------
+
+
+def coordinates(path: Path) -> tuple[dict[str, Block], list[str]]:
+    """Read every coordinate of a store; return them by group, and what cannot be read."""
+    import zarr
+
+    document = json.loads((path / METADATA).read_bytes())
+    nodes = document["consolidated_metadata"]["metadata"]
+    root = zarr.open_group(path, mode="r")
+    found: dict[str, Block] = {}
+    faults = []
+    for name in [key for key, node in nodes.items() if node["node_type"] == "array"]:
+        group, _, short = name.rpartition("/")
+        prefix = f"{group}/" if group else ""
+        axes = nodes[f"{prefix}status"]["dimension_names"]
+        dims = nodes[name]["dimension_names"]
+        attributes = nodes[group]["attributes"] if group else document["attributes"]
+        if dims[: len(axes)] == axes and short not in (*axes, *json.loads(attributes["swept"])):
+            continue  # a result
+        try:
+            array = root[name]
+            assert isinstance(array, zarr.Array)
+            found.setdefault(group, {})[short] = np.asarray(array[...])
+        except Exception as error:  # whatever a codec raises on damaged bytes
+            faults.append(f"the coordinate {name} cannot be read: {_words(error)}")
+    return found, faults
+
+
+def metadata_faults(store: Store) -> Iterator[str]:
+    """Compare attributes, metadata and coordinates with the sweep that the store holds."""
+    from dpsolve.hpc.sweep_file.fields import options_of, sweep_from
+    from dpsolve.solvers.model.factory import signature
+
+    attributes = store.attributes
+    if hashlib.sha256(store.source.source.encode()).hexdigest() != attributes["model_sha256"]:
+        yield "the attribute model_source does not have the checksum in model_sha256"
+    nodes = json.loads((store.path / METADATA).read_bytes())["consolidated_metadata"]["metadata"]
+    for name, node in nodes.items():
+        own = json.loads((store.path / name / METADATA).read_bytes())
+        own.pop("consolidated_metadata", None)
+        if own != {k: v for k, v in node.items() if k != "consolidated_metadata"}:
+            yield f"the metadata of {name} differ from those in the store's own {METADATA}"
+    sweep = sweep_from(json.loads(attributes["sweep"]))
+    if options_of(sweep).as_dict() != store.options.as_dict():
+        yield "the attribute solve differs from the options in the attribute sweep"
+    meant = {b.group: b for b in make_design(sweep, signature(store.source.load())).buckets}
+    held = {b.bucket.group: b.bucket for b in store.buckets}
+    if meant.keys() != held.keys():
+        yield f"the store has the groups {sorted(held)}, but its sweep {sorted(meant)}"
+        return
+    for group, bucket in held.items():
+        for text in _design_faults(bucket, meant[group]):
+            yield f"{group}: {text}" if group else text
+
+
+def _design_faults(held: Bucket, meant: Bucket) -> Iterator[str]:
+    pairs: dict[str, tuple[Any, Any]] = {
+        f"the coordinate {name}": (values, meant.axes.get(name))
+        for name, values in held.axes.items()
+    }
+    pairs |= {
+        f"the parameter {name}": (values, meant.parameters.get(name, ((), None))[1])
+        for name, (_, values) in held.parameters.items()
+        if name not in held.axes
+    }
+    for what, (values, wanted) in pairs.items():
+        if wanted is None or np.shape(wanted) != np.shape(values):
+            yield f"{what} has {np.size(values)} values, but the sweep {np.size(wanted)}"
+            continue
+        differ = ~((values == wanted) | ((values != values) & (wanted != wanted)))
+        if differ.any():
+            i = int(np.argmax(differ))
+            yield (
+                f"{what}: number {i + 1} is stored as {values.flat[i]!s}, but the sweep says "
+                f"{wanted.flat[i]!s}"
+            )
+    for what, values, wanted in (
+        ("fixed", held.fixed, meant.fixed),
+        ("sizes", held.sizes, {k: meant.sizes.get(k) for k in held.sizes}),
+    ):
+        for name in {**values, **wanted}:
+            a, b = values.get(name), wanted.get(name)
+            if a != b and (a == a or b == b):
+                yield f"the attribute {what} says {name}={a}, but the sweep says {name}={b}"
+
+
+# -- task by task ---------------------------------------------------------------------------------
+
+
+def read_task(bucket: StoredBucket, task: Task, group: Any) -> tuple[Block, list[str]]:
+    """Read everything of a task's points; return it with what is missing, damaged or altered.
+
+    Parameters
+    ----------
+    bucket : StoredBucket
+    task : Task
+    group : zarr.Group
+        Of the bucket.
+    """
+    block: Block = {}
+    faults: list[str] = []
+
+    def say(name: str, what: str, bad: NDArray[np.bool_] | None = None) -> None:
+        where = np.arange(task.size) if bad is None else np.flatnonzero(bad)
+        more = f" (and at {where.size - 1} more points of the task)" if where.size > 1 else ""
+        point = point_parameters(bucket.bucket, task.start + int(where[0]))
+        faults.append(f"{point_label(point)}: {name} {what}{more}")
+
+    cell = bucket.results["status"].cell
+    region = tuple(
+        slice(i * size, i * size + length)
+        for i, size, length in zip(task.cell, cell, task.shape, strict=True)
+    )
+    for name in bucket.results:
+        if absent := [p.file.name for p in bucket.parts(name, task) if not p.file.is_file()]:
+            say(name, f"is missing: its file {absent[0]} is not there")
+            continue
+        try:
+            values = np.asarray(group[name][region])
+        except Exception as error:  # whatever a codec raises on damaged bytes
+            say(name, f"cannot be read: {_words(error)}")
+            continue
+        block[name] = values.reshape(task.size, *values.shape[len(region) :])
+    _compare_manifest(bucket, task, block, say)
+    return block, faults
+
+
+def _compare_manifest(
+    bucket: StoredBucket, task: Task, block: Block, say: Callable[..., None]
+) -> None:
+    file = checksums.manifest_file(bucket.file("status", task))
+    try:
+        expected = checksums.decode(file.read_bytes())
+    except FileNotFoundError:
+        say("manifest", f"is missing: there is no {file.parent.name}/{file.name}")
+        return
+    except ValueError as error:
+        say("manifest", f"({file.parent.name}/{file.name}) is damaged: {error}")
+        return
+    parts = {p.label: (name, p) for name in bucket.results for p in bucket.parts(name, task)}
+    if missing := sorted(parts.keys() ^ expected.keys()):
+        say("manifest", f"and store do not hold the same arrays: {', '.join(missing)}")
+    for piece, (name, part) in parts.items():
+        if name not in block or piece not in expected:
+            continue
+        bad = checksums.digests(part.of(block[name]), task.size) != expected[piece]
+        if bad.any():
+            say(piece, "was altered: its checksum in the manifest is another", bad)
+
+
+def record_faults(
+    block: Mapping[str, NDArray[Any]],
+    tol: float,
+    certified: bool,
+    distribution_tol: float = math.inf,
+) -> Iterator[tuple[NDArray[np.bool_], str]]:
+    """Compare what is recorded of some points with itself; yield the points and the sentence.
+
+    Parameters
+    ----------
+    block : mapping
+        Arrays over points.
+    tol : float
+        The certified error that was asked for.
+    certified : bool
+        Whether error bounds are claimed at all: not for a factory's own arrays.
+    distribution_tol : float
+        The same of distributions.
+    """
+    status, message = block.get("status"), block.get("message")
+    bound = block.get("error_bound")
+    if status is None:
+        return
+    unknown = ~np.isin(status, STATUSES)
+    yield unknown, f"status is {status[unknown][:1].tolist()}, which is none of {STATUSES}"
+    if bound is not None and certified:
+        yield (
+            (status == "solved") & ~(bound <= tol),
+            f"status is solved, but error_bound is above tol={tol:g}",
+        )
+        loose = _loose(block, status, distribution_tol)
+        yield (
+            (status == "solved") & loose,
+            f"status is solved, but distribution_error is above {distribution_tol:g}, or a "
+            "distribution holds NaN",
+        )
+        yield (
+            (status == "inexact") & (bound <= tol) & ~loose,
+            f"status is inexact, but error_bound is within tol={tol:g}",
+        )
+    if bound is not None and not certified:  # a factory may itself state the error of its arrays
+        yield (
+            (status == "solved") & (bound > tol),
+            f"status is solved, but error_bound is above tol={tol:g}",
+        )
+    if message is not None:
+        periodic = (
+            block.get("distribution_period", np.ones(len(status))) > 1
+        )  # is told, and is fine
+        yield (
+            (status == "solved") & (message != "") & ~periodic,
+            "status is solved, but message says why not",
+        )
+        yield (status != "solved") & (message == ""), "status is not solved, but message is empty"
+    failed = status == "failed"
+    for name, values in block.items():
+        if values.dtype.kind == "f" and certified and not name.startswith("grid_"):
+            if name in ("residual", "seconds"):
+                continue
+            known = ~np.isnan(values.reshape(len(values), -1)).all(1)
+            yield failed & known, f"status is failed, but {name} is not NaN"
+
+
+def _loose(
+    block: Mapping[str, NDArray[Any]], status: NDArray[Any], tol: float
+) -> NDArray[np.bool_]:
+    """Tell which points have a distribution or a path that is not what was asked for."""
+    loose = np.zeros(len(status), dtype=bool)
+    if "distribution_error" in block:
+        loose |= ~(block["distribution_error"] <= tol)
+    for name in ("distribution", "distribution_path"):
+        if name in block:
+            loose |= np.isnan(block[name].reshape(len(status), -1)).any(1)
+    return loose
+
+
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 200 else text[:200] + " ..."

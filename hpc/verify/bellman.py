@@ -1,0 +1,213 @@
+r"""The Bellman operator over lists of pairs, in plain NumPy: what verification is built on.
+
+.. math::
+    (Tv)(s) = \max_{c \,\text{feasible}} \; \sum_w p(w \mid s, c)\, r(s, c, w)
+        + \beta(s, c) \sum_w p(w \mid s, c) \sum_{z'} P(z, z')\, v\bigl(x'(s, c, w), z'\bigr)
+
+A :class:`Definition` evaluates rewards, discounts and expectations at lists of (state, choice)
+pairs (:mod:`.definition` writes them down for each form of a model); :func:`bellman` takes the
+maximum. Pairs are looked at in blocks, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+BLOCK = 2**20  # entries (pairs x shocks x interpolation corners) that are looked at together
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the definition says about a list of N pairs.
+
+    Attributes
+    ----------
+    reward, discount : array (N,)
+        Expected reward and discount; both 0 where infeasible.
+    feasible : bool array (N,)
+        Whether the choice is allowed.
+    mass : array (N,)
+        Sum of the weights of next states, each by its absolute value: one, but for extrapolation.
+    leak : float
+        Largest distance of the shocks' joint probabilities from one: rounding, or at most 1e-9.
+    monotone : bool
+        Whether no feasible pair weighs a next state or the future negatively (extrapolation does).
+    """
+
+    reward: Array
+    discount: Array
+    feasible: Mask
+    mass: Array
+    leak: float
+    monotone: bool
+    _expect: Callable[[Array, bool], Array]
+    _push: Callable[[Array], Array]
+
+    def push(self, mass: Array) -> Array:
+        """Return where the masses (N,) of the pairs go, for ``Definition.behind`` to finish."""
+        return self._push(np.where(self.feasible, mass, 0.0))
+
+    def expect(self, ahead: Array, absolute: bool = False) -> Array:
+        """Return the expectation (N,) of a value that ``Definition.ahead`` has prepared.
+
+        With `absolute`, every weight counts by its absolute value.
+        """
+        return np.where(self.feasible, self._expect(ahead.reshape(-1), absolute), 0.0)
+
+    def q(self, ahead: Array) -> Array:
+        """Return reward plus discounted expectation (N,), −inf where infeasible."""
+        total = self.reward + self.discount * self.expect(ahead)
+        return np.where(self.feasible, total, -np.inf)
+
+    def growth(self, ahead: Array) -> Array:
+        """Return the discounted expectation (N,), every factor by its absolute value."""
+        return np.abs(self.discount) * self.expect(ahead, absolute=True)
+
+
+class Definition(ABC):
+    """A problem, pair by pair: ``n`` states and ``m`` choices, both flattened in C order."""
+
+    shape: tuple[int, ...]
+    choice_shape: tuple[int, ...]
+    horizon: int | None
+    width: int  # entries that one pair takes up in a block
+    depth: int  # additions that one entry of an expectation goes through
+
+    @property
+    def n(self) -> int:
+        """Number of states."""
+        return prod(self.shape)
+
+    @property
+    def m(self) -> int:
+        """Number of choices."""
+        return prod(self.choice_shape)
+
+    @abstractmethod
+    def look(self, s: Index, c: Index, t: int | None = None) -> Look:
+        """Evaluate a list of pairs, given by flat numbers of state and choice."""
+
+    @abstractmethod
+    def ahead(self, value: Array) -> Array:
+        """Do what can be done of the expectation of a value (n,) once for all pairs."""
+
+    @abstractmethod
+    def behind(self, pushed: Array) -> Array:
+        """Return the masses (n,) of next period's states: the transpose of ``ahead``."""
+
+    @abstractmethod
+    def terminal(self) -> Array:
+        """Return the value (n,) after the last period."""
+
+    @abstractmethod
+    def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
+        """Evaluate the outputs at a list of pairs, averaged over the shocks."""
+
+    @abstractmethod
+    def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
+        """Return values (N, W) as drawn with W shocks, and the chances of those.
+
+        By name: states, choices, shocks, outputs, and the model's own ``moment_<name>``.
+        """
+
+    def blocks(
+        self, t: int | None = None, states: Index | None = None
+    ) -> Iterator[tuple[slice, slice, Look]]:
+        """Walk over all pairs in blocks, a look's pairs in C order.
+
+        Yields the slice of `states` (all, or the flat numbers given), that of the choices, and
+        the look.
+        """
+        rows = np.arange(self.n) if states is None else states
+        width = max(1, min(self.m, BLOCK // self.width))
+        height = max(1, min(rows.size, BLOCK // (self.width * width)))
+        for top in range(0, rows.size, height):
+            for left in range(0, self.m, width):
+                down = slice(top, min(top + height, rows.size))
+                across = slice(left, min(left + width, self.m))
+                s, c = np.meshgrid(rows[down], np.arange(self.m)[across], indexing="ij")
+                yield down, across, self.look(s.ravel(), c.ravel(), t)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One application of the operator to k values at once.
+
+    Attributes
+    ----------
+    value : array (k, states)
+        The maximum over feasible choices; −inf where there is none.
+    policy : int array (k, states)
+        The first choice that attains it, flat.
+    discount : (float, float)
+        Least and greatest discount of a feasible pair, times the mass of its next states.
+    leak : float
+        Largest leak of probabilities.
+    monotone : bool
+        Whether the operator preserves order.
+    """
+
+    value: Array
+    policy: Index
+    discount: tuple[float, float]
+    leak: float
+    monotone: bool
+
+
+def bellman(
+    definition: Definition,
+    values: Sequence[Array],
+    t: int | None = None,
+    states: Index | None = None,
+) -> Sweep:
+    """Apply the Bellman operator to each of several values (n,), at all or at some states."""
+    best = _Best(len(values), definition.n if states is None else states.size)
+    ahead = [definition.ahead(value) for value in values]
+    least, greatest, leak, monotone = np.inf, -np.inf, 0.0, True
+    for down, across, look in definition.blocks(t, states):
+        rates = (np.abs(look.discount) * look.mass)[look.feasible]
+        least = min(least, rates.min(initial=np.inf))
+        greatest = max(greatest, rates.max(initial=-np.inf))
+        leak = max(leak, look.leak)
+        monotone = monotone and look.monotone
+        for k, prepared in enumerate(ahead):
+            best.update(k, down, across, look.q(prepared))
+    return Sweep(best.value, best.policy, (float(least), float(greatest)), leak, monotone)
+
+
+def growth(definition: Definition, weight: Array) -> tuple[Array, Index]:
+    """Return the greatest discounted expectation of a weight (n,), and the choice that has it.
+
+    It is the operator without rewards, every factor by its absolute value.
+    """
+    best = _Best(1, definition.n)
+    ahead = definition.ahead(weight)
+    for down, across, look in definition.blocks():
+        best.update(0, down, across, np.where(look.feasible, look.growth(ahead), -np.inf))
+    return best.value[0], best.policy[0]
+
+
+class _Best:
+    """The maximum so far, and the first choice that attains it."""
+
+    def __init__(self, k: int, n: int) -> None:
+        self.value = np.full((k, n), -np.inf)
+        self.policy = np.zeros((k, n), dtype=np.int64)
+
+    def update(self, k: int, down: slice, across: slice, score: Array) -> None:
+        score = score.reshape(down.stop - down.start, -1)
+        top, old = score.max(1), self.value[k, down]
+        better = ~(top <= old) & ~np.isnan(old)  # a NaN wins and stays: it cannot hide
+        first = score.argmax(1) + across.start
+        self.policy[k, down] = np.where(better, first, self.policy[k, down])
+        self.value[k, down] = np.where(better, top, old)

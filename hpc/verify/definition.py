@@ -1,0 +1,466 @@
+r"""What a model says about a pair of a state and a choice, read off its definition.
+
+This is what a solution is verified against, so it shares nothing with the solver but the model
+itself: the user's scalar functions are mapped over lists of (state, choice) pairs, one primitive
+at a time and uncompiled, and everything after that (placing the next state on its grid, the
+expectation, the mask, the discount) is done here in NumPy, in the order of the formula in
+:mod:`.bellman` and with none of the solver's shortcuts. The one liberty is to take the chains'
+sum over :math:`z'` first, once for all pairs. Post-decision variables are evaluated pair by pair,
+too: a value between two points of its grid makes two branches, each with its weight.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from typing import Any, cast
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.model.grids import Grid, Integers
+from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.model.model import Model, TabularModel
+
+from .bellman import Array, Definition, Index, Look, Mask
+
+SLACK = 1e-9  # how far, relative to a grid's length, rounding may carry a next state past an end
+
+
+def define(model: Any) -> Definition:
+    """Return the definition of a model.
+
+    Raises
+    ------
+    ModelError
+        If the model is neither a ``dp.Model`` nor made by ``dp.mdp``.
+    """
+    if isinstance(model, TabularModel):
+        return _Arrays.of(model)
+    if isinstance(model, Model):
+        return _Functions(model)
+    raise ModelError(f"a dp.Model is needed, not {type(model).__name__}")
+
+
+# ---------------------------------------------------------------------------------------------
+# A model of scalar functions
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """What names stand for when the post variables are at points of their grids.
+
+    Attributes
+    ----------
+    at : dict of str to array (N, W)
+        The values of all names, or what broadcasts to it.
+    index : dict of str to int array (N, W)
+        Positions of the post variables.
+    weight : array (N, W)
+        The share of this branch.
+    """
+
+    at: dict[str, NDArray[Any]]
+    index: dict[str, Index]
+    weight: Array
+
+
+@dataclass(frozen=True)
+class _Functions(Definition):
+    """A :class:`Model`: functions of states, choices and shocks."""
+
+    model: Model
+    shape: tuple[int, ...] = field(init=False)
+    choice_shape: tuple[int, ...] = field(init=False)
+    shock_shape: tuple[int, ...] = field(init=False)
+    horizon: int | None = field(init=False)
+    width: int = field(init=False)
+    depth: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        model, put = self.model, object.__setattr__
+        put(self, "shape", model.shape)
+        put(self, "choice_shape", tuple(model.size_of(name) for name in model.choices))
+        put(self, "shock_shape", tuple(model.size_of(name) for name in model.shocks))
+        put(self, "horizon", model.horizon)
+        corners = 2 ** sum(
+            isinstance(spec, Grid) and not self._direct(name) for name, spec in model.states.items()
+        )
+        branches = 2 ** sum(isinstance(post.spec, Grid) for post in model.post.values())
+        put(self, "width", prod(self.shock_shape) * corners * branches)
+        chains = {n: spec for n, spec in model.states.items() if isinstance(spec, Markov)}
+        put(self, "depth", self.width + sum(chain.size for chain in chains.values()))
+        for name, chain in chains.items():
+            _check_rows(f"Markov state '{name}'", np.asarray(chain.transition_matrix))
+
+    def look(self, s: Index, c: Index, t: int | None = None) -> Look:
+        model, at = self.model, self._named(s, c, t)
+        probs, feasible = self._probs(at, s.size), np.ones(s.size, dtype=bool)
+        if model.feasible is not None:
+            feasible = (_map(model.feasible, at, s.size) != 0).all(1)
+        counts = feasible[:, None] & (probs > 0)  # what follows is never asked elsewhere
+        branches = self._branches(at, counts)
+        reward = np.zeros(s.size)
+        for f in model.reward:
+            reward += (probs * self._over(f, branches, counts)).sum(1)
+        discount = np.broadcast_to(
+            _map(model.discount, at, s.size)[:, 0]
+            if callable(model.discount)
+            else np.float64(model.discount),
+            s.shape,
+        )
+        discount = np.where(feasible, discount, 0.0)
+        targets = [
+            (where, np.where(counts, probs * weight, 0.0))
+            for branch in branches
+            for where, weight in self._targets(s, c, branch, counts)
+        ]
+
+        def expect(flat: Array, absolute: bool) -> Array:
+            total = np.zeros(s.size)
+            for where, weight in targets:
+                total += ((np.abs(weight) if absolute else weight) * flat[where]).sum(1)
+            return total
+
+        def push(masses: Array) -> Array:
+            total = np.zeros(self.n)
+            for where, weight in targets:
+                total += np.bincount(where.ravel(), (masses[:, None] * weight).ravel(), self.n)
+            return total
+
+        mass = np.sum([np.abs(weight).sum(1) for _, weight in targets], axis=0)
+        monotone = not (discount < 0).any() and not any((w < 0).any() for _, w in targets)
+        leak = float(np.max(np.abs(probs.sum(1) - 1.0)))
+        return Look(reward, discount, feasible, mass, leak, monotone, expect, push)
+
+    def ahead(self, value: Array) -> Array:
+        return self._over_chains(value, 1)
+
+    def behind(self, pushed: Array) -> Array:
+        return self._over_chains(pushed, 0).reshape(-1)
+
+    def _over_chains(self, x: Array, side: int) -> Array:
+        """Sum over one side of every chain's matrix: 1 is tomorrow, 0 is today."""
+        result = x.reshape(self.shape)
+        for axis, spec in enumerate(self.model.states.values()):
+            if isinstance(spec, Markov):
+                matrix = np.asarray(spec.transition_matrix, dtype=np.float64)
+                result = np.moveaxis(np.tensordot(matrix, result, axes=(side, axis)), 0, axis)
+        return np.ascontiguousarray(result)
+
+    def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
+        at = self._named(s, c, None)
+        probs = self._probs(at, s.size)
+        drawn: list[dict[str, Array]] = []
+        chances = []
+        for branch in self._branches(at, probs > 0):
+            known = {n: _map(f, branch.at, s.size) for n, f in self.model.outputs.items()} | at
+            own = {f"moment_{k}": _map(f, known, s.size) for k, f in self.model.moments.items()}
+            values = {n: np.asarray(x, np.float64) for n, x in (known | own).items()}
+            drawn.append({n: np.broadcast_to(x, probs.shape) for n, x in values.items()})
+            chances.append(probs * branch.weight)
+        return {n: np.hstack([x[n] for x in drawn]) for n in drawn[0]}, np.hstack(chances)
+
+    def terminal(self) -> Array:
+        if self.model.terminal is None:
+            return np.zeros(self.n)
+        s = np.arange(self.n)
+        return _map(self.model.terminal, self._named(s, np.zeros_like(s), None), self.n)[:, 0]
+
+    def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
+        at = self._named(s, c, t)
+        probs = self._probs(at, s.size)
+        branches = self._branches(at, probs > 0)
+        return {
+            name: (probs * self._over(f, branches, probs > 0)).sum(1)
+            for name, f in self.model.outputs.items()
+        }
+
+    def _branches(self, at: dict[str, NDArray[Any]], counts: Mask) -> list[_Branch]:
+        """Place the post variables on their grids: one branch for each corner."""
+        axes = []
+        for name, post in self.model.post.items():
+            x = at[post.rule] if isinstance(post.rule, str) else _map(post.rule, at, len(counts))
+            x, counted = np.broadcast_arrays(x, counts)
+            fault = _Fault(f"the post variable {name}", at, counted)
+            axes.append(_place(post.spec, np.asarray(x, dtype=np.float64), fault))
+        branches = []
+        for corner in product(*axes):
+            index = {name: i for name, (i, _) in zip(self.model.post, corner, strict=True)}
+            here = {n: np.asarray(self.model.post[n].spec.values)[i] for n, i in index.items()}
+            weight = prod((w for _, w in corner), start=np.ones((1, 1)))
+            branches.append(_Branch(at | here, index, weight))
+        return branches
+
+    def _over(self, f: Callable[..., Any], branches: list[_Branch], counts: Mask) -> Array:
+        """Return a function over pairs and shocks, interpolated between the branches."""
+        if not set(inspect.signature(f).parameters) & set(self.model.post):
+            return np.where(counts, _map(f, branches[0].at, len(counts)), 0.0)
+        total = np.zeros(counts.shape)
+        for branch in branches:
+            asked = counts & (branch.weight != 0)
+            x = _map(f, branch.at, len(counts))
+            total += np.where(asked, branch.weight * np.where(asked, x, 0.0), 0.0)
+        return total
+
+    def _direct(self, state: str) -> bool:
+        """Tell whether a state's next index is the index of a choice or of another state."""
+        rule = self.model.transition.get(state)
+        return isinstance(rule, str) and self.model.grid_of(rule) is self.model.states[state]
+
+    def _named(self, s: Index, c: Index, t: int | None) -> dict[str, NDArray[Any]]:
+        """Return what each name stands for: states and choices (N, 1), shocks (1, W)."""
+        model, at = self.model, {}
+        for group, flat, shape in (
+            (model.states, s, self.shape),
+            (model.choices, c, self.choice_shape),
+            (model.shocks, np.arange(prod(self.shock_shape)), self.shock_shape),
+        ):
+            axis = 0 if group is model.shocks else 1
+            for name, index in zip(group, np.unravel_index(flat, shape or (1,)), strict=False):
+                at[name] = np.expand_dims(np.asarray(model.grid_of(name).values)[index], axis)
+        if t is not None:
+            at["t"] = np.full((1, 1), t)
+        return at
+
+    def _probs(self, at: Mapping[str, NDArray[Any]], size: int) -> Array:
+        joint = np.ones((size, 1))
+        for name, shock in self.model.shocks.items():
+            if callable(shock.probs):
+                each = _map(shock.probs, at, size, vector=True)
+            else:
+                each = np.broadcast_to(np.asarray(shock.probs, np.float64), (size, shock.size))
+            _check_probs(name, each, at)
+            joint = (joint[:, :, None] * each[:, None, :]).reshape(size, -1)
+        return joint
+
+    def _targets(
+        self, s: Index, c: Index, branch: _Branch, counts: Mask
+    ) -> tuple[tuple[Index, Array], ...]:
+        at, counts = branch.at, counts & (branch.weight != 0)
+        here = np.unravel_index(s, self.shape)
+        chosen = dict(zip(self.model.choices, np.unravel_index(c, self.choice_shape), strict=True))
+        index_of = dict(zip(self.model.states, here, strict=True)) | chosen
+        index_of = {name: i[:, None] for name, i in index_of.items()} | branch.index
+        axes: list[list[tuple[Any, Any]]] = []
+        for name, spec in self.model.states.items():
+            rule = self.model.transition.get(name)
+            if isinstance(spec, Markov):  # its sum was taken ahead; what is left is today's row
+                axes.append([(index_of[name], 1.0)])
+            elif isinstance(rule, str) and self._direct(name):
+                axes.append([(index_of[rule], 1.0)])
+            else:
+                move = cast("str | Callable[..., Any]", rule)  # a model without one is refused
+                x = at[move] if isinstance(move, str) else _map(move, at, s.size)
+                x, counted = np.broadcast_arrays(x, counts)
+                fault = _Fault(f"the next state {name}", at, counted)
+                axes.append(_place(spec, np.asarray(x, dtype=np.float64), fault))
+        strides = np.cumprod([1, *self.shape[:0:-1]])[::-1]
+        targets = []
+        for corner in product(*axes):
+            where = sum(i * int(stride) for (i, _), stride in zip(corner, strides, strict=True))
+            weight = prod((w for _, w in corner), start=branch.weight)
+            targets.append(
+                (np.broadcast_to(where, counts.shape), np.broadcast_to(weight, counts.shape))
+            )
+        return tuple(targets)
+
+
+def _map(
+    f: Callable[..., Any], at: Mapping[str, NDArray[Any]], size: int, vector: bool = False
+) -> Array:
+    """Map a user's scalar function over pairs and shocks; the result is (N, W) or (N, 1)."""
+    names = [name for name in inspect.signature(f).parameters if name in at]
+    if not names:
+        constant = np.asarray(f(), dtype=np.float64).reshape(1, -1)
+        return np.broadcast_to(constant, (size, constant.size))
+    given = np.broadcast_arrays(*(at[name] for name in names))
+    shape, length = given[0].shape, given[0].size
+    # Each primitive is compiled once per length: few lengths, and most are compiled already.
+    padding = (0, _round_length(length) - length)
+    columns = {n: np.pad(x.reshape(-1), padding, "edge") for n, x in zip(names, given, strict=True)}
+    mapped = np.asarray(jax.vmap(lambda kw: f(**kw))(columns), dtype=np.float64)[:length]
+    if vector:
+        return np.broadcast_to(mapped, (size, mapped.shape[-1]))
+    return np.broadcast_to(mapped.reshape(shape), (size, shape[1]))
+
+
+def _round_length(length: int) -> int:
+    return 1 << (length - 1).bit_length() if length <= 2**16 else -(-length // 2**16) * 2**16
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Says where a next state, or a post variable, came from, if it lands nowhere."""
+
+    what: str
+    at: Mapping[str, NDArray[Any]]
+    counts: Mask
+
+    def check(self, bad: Mask, x: Array, must: str) -> None:
+        bad = bad & self.counts
+        if bad.any():
+            i, j = np.argwhere(bad)[0]
+            raise ModelError(
+                f"{self.what}={x[i, j]:.12g} {must}; it comes from "
+                f"{_where(self.at, int(i), int(j))}"
+            )
+
+
+def _where(at: Mapping[str, NDArray[Any]], i: int, j: int) -> str:
+    here = {name: x[min(i, x.shape[0] - 1), min(j, x.shape[1] - 1)] for name, x in at.items()}
+    return ", ".join(f"{name}={value:.6g}" for name, value in here.items())
+
+
+def _check_probs(name: str, probs: Array, at: Mapping[str, NDArray[Any]]) -> None:
+    _check_rows(f"shock '{name}'", probs, lambda i: _where(at, i, 0))
+
+
+def _check_rows(what: str, rows: Array, where: Callable[[int], str] = "row {}".format) -> None:
+    total = rows.sum(1)
+    bad = ~(np.abs(total - 1.0) <= SLACK) | (rows < 0).any(1)
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise ModelError(
+            f"the probabilities of {what} sum to {total[i]:.12g} (smallest {rows[i].min():.3g}), "
+            f"at {where(i)}; they must be positive and sum to 1"
+        )
+
+
+def _place(spec: Grid | Integers, x: Array, fault: _Fault) -> list[tuple[Index, Array]]:
+    """Place next states on a spec: exact members of a range, neighbours on a grid."""
+    values = np.asarray(spec.values, dtype=np.float64)
+    last = values.size - 1
+    if isinstance(spec, Integers):
+        fault.check(
+            ~((np.abs(x - np.round(x)) <= SLACK) & (x > spec.lo - 0.5) & (x < spec.hi + 0.5)),
+            x,
+            f"is no member of the integers {spec.lo} to {spec.hi}",
+        )
+        index = np.round(np.where(fault.counts, x, spec.lo)).astype(np.int64) - spec.lo
+        return [(index, np.ones_like(x))]
+    if last == 0:
+        return [(np.zeros(x.shape, dtype=np.int64), np.ones_like(x))]
+    fault.check(~np.isfinite(x), x, "is not a number")
+    if spec.outside == "error":
+        slack = SLACK * max(values[-1] - values[0], abs(values[0]))
+        fault.check(
+            (x < values[0] - slack) | (x > values[-1] + slack),
+            x,
+            f"leaves its grid [{values[0]:.12g}, {values[-1]:.12g}]",
+        )
+    x = np.where(fault.counts, x, values[0])
+    if spec.outside != "extrapolate":
+        x = np.clip(x, values[0], values[-1])
+    low = np.clip(np.searchsorted(values, x, side="right") - 1, 0, last - 1)
+    share = (x - values[low]) / (values[low + 1] - values[low])
+    return [(low, 1.0 - share), (low + 1, share)]
+
+
+# ---------------------------------------------------------------------------------------------
+# A model of arrays
+
+
+@dataclass(frozen=True)
+class _Arrays(Definition):
+    """A :class:`TabularModel`: expected rewards and probabilities, pair by pair."""
+
+    keys: Index  # the flat number s*m + c of each pair, increasing
+    reward: Array
+    discount: Array
+    rows: csr_array | Array  # (pairs, n)
+    shape: tuple[int, ...]
+    choice_shape: tuple[int, ...]
+    depth: int
+    horizon: int | None = None
+    width: int = 1
+
+    @classmethod
+    def of(cls, model: TabularModel) -> _Arrays:
+        n, m = model.n_states, model.n_actions
+        keys = np.arange(n * m)
+        if model.state_index is not None and model.action_index is not None:
+            keys = np.asarray(model.state_index) * m + np.asarray(model.action_index)
+        reward = np.asarray(model.reward, dtype=np.float64)
+        discount = np.broadcast_to(np.asarray(model.discount, dtype=np.float64), reward.shape)
+        order = np.argsort(keys, kind="stable")
+        made = cls(
+            keys[order],
+            reward.reshape(-1)[order],
+            discount.reshape(-1)[order],
+            _rows(model.transition, n)[order],
+            (n,),
+            (m,),
+            n,
+        )
+        made._check()
+        return made
+
+    def look(self, s: Index, c: Index, t: int | None = None) -> Look:
+        key = s * self.m + c
+        pair = np.minimum(np.searchsorted(self.keys, key), self.keys.size - 1)
+        feasible = (self.keys[pair] == key) & (self.reward[pair] > -np.inf)
+
+        def expect(flat: Array, absolute: bool) -> Array:
+            return flat[pair]  # `absolute` changes nothing: rows are positive
+
+        def push(masses: Array) -> Array:
+            return np.asarray(np.bincount(pair, masses, self.keys.size), dtype=np.float64)
+
+        return Look(
+            np.where(feasible, self.reward[pair], 0.0),
+            np.where(feasible, self.discount[pair], 0.0),
+            feasible,
+            np.ones(s.size),
+            0.0,
+            not (self.discount < 0).any(),  # the rows themselves were checked
+            expect,
+            push,
+        )
+
+    def ahead(self, value: Array) -> Array:
+        return np.asarray(self.rows @ value.reshape(-1))
+
+    def behind(self, pushed: Array) -> Array:
+        return np.asarray(self.rows.T @ pushed)
+
+    def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
+        values = {"state": s, "action": c}
+        return {n: x[:, None].astype(np.float64) for n, x in values.items()}, np.ones((s.size, 1))
+
+    def terminal(self) -> Array:
+        return np.zeros(self.n)
+
+    def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
+        return {}
+
+    def _check(self) -> None:
+        rows = self.rows[self.reward > -np.inf]  # others may hold anything
+        keys = self.keys[self.reward > -np.inf]
+        total = np.asarray(rows.sum(1)).reshape(-1)
+        entries = rows if isinstance(rows, np.ndarray) else rows.data
+        worst = int(np.argmax(np.where(np.isnan(total), np.inf, np.abs(total - 1.0))))
+        if not abs(total[worst] - 1.0) <= SLACK or entries.min() < 0:
+            s, c = divmod(int(keys[worst]), self.m)
+            raise ModelError(
+                f"the probabilities of state={s}, action={c} sum to {total[worst]:.12g} (smallest "
+                f"entry of all rows: {entries.min():.3g}); they must be positive and sum to 1"
+            )
+
+
+def _rows(transition: Any, n: int) -> csr_array | Array:
+    """Return the transition as (pairs, n), sparse if it is kept by the columns of its entries."""
+    if not hasattr(transition, "columns"):
+        return np.asarray(transition, dtype=np.float64).reshape(-1, n)
+    columns, values = np.asarray(transition.columns), np.asarray(transition.values, np.float64)
+    row = transition.rows
+    if row is None:  # rows padded to equal length
+        row = np.repeat(np.arange(columns.shape[0]), columns.shape[1])
+    entries = (values.ravel(), (np.asarray(row), columns.ravel()))
+    return csr_array(entries, shape=transition.shape)

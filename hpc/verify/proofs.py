@@ -1,0 +1,261 @@
+r"""What one step of the definition proves about a claimed value and its bounds.
+
+With :math:`v` the claimed value, :math:`d = Tv - v`, :math:`w` a weight (1 if all discounts are
+below one) and :math:`\kappa < 1` with :math:`|L| w \le \kappa w` for the operator's linear part:
+
+* A claimed lower bound :math:`\ell` with :math:`T\ell \ge \ell` *is* a lower bound, if :math:`T` is
+  monotone: :math:`\ell \le T\ell \le T^2\ell \le \dots \to v^*`; likewise an upper one. One step
+  confirms it, with no slack but rounding. Over a finite horizon the step goes from period t + 1
+  to period t.
+* Else (extrapolation makes :math:`T` not monotone) the claimed bounds must contain
+  :math:`Tv \pm \frac{\kappa}{1-\kappa} \lVert d \rVert_w w`, which contains :math:`v^*`.
+* The independent error bound is that of the interval
+  :math:`Tv + \frac{\kappa}{1-\kappa}[\min d, \max d]` (MacQueen and Porteus), or of the one above.
+* :math:`\lVert v - v^* \rVert \ge \lVert d \rVert / (1 + \kappa)`: an ``error_bound`` below that is
+  proven false.
+* A policy that was greedy for the value before the last sweep, of which :math:`v` is the middle of
+  the bounds, loses at most :math:`2 (1 - \kappa_{\min})` times the error bound in one step at v.
+
+Rounding: an entry of :math:`Tv` is a sum of at most ``depth`` products. The allowance of
+``(32 + 2 depth) eps max|v|`` covers that sum here and in the solver, and some 30 units in the last
+place, on the scale of the values, for the user's functions, which the solver compiles and fuses
+and which are evaluated here one primitive at a time. Shocks' probabilities may miss one by 1e-9
+before they are refused: the allowance has twice what they miss, because the solver averages each
+function over just the shocks that it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpsolve.solvers.model.model import Model, TabularModel
+
+from .bellman import Array, Definition, Index, Sweep, bellman, growth
+
+EPS = float(np.finfo(np.float64).eps)
+MOST_WEIGHT = 1e12  # a weight function beyond this bounds nothing
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Value and bounds (n,) at one period.
+
+    ``names`` are what the lower and the upper bound are called; None for one that is not claimed.
+    """
+
+    value: Array
+    lower: Array
+    upper: Array
+    names: tuple[str | None, str | None]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What is proven to contain the true value; ``slack`` of it is the allowance for rounding."""
+
+    low: Array
+    high: Array
+    slack: float = 0.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A problem, the states of it that are looked at (flat numbers), and their names."""
+
+    model: Model | TabularModel
+    definition: Definition
+    states: Index
+
+    def at(self, s: int, t: int | None = None) -> str:
+        """Name a state by its values."""
+        index = np.unravel_index(s, self.definition.shape)
+        pairs = zip(axes(self.model).items(), index, strict=True)
+        named = [f"{name}={values[i]:.6g}" for (name, values), i in pairs]
+        return ", ".join(named if t is None else [f"t={t}", *named])
+
+
+def axes(model: Model | TabularModel) -> dict[str, NDArray[Any]]:
+    """Return the values of each state."""
+    if isinstance(model, TabularModel):
+        return {"state": np.arange(model.n_states)}
+    return {name: np.asarray(model.grid_of(name).values) for name in model.states}
+
+
+def menus(model: Model | TabularModel) -> dict[str, NDArray[Any]]:
+    """Return the values of each choice."""
+    if isinstance(model, TabularModel):
+        return {"action": np.arange(model.n_actions)}
+    return {name: np.asarray(model.grid_of(name).values) for name in model.choices}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the operator, from what is claimed ahead to what is claimed here.
+
+    Over an infinite horizon both are the same claim; ``bound`` is the claimed error bound.
+    """
+
+    place: Place
+    t: int | None
+    here: Claim
+    ahead: Claim
+    bound: float
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """Apply the operator to the value and both bounds."""
+        place, ahead = self.place, self.ahead
+        n = place.definition.n
+        sides = (ahead.lower, ahead.upper)
+        bounds = [x if np.isfinite(x).all() else ahead.value for x in sides]
+        some = None if place.states.size == n else place.states
+        return bellman(place.definition, [ahead.value, *bounds], self.t, some)
+
+    @cached_property
+    def rounding(self) -> float:
+        """The allowance for rounding of one step."""
+        values = (self.sweep.value[0], self.ahead.value, self.here.value)
+        scale = max(float(np.max(np.abs(v))) for v in values)
+        return ((32 + 2 * self.place.definition.depth) * EPS + 2 * self.sweep.leak) * scale
+
+    @cached_property
+    def difference(self) -> Array:
+        """What one step changes, Tv − v, at the states looked at."""
+        return np.asarray(self.sweep.value[0] - self.here.value[self.place.states])
+
+    @property
+    def residual(self) -> float:
+        """The largest change."""
+        return float(np.max(np.abs(self.difference)))
+
+    def at(self, i: int) -> str:
+        """Name the i-th of the states looked at."""
+        return self.place.at(int(self.place.states[i]), self.t)
+
+    def interval(self, ahead: Interval) -> Interval:
+        """Return what is proven to contain the true value, at the states looked at.
+
+        Parameters
+        ----------
+        ahead : Interval
+            The same for the next period; over an infinite horizon it does not matter.
+        """
+        value, (least, most) = self.sweep.value[0], self.sweep.discount
+        if self.t is not None:
+            next_value = self.ahead.value[self.place.states]
+            error = np.maximum(ahead.high - next_value, next_value - ahead.low).max()
+            slack = self.rounding + most * ahead.slack
+            reach = most * float(error) + self.rounding
+            return Interval(value - reach, value + reach, slack)
+        if not most < 1.0:
+            return self._weighted_interval()
+        low, high = float(self.difference.min()), float(self.difference.max())
+        if not self.sweep.monotone:
+            high = max(high, -low)
+            low = -high
+        slack = self.rounding / (1.0 - most)
+        below = _series(low, most if low < 0 else least) - slack
+        above = _series(high, most if high >= 0 else least) + slack
+        return Interval(value + below, value + above, slack)
+
+    def _weighted_interval(self) -> Interval:
+        value = self.sweep.value[0]
+        weight, rate = find_weight(self.place.definition)
+        if not rate < 1.0:
+            return Interval(np.full_like(value, -np.inf), np.full_like(value, np.inf))
+        weight = weight[self.place.states]
+        slack = self.rounding / (1.0 - rate) * float(weight.max())
+        reach = _series(float(np.max(np.abs(self.difference) / weight)), rate) * weight + slack
+        return Interval(value - reach, value + reach, slack)
+
+    def faults(self, proven: Interval) -> Iterator[str]:
+        """Yield each contradiction between the claim and the step."""
+        yield from self._bound_faults(1, self.here.lower, proven.low, proven.slack)
+        yield from self._bound_faults(2, self.here.upper, proven.high, proven.slack)
+        least_error = (self.residual - self.rounding) / (1.0 + self.sweep.discount[1])
+        if self.t is None and least_error > self.bound * (1 + 8 * EPS):
+            i = int(np.argmax(np.abs(self.difference)))
+            yield (
+                f"value at {self.at(i)}: one step of the definition moves it by "
+                f"{self.difference[i]:.3g}, so its error is at least {least_error:.3g}, but "
+                f"error_bound claims {self.bound:.3g}"
+            )
+
+    def _bound_faults(self, k: int, bound: Array, proven: Array, slack: float) -> Iterator[str]:
+        """Confirm a claimed bound by one step from itself, or by the proven interval."""
+        if self.here.names[k - 1] is None or np.isinf(bound).all():
+            return  # infinite bounds are honest where nothing could be certified
+        claimed = bound[self.place.states]
+        sign = 1.0 if k == 1 else -1.0
+        gap = sign * (claimed - self.sweep.value[k])  # how far one step falls short of the claim
+        refuted = sign * (claimed - proven) > 2.0 * slack
+        if self.sweep.monotone:
+            refuted = (gap > self.rounding) & (sign * (claimed - proven) > 0)
+        if not refuted.any():
+            return
+        i = int(np.argmax(np.where(refuted, gap, -np.inf)))
+        name, side, beyond = (
+            self.here.names[k - 1],
+            *(("lower", "below"), ("upper", "above"))[k - 1],
+        )
+        yield (
+            f"{name} at {self.at(i)}: {claimed[i]:.12g} is not confirmed as the {side} bound; one "
+            f"step of the definition from the stored bounds gives {self.sweep.value[k][i]:.12g}, "
+            f"{abs(gap[i]):.3g} {beyond} it (rounding allows {self.rounding:.1g})"
+        )
+
+    def policy_faults(self, policy: Index) -> Iterator[str]:
+        """Check that a policy (n,) is feasible, and loses no more than the error bound allows."""
+        states, definition = self.place.states, self.place.definition
+        look = definition.look(states, policy[states], self.t)
+        names = ", ".join(f"policy_{name}" for name in menus(self.place.model))
+        if not look.feasible.all():
+            yield f"{names} at {self.at(int(np.argmin(look.feasible)))} is not feasible there"
+            return
+        loss = self.sweep.value[0] - look.q(definition.ahead(self.ahead.value))
+        if (loss > self.allowed_loss).any():
+            i = int(np.argmax(loss))
+            yield (
+                f"{names} at {self.at(i)} loses {loss[i]:.3g} in one step, more than the "
+                f"{self.allowed_loss:.3g} that error_bound={self.bound:.3g} leaves room for"
+            )
+
+    @property
+    def allowed_loss(self) -> float:
+        """What a policy may lose in one step."""
+        if not np.isfinite(self.bound):
+            return np.inf
+        least, most = self.sweep.discount
+        contracts = self.t is None and self.sweep.monotone and most < 1.0
+        return 2.0 * self.bound * (1.0 - least if contracts else 1.0) + 2.0 * self.rounding
+
+
+def _series(difference: float, rate: float) -> float:
+    return difference * rate / (1.0 - rate)
+
+
+def find_weight(definition: Definition) -> tuple[Array, float]:
+    """Find w ≥ 1 with max_c |β| |E| w ≤ κ w; return it and κ (not below 1 if there is none).
+
+    The smallest w = 1 + max_c β E w is itself a dynamic program, with reward one: it is solved by
+    policy iteration, its policies evaluated by plain iteration.
+    """
+    weight, states = np.ones(definition.n), np.arange(definition.n)
+    rate = np.inf
+    for _ in range(50):
+        grown, policy = growth(definition, weight)
+        rate = float(np.max(grown / weight)) * (1.0 + 4 * definition.depth * EPS)
+        settled = np.max(np.abs(1.0 + grown - weight)) <= 1e-3 * np.max(weight)
+        if settled or not np.max(grown) < MOST_WEIGHT:
+            break
+        look = definition.look(states, policy)
+        weight = 1.0 + grown
+        for _ in range(200):
+            weight = 1.0 + look.growth(definition.ahead(weight))
+    return weight, rate

@@ -1,0 +1,452 @@
+"""``dpsolve verify``: whether a store, or a solution, keeps what it claims.
+
+Three checks, which share no code with the solver:
+
+1. every file, number and coordinate of the store is what was written (:mod:`.audit`);
+2. at a seeded sample of points, or at all, the definition of the model confirms the stored bounds,
+   policy and outputs (:mod:`.point`, :mod:`.proofs`);
+3. the records of each point agree with each other.
+
+What is not confirmed is a fault, with the point named by its parameters.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpsolve.hpc.plan.design import point_label, point_parameters
+from dpsolve.hpc.progress import Progress, Silent
+from dpsolve.hpc.store.store import is_store, open_store
+from dpsolve.solvers.errors import ModelError, UsageError
+from dpsolve.solvers.model.array_factory import rebuild
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.solution import Solution
+
+from . import audit
+from .bellman import Index
+from .definition import define
+from .distributions import MOST_STATES, Asked
+from .point import Findings, Stored, examine
+from .proofs import axes, menus
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.plan.tasks import Task
+    from dpsolve.hpc.store.buckets import StoredBucket
+    from dpsolve.hpc.store.store import Store
+
+
+MOST_PAIRS = 2**28  # of states and choices to look at, at one point of a sample
+SHOWN = 20  # faults in the report
+ARRAY_TOLERANCE = 1e-9  # of a factory's own arrays, relative to the largest entry
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes
+    ----------
+    target : str
+        What was verified.
+    points_checked : int
+        Points compared with the definition of their model.
+    points_total, points_pending, points_failed : int
+        Points in all; those not computed yet; those without a result, by their status.
+    worst_point : dict of str to float
+        Parameters of the checked point with the largest independent error bound.
+    worst_residual : float
+        Largest Bellman residual, by the definition, of the checked points.
+    worst_error : float
+        Largest error bound that follows from it; NaN if no point has a value.
+    claims : tuple of str
+        Each claim that failed, as a sentence.
+    notes : tuple of str
+        What limits the check.
+    seconds : float
+        Time it took.
+    """
+
+    target: str
+    points_checked: int
+    points_total: int
+    points_pending: int
+    points_failed: int
+    worst_point: dict[str, Any]
+    worst_residual: float
+    worst_error: float
+    claims: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    seconds: float = math.nan
+
+    @property
+    def ok(self) -> bool:
+        """Whether every claim was confirmed."""
+        return not self.claims
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        verdict = "verified" if self.ok else f"NOT verified, {len(self.claims)} claims failed"
+        yield f"{self.target}: {verdict}"
+        parts = [f"{self.points_checked} of {self.points_total} points against the definition"]
+        parts += [f"{self.points_failed} failed"] if self.points_failed else []
+        parts += [f"{self.points_pending} pending"] if self.points_pending else []
+        yield f"  checked    {', '.join(parts)}, in {self.seconds:.1f} s"
+        if not math.isnan(self.worst_error):
+            at = ", ".join(
+                f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}"
+                for k, v in self.worst_point.items()
+            )
+            yield f"  residual   at most {self.worst_residual:.3g}"
+            yield f"  error      at most {self.worst_error:.3g}" + (f" (at {at})" if at else "")
+        yield from (f"  note: {text}" for text in self.notes)
+        yield from (f"  {text}" for text in self.claims[:SHOWN])
+        if len(self.claims) > SHOWN:
+            yield f"  ... and {len(self.claims) - SHOWN} more"
+
+
+def verify(
+    target: str | Path | Solution,
+    *,
+    sample: int = 32,
+    seed: int = 0,
+    all_points: bool = False,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check a store or a solution independently of the solver.
+
+    Parameters
+    ----------
+    target : path or Solution
+        A store, or what ``dp.solve`` or ``dp.solve_many`` returned.
+    sample : int
+        Number of points to compare with the definition of the model; the checksums and records of
+        all points are checked in any case.
+    seed : int
+        Of the draw of these points.
+    all_points : bool
+        Compare all points, and all states of each.
+    progress : Progress, optional
+        Told of each point.
+
+    Returns
+    -------
+    Verification
+        Its ``ok`` says whether everything was confirmed, ``claims`` what was not.
+
+    Raises
+    ------
+    StoreError
+        If there is no store at the path.
+    UsageError
+        If the target is neither a path nor a solution, or the sample is negative.
+    """
+    if sample < 0:
+        raise UsageError(f"sample={sample}; it is a number of points, at least 0")
+    run = _Run(sample, np.random.default_rng(seed), all_points, progress or Silent())
+    try:
+        if isinstance(target, Solution):
+            return run.of_solution(target)
+        if isinstance(target, str | Path):
+            return run.of_store(Path(target).expanduser())
+    finally:
+        run.progress.stop()
+    raise UsageError(
+        f"verify takes the path of a store, or a solution of dp.solve, not {type(target).__name__}"
+    )
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Some points that are looked at together, and how to name and to build one by its number."""
+
+    block: audit.Block
+    parameters: Callable[[int], dict[str, Any]]
+    model: Callable[[int], Any]
+    options: SolveOptions
+    coords: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def label(self, i: int) -> str:
+        return point_label(self.parameters(i))
+
+    @cached_property
+    def failed(self) -> NDArray[np.bool_]:
+        if "status" not in self.block:
+            return np.zeros(0, dtype=bool)
+        return np.asarray(self.block["status"] == "failed")
+
+    def stored(self, i: int) -> Stored:
+        own = {k: v[i] for k, v in self.block.items() if k not in audit.RECORDS}
+        bound = float(self.block["error_bound"][i]) if "error_bound" in self.block else math.nan
+        initial = self.options.initial
+        asked = Asked(None if initial is None else dict(initial))
+        return Stored({**self.coords, **own}, bound, asked)
+
+    def faults(self) -> Iterator[tuple[NDArray[np.bool_], str]]:
+        """Compare the records of the points with each other."""
+        tols = self.options.tol, self.options.distribution_tol
+        return audit.record_faults(self.block, tols[0], self.certified(), tols[1])
+
+    def certified(self) -> bool:
+        """Tell whether error bounds are claimed: not for a factory that returns its own arrays."""
+        try:
+            return isinstance(self.model(0), Model | TabularModel)
+        except ModelError:
+            return True
+
+
+@dataclass
+class _Run:
+    """One verification on its way."""
+
+    sample: int
+    random: np.random.Generator
+    all_points: bool
+    progress: Progress
+    begun: float = field(default_factory=time.perf_counter)
+    claims: list[str] = field(default_factory=list)
+    notes: dict[str, None] = field(default_factory=dict)  # ordered, each once
+    checked: int = 0
+    failed: int = 0
+    residual: float = math.nan
+    error: float = math.nan
+    worst: dict[str, Any] = field(default_factory=dict)
+
+    def result(self, target: str, total: int, pending: int = 0) -> Verification:
+        return Verification(
+            target=target,
+            points_checked=self.checked,
+            points_total=total,
+            points_pending=pending,
+            points_failed=self.failed,
+            worst_point=self.worst,
+            worst_residual=self.residual,
+            worst_error=self.error,
+            claims=tuple(self.claims),
+            notes=tuple(self.notes),
+            seconds=time.perf_counter() - self.begun,
+        )
+
+    def draw(self, candidates: Index) -> Index:
+        """Choose which points to compare with the definition."""
+        if not self.all_points and candidates.size > self.sample:
+            candidates = np.sort(self.random.choice(candidates, self.sample, replace=False))
+        self.progress.start(int(candidates.size), 0)
+        return candidates
+
+    def of_store(self, path: Path) -> Verification:
+        import zarr
+
+        if not is_store(path):
+            open_store(path)  # says what is wrong
+        coordinates, self.claims = audit.coordinates(path)
+        if self.claims:
+            return self.result(str(path), 0)
+        store = open_store(path)
+        self.claims += audit.metadata_faults(store)
+        if self.claims:  # points would be compared with the wrong parameters
+            return self.result(str(path), store.points)
+        root = zarr.open_group(path, mode="r")
+        committed = [task for bucket in store.buckets for task in bucket.committed()]
+        offsets = np.cumsum([0, *(math.prod(b.bucket.shape) for b in store.buckets)])
+        chosen = self.draw(_candidates(store, committed, offsets))
+        for task in committed:
+            bucket = store.buckets[task.bucket]
+            group = bucket.bucket.group
+            block, faults = audit.read_task(bucket, task, root[group] if group else root)
+            self.claims += faults
+            here = chosen - offsets[task.bucket] - task.start
+            here = here[(here >= 0) & (here < task.size)]
+            self.look(_of_task(store, bucket, task, block, coordinates.get(group, {})), here)
+        done = sum(task.size for task in committed)
+        return self.result(str(path), store.points, store.points - done)
+
+    def of_solution(self, solution: Solution) -> Verification:
+        points = _of_solution(solution)
+        self.look(points, self.draw(np.flatnonzero(~points.failed)))
+        return self.result(solution.problem.name, points.failed.size)
+
+    def look(self, points: _Points, chosen: Index) -> None:
+        """Compare the records of points with each other, and some with their definition."""
+        for bad, text in points.faults():
+            if bad.any():
+                more = f" (and at {int(bad.sum()) - 1} more points)" if bad.sum() > 1 else ""
+                self.say(points.label(int(np.argmax(bad))), text + more)
+        self.failed += int(points.failed.sum())
+        for i in chosen.tolist():
+            self.compare(points, i)
+
+    def compare(self, points: _Points, i: int) -> None:
+        """Compare one point with the definition of its model."""
+        try:
+            found = self.examine(points.model(i), points.stored(i), points.coords)
+        except ModelError as error:
+            found = Findings(faults=[f"the definition cannot be evaluated: {error}"])
+        for text in found.faults:
+            self.say(points.label(i), text)
+        if found.share < 1.0:
+            self.notes[
+                f"of large points, {found.share:.2g} of the states were looked at; --all looks at "
+                "all of them"
+            ] = None
+        self.residual = float(np.fmax(self.residual, found.residual))
+        if not math.isnan(found.error) and not found.error <= self.error:
+            self.error, self.worst = found.error, points.parameters(i)
+        self.checked += 1
+        self.progress.advance(1, 0, 0)
+
+    def examine(self, model: Any, stored: Stored, coords: Mapping[str, NDArray[Any]]) -> Findings:
+        """Examine a model's point, or evaluate a factory's own arrays anew."""
+        if any(name.startswith("d_") and "_d_" in name[2:] for name in stored.arrays):
+            self.notes["gradients are not verified: nothing is certified about them"] = None
+        if not isinstance(model, Model | TabularModel):
+            return Findings(faults=[*_own_coordinate_faults(model, coords),
+                                    *_own_array_faults(model, stored)])  # fmt: skip
+        if not {"value", "lower", "upper"} & stored.arrays.keys():
+            self.notes[
+                "no value and no bounds are stored, so that only policies can be checked"
+            ] = None
+        self.note_distributions(model, stored.arrays)
+        found = examine(model, stored, self.some_states(model))
+        found.faults += _numbered(coords, axes(model))
+        return found
+
+    def note_distributions(
+        self, model: Model | TabularModel, arrays: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Tell what cannot be checked of distributions and moments."""
+        mass = arrays.get("distribution")
+        if mass is None and any(name.startswith("moment_") for name in arrays):
+            self.notes["moments are not verified, because no distribution is stored"] = None
+        if mass is None and "distribution_path" not in arrays:
+            return
+        if not all({f"policy_{c}", f"policy_index_{c}"} & arrays.keys() for c in menus(model)):
+            self.notes[
+                "no policy is stored, so that distributions are only checked to sum to one"
+            ] = None
+        elif mass is not None and mass.size > MOST_STATES:
+            self.notes[
+                f"the distance from the stationary distribution is solved for again up to "
+                f"{MOST_STATES} states; of larger chains only the residual was checked"
+            ] = None
+
+    def some_states(self, model: Model | TabularModel) -> Index | None:
+        """Choose the states to look at where there are too many pairs."""
+        definition = define(model)
+        pairs = definition.n * definition.m * definition.width * (definition.horizon or 1)
+        if self.all_points or pairs <= MOST_PAIRS:
+            return None
+        count = max(1, definition.n * MOST_PAIRS // pairs)
+        return np.sort(self.random.choice(definition.n, count, replace=False))
+
+    def say(self, label: str, text: str) -> None:
+        self.claims.append(f"{label}: {text}" if label else text)
+
+
+def _of_task(
+    store: Store,
+    bucket: StoredBucket,
+    task: Task,
+    block: audit.Block,
+    coordinates: Mapping[str, NDArray[Any]],
+) -> _Points:
+    """Return the points of a task."""
+    part = bucket.bucket
+    swept = {*part.axes, *part.parameters}
+
+    def model(i: int) -> Any:
+        values = part.points(np.array([task.start + i]))
+        given = {name: float(value[0]) for name, value in values.items()}
+        return rebuild(store.source.load(), given, part.sizes)
+
+    return _Points(
+        block=block,
+        parameters=lambda i: point_parameters(part, task.start + i),
+        model=model,
+        options=store.options,
+        coords={name: values for name, values in coordinates.items() if name not in swept},
+    )
+
+
+def _of_solution(solution: Solution) -> _Points:
+    """Return the points of a solution, of which there may be one."""
+    problem = solution.problem
+    count = np.size(solution.status)
+    block = {name: np.asarray(x) for name, x in solution.arrays.items()}
+    if not problem.batched:
+        block = {name: x[None] for name, x in block.items()}
+    block["status"] = np.asarray(solution.status, dtype=object).reshape(count)
+    if solution.messages is not None:
+        block["message"] = np.asarray(solution.messages, dtype=object).reshape(count)
+    values = {k: np.broadcast_to(np.asarray(v), (count,)) for k, v in solution.parameters.items()}
+
+    def parameters(i: int) -> dict[str, Any]:
+        return {name: float(x[i]) for name, x in values.items()}
+
+    def model(i: int) -> Any:
+        if problem.factory is None:
+            return problem.model
+        return rebuild(problem.factory, parameters(i), dict(problem.sizes))
+
+    return _Points(block, parameters, model, problem.options)
+
+
+def _candidates(store: Store, committed: list[Task], offsets: Index) -> Index:
+    """Return the points that are committed and did not fail, counted over all buckets."""
+    found = [np.zeros(0, dtype=np.int64)]
+    for task in committed:
+        points = offsets[task.bucket] + np.arange(task.start, task.stop)
+        try:
+            status = store.buckets[task.bucket].record("status", task)
+        except ValueError:
+            status = None  # damaged, which is told when the task is read
+        found.append(points if status is None else points[status != "failed"])
+    return np.concatenate(found)
+
+
+def _numbered(coords: Mapping[str, NDArray[Any]], states: Any) -> Iterator[str]:
+    """Check the coordinates that only count: periods, and dimensions of a factory's own arrays."""
+    for name, values in coords.items():
+        if name not in states and not np.array_equal(values, np.arange(values.size)):
+            i = int(np.argmax(values != np.arange(values.size)))
+            yield f"{name}: number {i + 1} is stored as {values[i]}, but it counts from 0"
+
+
+def _own_coordinate_faults(made: Any, coords: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+    """Compare the coordinates of a factory's own arrays with its grids, where it returns some."""
+    grids = {f"grid_{name}": values for name, values in coords.items() if f"grid_{name}" in made}
+    yield from _own_array_faults({name: made[name] for name in grids}, Stored(grids, math.nan))
+    yield from _numbered(coords, [name.removeprefix("grid_") for name in grids])
+
+
+def _own_array_faults(made: Any, stored: Stored) -> Iterator[str]:
+    """Compare a factory's own arrays with those that it returns when it is called again."""
+    for name, x in made.items():
+        if name not in stored.arrays:
+            continue
+        meant = np.asarray(x[1] if isinstance(x, tuple) else x)
+        held = np.asarray(stored.arrays[name])
+        if held.shape != meant.shape:
+            yield f"{name} has the shape {held.shape}, but the factory returns {meant.shape}"
+            continue
+        gap = np.abs(held.astype(float) - meant.astype(float))
+        allowed = ARRAY_TOLERANCE * float(np.max(np.abs(meant), initial=0.0))
+        if stored.error_bound > 0:  # then two computations may differ by twice the bound
+            allowed += 2 * stored.error_bound
+        if gap.size and not np.max(gap) <= allowed:
+            i = int(np.argmax(np.where(np.isnan(gap), np.inf, gap)))
+            yield (
+                f"{name}: entry {i + 1} is stored as {held.flat[i]:.12g}, but the factory returns "
+                f"{meant.flat[i]:.12g}"
+            )

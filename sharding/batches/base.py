@@ -1,0 +1,105 @@
+"""What a compiled batch is, in rounds or whole: its lanes, its devices, and where arrays lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dpsolve.sharding.devices.mesh import POINTS, STATES, MeshShape, make_mesh
+from dpsolve.solvers.model.factory import Factory, signature
+from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.options import SolveOptions
+
+from .outline import outline
+
+
+class Compiled:
+    """One factory at one set of sizes, for batches of a fixed number of lanes.
+
+    Parameters
+    ----------
+    factory, sizes, options
+        What to solve; the options of a whole batch.
+    lanes : int
+        Points side by side on a device (or a group of devices along ``states``).
+    shape : MeshShape
+        How points and states are cut.
+    cut : Cut or None
+        The state whose axis is cut.
+
+    Attributes
+    ----------
+    warm : bool
+        Whether a lane's next point may start from what was found at the one before.
+    """
+
+    warm: bool = False
+
+    def __init__(
+        self,
+        factory: Factory,
+        sizes: Mapping[str, Any],
+        options: SolveOptions,
+        lanes: int,
+        shape: MeshShape,
+        cut: Cut | None,
+    ) -> None:
+        self.factory, self.sizes = factory, dict(sizes)
+        # Lanes share the memory that the options grant.
+        self.options = replace(options, memory=max(1, options.memory // lanes))
+        self.lanes, self.shape, self.cut = lanes, shape, cut
+        self.mesh = make_mesh(shape)
+        self.outline = outline(factory, self.sizes, options)
+        results = self.outline.results
+        self.dims = {name: results.dims.get(name, ()) for name in results.shapes}
+        self.parameters = tuple(signature(factory).parameters)
+        self.slots = lanes * shape.points
+        self.compile_seconds = 0.0
+
+
+def placed(
+    dims: Mapping[str, tuple[str, ...]], cut: Cut | None, lanes: bool = True
+) -> dict[str, PartitionSpec]:
+    """Return along which mesh axes every array lies, given its dimensions; lanes come first."""
+    first = (POINTS,) if lanes else ()
+
+    def place(name: str) -> PartitionSpec:
+        if cut is None or name.startswith("grid_"):
+            return PartitionSpec(*first)
+        return PartitionSpec(*first, *(STATES if d == cut.state else None for d in dims[name]))
+
+    return {name: place(name) for name in dims}
+
+
+def trimmed(name: str, x: Any, dims: tuple[str, ...], cut: Cut | None, first: int = 1) -> Any:
+    """Drop the copies that made parts equal; `first` axes come before the array's own."""
+    if cut is None or name.startswith("grid_") or cut.state not in dims:
+        return x
+    if cut.size % cut.parts == 0:
+        return x
+    keep = slice(0, cut.size)
+    return np.asarray(x)[(slice(None),) * (first + dims.index(cut.state)) + (keep,)]
+
+
+def put(x: Any, mesh: Mesh, shape: MeshShape, where: PartitionSpec) -> Any:
+    """Put an array onto the devices of a mesh; each process puts what its own devices hold."""
+    if shape.size == 1:
+        return x
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, where), lambda at: x[at])
+
+
+def bytes_of(compiled: Any) -> int:
+    """Return the bytes that a compiled program takes on a device."""
+    found = compiled.memory_analysis()
+    return int(
+        found.temp_size_in_bytes
+        + found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+    )

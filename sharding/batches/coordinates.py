@@ -1,0 +1,99 @@
+"""Which coordinates all points of a result share: the grids that no varying parameter moves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+
+from dpsolve.solvers.model.array_factory import named
+from dpsolve.solvers.model.factory import Factory, build
+
+Numpy = np.ndarray[Any, Any]
+
+
+def grids_of(made: Any) -> dict[str, Any]:
+    """Return the grids of what a factory made: of its states, or among its own arrays."""
+    if isinstance(made, Mapping):
+        arrays = named(made)
+        return {n[5:]: x for n, d, x in arrays if n.startswith("grid_") and d == (n[5:],)}
+    states = getattr(made, "states", None) or {}
+    return {n: jax.numpy.asarray(s.values) for n, s in states.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class TracedGrids:
+    """A factory's grids as a program of its parameters.
+
+    Attributes
+    ----------
+    program : ClosedJaxpr
+        From the parameters, in the order of their names, to the grids, likewise.
+    parameters, names : tuple of str
+        Of the parameters and of the grids.
+    own : bool
+        Whether the factory returns arrays of its own, which may take long to compute.
+    """
+
+    program: Any
+    parameters: tuple[str, ...]
+    names: tuple[str, ...]
+    own: bool
+
+    def moved_by(self, parameters: Collection[str]) -> set[str]:
+        """Return the grids that any of these parameters has a part in."""
+        jaxpr = self.program.jaxpr
+        by = zip(self.parameters, jaxpr.invars, strict=True)
+        touched = {variable for name, variable in by if name in parameters}
+        for equation in jaxpr.eqns:
+            if any(v in touched for v in equation.invars if not hasattr(v, "val")):
+                touched.update(equation.outvars)
+        found = zip(self.names, jaxpr.outvars, strict=True)
+        return {n for n, v in found if not hasattr(v, "val") and v in touched}
+
+    def values(self) -> dict[str, Numpy]:
+        """Return the grids at parameters that are NaN: what none of them moves comes out right."""
+        nowhere = [np.nan for _ in self.parameters]
+        if not self.names:
+            return {}
+        if self.own:  # compiled, so that nothing but the grids is computed
+            results = jax.jit(jaxpr_as_fun(self.program))(*nowhere)
+        else:
+            results = jax.core.eval_jaxpr(self.program.jaxpr, self.program.consts, *nowhere)
+        return {n: np.asarray(x) for n, x in zip(self.names, results, strict=True)}
+
+
+def coordinates(
+    grids: TracedGrids,
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    fixed: Mapping[str, float],
+    varying: Collection[str],
+) -> tuple[dict[str, Numpy], set[str]]:
+    """Return the grids that no varying parameter moves, and the names of the others.
+
+    Parameters
+    ----------
+    grids : TracedGrids
+        The factory's, all parameters traced.
+    factory, sizes
+        What is built once more where a grid moves with a parameter that is fixed.
+    fixed : mapping of str to float
+        Parameters that are the same at all points.
+    varying : collection of str
+        The others.
+    """
+    depends = grids.moved_by(varying)
+    if grids.moved_by(fixed) - depends:
+
+        def look(values: Mapping[str, Any]) -> dict[str, Any]:
+            return grids_of(build(factory, {**fixed, **values}, sizes))
+
+        program, out = jax.make_jaxpr(look, return_shape=True)(dict.fromkeys(varying, 1.0))
+        grids = TracedGrids(program, tuple(sorted(varying)), tuple(sorted(out)), grids.own)
+        depends = grids.moved_by(varying)
+    return {n: x for n, x in grids.values().items() if n not in depends}, depends

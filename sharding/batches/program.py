@@ -1,0 +1,316 @@
+"""One factory at one set of sizes, compiled once for batches of points.
+
+A batch has a fixed number of *lanes*, chosen from the model's size and the device, never from the
+number of points: so a program is compiled once whatever is asked of it, and what a point's result
+is, to the last bit, does not depend on its neighbours or on how many points there are. Lanes run
+side by side under ``vmap``; each stops by its own criterion and keeps what it has. A lane that is
+left over is filled with NaN, which fails before its first sweep.
+
+Unless starts are *warm*: then a point begins from the value of the point before it in its strand
+(:mod:`.warm_order`), and its bits depend on its place among the points, though not on which lane or
+group takes it, or when; its bounds are its own in any case. By default they are warm where one
+point is enough for a core, by the model's own size, so that the answer is the same on every device.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from dpsolve.sharding.devices.fit import automatic, bytes_on_device, check_fits, cut_of
+from dpsolve.sharding.devices.mesh import ONE_DEVICE, MeshShape, device_memory
+from dpsolve.sharding.devices.threads import cores
+from dpsolve.solvers.inspection.forecast import Outlook, outlook
+from dpsolve.solvers.model.array_factory import rebuild
+from dpsolve.solvers.model.factory import Factory, Signature, Sizes, signature
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import PER_POINT, word
+from dpsolve.solvers.solve.point import Footprint
+from dpsolve.solvers.solve.solve import check_sizes, explain
+
+from .coordinates import coordinates
+from .lanes import CPU_BYTES, fitting_lanes, hangs_beside_others
+from .outline import Outline, outline
+from .refill import Results, serve
+from .result_arrays import Layout, make_layout, with_starts
+from .rounds import Rounds
+from .single_pass import Whole
+from .warm_order import START
+
+Numpy = np.ndarray[Any, Any]
+log = logging.getLogger("dpsolve")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Memory that one batch takes on its device, from the model's sizes.
+
+    Attributes
+    ----------
+    lanes : int
+        Points solved side by side.
+    bytes_per_point, bytes : int
+        For one lane, and for the batch.
+    streams : bool
+        Whether rewards are recomputed by blocks of choices, for lack of memory to keep them.
+    """
+
+    lanes: int
+    bytes_per_point: int
+    bytes: int
+    streams: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Results of some points; the first axis of every array is the points'.
+
+    Attributes
+    ----------
+    variables : dict of str to array (points, ...)
+        Everything the model gives.
+    status, message : array of str (points,)
+        Status words and sentences.
+    residual, error_bound, seconds : float array (points,)
+        As in :class:`~dpsolve.Solution`; seconds are the batch's, shared among its points.
+    iterations, code : int array (points,)
+        Sweeps made, and result codes.
+    """
+
+    variables: dict[str, Numpy]
+    status: Numpy
+    message: Numpy
+    residual: Numpy
+    error_bound: Numpy
+    iterations: Numpy
+    code: Numpy
+    seconds: Numpy
+
+
+class Program:
+    """One factory at one set of static sizes, compiled for batches of ``lanes`` points to a device.
+
+    Parameters
+    ----------
+    factory, sizes, options
+        What to solve.
+    mesh : MeshShape
+        How points and states are cut over devices.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer devices than the mesh takes, the model cannot be cut as it asks, or one
+        point does not fit into a device's memory.
+    """
+
+    def __init__(
+        self,
+        factory: Factory,
+        sizes: Mapping[str, Any],
+        options: SolveOptions,
+        mesh: MeshShape = ONE_DEVICE,
+    ) -> None:
+        check_sizes(sizes)
+        self.factory = factory
+        self.sizes = dict(sizes)
+        self.options = options
+        self.shape = mesh
+        self.signature: Signature = signature(factory)
+        self.outline: Outline = outline(factory, self.sizes, options)
+        self.footprint: Footprint = self.outline.footprint
+        self.cut = cut_of(self.outline.shape, self.signature.name, mesh)
+        self.bytes_per_point = bytes_on_device(self.footprint, mesh)
+        self.alone = hangs_beside_others(self.footprint)
+        self.lanes = 1 if self.alone else fitting_lanes(self.bytes_per_point)
+        self.warm = self._starts_warm()
+        self._layouts: dict[Any, Layout] = {}
+        self._compiled: Any = None
+
+    def _starts_warm(self) -> bool:
+        """Decide whether points start from each other: if asked, or if a point is large."""
+        large = self.footprint.bytes > CPU_BYTES // 2
+        wanted = large if self.options.warm is None else self.options.warm
+        discounted = self.options.criterion == "discounted"
+        return wanted and discounted and self.outline.shape.iterates
+
+    def layout(self, fixed: Mapping[str, float], varying: Collection[str]) -> Layout:
+        """Return dimensions, coordinates and variables, given which parameters vary."""
+        key = (tuple(sorted(fixed.items())), frozenset(varying))
+        if key not in self._layouts:
+            grids = coordinates(self.outline.grids, self.factory, self.sizes, fixed, varying)
+            made = make_layout(self.outline.results, *grids)
+            self._layouts[key] = with_starts(made) if self.warm else made
+        return self._layouts[key]
+
+    def forecast(self) -> Forecast:
+        """Forecast the memory of a batch on a device from the model's sizes, without compiling."""
+        each = self.bytes_per_point
+        return Forecast(self.lanes, each, each * self.lanes, self.footprint.streams)
+
+    @cached_property
+    def outlook(self) -> Outlook | None:
+        """How sweeps will find their maxima, without compiling; None where there are none."""
+        if self.lanes == self.outline.lanes:
+            return self.outline.results.outlook
+        return outlook(self.factory, self.sizes, self.options, self.lanes)
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds that compiling took, 0 before."""
+        return 0.0 if self._compiled is None else float(self._compiled.compile_seconds)
+
+    @property
+    def compiled_bytes(self) -> int:
+        """Memory of a batch on a device by the compiler's own account; compiles if need be."""
+        self.compile()
+        return int(self._compiled.memory)
+
+    def compile(self) -> float:
+        """Compile if need be; return the seconds it took when it did.
+
+        A batch that the compiler finds too large for the device's memory is halved until it fits.
+
+        Raises
+        ------
+        UsageError
+            If one point does not fit; the smallest mesh that would is named.
+        """
+        while self._compiled is None:
+            check_fits(self.footprint, self.shape)
+            several = self.lanes > 1 or self.shape.size > 1
+            if self.warm or (several and self.outline.shape.iterates):
+                kind: type[Rounds | Whole] = Rounds
+            else:
+                kind = Whole
+            compiled = kind(
+                self.factory, self.sizes, self.options, self.lanes, self.shape, self.cut
+            )
+            compiled.warm = self.warm
+            compiled.compile()
+            if self.lanes > 1 and compiled.memory > device_memory():
+                log.info("%s lanes take %s bytes: halved", self.lanes, compiled.memory)
+                self.lanes //= 2
+                continue
+            self._compiled = compiled
+        return self.compile_seconds
+
+    def run(self, points: Mapping[str, Numpy]) -> Batch:
+        """Solve points.
+
+        Parameters
+        ----------
+        points : dict of str to float array (points,)
+            Every economic parameter.
+        """
+        columns = {k: np.asarray(points[k], np.float64) for k in self.signature.parameters}
+        n = max((len(c) for c in columns.values()), default=1)
+        found = Results(n)
+        while found.left:
+            self.compile()
+            try:
+                serve(self._compiled, columns, found, self.workers)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.lanes == 1:
+                    raise
+                self.lanes //= 2
+                log.warning(
+                    "the device ran out of memory; going on with batches of %s points", self.lanes
+                )
+                self._compiled = None
+        numbers = {name: found.arrays.pop(name) for name in PER_POINT}
+        code = numbers["code"]
+        if self.warm:
+            found.arrays[START] = found.start
+        return Batch(
+            variables=found.arrays,
+            status=np.asarray(word(code)),
+            message=self._messages(code, columns, found.arrays),
+            seconds=found.seconds,
+            **numbers,
+        )
+
+    @property
+    def workers(self) -> int:
+        """Return how many batches run at a time."""
+        return self._workers()
+
+    def _workers(self) -> int:
+        """Return how many batches run at a time: on a CPU small programs keep one core busy."""
+        small = self.bytes_per_point * self.lanes <= 4 * CPU_BYTES
+        alone = self.shape.size == 1 and jax.local_devices()[0].platform == "cpu"
+        return cores() if alone and small and not self.alone else 1
+
+    def _messages(
+        self, code: Numpy, columns: Mapping[str, Numpy], found: Mapping[str, Numpy]
+    ) -> Numpy:
+        messages = np.full(code.shape, "", dtype=object)
+        to_tell = code != 0
+        if "value" in found and "distribution_period" in found:
+            to_tell |= found["distribution_period"] > 1  # solved, with a message
+        for i in np.flatnonzero(to_tell):
+            values = {k: float(c[i]) for k, c in columns.items()}
+            missing = [k for k, v in values.items() if np.isnan(v)]
+            if missing:
+                messages[i] = f"parameter '{missing[0]}' is NaN"
+                continue
+            messages[i] = explain(
+                int(code[i]),
+                partial(rebuild, self.factory, values, self.sizes),
+                self.options,
+                {name: x[i] for name, x in found.items()},
+                refuse=False,
+            )
+        return messages
+
+
+@lru_cache(maxsize=64)
+def _program(
+    factory: Factory,
+    sizes: tuple[tuple[str, Any], ...],
+    options: SolveOptions,
+    mesh: MeshShape,
+) -> Program:
+    return Program(factory, dict(sizes), options, mesh)
+
+
+def program(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    mesh: MeshShape = ONE_DEVICE,
+) -> Program:
+    """Return the program of a factory at its sizes; the same one for the same arguments."""
+    check_sizes(sizes)
+    return _program(factory, Sizes(sizes.items()), options, mesh)
+
+
+def program_for(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    points: int,
+    mesh: MeshShape | None = None,
+) -> Program:
+    """Return the program for a number of points, on a mesh or on what suits this process's devices.
+
+    Parameters
+    ----------
+    factory, sizes, options
+        What to solve.
+    points : int
+        How many points there are to solve.
+    mesh : MeshShape, optional
+        None chooses: as few devices to a point as it fits on, and no group without points.
+    """
+    alone = program(factory, sizes, options)
+    if mesh is None:
+        devices = len(jax.local_devices())
+        mesh = automatic(alone.footprint, alone.lanes, points, devices)
+    return program(factory, sizes, options, mesh)

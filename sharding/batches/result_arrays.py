@@ -1,0 +1,205 @@
+"""What a program returns, before it is run: dimensions, coordinates, variables."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dpsolve.solvers.errors import UsageError, did_you_mean
+from dpsolve.solvers.methods.average import GAINS
+from dpsolve.solvers.outcomes import PER_POINT
+from dpsolve.solvers.solution import CERTIFICATE
+from dpsolve.solvers.solve.result_dims import differentiated
+from dpsolve.solvers.solve.statistics import OF_DISTRIBUTION
+
+from .outline import Results
+from .warm_order import START
+
+LONG_NAMES = {
+    "value": "value function",
+    "lower": "certified lower bound on the value function",
+    "upper": "certified upper bound on the value function",
+    "gain": "average reward per period",
+    "gain_lower": "certified lower bound on the gain, from every state",
+    "gain_upper": "certified upper bound on the gain, from every state",
+    CERTIFICATE: "kind of certificate: 0 by full sweeps, 1 by a sample of states",
+    "distribution": "stationary distribution",
+    "distribution_path": "distribution over time",
+    "distribution_residual": "change of the distribution in one period, L1 norm",
+    "distribution_error": "certified L1 distance of the distribution from the stationary one",
+    "distribution_period": "period of the chain",
+}
+DEFAULT_KEEP = ("value", "lower", "upper", "policy")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One array of a result, without the axis of points."""
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    long_name: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Dimensions, coordinates and variables of a result.
+
+    Attributes
+    ----------
+    dims : dict of str to int
+        The model's dimensions.
+    coords : dict of str to array
+        Coordinates by dimension. A grid that depends on a varying parameter is not among them; it
+        is a variable ``grid_<state>``.
+    variables : dict of str to Variable
+        Everything the model can store.
+    default_keep : tuple of str
+        What is stored when nothing is asked for.
+    """
+
+    dims: dict[str, int]
+    coords: dict[str, np.ndarray[Any, Any]]
+    variables: dict[str, Variable]
+    default_keep: tuple[str, ...]
+
+    def select(self, keep: Sequence[str] | None, also: Sequence[str] = ()) -> dict[str, Variable]:
+        """Return the variables that `keep` asks for, and what always comes along with them.
+
+        ``policy``, ``policy_index``, ``moments`` and ``gradients`` stand for all of their kind; an
+        output goes by its own name or by ``output_<name>``. Grids that vary come along, the
+        gradients of what is kept, and with a distribution or a moment what certifies them.
+
+        Parameters
+        ----------
+        keep : list of str or None
+            None: the usual ones.
+        also : list of str
+            To keep beside those.
+
+        Raises
+        ------
+        UsageError
+            If a name is none of these.
+        """
+        wanted: list[str] = []
+        for name in (*(self.default_keep if keep is None else keep), *also):
+            wanted += self._expand(name)
+        always = (START, CERTIFICATE)
+        wanted += [n for n in self.variables if n.startswith("grid_") or n in always]
+        if "lower" not in self.variables:  # the average reward: numbers that say what was found
+            wanted += [n for n in GAINS if n in self.variables]
+        wanted += [n for n in self._gradients() if self._gradients()[n] in wanted]
+        if "value" in self.variables and any(_of_distribution(n) for n in wanted):
+            wanted += [n for n in OF_DISTRIBUTION if n in self.variables]
+        names = dict.fromkeys(wanted)
+        return {n: self.variables[n] for n in self.variables if n in names}
+
+    def _gradients(self) -> dict[str, str]:
+        """Return the variable that each gradient is of."""
+        return {n: of for n in self.variables if (of := differentiated(n, self.variables)) != n}
+
+    def _expand(self, name: str) -> list[str]:
+        if name in self.variables:
+            return [name]
+        if f"output_{name}" in self.variables:
+            return [f"output_{name}"]
+        kinds = {
+            "policy": [n for n in self.variables if n.startswith("policy_")
+                       and not n.startswith("policy_index_")],
+            "policy_index": [n for n in self.variables if n.startswith("policy_index_")],
+            "moments": [n for n in self.variables if n.startswith("moment_")],
+            "gradients": [*self._gradients()],
+        }  # fmt: skip
+        if kinds.get(name):
+            return kinds[name]
+        raise UsageError(self._unknown(name, kinds))
+
+    def _unknown(self, name: str, kinds: Mapping[str, Sequence[str]]) -> str:
+        if name == "distribution_path" and "value" in self.variables:
+            return (
+                "keep names 'distribution_path', and a path needs to know how long it is and where "
+                "it starts: [solve] periods = 40, initial = { STATE = VALUE }"
+            )
+        if name == "gradients":
+            return "keep names 'gradients'; say by which parameters: [solve] gradients = [\"beta\"]"
+        outputs = [n.removeprefix("output_") for n in self.variables if n.startswith("output_")]
+        hidden = {"grid_" + n for n in self.dims} | {n for some in kinds.values() for n in some}
+        known = [n for n in self.variables if n not in hidden and not n.startswith("output_")]
+        known += [kind for kind, names in kinds.items() if names]
+        if "value" in self.variables:
+            known += [n for n in ("distribution", "moments") if n not in known]
+        known += outputs
+        return (
+            f"keep names '{name}', which this model does not have.{did_you_mean(name, known)} "
+            f"It has: {', '.join(known)}."
+        )
+
+
+def _of_distribution(name: str) -> bool:
+    return name == "distribution" or name.startswith("moment_")
+
+
+def make_layout(
+    results: Results, coords: dict[str, np.ndarray[Any, Any]], depends: Collection[str]
+) -> Layout:
+    """Lay out what points give.
+
+    Parameters
+    ----------
+    results : Results
+        Their arrays, in outline.
+    coords, depends
+        The grids that all points share, and the names of the others; see
+        :func:`.coordinates.coordinates`.
+    """
+    found, shapes, coords = results.dims, results.shapes, dict(coords)
+    dims: dict[str, int] = {}
+    variables = {}
+    for name, names in found.items():
+        shape = tuple(shapes[name].shape)
+        dims.update(zip(names, shape, strict=True))
+        if name.startswith("grid_") and name.removeprefix("grid_") in coords:
+            continue
+        variables[name] = Variable(
+            name, names, shape, str(shapes[name].dtype), _long_name(name, found)
+        )
+    ordered = dict.fromkeys([*LONG_NAMES, *variables])
+    variables = {n: variables[n] for n in ordered if n in variables}
+    for name in dims:
+        if name not in coords and name not in depends:
+            coords[name] = np.arange(dims[name])
+    for name in PER_POINT:
+        variables.pop(name, None)
+    usual = [n for n in DEFAULT_KEEP if n in variables or n == "policy"]
+    keep = tuple(usual if "value" in variables else variables)
+    return Layout(dims, coords, variables, keep)
+
+
+def with_starts(layout: Layout) -> Layout:
+    """Return the layout of points of which some start from others."""
+    what = "number of the point that this one started from, -1 if from none"
+    start = Variable(START, (), (), "int32", what)
+    return replace(layout, variables={**layout.variables, START: start})
+
+
+def _long_name(name: str, names: Collection[str]) -> str:
+    variable = differentiated(name, names)
+    if variable != name:
+        parameter = name.removeprefix(f"d_{variable}_d_")
+        return f"derivative by {parameter}, at the fixed policy, of: {_long_name(variable, ())}"
+    for prefix, words in (
+        ("policy_index_", "optimal choice, as a position on its grid: "),
+        ("policy_", "optimal choice: "),
+        ("output_", "at the optimum: "),
+        ("moment_", "under the stationary distribution: "),
+        ("grid_", "grid of "),
+    ):
+        if name.startswith(prefix):
+            return words + name.removeprefix(prefix)
+    return LONG_NAMES.get(name, name)

@@ -1,0 +1,328 @@
+r"""A batch in rounds: points that are done leave, points that wait take their places.
+
+A device has a fixed number of *lanes*, each with one point, side by side under ``vmap``. A round
+moves all lanes on by sweeps. Under one loop until the last lane is done, a single hard point would
+hold its neighbours for as long as it takes; so a round ends when the lanes that are done have
+waited for too long in sum (``patience``, in lane-sweeps: about what it costs to begin new points,
+which makes the waste at most twice the least). The host then reads what is done and fills the
+lanes again. A lane computes the same, to the last bit, whoever is beside it and however its sweeps
+are cut into rounds.
+
+On a mesh, one program runs on all devices (``jax.shard_map``): groups along ``points`` have lanes
+of their own and run free of each other inside a round; devices along ``states`` have each a part of
+the states of the group's points, and meet where the operator needs them to. What is carried from
+round to round stays on its device: every array has a leading axis of devices.
+
+Where starts are *warm*, the next point of a lane begins from what the lane found last
+(:mod:`.warm_start`), which is at hand: nothing moves. Which points follow each other in a lane
+is decided beforehand (:mod:`.warm_order`), so that timing decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dpsolve.sharding.devices.mesh import POINTS, STATES
+from dpsolve.solvers.methods.discounted import Run
+from dpsolve.solvers.methods.loop import iterate
+from dpsolve.solvers.methods.warm_start import Past, judge, reached, remembered
+from dpsolve.solvers.model.factory import build, signature
+from dpsolve.solvers.operators.choose_operator import Operators
+from dpsolve.solvers.solve.gradients import gradients_of
+from dpsolve.solvers.solve.stages import begin_point, read_point
+
+from .base import Compiled, bytes_of, placed, put
+
+Array = Any
+Numpy = np.ndarray[Any, Any]
+LANES = "lanes"
+log = logging.getLogger("dpsolve")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Carry:
+    """What stays on the devices between rounds: every array begins with an axis of devices.
+
+    Attributes
+    ----------
+    kept : pytree
+        What the operators keep, rewards over states and choices in the main.
+    run : Run
+        The solves under way.
+    past : Past or None
+        What lanes remember of the points before, where starts are warm.
+    """
+
+    kept: Any
+    run: Any  # Run, or AverageRun
+    past: Past | None
+
+
+class Rounds(Compiled):
+    """One factory at one set of sizes, compiled to be run in rounds."""
+
+    _advance: Any = None
+    _read: Any = None
+
+    # -- what runs on a device ------------------------------------------------------------------
+
+    def _each(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """Map over lanes; one lane alone is not mapped, which would only hide its structure."""
+        if self.lanes > 1:
+            return jax.vmap(f, axis_name=LANES)
+
+        def alone(*args: Any) -> Any:
+            return _stacked(f(*jax.tree.map(lambda x: x[0], args)))
+
+        return alone
+
+    def _waiting(self, running: Array) -> Array:
+        """Return how many lanes are done."""
+        idle = (~running).astype(jnp.int32)
+        return lax.psum(idle, LANES) if self.lanes > 1 else idle
+
+    def _any(self, fresh: Array) -> Array:
+        """Tell whether any lane's point is new: one answer for all lanes, so that it can branch."""
+        return lax.psum(fresh.astype(jnp.int32), LANES) > 0 if self.lanes > 1 else fresh
+
+    def _begin(self, values: dict[str, Array]) -> Carry:
+        """Begin a point in a lane without a past."""
+        operators = Operators(build(self.factory, values, self.sizes), self.options, self.cut)
+        kept, run, started = begin_point(operators, values)
+        return Carry(kept, run, remembered(run, None, started) if self.warm else None)
+
+    def _go_on(
+        self, model: Any, values: dict[str, Array], fresh: Array, reach: Array, last: Carry
+    ) -> Carry:
+        """Begin the next point of a lane, from where the points before it led."""
+        start = None
+        if last.past is not None:
+            start = reached(last.run, last.past, reach)
+        operators = Operators(model, self.options, self.cut)
+        kept, run, started = begin_point(operators, values, start, fresh)
+        past = None if last.past is None else remembered(last.run, last.past, started)
+        return Carry(kept, run, past)
+
+    def _round(
+        self,
+        values: dict[str, Array],
+        fresh: Array,
+        reach: Array,
+        carry: Carry,
+        patience: Array,
+        most: Array,
+    ) -> tuple[Carry, Array]:
+        carry = jax.tree.map(lambda x: x[0], carry)
+
+        def lane(values: dict[str, Array], fresh: Array, reach: Array, carry: Carry) -> Carry:
+            model = build(self.factory, values, self.sizes)
+
+            def fill() -> Carry:
+                begun = self._go_on(model, values, fresh, reach, carry)
+                if self.lanes == 1:
+                    return begun
+                filled: Carry = jax.tree.map(
+                    lambda new, old: jnp.where(fresh, new, old), begun, carry
+                )
+                return filled
+
+            carry = lax.cond(self._any(fresh), fill, lambda: carry)
+            operator = Operators(model, self.options, self.cut, carry.kept).loop
+
+            def proceed(c: tuple[Any, Array, Array]) -> Array:
+                (run, _), idle, k = c
+                return run.running & (idle < patience) & (k < most)
+
+            def sweep(c: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+                (run, past), idle, k = c
+                moved = iterate(operator, self.options, run)
+                if past is not None:
+                    moved, past = judge(operator, moved, past)
+                # A lane that is done is moved on beside the others, and what it finds is dropped.
+                return (moved, past), idle + self._waiting(run.running & moved.running), k + 1
+
+            zero = jnp.int32(0)
+            moving = (carry.run, carry.past)
+            (run, past), _, _ = lax.while_loop(proceed, sweep, (moving, zero, zero))
+            return replace(carry, run=run, past=past)
+
+        carry = self._each(lane)(values, fresh, reach, carry)
+        return _stacked(carry), carry.run.running
+
+    def _read_off(self, values: dict[str, Array], carry: Carry, done: Array) -> dict[str, Array]:
+        carry = jax.tree.map(lambda x: x[0], carry)
+
+        def lane(values: dict[str, Array], run: Run, done: Array) -> dict[str, Array]:
+            model = build(self.factory, values, self.sizes)
+            arrays = read_point(Operators(model, self.options, self.cut), run, done)
+            return gradients_of(self.factory, self.sizes, self.options, values, arrays, self.cut)
+
+        found: dict[str, Array] = self._each(lane)(values, carry.run, done)
+        return found
+
+    # -- the programs ---------------------------------------------------------------------------
+
+    def _sharded(self, f: Callable[..., Any], given: Any, returned: Any) -> Callable[..., Any]:
+        if self.shape.size == 1:
+            return f
+        return jax.shard_map(f, mesh=self.mesh, in_specs=given, out_specs=returned, check_vma=False)
+
+    def compile(self) -> float:
+        """Compile if need be; return the seconds it took when it did."""
+        if self._advance is not None:
+            return self.compile_seconds
+        began = time.perf_counter()
+        shown = ", ".join(f"{k}={v}" for k, v in self.sizes.items())
+        log.info("compiling %s(%s)", signature(self.factory).name, shown)
+        points, own = PartitionSpec(POINTS), PartitionSpec((POINTS, STATES))
+        nowhere = PartitionSpec()
+        values = {k: self._spec((self.slots,), np.float64, points) for k in self.parameters}
+        mask = self._spec((self.slots,), np.bool_, points)
+        number = self._spec((), np.int32, nowhere)
+
+        shapes = self._held()
+        carry = jax.tree.map(lambda x: self._spec(x.shape, x.dtype, own), shapes)
+        self._carry = carry
+        given = (points, points, points, own, nowhere, nowhere)
+        advance = self._sharded(self._round, given, (own, points))
+        reach = self._spec((self.slots,), np.float64, points)
+        lowered = jax.jit(advance, donate_argnums=3).lower(
+            values, mask, reach, carry, number, number
+        )
+        self._advance = lowered.compile()
+        read = self._sharded(self._read_off, (points, own, points), placed(self.dims, self.cut))
+        self._read = jax.jit(read).lower(values, carry, mask).compile()
+        self.compile_seconds = time.perf_counter() - began
+        return self.compile_seconds
+
+    def _held(self) -> Carry:
+        """Return the shapes of what stays on the devices between rounds."""
+        if self.shape.size == 1 and self.lanes == self.outline.lanes:
+            one = self._held_by_one()
+            every: Carry = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((1, self.lanes, *x.shape), x.dtype), one
+            )
+            return every
+        points, own = PartitionSpec(POINTS), PartitionSpec((POINTS, STATES))
+
+        def begun(values: dict[str, Array]) -> Carry:
+            made: Carry = _stacked(self._each(self._begin)(values))
+            return made
+
+        values = {k: self._spec((self.slots,), np.float64, points) for k in self.parameters}
+        shapes: Carry = jax.eval_shape(self._sharded(begun, (points,), own), values)
+        return shapes
+
+    def _held_by_one(self) -> Carry:
+        """Return the shapes of what one lane holds, as the point's outline has them."""
+        kept, run = self.outline.results.run
+        past = None
+        if self.warm:
+            past = jax.eval_shape(lambda run: remembered(run, None, np.asarray(False)), run)
+        return Carry(kept, run, past)
+
+    def _spec(self, shape: tuple[int, ...], dtype: Any, where: PartitionSpec) -> Any:
+        sharding = NamedSharding(self.mesh, where) if self.shape.size > 1 else None
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    @property
+    def memory(self) -> int:
+        """Bytes on one device, by the compiler's own account of a round."""
+        self.compile()
+        return bytes_of(self._advance)
+
+    # -- running --------------------------------------------------------------------------------
+
+    def empty(self) -> Carry:
+        """Return a carry of lanes that are done."""
+        self.compile()
+        made: Carry = jax.tree.map(self._zeros, self._carry)
+        return made
+
+    def _zeros(self, spec: Any) -> Array:
+        if spec.sharding is None:
+            return jnp.zeros(spec.shape, spec.dtype)
+        shape = spec.sharding.shard_shape(spec.shape)
+        return jax.make_array_from_callback(
+            spec.shape, spec.sharding, lambda _: np.zeros(shape, spec.dtype)
+        )
+
+    def _put(self, x: Any, where: PartitionSpec) -> Any:
+        return put(x, self.mesh, self.shape, where)
+
+    def advance(
+        self,
+        values: Mapping[str, Numpy],
+        fresh: Numpy,
+        carry: Carry,
+        patience: int,
+        most: int,
+        reach: Numpy | None = None,
+    ) -> tuple[Carry, Array]:
+        """Run one round.
+
+        Parameters
+        ----------
+        values : dict of str to float array (slots,)
+            Parameters of the point in each lane.
+        fresh : bool array (slots,)
+            Lanes whose point is new.
+        carry : Carry
+            Of the last round; it is used up.
+        patience : int
+            Lane-sweeps that lanes may be idle for, in sum.
+        most : int
+            Sweeps at most.
+        reach : float array (slots,), optional
+            Where starts are warm: how far a new point lies from the one that its lane solved
+            before (see :func:`~.warm_start.reached`); NaN starts cold, as all do by default.
+
+        Returns
+        -------
+        carry : Carry
+        running : bool array (slots,)
+            Lanes that are not done.
+        """
+        self.compile()
+        points, nowhere = PartitionSpec(POINTS), PartitionSpec()
+        carry, running = self._advance(
+            {k: self._put(values[k], points) for k in self.parameters},
+            self._put(fresh, points),
+            self._put(np.full(self.slots, np.nan) if reach is None else reach, points),
+            carry,
+            self._put(np.int32(patience), nowhere),
+            self._put(np.int32(most), nowhere),
+        )
+        return carry, running
+
+    def warmed(self, carry: Carry) -> Numpy:
+        """Tell which lanes' points began from another's value: bool array (slots,)."""
+        if carry.past is None:
+            return np.zeros(self.slots, bool)
+        found = np.asarray(carry.past.warm)  # (devices, lanes)
+        return np.asarray(found[:: self.shape.states].reshape(self.slots))
+
+    def read(self, values: Mapping[str, Numpy], carry: Carry, done: Numpy) -> dict[str, Array]:
+        """Return every array of the lanes that are `done`; the others' are not worked out."""
+        points = PartitionSpec(POINTS)
+        found: dict[str, Array] = self._read(
+            {k: self._put(values[k], points) for k in self.parameters},
+            carry,
+            self._put(done, points),
+        )
+        return found
+
+
+def _stacked(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)

@@ -1,0 +1,86 @@
+"""A batch in one go: every lane from its parameters to its results, in one compiled call.
+
+For what does not iterate (finite horizons, a factory's own arrays), and for a model so large that
+a device solves one point at a time: what :mod:`.rounds` gains by refilling lanes is nothing there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dpsolve.sharding.devices.mesh import POINTS
+from dpsolve.solvers.solve.gradients import point_with_gradients
+
+from .base import Compiled, bytes_of, placed, put
+
+Array = Any
+Numpy = np.ndarray[Any, Any]
+
+
+class Whole(Compiled):
+    """One factory at its sizes, compiled to solve a batch in one go."""
+
+    _compiled: Any = None
+
+    def _point(self, values: Mapping[str, Any]) -> dict[str, Array]:
+        return point_with_gradients(self.factory, self.sizes, self.options, values, self.cut)
+
+    def compile(self) -> float:
+        """Compile if need be; return the seconds it took when it did."""
+        if self._compiled is not None:
+            return self.compile_seconds
+        began = time.perf_counter()
+        alone = self.slots == 1
+        run = self._point if alone else jax.vmap(self._point, axis_size=self.lanes)
+        spec = jax.ShapeDtypeStruct(() if alone else (self.slots,), np.float64)
+        if self.shape.size > 1:
+            points = PartitionSpec() if alone else PartitionSpec(POINTS)
+            out = placed(self.dims, self.cut, lanes=not alone)
+            run = jax.shard_map(
+                run, mesh=self.mesh, in_specs=(points,), out_specs=out, check_vma=False
+            )
+            spec = jax.ShapeDtypeStruct(
+                spec.shape, spec.dtype, sharding=NamedSharding(self.mesh, points)
+            )
+        self._compiled = jax.jit(run).lower(dict.fromkeys(self.parameters, spec)).compile()
+        self.compile_seconds = time.perf_counter() - began
+        return self.compile_seconds
+
+    @property
+    def memory(self) -> int:
+        """Bytes on one device, by the compiler's own account."""
+        self.compile()
+        return bytes_of(self._compiled)
+
+    def solve(self, values: Mapping[str, Numpy], *, keep_axis: bool = True) -> dict[str, Array]:
+        """Solve a batch.
+
+        Parameters
+        ----------
+        values : dict of str to float array (slots,)
+            Parameters of the point in each lane; NaN where there is none.
+        keep_axis : bool
+            Whether a single lane keeps its axis.
+
+        Returns
+        -------
+        dict of str to array (slots, ...)
+        """
+        self.compile()
+        if self.slots == 1:
+            nowhere = PartitionSpec()
+            found = self._compiled(
+                {k: put(values[k][0], self.mesh, self.shape, nowhere) for k in self.parameters}
+            )
+            return {k: np.asarray(x)[None] for k, x in found.items()} if keep_axis else found
+        points = PartitionSpec(POINTS)
+        out: dict[str, Array] = self._compiled(
+            {k: put(values[k], self.mesh, self.shape, points) for k in self.parameters}
+        )
+        return out

@@ -1,0 +1,1 @@
+"""Devices, meshes, and what fits on them."""

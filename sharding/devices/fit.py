@@ -1,0 +1,115 @@
+"""What a model takes on a device, and how it is cut so that it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.model.factory import Factory, look_over, signature
+from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.solve.point import Footprint
+from dpsolve.solvers.solve.result_dims import ModelShape, shape_of
+
+from .mesh import STATES, MeshShape, device_memory
+
+MOST_DEVICES = 4096  # along `states`
+
+
+def iterates(factory: Factory, sizes: Mapping[str, Any]) -> bool:
+    """Tell whether a factory's model is solved by iterating."""
+    return look_over(factory, sizes, shape_of).iterates
+
+
+def make_cut(factory: Factory, sizes: Mapping[str, Any], mesh: MeshShape) -> Cut | None:
+    """Choose the state of a factory's model whose axis is cut; see :func:`cut_of`."""
+    if mesh.states == 1:
+        return None
+    return cut_of(look_over(factory, sizes, shape_of), signature(factory).name, mesh)
+
+
+def cut_of(model: ModelShape, name: str, mesh: MeshShape) -> Cut | None:
+    """Choose the state whose axis is cut: the longest of those that follow a rule, else a chain.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to cut, or less than there are devices.
+    """
+    if mesh.states == 1:
+        return None
+    if model.own is not None:
+        raise UsageError(
+            f"mesh {mesh}: {name} returns arrays of its own and has no states to cut; cut its "
+            f"points: points={mesh.size}"
+        )
+    lengths = {n: size for n, size in model.states.items() if n not in model.chains}
+    lengths = lengths or dict(model.states)
+    state = max(lengths, key=lambda n: lengths[n])
+    if lengths[state] < mesh.states:
+        raise UsageError(
+            f"mesh {mesh}: the longest axis of {name}, {state}, has {lengths[state]} members, "
+            f"fewer than {mesh.states} devices; take states={lengths[state]} or fewer"
+        )
+    return Cut(state, lengths[state], mesh.states, STATES)
+
+
+def bytes_on_device(size: Footprint, mesh: MeshShape) -> int:
+    """Forecast what one point takes on a device: its part, and others' where it looks them up."""
+    if mesh.states == 1:
+        return size.bytes
+    return -(-size.bytes // mesh.states) + 8 * size.states
+
+
+def check_fits(size: Footprint, mesh: MeshShape) -> None:
+    """Refuse a model of which one point does not fit into a device's memory.
+
+    Raises
+    ------
+    UsageError
+        With the smallest number of devices along `states` that would do.
+    """
+    has = device_memory()
+    needs = bytes_on_device(size, mesh)
+    if needs <= has:
+        return
+    shown = f"one point takes {needs / 2**30:.1f} GiB on a device, which has {has / 2**30:.1f} GiB"
+    # A factory's own arrays count as one state: there is nothing to cut.
+    for states in range(mesh.states + 1, min(size.states, MOST_DEVICES) + 1):
+        if bytes_on_device(size, MeshShape(1, states)) <= has:
+            raise UsageError(
+                f"{shown}. The smallest mesh that would do is states={states}: cut the states over "
+                f"{states} devices, or lower memory= or the sizes"
+            )
+    raise UsageError(f"{shown}, and no mesh would do; lower memory= or the sizes")
+
+
+def automatic(size: Footprint, lanes: int, points: int, devices: int) -> MeshShape:
+    """Choose a mesh: as few devices to a point as it fits on, and no group without points.
+
+    On a CPU one group does: its batches run side by side on all cores.
+
+    Parameters
+    ----------
+    size : Footprint
+        Of one point.
+    lanes : int
+        Points that a group solves side by side.
+    points : int
+        Points in all.
+    devices : int
+        That there are.
+    """
+    states = fewest_devices(size, devices)
+    if jax.local_devices()[0].platform == "cpu":
+        return MeshShape(1, states)
+    return MeshShape(min(devices // states, max(1, -(-points // lanes))), states)
+
+
+def fewest_devices(size: Footprint, devices: int) -> int:
+    """Return the fewest devices along `states` that one point fits on, of those there are."""
+    has = device_memory()
+    fits = (n for n in range(1, devices + 1) if bytes_on_device(size, MeshShape(1, n)) <= has)
+    return next(fits, devices)

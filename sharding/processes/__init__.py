@@ -1,0 +1,1 @@
+"""One solve by several processes."""

@@ -1,0 +1,129 @@
+"""``dp.solve_many``: one factory at many parameter points, in one compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpsolve.sharding.batches.program import program_for
+from dpsolve.sharding.devices.mesh import MeshShape
+from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.library import as_factory
+from dpsolve.solvers.model.factory import Factory, Sizes, look_over, split
+from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import PER_POINT
+from dpsolve.solvers.solution import Problem, Solution
+from dpsolve.solvers.solve.compile_clock import compile_clock
+from dpsolve.solvers.solve.gradients import differentiable_point
+from dpsolve.solvers.solve.result_dims import ModelShape, arrays_dims, shape_of
+from dpsolve.solvers.solve.solve import check_sizes, solve_options
+
+
+def solve_many(
+    model: Factory | str,
+    params: Mapping[str, Any],
+    *,
+    tol: float = 1e-6,
+    method: str = "auto",
+    mesh: MeshShape | str | Mapping[str, int] | None = None,
+    **options: Any,
+) -> Solution:
+    """Solve one model at many parameter points.
+
+    Parameters
+    ----------
+    model : factory or str
+        A factory, or the name of a built-in model.
+    params : dict
+        Values of parameters: arrays (points,) of one length, numbers for those that all points
+        share, and sizes. For a full factorial, pass the columns of a mesh.
+    tol, method, **options
+        As for :func:`dpsolve.solve`, for every point.
+    mesh : str or mapping, optional
+        ``"points=4,states=2"``: four groups of devices, each with points of its own, and in each
+        group two devices that share a point's states. By default all devices of this process are
+        used along points, and as few along states as a point fits on. No result depends on the
+        number of groups.
+
+    Returns
+    -------
+    Solution
+        With an axis of points before every array, and a ``status`` and ``message`` per point. A
+        point that fails leaves the others as they are, bit for bit where starts are cold. With
+        ``warm=True`` (the default where one point is enough for a core; ``warm=False`` turns it
+        off) points start from what was found at the points before them, and ``solution["start"]``
+        says at which; give them in an order in which neighbours are alike.
+
+    Raises
+    ------
+    ModelError
+        If a name is unknown, or the lengths differ.
+    UsageError
+        If an option is unknown or unusable.
+    """
+    factory = as_factory(model)
+    chosen = solve_options(factory, tol=tol, method=method, **options)
+    values, sizes = split(factory, params)
+    check_sizes(sizes)
+    columns = _columns(values)
+    if not is_concrete(columns):
+        return _traced(factory, columns, sizes, chosen)
+    shape = MeshShape.read(dict(mesh) if isinstance(mesh, Mapping) else mesh)
+    points = max((len(c) for c in columns.values()), default=1)
+    with compile_clock() as compiling:
+        compiled = program_for(factory, sizes, chosen, points, shape)
+        batch = compiled.run(columns)
+    arrays = dict(batch.variables)
+    for name in PER_POINT:
+        arrays[name] = getattr(batch, name)
+    problem = _problem(factory, sizes, chosen, compiled.outline.shape, arrays)
+    return Solution(arrays, columns, problem, batch.message, batch.seconds, compiling.seconds)
+
+
+def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Broadcast parameters to one length."""
+    lengths = {}
+    for name, x in values.items():
+        if np.ndim(x) > 1:
+            raise ModelError(
+                f"parameter '{name}' has shape {np.shape(x)}; points are a one-dimensional array: "
+                "pass the raveled columns of a mesh"
+            )
+        if np.ndim(x) == 1:
+            lengths[name] = np.shape(x)[0]
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{k}: {n}" for k, n in lengths.items())
+        raise ModelError(f"the parameters' arrays have different lengths ({shown})")
+    n = next(iter(lengths.values()), 1)
+    if n == 0:
+        raise ModelError(f"parameter '{next(iter(lengths))}' is empty: there is nothing to solve")
+    if is_concrete(values):
+        return {k: np.broadcast_to(np.asarray(x, np.float64), (n,)) for k, x in values.items()}
+    return {k: jnp.broadcast_to(jnp.asarray(x, jnp.float64), (n,)) for k, x in values.items()}
+
+
+def _problem(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    shape: ModelShape,
+    arrays: Mapping[str, Any],
+) -> Problem:
+    single = {k: np.empty(np.shape(x)[1:]) for k, x in arrays.items()}
+    dims = tuple(arrays_dims(shape, single).items())
+    return Problem(factory, None, Sizes(sizes.items()), options, dims, batched=True)
+
+
+def _traced(
+    factory: Factory, columns: dict[str, Any], sizes: Mapping[str, Any], options: SolveOptions
+) -> Solution:
+    """Solve inside somebody else's trace."""
+    arrays = jax.vmap(differentiable_point(factory, sizes, options))(columns)
+    shape = look_over(factory, sizes, shape_of)
+    problem = _problem(factory, sizes, options, shape, arrays)
+    return Solution(arrays, columns, problem)

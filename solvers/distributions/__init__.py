@@ -1,0 +1,1 @@
+"""Distributions under a policy: stationary, over time, and their moments."""

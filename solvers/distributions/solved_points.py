@@ -1,0 +1,139 @@
+"""A solution's points again: the model and the policy of each, for what is computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.model.factory import build
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.operators.base import PolicyOperator
+from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.tabular import Tabular
+from dpsolve.solvers.solution import Problem, Solution
+
+from .initial import read_initial
+
+Array = Any
+LANES_BYTES = 2**24  # that the points done side by side take together
+
+
+def model_of(problem: Problem, parameters: Mapping[str, Any]) -> Model | TabularModel:
+    """Build the model of one point again."""
+    made: Model | TabularModel = problem.model
+    if problem.factory is not None:
+        made = build(problem.factory, parameters, dict(problem.sizes))
+    return made
+
+
+def fixed_policy(
+    problem: Problem,
+    parameters: Mapping[str, Any],
+    policy_index: Mapping[str, Array],
+    t: Array | None = None,
+) -> tuple[Model | TabularModel, PolicyOperator]:
+    """Build the model of one point and its policy's operator again, inside a trace or outside.
+
+    Parameters
+    ----------
+    problem, parameters, policy_index
+        Of a :class:`~dpsolve.Solution` with one point (under ``vmap``, of each point).
+    t : int array, optional
+        The period, with a horizon; `policy_index` is then that period's.
+
+    Returns
+    -------
+    model, policy
+        A failed point's policy (index -1 everywhere) is read as the first choice: mask the result.
+    """
+    made = model_of(problem, parameters)
+    index = {name: jnp.maximum(x, 0) for name, x in policy_index.items()}
+    if isinstance(made, TabularModel):
+        tabular = Tabular(made)
+        return made, tabular.at(tabular.policy_of(index))
+    # A block of one choice: nothing is kept over all pairs, for a policy asks for one of each.
+    lattice = Lattice(made, t=t, block=1, memory=problem.options.memory)
+    return made, lattice.at(lattice.policy_of(index))
+
+
+def horizon_of(problem: Problem, policy_index: Mapping[str, Array]) -> int | None:
+    """Return the number of periods of a finite horizon, else None."""
+    if dict(problem.dims)["value"][:1] != ("t",):
+        return None
+    return int(np.shape(next(iter(policy_index.values())))[1 if problem.batched else 0])
+
+
+def states_of(solution: Solution, what: str) -> dict[str, Array]:
+    """Return the states' values by name, in the model's order.
+
+    Raises
+    ------
+    ModelError
+        If the factory returned arrays of its own: then there are no states.
+    """
+    if not solution.policy_index:
+        raise ModelError(
+            f"{solution.problem.name} returns arrays of its own and not a model: there is no "
+            f"policy, and so no {what}. Its arrays are: {', '.join(solution.arrays)}."
+        )
+    dims = dict(solution.problem.dims)["value"]
+    return {n: solution.grids[n] for n in dims if n != "t"}
+
+
+def initial_of(solution: Solution, initial: Any) -> Array:
+    """Read an initial distribution, the same words or masses for every point.
+
+    Raises
+    ------
+    ModelError
+        If it is none, at one of the points.
+    """
+    problem, parameters = solution.problem, solution.parameters
+    given = getattr(initial, "mass", initial)
+
+    def one(parameters: Mapping[str, Any]) -> Array:
+        return read_initial(given, model_of(problem, parameters))
+
+    if not problem.batched:
+        return one(parameters)
+    masses = jax.jit(jax.vmap(one))(parameters)
+    if isinstance(masses, jax.core.Tracer):
+        return masses
+    wrong = np.flatnonzero(np.isnan(np.asarray(masses)).any(tuple(range(1, masses.ndim))))
+    if wrong.size:
+        one({name: x[wrong[0]] for name, x in parameters.items()})
+    return masses
+
+
+def at_points(
+    problem: Problem,
+    one: Callable[..., Any],
+    *args: Any,
+    vectors: int = 64,
+) -> Any:
+    """Apply a function to each point of a batch, a bounded number of them side by side.
+
+    Parameters
+    ----------
+    one : function
+        Of one point's part of each of `args`, which are pytrees of arrays.
+    vectors : int
+        Arrays over the states that a point takes.
+    """
+    if not problem.batched:
+        return one(*args)
+    largest = max(jax.tree.leaves(args), key=np.size)
+    points = largest.shape[0]
+    lanes = max(1, min(points, LANES_BYTES // (8 * vectors * prod(largest.shape[1:]))))
+    # Whole batches: the last one repeats the last point, so that there is one program and not two.
+    padded = jnp.minimum(jnp.arange(-(-points // lanes) * lanes), points - 1)
+    rows = jax.tree.map(lambda x: jnp.asarray(x)[padded], args)
+    found = lax.map(lambda row: one(*row), rows, batch_size=lanes)
+    return jax.tree.map(lambda x: x[:points], found)

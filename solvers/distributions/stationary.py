@@ -1,0 +1,189 @@
+"""``dp.stationary``: the stationary distribution of a solution's policy, or of a chain at hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpsolve.solvers.errors import ModelError, UsageError
+from dpsolve.solvers.model.grids import check_distribution
+from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.operators.tabular import SparseRows
+from dpsolve.solvers.options import STATIONARY_METHODS, canonical
+from dpsolve.solvers.solution import Problem, Solution
+
+from .distribution import Distribution
+from .initial import check_masses
+from .solved_points import at_points, fixed_policy, horizon_of, initial_of, states_of
+from .stationary_search import DENSE_MOST
+from .stationary_solver import MAX_ITER, Stationary, stationary_of
+
+Array = Any
+
+
+def stationary(
+    target: Any,
+    *,
+    method: str = "auto",
+    tol: float = 1e-8,
+    max_iter: int = MAX_ITER,
+    initial: Any = None,
+) -> Distribution:
+    r"""Find a stationary distribution, to a certified distance.
+
+    Parameters
+    ----------
+    target : Solution, Markov or square array
+        A solution of an infinite horizon (of many points, too), whose optimal policy moves the
+        states; a chain; or transition probabilities (n, n), row i from state i.
+    method : str
+        ``auto``, ``plain`` (iteration), ``krylov`` (accelerated), ``arnoldi`` (eigenvector), and
+        for small chains ``linear``, ``null`` (null space) or ``gth`` (elimination, accurate in
+        every entry). None changes what is certified.
+    tol : float
+        Certified L1 distance :math:`\lVert\mu - \mu^*\rVert_1` to reach.
+    max_iter : int
+        Products with the chain at most; those of the certificate come on top.
+    initial : array, mapping or Distribution, optional
+        Where the chain starts, as for :func:`dpsolve.path`. With several recurrent classes it
+        decides what each of them gets; without it the mass is NaN then.
+
+    Returns
+    -------
+    Distribution
+        ``status`` is ``solved`` where the certified distance is within `tol`. Several classes,
+        a period, transitions that are no probabilities: ``message`` names them.
+
+        Inside ``jax.grad``, ``jacfwd`` or ``vmap`` the mass has derivatives with respect to the
+        economic parameters (or the array's entries), by the implicit function theorem: one linear
+        solve. **The policy is held fixed.** It is a choice among grid points, which a small change
+        of a parameter leaves as it is, but for the values at which it jumps. So what is
+        differentiated is the chain under today's policy: how incomes move, not how people react.
+
+    Raises
+    ------
+    ModelError
+        If there is no policy or a finite horizon, an array is not square or its rows are no
+        probabilities, or `initial` is no distribution.
+    UsageError
+        If an option is unknown or unusable.
+    """
+    options = _options(method, tol, max_iter)
+    if isinstance(target, Solution):
+        return _of_solution(target, options, initial)
+    values = None
+    if isinstance(target, Markov):
+        values, target = target.values, target.transition_matrix
+    return _of_array(target, values, options, initial)
+
+
+def _options(method: str, tol: float, max_iter: int) -> tuple[tuple[str, Any], ...]:
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
+        raise UsageError(f"max_iter={max_iter!r}; it is a whole number, at least 1")
+    if isinstance(tol, bool) or not isinstance(tol, int | float) or not 0.0 < tol < math.inf:
+        raise UsageError(f"tol={tol!r}; it is the certified L1 distance to reach, above 0")
+    chosen = canonical("method", method, STATIONARY_METHODS)
+    return (("method", chosen), ("tol", float(tol)), ("max_iter", max_iter))
+
+
+def _of_solution(
+    solution: Solution, options: tuple[tuple[str, Any], ...], initial: Any
+) -> Distribution:
+    states = states_of(solution, "stationary distribution")
+    if horizon_of(solution.problem, solution.policy_index) is not None:
+        raise ModelError(
+            f"{solution.problem.name} has a finite horizon, and so no stationary distribution: "
+            "each period has its own policy. dp.path(solution, initial) follows a distribution "
+            "through the periods."
+        )
+    start = () if initial is None else (initial_of(solution, initial),)
+    program = _program(solution.problem, options)
+    arrays = program(solution.parameters, solution.policy_index, solution.code, *start)
+    return Distribution(
+        arrays, solution.parameters, solution.policy_index, states, solution.problem
+    )
+
+
+@lru_cache(maxsize=64)
+def _program(
+    problem: Problem, options: tuple[tuple[str, Any], ...]
+) -> Callable[..., dict[str, Array]]:
+    """Return the compiled program that finds the distributions of a problem's points."""
+
+    def one(parameters: Any, index: Any, code: Array, start: Array | None = None) -> Any:
+        made, fixed = fixed_policy(problem, parameters, index)
+        proper = fixed.proper & (code < 10)
+        if start is not None:
+            proper &= jnp.isfinite(start).all()
+        found = stationary_of(
+            fixed.expect, made.shape, initial=start, proper=proper, **dict(options)
+        )
+        return found._replace(code=jnp.where(code < 10, found.code, code))._asdict()
+
+    def run(*args: Any) -> Any:
+        n = math.prod(np.shape(args[1][next(iter(args[1]))])[problem.batched :])
+        vectors = 64 if n > DENSE_MOST else 64 + 6 * n
+        return at_points(problem, one, *args, vectors=vectors)
+
+    return jax.jit(run)
+
+
+def _of_array(
+    given: Any, values: Any, options: tuple[tuple[str, Any], ...], initial: Any
+) -> Distribution:
+    if isinstance(given, str | Model | TabularModel) or callable(given):
+        raise ModelError("dp.stationary takes a solution: dp.stationary(dp.solve(model, params))")
+    sparse = hasattr(given, "tocsr")
+    matrix: Any = given if sparse else jnp.asarray(given, jnp.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.shape[0]:
+        raise ModelError(
+            f"the transition probabilities have shape {matrix.shape}; they are a square array, row "
+            "i for the state i that is left"
+        )
+    n = int(matrix.shape[0])
+    if sparse:
+        if (matrix.tocsr().data < 0).any():
+            raise ModelError("the transition probabilities have a negative entry")
+        check_distribution(np.asarray(matrix.sum(1)).reshape(-1, 1), "the transition probabilities")
+        matrix = SparseRows.from_scipy(matrix)
+    elif is_concrete(matrix):
+        check_distribution(np.asarray(matrix), "the transition probabilities")
+    start = None
+    if initial is not None:
+        start = check_masses(getattr(initial, "mass", initial), (n,), "initial")
+    arrays = _of_rows(matrix, start, options)
+    return Distribution(arrays, {}, {}, {"state": np.arange(n) if values is None else values})
+
+
+def _of_rows(
+    rows: Array | SparseRows, start: Array | None, options: tuple[tuple[str, Any], ...]
+) -> dict[str, Array]:
+    if isinstance(rows, SparseRows):
+        found = jax.jit(
+            lambda values, start: _search(replace(rows, values=values), values, start, options)
+        )(rows.values, start)
+    else:
+        found = _of_dense(rows, start, options)
+    arrays: dict[str, Array] = found._asdict()
+    return arrays
+
+
+def _search(
+    rows: Any, entries: Array, start: Array | None, options: tuple[tuple[str, Any], ...]
+) -> Stationary:
+    n, proper = rows.shape[0], (entries >= 0.0).all()
+    return stationary_of(lambda f: rows @ f, (n,), initial=start, proper=proper, **dict(options))
+
+
+@partial(jax.jit, static_argnames="options")
+def _of_dense(p: Array, start: Array | None, options: tuple[tuple[str, Any], ...]) -> Stationary:
+    return _search(p, p, start, options)

@@ -1,0 +1,138 @@
+r"""Ways to a stationary distribution that need only products with the chain.
+
+Each improves an :math:`x` with mass one towards :math:`x = P^\top x`, until
+:math:`\sum_s w_s |x - P^\top x|_s` is within a goal or a budget of products is spent:
+
+* ``plain``: :math:`x \leftarrow P^\top x`.
+* ``krylov``: BiCGSTAB on the deflated system :math:`(I - P^\top + u 1^\top)\,x = u`, whose solution
+  is the distribution for any :math:`u` with mass one.
+* ``arnoldi``: the unit eigenvector by Arnoldi's process, restarted. As the eigenvalue is known to
+  be 1, the refined vector is the singular vector of :math:`\underline{H} - \underline{I}` for its
+  smallest singular value (Golub and Greif 2006, *BIT* 46).
+
+All corrections keep to the Krylov space of the start, so that in a chain with several recurrent
+classes each class keeps the mass that the start sends there. Between restarts come a few plain
+steps; in a chain with period *d*, first the average of *d* of them, which removes what rotates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from dpsolve.solvers.numerics import dense
+from dpsolve.solvers.numerics.krylov import bicgstab
+from dpsolve.solvers.numerics.partition import ALONE, Everywhere
+
+Array = Any
+Map = Callable[[Array], Array]
+# x, weights, goal, budget of products -> x, products made
+Improve = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+
+CHUNK = 1000  # plain steps before the distance is looked at
+RESTART = 250  # BiCGSTAB iterations, of two products each, before a restart
+SMOOTHING = 10  # plain steps between restarts
+BASIS = 20  # vectors of Arnoldi's process
+
+
+def plain(push: Map, n: int, over: Everywhere = ALONE) -> Improve:
+    """Return plain iteration."""
+
+    def improve(x: Array, weight: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
+        def step(c: tuple[Array, ...]) -> tuple[Array, ...]:
+            k, x, _ = c
+            after = push(x)
+            return k + 1, after, over.sum(weight * jnp.abs(after - x))
+
+        def proceed(c: tuple[Array, ...]) -> Array:
+            return (c[0] < jnp.minimum(budget, CHUNK)) & (c[2] > goal)
+
+        k, x, _ = lax.while_loop(proceed, step, (jnp.int32(0), x, jnp.asarray(jnp.inf)))
+        return x, k
+
+    return improve
+
+
+def krylov(push: Map, n: int, over: Everywhere = ALONE) -> Improve:
+    """Return one run of BiCGSTAB on the deflated system, after smoothing."""
+
+    def improve(x: Array, weight: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
+        start, made = smoothed(push, x, jnp.minimum(SMOOTHING, budget))
+
+        def deflated(y: Array) -> Array:
+            return push(y) - start * over.sum(y)
+
+        def size(r: Array) -> Array:
+            return over.sum(weight * jnp.abs(r))
+
+        most = jnp.clip((budget - made - 2) // 2, 0, RESTART)
+        x, k = bicgstab(deflated, start, start, goal, most, over, size)
+        return x / over.sum(x), made + 2 * k + 2
+
+    return improve
+
+
+def arnoldi(push: Map, n: int, over: Everywhere = ALONE) -> Improve:
+    """Return one restart of the refined Arnoldi process, after smoothing."""
+    m = min(BASIS, n)
+
+    def basis_of(x: Array) -> tuple[Array, Array]:
+        """Return the orthonormal basis (m, n) and the Hessenberg matrix (m + 1, m)."""
+
+        def step(j: Array, c: tuple[Array, Array]) -> tuple[Array, Array]:
+            v, h = c
+            w = push(v[j])
+            column = jnp.zeros(m + 1)
+            for _ in range(2):  # the second pass restores what rounding took of orthogonality
+                part = over.add(v @ w)  # rows that are still 0 take no part
+                w = w - part @ v
+                column = column + part
+            length = jnp.sqrt(over.dot(w, w))
+            unit = jnp.where(length > 0.0, w / jnp.where(length > 0.0, length, 1.0), 0.0)
+            return v.at[j + 1].set(unit), h.at[:, j].set(column.at[j + 1].set(length))
+
+        v = jnp.zeros((m + 1, n)).at[0].set(x / jnp.sqrt(over.dot(x, x)))
+        v, h = lax.fori_loop(0, m, step, (v, jnp.zeros((m + 1, m))))
+        return v[:m], h
+
+    def improve(x: Array, weight: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
+        start, made = smoothed(push, x, jnp.minimum(SMOOTHING, budget))
+        start_gap = over.sum(weight * jnp.abs(push(start) - start))
+
+        def restart(c: tuple[Array, ...]) -> tuple[Array, ...]:
+            k, x, gap = c
+            v, h = basis_of(x)
+            y = dense.svd(h - jnp.eye(m + 1, m))[2][-1] @ v
+            y = y / over.sum(y)
+            moved = push(y)
+            size = over.sum(weight * jnp.abs(moved - y))
+            # The refined vector is the best of its space in another norm; it may be no better here.
+            better = size < gap
+            return k + m + 1, jnp.where(better, moved, x), jnp.where(better, size, -1.0)
+
+        def proceed(c: tuple[Array, ...]) -> Array:
+            return (c[0] + m + 1 <= budget) & (c[2] > goal) & (c[0] < 2 * RESTART)
+
+        k, x, _ = lax.while_loop(proceed, restart, (made + 1, start, start_gap))
+        return x, k
+
+    return improve
+
+
+def smoothed(push: Map, x: Array, steps: Array | int) -> tuple[Array, Array]:
+    """Make plain steps; return the last iterate, and the steps."""
+    return lax.fori_loop(0, steps, lambda _, x: push(x), x), jnp.asarray(steps, jnp.int32)
+
+
+def averaged(push: Map, x: Array, cycle: Array) -> Array:
+    """Return the average of `cycle` iterates, the first of them `x` itself."""
+
+    def step(_: Array, c: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, total = push(c[0]), c[1]
+        return x, total + x
+
+    _, total = lax.fori_loop(1, cycle, step, (x, x))
+    return total / jnp.maximum(cycle, 1)

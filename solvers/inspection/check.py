@@ -1,0 +1,345 @@
+"""``dp.check`` and ``dp.describe``: look at a model before solving it, and name its first fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import ceil
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.library import as_factory
+from dpsolve.solvers.methods.bounds import modulus
+from dpsolve.solvers.model.array_factory import named as named_arrays
+from dpsolve.solvers.model.array_factory import no_model, rebuild, refusal
+from dpsolve.solvers.model.factory import signature, split
+from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE, Grid
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.operators.base import BellmanOperator
+from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.lookup import corners, greatest_reached
+from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE, Pairs
+from dpsolve.solvers.operators.named_arrays import Named, aligned
+from dpsolve.solvers.operators.tabular import Tabular
+from dpsolve.solvers.operators.validation import no_choice, probability_rows, some_choice
+
+Array = Any
+
+
+def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
+    """Evaluate a model and name its first fault; return quietly if it has none.
+
+    Parameters
+    ----------
+    model : factory, Model, TabularModel or str
+        What to look at.
+    params : dict, optional
+        Parameters and sizes of a factory.
+
+    Raises
+    ------
+    ModelError
+        Naming the fault: an unknown argument, a NaN reward at a named state and choice, a state
+        without a feasible choice, a row of probabilities that does not sum to one, a next state
+        off its grid, a discount that makes the problem ill-posed.
+    """
+    if not isinstance(model, Model | TabularModel):
+        factory = as_factory(model)
+        values, sizes = split(factory, params)
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise ModelError(f"{signature(factory).name}: parameter '{name}' is {value}")
+        model = rebuild(factory, values, sizes)
+        if not isinstance(model, Model | TabularModel | Mapping):
+            raise no_model(factory, model)
+    found = diagnose(model)
+    if found:
+        raise ModelError(found)
+
+
+def diagnose(model: Any, criterion: str = "discounted") -> str:
+    """Return a sentence about a model's first fault, or '' if none is found."""
+    if isinstance(model, Mapping):
+        return refusal(model) or _not_finite(model)
+    if isinstance(model, TabularModel):
+        return _diagnose_tabular(model, criterion)
+    if not isinstance(model, Model):
+        return ""
+    found = _grids(model)
+    if found:
+        return found
+    for t in (None,) if model.horizon is None else range(model.horizon):
+        lattice = Lattice(model, t=t)
+        found = _pairs(lattice, "" if t is None else f" in period t={t}")
+        found = found or (_discount(lattice, criterion) if model.horizon is None else "")
+        if found:
+            return found
+    return ""
+
+
+def _not_finite(made: Mapping[str, Any]) -> str:
+    for name, dims, x in named_arrays(made):
+        array = np.asarray(x)
+        if array.dtype.kind in "fc" and not (finite := np.isfinite(array)).all():
+            at = np.unravel_index(int(np.argmin(finite)), array.shape)
+            place = ", ".join(f"{d}={i}" for d, i in zip(dims, at, strict=True))
+            return f"the array '{name}' holds {array[at]}" + f" at {place}" * bool(place)
+    return ""
+
+
+def _grids(model: Model) -> str:
+    for name in (*model.states, *model.post):
+        spec = model.grid_of(name)
+        values = np.asarray(spec.values, np.float64)
+        what = f"the grid of {'state' if name in model.states else 'post variable'} '{name}'"
+        if not np.isfinite(values).all():
+            i = int(np.argmin(np.isfinite(values)))
+            return f"{what} holds {values[i]} at point {i}"
+        if isinstance(spec, Grid) and not (np.diff(values) > 0).all():
+            i = int(np.argmin(np.diff(values)))
+            return (
+                f"{what} does not increase at point {i + 1}: {values[i]:.6g} "
+                f"is followed by {values[i + 1]:.6g}; at these parameters its ends are the wrong "
+                "way round or coincide"
+            )
+    return ""
+
+
+def _blocks(lattice: Lattice) -> Iterator[tuple[Pairs, Array]]:
+    """Yield the pairs, with the flattened choices they are about."""
+    if lattice.kept is not None:
+        n = lattice.kept_index()
+        yield lattice.kept, np.asarray(n.array)
+        return
+    size = lattice.block_size or 1
+    for i in range(ceil(lattice.n_choices / size)):
+        first = np.arange(i * size, (i + 1) * size)
+        yield lattice.pairs_of_block(jnp.int32(i)), np.minimum(first, lattice.n_choices - 1)
+
+
+class _Place:
+    """Words for a position in an array over states, choices and shocks."""
+
+    def __init__(self, lattice: Lattice, choices: Array) -> None:
+        self.lattice, self.choices = lattice, choices
+
+    def of(self, at: Mapping[str, Any]) -> str:
+        model = self.lattice.model
+        words = [
+            f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
+            for d, i in at.items()
+            if d in model.states
+        ]
+        choice = tuple(at[d] for d in (BLOCK, CHOICE) if d in at)
+        if choice:
+            number = Named(jnp.int32(int(self.choices[choice])))
+            values = self.lattice.functions.choice_values(number)
+            words += [f"{c}={float(v.array):.6g}" for c, v in values.items()]
+        words += [
+            f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
+            for d, i in at.items()
+            if d in model.shocks or d in model.post
+        ]
+        return ", ".join(words) or "every state"
+
+
+def _worst(x: Named, feasible: Named | None, place: _Place) -> tuple[float, str]:
+    """Return the largest entry at a feasible pair (NaN counts as infinite), and where it is."""
+    greatest, at = _greatest(x, feasible)
+    return greatest, place.of(at)
+
+
+def _greatest(x: Named, feasible: Named | None) -> tuple[float, dict[str, int]]:
+    dims = x.dims
+    array = np.asarray(x.array, np.float64)
+    array = np.where(np.isnan(array), np.inf, array)
+    if feasible is not None:
+        dims = tuple(dict.fromkeys((*feasible.dims, *x.dims)))
+        ok = np.asarray(aligned(feasible, dims))
+        array = np.where(ok, np.asarray(aligned(Named(jnp.asarray(array), x.dims), dims)), -np.inf)
+    flat = int(np.argmax(array))
+    return float(array.ravel()[flat]), _indices(dims, flat, array.shape)
+
+
+def _indices(dims: tuple[str, ...], flat: int, shape: tuple[int, ...]) -> dict[str, int]:
+    return {d: int(i) for d, i in zip(dims, np.unravel_index(flat, shape), strict=True)}
+
+
+def _pairs(lattice: Lattice, when: str) -> str:
+    some = np.zeros(lattice.shape, bool)
+    for pairs, choices in _blocks(lattice):
+        place = _Place(lattice, choices)
+        some |= np.asarray(some_choice(pairs.feasible, lattice.sizes))
+        found = (
+            _rewards(pairs, place, when)
+            or _rows(lattice, pairs, place, when)
+            or _next_states(lattice, pairs, place, when)
+        )
+        if found:
+            return found
+    return no_choice(lattice.model, some, when)
+
+
+def _rewards(pairs: Pairs, place: _Place, when: str) -> str:
+    assert pairs.raw_reward is not None
+    bad = pairs.raw_reward.map(lambda r: jnp.isnan(r) | (r == jnp.inf))
+    worst, where = _worst(bad, pairs.feasible, place)
+    if worst <= 0:
+        return ""
+    return (
+        f"the reward is NaN or +inf at {where}{when}; if that choice is not allowed there, say so "
+        "in `feasible`"
+    )
+
+
+def _rows(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
+    for name, row, matters in probability_rows(lattice.model, pairs):
+        sums = Named(row.array.sum(-1), row.dims[:-1])
+        feasible = pairs.feasible if matters else None
+        gap, where = _worst(sums.map(lambda s: jnp.abs(s - 1.0)), feasible, place)
+        if gap > ROW_SUM_TOLERANCE:
+            high, _ = _worst(sums, feasible, place)
+            total = high if abs(abs(high - 1.0) - gap) < 1e-15 else 1.0 - gap
+            return (
+                f"the probabilities of '{name}' at {where}{when} sum to {total:.12g}, not to 1; "
+                "probabilities that leak would shift the solution: normalise them"
+            )
+        least, where = _worst(row.map(jnp.negative), feasible, place)
+        if least > 0:
+            return f"the probabilities of '{name}' have a negative entry, {-least:g}, at {where}"
+    return ""
+
+
+def _next_states(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
+    for name, location in (
+        lattice.expectation.early_locations | pairs.locations | pairs.posts
+    ).items():
+        if location.gap is None:
+            continue
+        gap, at = _greatest(lattice.functions.reached(location.gap, pairs), pairs.feasible)
+        if gap > 0:
+            spec = lattice.model.grid_of(name)
+            values = np.asarray(spec.values)
+            remedy = (
+                "widen the range, or make `feasible` exclude it"
+                if not isinstance(spec, Grid)
+                else "widen the grid, make `feasible` exclude it, or give the grid outside='clip' "
+                "or 'extrapolate'"
+            )
+            where = place.of(at | _beyond(location.gap, pairs, at))
+            what = "post variable" if name in lattice.model.post else "next state of"
+            return (
+                f"from {where}{when} the {what} '{name}' lies {gap:.6g} off its grid "
+                f"[{values[0]:.6g}, {values[-1]:.6g}]; {remedy}"
+            )
+    return ""
+
+
+def _beyond(gap: Named, pairs: Pairs, at: Mapping[str, int]) -> dict[str, int]:
+    """Return where post variables and later shocks stand when a pair's gap is greatest."""
+    named = {p: location for p, location in pairs.posts.items() if p in gap.dims}
+    if not named:
+        return {}
+    here = {p: location.map(lambda x: _at(x, at)) for p, location in named.items()}
+    _, shocks = _greatest(greatest_reached(_at(gap, at), here), None)
+    left = _at(_at(gap, at), shocks)
+    reached = [
+        {p: int(_at(i, shocks).array) for p, i in indices.items()}
+        for indices, weights in corners(here)
+        if all(float(_at(w, shocks).array) != 0.0 for w in weights)
+    ]
+    return max(reached, key=lambda corner: float(_at(left, corner).array)) | shocks
+
+
+def _at(x: Named, at: Mapping[str, int]) -> Named:
+    """Keep one entry along some axes."""
+    index = tuple(at.get(d, slice(None)) for d in x.dims)
+    return Named(x.array[index], tuple(d for d in x.dims if d not in at))
+
+
+def _discount(lattice: Lattice, criterion: str) -> str:
+    survey = lattice.survey()
+    low, high = float(survey.discount_low), float(survey.discount_high)
+    if criterion == "average":
+        return _undiscounted(low if low != 1.0 else high)
+    if not low >= 0:
+        return f"the discount is {low:.6g} somewhere; it cannot be negative or NaN"
+    if lattice.constant_discount:
+        return _constant_discount(high)
+    rates = modulus(lattice, survey)
+    if not float(rates.high) < 1 and bool(rates.monotone):
+        return (
+            f"the discount reaches {high:.6g}, and the spectral radius of the discounted "
+            f"transitions is {spectral_radius(lattice):.6g}; it must be below 1 for the value to "
+            "be finite"
+        )
+    return ""
+
+
+def _constant_discount(beta: float) -> str:
+    if 0 <= beta < 1:
+        return ""
+    average = ", or solve for the average reward per period, with criterion='average'"
+    return (
+        f"the discount is {beta:.12g}; over an infinite horizon it must lie in [0, 1): lower it, "
+        "or give the model a horizon" + average * (beta == 1.0)
+    )
+
+
+def _undiscounted(beta: float) -> str:
+    if beta == 1.0:
+        return ""
+    return (
+        f"the discount is {beta!r}, and criterion='average' takes a discount of exactly 1: set "
+        "it to 1, or solve with criterion='discounted'"
+    )
+
+
+def spectral_radius(operator: BellmanOperator, sweeps: int = 1_000) -> float:
+    """Estimate the growth rate of ``w -> max_c beta E w``, the discount's spectral radius.
+
+    Power iteration on the average of the operator and the identity, which is aperiodic; the
+    result lies between the last sweep's Collatz-Wielandt quotients.
+    """
+    w = jnp.ones(operator.shape)
+    rate = 1.0
+    for _ in range(sweeps):
+        grown = (w + operator.growth(w)) / 2
+        new = float(jnp.max(grown))
+        w = grown / new
+        if abs(new - rate) < 1e-12:
+            break
+        rate = new
+    return 2 * rate - 1
+
+
+def _diagnose_tabular(model: TabularModel, criterion: str) -> str:
+    operator = Tabular(model)
+    survey = operator.survey()
+    feasible = np.asarray(survey.feasible)
+    if not feasible.all():
+        return f"state {int(np.argmin(feasible))} has no feasible action"
+    reward = np.asarray(model.reward)
+    bad = np.isnan(reward) | (reward == np.inf)
+    if bad.any():
+        at = np.argwhere(bad)[0]
+        state, action = _pair(model, at)
+        return f"the reward is {reward[tuple(at)]} at state {state}, action {action}"
+    sums = np.asarray(operator.transition @ jnp.ones(model.n_states))
+    gap = np.where(reward > -np.inf, np.abs(np.where(np.isnan(sums), np.inf, sums) - 1.0), 0.0)
+    if gap.max() > ROW_SUM_TOLERANCE:
+        at = np.argwhere(gap == gap.max())[0]
+        state, action = _pair(model, at)
+        return f"the row of P for state {state}, action {action} sums to {sums[tuple(at)]:.12g}"
+    if float(survey.least) < 0:
+        return f"P has a negative entry, {float(survey.least):g}"
+    beta = float(model.discount)
+    return _undiscounted(beta) if criterion == "average" else _constant_discount(beta)
+
+
+def _pair(model: TabularModel, at: Array) -> tuple[int, int]:
+    if model.state_index is None or model.action_index is None:
+        return int(at[0]), int(at[1])
+    return int(model.state_index[at[0]]), int(model.action_index[at[0]])

@@ -1,0 +1,160 @@
+"""What a model cannot be asked for: found by its names and shapes, before anything is solved.
+
+Each refusal says which option asks, which entry of its list, and what is wrong; so a sweep file can
+be told all of them at once, each with its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from dpsolve.solvers.distributions.initial import read_initial
+from dpsolve.solvers.distributions.moments import check_moments
+from dpsolve.solvers.errors import DpsolveError, UsageError
+from dpsolve.solvers.model.array_factory import own_dims
+from dpsolve.solvers.model.grids import Integers
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.options import SolveOptions
+
+NO_GRADIENTS = (
+    "criterion='average' has no gradients: relative values are not differentiated here. Leave "
+    "gradients out, and take differences of the gain between points"
+)
+Refusal = tuple[str, int | None, str]  # the option, the entry of its list, and what is wrong
+
+
+def check_asked(made: Any, options: SolveOptions, name: str = "the model") -> None:
+    """Refuse what a model cannot be asked for.
+
+    Raises
+    ------
+    UsageError
+        With the first thing that is wrong.
+    """
+    for _, _, text in refusals(made, options, name):
+        raise UsageError(text)
+
+
+def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Iterator[Refusal]:
+    """Yield each thing that the options ask for and the model does not have.
+
+    Parameters
+    ----------
+    made : Model, TabularModel or mapping
+        What a factory returned, its arrays perhaps traced.
+    options : SolveOptions
+    name : str
+        What to call the model.
+    """
+    if isinstance(made, Mapping):
+        yield from _refusals_of_arrays(made, options, name)
+    elif isinstance(made, Model | TabularModel):
+        finite = made.horizon is not None
+        yield from _refusals_of_average(made, options, name)
+        if options.distribution and finite:
+            yield "distribution", None, _finite(name, "", made)
+        for i, moment in enumerate(options.moments):
+            if finite:
+                yield "moments", i, _finite(name, f" with a moment '{moment}'", made)
+                continue
+            try:
+                check_moments(made, [moment])
+            except UsageError as error:
+                yield "moments", i, str(error)
+        yield from _refusals_of_path(made, options, name)
+
+
+def _finite(name: str, what: str, made: Any) -> str:
+    return (
+        f"{name} has a finite horizon, and so no stationary distribution{what}: its distribution "
+        "moves with time. Ask for the path instead: initial = { "
+        f"{next(iter(made.states))} = VALUE }}"
+    )
+
+
+def _refusals_of_average(
+    made: Model | TabularModel, options: SolveOptions, name: str
+) -> Iterator[Refusal]:
+    if options.criterion != "average":
+        return
+    if made.horizon is not None:
+        yield (
+            "criterion",
+            None,
+            f"{name} has a finite horizon of {made.horizon} periods, and criterion='average' is "
+            "about the long run: leave criterion out, or take the horizon out of the model",
+        )
+    if options.gradients:
+        yield "gradients", None, NO_GRADIENTS
+
+
+def _refusals_of_arrays(
+    made: Mapping[str, Any], options: SolveOptions, name: str
+) -> Iterator[Refusal]:
+    """Whatever is asked for, the factory itself may return an array of that name."""
+    why = (
+        f"{name} returns arrays of its own and not a model, so that there is no policy and nothing "
+        f"to find it from. It returns: {', '.join(own_dims(made))}."
+    )
+    if options.distribution and "distribution" not in made:
+        yield "distribution", None, f"there is no distribution: {why}"
+    for i, moment in enumerate(options.moments):
+        if f"moment_{moment}" not in made:
+            yield "moments", i, f"there is no moment '{moment}': {why}"
+    if options.periods is not None and "distribution_path" not in made:
+        yield "periods", None, f"there is no path of distributions: {why}"
+    if options.initial is not None:
+        yield "initial", None, f"there is no initial distribution: {why}"
+    if options.criterion == "average":
+        yield "criterion", None, f"there is no average reward to maximise: {why}"
+
+
+def _refusals_of_path(
+    made: Model | TabularModel, options: SolveOptions, name: str
+) -> Iterator[Refusal]:
+    horizon, periods = made.horizon, options.periods
+    if horizon is not None and periods is not None and periods > horizon:
+        yield (
+            "periods",
+            None,
+            f"{name} has {horizon} periods, and the path cannot have {periods}; leave periods out "
+            "for all of them",
+        )
+    if options.initial is None and periods is None:
+        return
+    if horizon is None and periods is None and not options.stationary:
+        yield (
+            "initial",
+            None,
+            "initial is given, but nothing starts from it; add periods = 40 for the path of the "
+            "distribution",
+        )
+    try:
+        read_initial(dict(options.initial or ()), made)
+    except DpsolveError as error:
+        yield ("periods" if options.initial is None else "initial"), None, str(error)
+        return
+    if isinstance(made, Model):
+        yield from _off_grid(made, options)
+
+
+def _off_grid(made: Model, options: SolveOptions) -> Iterator[Refusal]:
+    """Find values off grids that are plain numbers; others are found at their point."""
+    for name, given in options.initial or ():
+        spec = made.states[name]
+        if not isinstance(given, int | float) or not is_concrete(spec.values):
+            continue
+        values = np.asarray(spec.values, np.float64)
+        member = not isinstance(spec, Integers) or given == round(given)
+        if not (values[0] <= given <= values[-1] and member):
+            yield (
+                "initial",
+                None,
+                f"initial puts all mass at {name}={given:g}, which is no value of its grid; that "
+                f"goes from {values[0]:g} to {values[-1]:g}"
+                + (" in whole numbers" if isinstance(spec, Integers) else ""),
+            )

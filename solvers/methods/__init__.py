@@ -1,0 +1,1 @@
+"""Solution methods and the bounds that certify them."""

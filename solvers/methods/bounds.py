@@ -1,0 +1,171 @@
+r"""Certified bounds on the value, from one Bellman sweep (MacQueen 1966, Porteus 1971).
+
+Let :math:`d = Tv - v`, and let the Bellman operator satisfy, for a weight function
+:math:`w \ge 1` and every constant :math:`c \ge 0`,
+:math:`Tv + c\,\rho_- w \le T(v + c\,w) \le Tv + c\,\rho_+ w` with
+:math:`\rho_+ < 1`. Then, with :math:`\underline d = \min d/w` and :math:`\overline d = \max d/w`,
+
+.. math::
+    Tv + \frac{\rho_\pm}{1 - \rho_\pm}\,\underline d\, w \;\le\; v^* \;\le\;
+    Tv + \frac{\rho_\pm}{1 - \rho_\pm}\,\overline d\, w,
+
+where the upper bound takes :math:`\rho_+` if :math:`\overline d \ge 0` and :math:`\rho_-`
+otherwise, and the lower bound the other way round. The proof uses only that :math:`T` is monotone
+and how it answers to constants: nothing about where :math:`v` came from. So the iterations may be
+as daring as they like.
+
+* One discount factor: :math:`w = 1`, :math:`\rho_\pm = \beta` times the range of row sums.
+* A discount that depends on state and choice, below 1: :math:`w = 1` and the range of the discount.
+* A discount with single values of 1 or more: :math:`w` solves :math:`w = 1 + \max_c \beta E w` as
+  far as it need be; :math:`\rho_+ = \max (\max_c \beta E w) / w` is then computed, not assumed,
+  and :math:`\rho_- = 0`. It exists if and only if the spectral radius is below 1.
+* Extrapolation makes weights negative and :math:`T` no longer monotone; it is a contraction still
+  if the discount times the absolute weights is below 1, and then
+  :math:`\pm\max|d|` takes the place of both ends.
+
+Rounding: an entry of the computed :math:`Tv` is off by at most ``depth * eps * scale``, where the
+depth counts its additions; the bounds are widened by that error's whole geometric series.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dpsolve.solvers.numerics.partition import ALONE, Everywhere
+from dpsolve.solvers.numerics.tracing import EPS
+from dpsolve.solvers.operators.base import BellmanOperator, Survey
+
+Array = Any
+MOST_GROWTH = 5_000  # sweeps spent on looking for a weight function
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Modulus:
+    """How the operator answers to a constant.
+
+    Attributes
+    ----------
+    weight : array over the states, or the scalar 1
+        The weight function.
+    high, low : float
+        The two rates; a `high` of 1 or more certifies nothing.
+    monotone : bool
+        Whether the operator is.
+    magnitude, reach : float
+        As the survey has them.
+    """
+
+    weight: Array
+    high: Array
+    low: Array
+    monotone: Array
+    magnitude: Array
+    reach: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Bounds:
+    """Certified bounds ``tv + below * w <= v* <= tv + above * w``, rounding included.
+
+    Attributes
+    ----------
+    below, above : float
+        Multiples of the weight function.
+    middle : float
+        The multiple that, added to ``tv``, gives the value with the smallest certified error.
+    error : float
+        Certified sup-norm error of that value.
+    rounding : float
+        The part of it that is the allowance for rounding: no iteration gets below.
+    residual : float
+        Sup-norm of ``tv - v``.
+    """
+
+    below: Array
+    above: Array
+    middle: Array
+    error: Array
+    rounding: Array
+    residual: Array
+
+
+def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
+    """Find the rates at which the operator damps constants."""
+    one = jnp.ones(())
+    over = operator.everywhere
+    beside = jnp.asarray(survey.magnitude, jnp.float64), jnp.asarray(survey.reach, jnp.float64)
+    high = survey.discount_high * survey.row_high * survey.spread
+    low = survey.discount_low * survey.row_low
+    monotone = survey.spread <= 1.0 + 1e-12
+    if operator.constant_discount:
+        return Modulus(one, high, low, monotone, *beside)
+
+    # A state-dependent discount: look for a weight function where single values reach 1.
+    def proceed(carry: tuple[Array, Array, Array, Array]) -> Array:
+        _, _, change, k = carry
+        return (k < MOST_GROWTH) & (change > 1e-3) & (high >= 1.0) & monotone
+
+    def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        w, _, _, k = carry
+        grown = operator.growth(w)
+        change = over.max(jnp.abs(1.0 + grown - w)) / over.max(w)
+        blown = ~(over.max(grown) < 1e12)
+        return (
+            jnp.where(change > 1e-3, 1.0 + grown, w),
+            over.max(grown / w),
+            jnp.where(blown, 0.0, change),
+            k + 1,
+        )
+
+    w0 = jnp.ones(operator.shape)
+    w, rate, _, _ = lax.while_loop(proceed, step, (w0, high, jnp.asarray(jnp.inf), 0))
+    weighted = (high >= 1.0) & monotone
+    return Modulus(
+        jnp.where(weighted, w, 1.0),
+        jnp.where(weighted, rate * (1.0 + 4 * operator.depth * EPS), high),
+        jnp.where(weighted, 0.0, low),
+        monotone,
+        *beside,
+    )
+
+
+def bounds(v: Array, tv: Array, modulus: Modulus, depth: int, over: Everywhere = ALONE) -> Bounds:
+    """Bound the true value by what one sweep did to `v`."""
+    w, high, low = modulus.weight, modulus.high, modulus.low
+    difference = (tv - v) / w
+    top, bottom = over.max(difference), over.min(difference)
+    residual = jnp.maximum(over.max(jnp.abs(tv - v)), 0.0)
+    far = jnp.maximum(top, -bottom)
+    top, bottom = (
+        jnp.where(modulus.monotone, top, far),
+        jnp.where(modulus.monotone, bottom, -far),
+    )
+
+    def series(d: Array, rate: Array) -> Array:
+        return d * rate / (1.0 - rate)
+
+    above = series(top, jnp.where(top >= 0, high, low))
+    below = series(bottom, jnp.where(bottom < 0, high, low))
+    scale = over.max(jnp.maximum(jnp.abs(v), jnp.abs(tv)))
+    scale = modulus.reach**2 * (scale + modulus.magnitude)
+    rounding = depth * EPS * scale / (1.0 - high)
+    certain = high < 1.0
+    above = jnp.where(certain, above + rounding, jnp.inf)
+    below = jnp.where(certain, below - rounding, -jnp.inf)
+    largest = over.max(w) * modulus.reach
+    error = jnp.where(certain, (above - below) / 2 * largest, jnp.inf)
+    return Bounds(
+        below,
+        above,
+        jnp.where(certain, (above + below) / 2, 0.0),
+        error,
+        jnp.where(certain, rounding * largest, jnp.inf),
+        residual,
+    )

@@ -1,0 +1,346 @@
+r"""The one solve loop: a full Bellman sweep, its certificate, and a step.
+
+Every iteration makes one sweep :math:`Tv` and bounds the true value by it (:mod:`.bounds`). If the
+certified error is within ``tol`` the loop ends, with the bounds of that very sweep. Otherwise the
+next :math:`v` comes from a step, and all methods are the same loop with another step from the
+greedy policy :math:`\pi`:
+
+* ``vi``, value iteration: :math:`Tv`, moved to the middle of its bounds.
+* ``opi``, optimistic (modified) policy iteration (Puterman and Shin 1978): :math:`T_\pi^m` of that.
+* ``pi``, Howard's policy iteration: the policy's own value, by BiCGSTAB started there (by path
+  doubling where transitions are deterministic), to a tolerance that follows the residual down
+  (inexact policy iteration; Gargiani et al. 2024).
+* ``auto`` begins with ``vi`` and measures how fast the certified error falls. While the sweeps left
+  at that rate are few it goes on; else it takes steps of ``pi``.
+
+A Krylov step that does not reduce the certified error is a strike. After three of them, or one that
+used up its iterations and gained little, the loop falls back to ``opi`` for a while, which
+converges from anywhere. It ends without reaching ``tol`` when the largest number of sweeps is
+reached, or when the certified error has stopped falling; it says which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dpsolve.solvers.numerics.krylov import richardson
+from dpsolve.solvers.operators.base import BellmanOperator, Shortcut, Survey
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import Outcome
+
+from .bounds import Bounds, Modulus, bounds, modulus
+from .stopping import Progress, first_fault, nearly_done, share_left, stuck, verdict
+
+Array = Any
+STALE = 60  # sweeps without a new smallest certified error, after which the loop gives up
+AHEAD = 0.3  # of the tolerance, to which a shortcut solves
+TOWARDS_OVERFLOW = 1e100  # values beyond it have diverged by themselves
+PENALTY = 10  # sweeps by `opi` after three strikes of the Krylov solver, or one that it gave up
+SPENT_WELL = 0.1  # of the certified error left: a Krylov step may then have used all its iterations
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Fixpoint:
+    """What the loop found.
+
+    Attributes
+    ----------
+    value, lower, upper : array over the states
+        Value and certified bounds.
+    policy : int32 array over the states
+        Greedy policy of the last sweep; the operator translates it.
+    residual, error_bound : float
+        Bellman residual of the last sweep and certified sup-norm error of `value`.
+    iterations : int
+        Sweeps made.
+    code : int
+        An :class:`~.outcomes.Outcome`.
+    sampled : bool
+        Whether the certificate is one by a sample of states (see :mod:`.sampled_certificate`).
+    """
+
+    value: Array
+    lower: Array
+    upper: Array
+    policy: Array
+    residual: Array
+    error_bound: Array
+    iterations: Array
+    code: Array
+    sampled: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _State:
+    v: Array
+    tv: Array
+    policy: Array
+    bounds: Bounds
+    best: Array  # smallest certified error so far
+    stale: Array  # sweeps since then
+    plain: Array  # whether the last step was one of value iteration
+    strikes: Array
+    penalty: Array  # sweeps of `opi` left
+    spent: Array  # whether the last Krylov step used up its iterations before it was done
+    k: Array
+    code: Array
+    sampled: Array  # whether the last sweep was vouched for by a sample
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Run(Progress):
+    """A solve under way: what :func:`begin` makes, :func:`iterate` moves on, :func:`finish` reads.
+
+    Attributes
+    ----------
+    state : pytree
+        The last sweep and what the loop remembers.
+    rates : Modulus
+        How the operator damps constants.
+    """
+
+    state: _State
+    rates: Modulus
+
+
+def begin(
+    operator: BellmanOperator,
+    options: SolveOptions,
+    live: Array | bool = True,
+    shortcut: Shortcut | None = None,
+) -> Run:
+    """Look the model over and make ready for the first sweep.
+
+    Parameters
+    ----------
+    operator : BellmanOperator
+        Its sweeps certify.
+    options : SolveOptions
+    live : bool
+        A point that is not (a NaN parameter, or padding of a batch) fails before its first sweep.
+    shortcut : Shortcut, optional
+        It finds the value that `operator` starts from, or vouches for it itself.
+    """
+    surveyor = shortcut if shortcut is not None and shortcut.vouches else operator
+    run = _looked_over(operator, surveyor.survey(), live)
+    if shortcut is None:
+        return run
+    run = _ahead(shortcut, options, run)
+    if not shortcut.vouches:
+        return run
+    vouched = _vouched_for(shortcut, options, run)
+
+    def anew() -> Run:
+        """Go on with full sweeps, having looked at all pairs."""
+        full = _looked_over(operator, operator.survey(), live)
+        fresh = full.state.code == Outcome.RUNNING
+        state = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), run.state, full.state)
+        return Run(state, full.rates)
+
+    done = vouched.state.code != Outcome.RUNNING
+    found: Run = lax.cond(done, lambda: vouched, anew)
+    return found
+
+
+def _looked_over(operator: BellmanOperator, survey: Survey, live: Array | bool) -> Run:
+    rates = modulus(operator, survey)
+    return resume(operator, rates, operator.start(), first_fault(survey, rates), live)
+
+
+def _vouched_for(shortcut: Shortcut, options: SolveOptions, run: Run) -> Run:
+    """End the run with a sweep of the shortcut's, if that is within `tol` and a sample confirms it.
+
+    A run that had ended stays as it is.
+    """
+    s = run.state
+    tv, policy = shortcut.greedy(s.v)
+    now = bounds(s.v, tv, run.rates, shortcut.depth, shortcut.everywhere)
+    within = jnp.isfinite(tv).all() & (now.error <= options.tol)
+    sound = within & shortcut.confirms(s.v, tv, policy) & (s.code == Outcome.RUNNING)
+    ended = replace(
+        s,
+        tv=tv,
+        policy=policy,
+        bounds=now,
+        k=s.k + 1,
+        code=jnp.int32(Outcome.SOLVED),
+        sampled=jnp.asarray(True),
+    )
+    return replace(run, state=jax.tree.map(lambda a, b: jnp.where(sound, a, b), ended, s))
+
+
+def _ahead(shortcut: Shortcut, options: SolveOptions, run: Run) -> Run:
+    """Solve by the shortcut, and begin anew from what it found."""
+    options = replace(options, tol=AHEAD * options.tol)
+    end: Run = lax.while_loop(
+        lambda run: run.running & (run.state.stale < shortcut.patience),
+        lambda run: iterate(shortcut, options, run),
+        run,
+    )
+    s = end.state
+    found = s.tv + s.bounds.middle * end.rates.weight
+    sound = shortcut.everywhere.all(jnp.isfinite(found))
+    value = jnp.where(sound, found, run.state.v)
+    state = replace(run.state, v=value, tv=value, k=s.k, policy=s.policy)
+    return replace(run, state=state)
+
+
+def resume(
+    operator: BellmanOperator,
+    rates: Modulus,
+    value: Array,
+    code: Array | Outcome = Outcome.RUNNING,
+    live: Array | bool = True,
+) -> Run:
+    """Make ready for a sweep from any value."""
+    infinite = jnp.asarray(jnp.inf)
+    state = _State(
+        v=value,
+        tv=value,
+        policy=jnp.zeros(operator.policy_shape, jnp.int32),
+        bounds=Bounds(-infinite, infinite, jnp.zeros(()), infinite, infinite, infinite),
+        best=infinite,
+        stale=jnp.int32(0),
+        plain=jnp.asarray(False),
+        strikes=jnp.int32(0),
+        penalty=jnp.int32(0),
+        spent=jnp.asarray(False),
+        k=jnp.int32(0),
+        code=jnp.where(live, jnp.int32(code), jnp.int32(Outcome.NOT_FINITE)),
+        sampled=jnp.asarray(False),
+    )
+    return Run(state, rates)
+
+
+def iterate(operator: BellmanOperator, options: SolveOptions, run: Run) -> Run:
+    """Make one sweep, bound the value by it, and take a step."""
+    return replace(run, state=_iterate(operator, run.rates, options, run.state))
+
+
+def finish(run: Run) -> Fixpoint:
+    """Read value and bounds off the last sweep; a failed point holds NaN."""
+    return _finish(run.state, run.rates)
+
+
+def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s: _State) -> _State:
+    tv, policy = operator.improve(s.v, s.policy)
+    now = bounds(s.v, tv, rates, operator.depth, operator.everywhere)
+    improved = now.error < s.best
+    stale = jnp.where(improved, 0, s.stale + 1)
+    k = s.k + 1
+    why = stuck(now.error, now.rounding, Outcome.STALLED)
+    why = jnp.where(rates.high < 1.0, why, jnp.int32(Outcome.NO_CERTIFICATE))
+    given_up = jnp.where(stale >= STALE, why, jnp.int32(Outcome.RUNNING))
+    code = verdict(now.error, k, given_up, _unsound(operator, s.v, tv), options)
+    changed = operator.everywhere.mean((policy != s.policy).astype(jnp.float64))
+
+    # Which step to take: (Krylov iterations, plain evaluation steps).
+    krylov, plain_steps, strikes, penalty = _schedule(s, now, code, options)
+    # The middle of the bounds is the better start, but only a constant discount makes moving there
+    # a contraction: with others, repeated moves can diverge.
+    start = tv + now.middle if operator.constant_discount else tv
+    v, spent = _step(operator, policy, start, now, changed, krylov, plain_steps, rates, options)
+    return _State(
+        v=v,
+        tv=tv,
+        policy=policy,
+        bounds=now,
+        best=jnp.minimum(s.best, now.error),
+        stale=stale,
+        plain=(krylov == 0) & (plain_steps == 0),
+        strikes=strikes,
+        penalty=penalty,
+        spent=spent,
+        k=k,
+        code=code,
+        sampled=jnp.asarray(False),
+    )
+
+
+def _unsound(operator: BellmanOperator, v: Array, tv: Array) -> Array:
+    """Return the code of a sweep whose result is no number, else RUNNING.
+
+    A sweep of numbers far from overflow that finds NaN or +inf was told so by the reward: where
+    rewards are not kept, this is where such a one is noticed.
+    """
+    over = operator.everywhere
+    told = ~over.all(tv < jnp.inf) & (over.max(jnp.abs(v)) < TOWARDS_OVERFLOW)
+    code = jnp.where(told, jnp.int32(Outcome.NOT_FINITE), jnp.int32(Outcome.DIVERGED))
+    return jnp.where(over.all(jnp.isfinite(tv)), jnp.int32(Outcome.RUNNING), code)
+
+
+def _schedule(
+    s: _State, now: Bounds, code: Array, options: SolveOptions
+) -> tuple[Array, Array, Array, Array]:
+    """Decide on the step: Krylov iterations, plain evaluation steps, strikes, penalty."""
+    running = code == Outcome.RUNNING
+    zero = jnp.int32(0)
+    inner, steps = jnp.int32(options.inner_iter), jnp.int32(options.steps)
+    if options.method == "vi":
+        return zero, zero, zero, zero
+    if options.method == "opi":
+        return zero, jnp.where(running, steps, 0), zero, zero
+    wants = jnp.asarray(True)
+    if options.method == "auto":
+        ratio = now.error / s.bounds.error
+        wants = ~nearly_done(now.error, ratio, s.plain, s.k, options.tol)
+    strike = ~s.plain & (s.penalty == 0) & ~(now.error < s.best) & (s.k > 2)
+    strikes = s.strikes + strike.astype(jnp.int32)
+    struck = (strikes >= 3) | (s.spent & (now.error > SPENT_WELL * s.bounds.error))
+    penalty = jnp.where(struck, PENALTY, jnp.maximum(s.penalty - 1, 0)).astype(jnp.int32)
+    strikes = jnp.where(struck, 0, strikes).astype(jnp.int32)
+    krylov = running & wants & (penalty == 0)
+    plain = running & (penalty > 0)
+    return jnp.where(krylov, inner, 0), jnp.where(plain, steps, 0), strikes, penalty
+
+
+def _step(
+    operator: BellmanOperator,
+    policy: Array,
+    start: Array,
+    now: Bounds,
+    changed: Array,
+    krylov: Array,
+    plain_steps: Array,
+    rates: Modulus,
+    options: SolveOptions,
+) -> tuple[Array, Array]:
+    """Evaluate the greedy policy as far as was decided; tell whether that was not enough."""
+    spent = jnp.asarray(False)
+    if options.method == "vi":
+        return start, spent
+    fixed = operator.at(policy)
+    if options.method != "opi":
+        # The certified error is the residual times rho / (1 - rho).
+        per_error = (1.0 - rates.high) / jnp.maximum(rates.high, 1e-3)
+        final = 0.3 * options.tol * per_error
+        aim = jnp.maximum(final, share_left(changed) * now.error * per_error)
+        start, spent = fixed.evaluate(start, aim, krylov)
+    return richardson(fixed.apply, fixed.reward, start, plain_steps), spent
+
+
+def _finish(s: _State, rates: Modulus) -> Fixpoint:
+    """Read value and bounds off the last sweep; a failed point holds NaN."""
+    failed = s.code >= 10
+    nan = jnp.asarray(jnp.nan)
+    b = s.bounds
+    value = s.tv + b.middle * rates.weight
+    return Fixpoint(
+        value=jnp.where(failed, nan, value),
+        lower=jnp.where(failed, nan, s.tv + b.below * rates.weight),
+        upper=jnp.where(failed, nan, s.tv + b.above * rates.weight),
+        policy=s.policy,
+        residual=jnp.where(failed, nan, b.residual),
+        error_bound=jnp.where(failed, nan, b.error),
+        iterations=s.k,
+        code=s.code,
+        sampled=s.sampled,
+    )

@@ -1,0 +1,128 @@
+r"""Finite horizons: backward induction, one sweep per period.
+
+:math:`v_T` is the terminal value and :math:`v_t = T_t v_{t+1}`, with the Bellman operator of period
+*t*. Each sweep is exact up to rounding, so the certified error is the rounding allowance summed
+over the periods that are left, each discounted by those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.partition import ALONE, Cut
+from dpsolve.solvers.numerics.tracing import EPS
+from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.named_arrays import Named, mapped, multiply, ordered
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import Outcome
+
+from .stopping import first_fault
+
+Array = Any
+
+
+def backward(
+    model: Model, options: SolveOptions, live: Array | bool = True, cut: Cut | None = None
+) -> dict[str, Array]:
+    """Solve a finite-horizon model, inside a trace; with a `cut`, this device's part of it.
+
+    Returns
+    -------
+    dict
+        As for an infinite horizon, with a leading axis ``t`` of length ``horizon``.
+    """
+    horizon = int(model.horizon or 0)
+    over = ALONE if cut is None else cut.everywhere
+
+    def period(carry: tuple[Array, Array, Array], t: Array) -> tuple[Any, dict[str, Array]]:
+        v, error, code = carry
+        operator = Lattice(model, t=t, block=options.block, memory=options.memory, cut=cut)
+        survey = operator.survey()
+        fault = first_fault(survey, None)
+        tv, policy = operator.greedy(v)
+        scale = over.max(jnp.maximum(jnp.abs(tv), jnp.abs(v)))
+        mass = survey.discount_high * survey.row_high * survey.spread
+        error = operator.depth * EPS * scale + mass * error
+        # An earlier fault (later in time) stands; NaN is found where it first arises.
+        broken = jnp.where(over.all(jnp.isfinite(tv)), Outcome.RUNNING, Outcome.DIVERGED)
+        fault = jnp.where(fault == Outcome.RUNNING, broken, fault).astype(jnp.int32)
+        code = jnp.where(code == Outcome.RUNNING, fault, code)
+        labels = operator.labels(policy)
+        out = {"value": tv, "error": error}
+        out |= {f"policy_index_{c}": i for c, i in labels.items()}
+        for c, i in labels.items():
+            out[f"policy_{c}"] = jnp.asarray(model.grid_of(c).values)[i]
+        if model.outputs:
+            out |= {f"output_{n}": x for n, x in operator.at(policy).outputs().items()}
+        return (tv, error, code), out
+
+    code = jnp.where(live, jnp.int32(Outcome.RUNNING), jnp.int32(Outcome.NOT_FINITE))
+    start = (_terminal(model, cut), jnp.zeros(()), code)
+    (_, _, code), out = lax.scan(period, start, jnp.arange(horizon), reverse=True)
+    errors = out.pop("error").reshape(-1, *(1 for _ in model.shape))
+    error = jnp.max(errors)
+    code = jnp.where(
+        code == Outcome.RUNNING,
+        jnp.where(error <= options.tol, jnp.int32(Outcome.SOLVED), jnp.int32(Outcome.ROUNDING)),
+        code,
+    )
+    failed = code >= 10
+    for name, x in out.items():
+        missing = jnp.nan if x.dtype.kind == "f" else -1
+        out[name] = jnp.where(failed, missing, x)
+    out |= {"lower": out["value"] - errors, "upper": out["value"] + errors}
+    out |= {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
+    nan = jnp.asarray(jnp.nan)
+    return out | {
+        "residual": jnp.where(failed, nan, 0.0),
+        "error_bound": jnp.where(failed, nan, error),
+        "iterations": jnp.int32(horizon),
+        "code": code,
+    }
+
+
+def follow(
+    model: Model, options: SolveOptions, policies: Mapping[str, Array], cut: Cut | None = None
+) -> dict[str, Array]:
+    """Value fixed policies over the horizon, differentiably.
+
+    Parameters
+    ----------
+    policies : dict of str to int array (t, states...)
+        An index for each choice.
+
+    Returns
+    -------
+    dict
+        ``value``, ``policy_<choice>`` and ``output_<name>``, with the leading axis ``t``; grids.
+    """
+    horizon = int(model.horizon or 0)
+
+    def period(v: Array, x: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
+        t, labels = x
+        operator = Lattice(model, t=t, block=options.block or 1, memory=options.memory, cut=cut)
+        fixed = operator.at(operator.policy_of(labels))
+        v = fixed.reward + fixed.apply(v)
+        out = {f"policy_{c}": jnp.asarray(model.grid_of(c).values)[i] for c, i in labels.items()}
+        return v, {"value": v, **out, **{f"output_{n}": y for n, y in fixed.outputs().items()}}
+
+    xs = (jnp.arange(horizon), dict(policies))
+    _, out = lax.scan(period, _terminal(model, cut), xs, reverse=True)
+    return out | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
+
+
+def _terminal(model: Model, cut: Cut | None = None) -> Array:
+    values = {n: jnp.asarray(s.values) for n, s in model.states.items()}
+    if cut is not None:
+        values[cut.state] = values[cut.state][cut.index()]
+    full = Named(jnp.ones([x.size for x in values.values()]), tuple(values))
+    if model.terminal is None:
+        return 0.0 * full.array
+    env = {n: Named(x, (n,)) for n, x in values.items()}
+    x = mapped(model.terminal, env, tuple(values), "terminal")
+    return ordered(multiply(full, x), tuple(values)).array.astype(jnp.float64)

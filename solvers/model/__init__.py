@@ -1,0 +1,1 @@
+"""What a user writes: models, grids, Markov chains, factories."""

@@ -1,0 +1,49 @@
+"""Arguments are bound by name: which of a function's arguments are known, and what it depends on.
+
+What a function takes tells what depends on what; everything the engine saves rests on it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dpsolve.solvers.errors import ModelError, did_you_mean
+
+
+def bind(f: Any, known: Iterable[str], what: str) -> tuple[str, ...]:
+    """Return the names that `f` takes, checked against the names it could take.
+
+    Parameters with a default that are not `known` keep their default, so that
+    ``lambda a, scale=scale: ...`` works.
+
+    Raises
+    ------
+    ModelError
+        If `f` is not a function, or takes an argument that is none of `known`.
+    """
+    known = tuple(known)
+    if not callable(f):
+        raise ModelError(f"{what} must be a function of {', '.join(known)}, not {f!r}")
+    taken = []
+    for p in inspect.signature(f).parameters.values():
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
+            raise ModelError(
+                f"{what} takes '{p}'; arguments are bound by name: name those it needs, among "
+                f"{', '.join(known)}"
+            )
+        if p.name in known:
+            taken.append(p.name)
+        elif p.default is p.empty:
+            raise ModelError(
+                f"{what} takes an argument '{p.name}', which is no state, choice or shock it can "
+                f"see.{did_you_mean(p.name, known)} It may take: {', '.join(known) or '(nothing)'}."
+            )
+    return tuple(taken)
+
+
+def arguments(f: Callable[..., Any], known: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the `known` names that `f` takes, in the order of its signature."""
+    known = set(known)
+    return tuple(name for name in inspect.signature(f).parameters if name in known)

@@ -1,0 +1,257 @@
+r"""Factories that return arrays: what their dict may hold, and what it says of a point.
+
+A factory may return, in place of a model, a dict of named arrays: any JAX computation of its
+parameters. ``{"price": x}`` leaves the dimensions unnamed, ``{"path": (("t",), x)}`` names them,
+and ``grid_t`` holds the values of dimension ``t``. Nothing is certified about such arrays by this
+package; so the factory may itself say how good they are:
+
+``residual``, ``error_bound``, ``iterations``
+    numbers that are recorded of the point. With an ``error_bound`` a point is solved where the
+    bound is within ``tol``, and inexact otherwise; without one it is solved.
+``require``
+    a dict of sentences and conditions, ``{"exit must be above 0": exit > 0}``. A point that
+    breaks one fails with that sentence, and its arrays hold NaN (-1 for integers).
+
+By convention ``<name>_se`` is the standard error of ``<name>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxprs_in_params
+
+from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.outcomes import RECORDS, Outcome
+
+from .factory import Factory, Sizes, build, look_over, signature
+
+Array = Any
+Dims = tuple[str, ...]
+Shapes = dict[str, tuple[Dims, jax.ShapeDtypeStruct]]
+
+REQUIRE = "require"
+TAKEN = ("code", "seconds", "status", "message")
+# Primitives that call LAPACK, and share out a batch over XLA's threads: where that hangs, and when
+# this list can go, stands in dense.py.
+POOLED = {
+    "cholesky", "eig", "eigh", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur",
+    "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve",
+}  # fmt: skip
+LIVE_AT_ONCE = 4  # arrays of the largest size that a computation holds at a time
+
+
+def no_model(factory: Factory, made: Any) -> ModelError:
+    """Return what to raise where a factory returned neither a model nor arrays."""
+    return ModelError(
+        f"{signature(factory).name} returns {type(made).__name__}; a factory returns dp.Model, "
+        "dp.mdp or a dict of named arrays"
+    )
+
+
+def named(made: Mapping[str, Any]) -> Iterator[tuple[str, Dims, Array]]:
+    """Yield each array with its dimensions, without the records and the requirements.
+
+    Raises
+    ------
+    ModelError
+        If the dimensions do not fit the array.
+    """
+    for name, x in made.items():
+        if name == REQUIRE or name in RECORDS:
+            continue
+        array = jnp.asarray(x[1] if isinstance(x, tuple) else x)
+        dims = tuple(x[0]) if isinstance(x, tuple) else _unnamed(name, array.ndim)
+        if len(dims) != array.ndim:
+            raise ModelError(
+                f"the array '{name}' has {array.ndim} dimensions (shape {array.shape}), but "
+                f"{len(dims)} names for them: {dims}; write (('t',), x) for one dimension"
+            )
+        yield name, dims, array
+
+
+def _unnamed(name: str, ndim: int) -> Dims:
+    return tuple(f"{name}_{i}" for i in range(ndim))
+
+
+def own_dims(made: Mapping[str, Any]) -> dict[str, Dims]:
+    """Return the dimensions of each array."""
+    return {name: dims for name, dims, _ in named(made)}
+
+
+def own_arrays(made: Mapping[str, Any], live: Array, tol: float) -> dict[str, Array]:
+    """Return each array and the records of the point."""
+    for name in TAKEN:
+        if name in made:
+            raise ModelError(
+                f"the factory returns an array '{name}', a name that results need; rename it"
+            )
+    arrays = {name: x for name, _, x in named(made)}
+    finite = live
+    for x in arrays.values():
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            finite &= jnp.isfinite(x).all()
+    records = {name: _number(name, made.get(name, jnp.nan)) for name in RECORDS[:2]}
+    records["iterations"] = _number("iterations", made.get("iterations", 0)).astype(jnp.int32)
+    fine = jnp.int32(Outcome.SOLVED)
+    if "error_bound" in made:
+        within = records["error_bound"] <= tol
+        fine = jnp.where(within, fine, jnp.int32(Outcome.OWN_BOUND))
+    code = jnp.where(finite, fine, jnp.int32(Outcome.NOT_FINITE))
+    if REQUIRE in made:
+        kept = jnp.stack([jnp.asarray(x) for x in _requirements(made).values()]).all()
+        code = jnp.where(kept | ~live, code, jnp.int32(Outcome.REFUSED))
+        arrays = {name: jnp.where(kept, x, _missing(x)) for name, x in arrays.items()}
+    return arrays | records | {"code": code}
+
+
+def _number(name: str, x: Any) -> Array:
+    number = jnp.asarray(x)
+    if number.ndim:
+        raise ModelError(
+            f"the factory returns '{name}' of shape {number.shape}; it is recorded of every point, "
+            "as one number: rename the array, or take its maximum"
+        )
+    return number
+
+
+def _requirements(made: Mapping[str, Any]) -> dict[str, Any]:
+    conditions = made[REQUIRE]
+    if not isinstance(conditions, Mapping) or not conditions:
+        raise ModelError(
+            f"'{REQUIRE}' is {conditions!r}; it is a dict of sentences and conditions: "
+            "{'exit must be above 0': exit > 0}"
+        )
+    for sentence, holds in conditions.items():
+        if jnp.shape(holds) != () or jnp.asarray(holds).dtype != bool:
+            raise ModelError(f"the condition of '{sentence}' is not one truth value: {holds!r}")
+    return dict(conditions)
+
+
+def _missing(x: Array) -> Any:
+    return jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.array(-1).astype(x.dtype)
+
+
+def refusal(made: Mapping[str, Any]) -> str:
+    """Return the first requirement that is broken, or an empty string; not inside a trace."""
+    broken = (text for text, holds in made.get(REQUIRE, {}).items() if not holds)
+    return next(broken, "")
+
+
+def rebuild(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
+    """Call a factory at plain numbers, compiled if it returns arrays.
+
+    Operation by operation such a factory could take very long, and hold arrays that its compiled
+    program never makes.
+    """
+    program = _compiled(factory, Sizes(sizes.items()))
+    if program is None:
+        return build(factory, values, sizes)
+    return program({name: jnp.asarray(values[name], jnp.float64) for name in values})
+
+
+@lru_cache(maxsize=64)
+def _compiled(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> Any:
+    static = dict(sizes)
+    if shapes(factory, static) is None:
+        return None
+    dims: dict[str, Dims] = {}
+    sentences: list[str] = []
+
+    def run(values: Mapping[str, Any]) -> tuple[list[Array], list[Array]]:
+        made = build(factory, values, static)
+        dims.update(own_dims(made))
+        conditions = _requirements(made) if REQUIRE in made else {}
+        sentences[:] = conditions
+        return [x for _, _, x in named(made)], list(conditions.values())
+
+    program = jax.jit(run)
+
+    def call(values: Mapping[str, Any]) -> dict[str, Any]:
+        arrays, conditions = program(values)
+        made = {name: (dims[name], x) for name, x in zip(dims, arrays, strict=True)}
+        required = dict(zip(sentences, conditions, strict=True))
+        return made | ({REQUIRE: required} if required else {})
+
+    return call
+
+
+def shapes(factory: Factory, sizes: Mapping[str, Any]) -> Shapes | None:
+    """Return dimensions and shapes of a factory's arrays, or None if it returns a model."""
+    return look_over(factory, sizes, shapes_of)
+
+
+def shapes_of(made: Any) -> Shapes | None:
+    """Return dimensions and shapes of the arrays that a factory made, or None of a model."""
+    if not isinstance(made, Mapping):
+        return None
+    return {n: (dims, jax.ShapeDtypeStruct(x.shape, x.dtype)) for n, dims, x in named(made)}
+
+
+def abstract_points(factory: Factory, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return a factory's parameters as arrays without values, of one shape each."""
+    spec = jax.ShapeDtypeStruct(shape, np.float64)
+    return dict.fromkeys(signature(factory).parameters, spec)
+
+
+class Lane(NamedTuple):
+    """What one more point in a batch takes.
+
+    Attributes
+    ----------
+    bytes : int
+        Memory, its results included.
+    alone : bool
+        Whether points must not share a batch on a CPU, because that could hang (:mod:`.dense`).
+    """
+
+    bytes: int
+    alone: bool
+
+
+def lane(factory: Factory, sizes: Mapping[str, Any]) -> Lane:
+    """Estimate what one more point in a batch takes.
+
+    The largest array that grows with the number of points tells; what all points share (the
+    draws of a Monte Carlo mean, say) is not counted.
+    """
+    results = 0
+
+    def run(values: Mapping[str, Any]) -> list[Array]:
+        nonlocal results
+        arrays = [x for _, _, x in named(build(factory, values, sizes))]
+        results = sum(x.dtype.itemsize * prod(x.shape) for x in arrays)
+        return arrays
+
+    if not signature(factory).parameters:
+        jax.eval_shape(run, {})
+        return Lane(2 * results, False)
+    two, three = (
+        [*_equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
+        for n in (2, 3)
+    )
+    grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
+    alone = any(
+        equation.primitive.name in POOLED and equation.invars[0].aval.ndim > 2 for equation in two
+    )
+    return Lane(2 * results + LIVE_AT_ONCE * max(grows, default=0), alone)
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """Yield every equation of a program, inner ones too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from _equations(inner)
+
+
+def _bytes(equation: Any) -> int:
+    return max(
+        (prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars), default=0
+    )

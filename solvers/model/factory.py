@@ -1,0 +1,220 @@
+"""Reading a factory's signature: which parameters are economic, which are sizes.
+
+A factory is a plain function that returns a :class:`~dpsolve.Model` (or a dict of named arrays).
+Its positional parameters are economic: numbers with defaults, traced by JAX, so that each can be
+swept, batched and differentiated without a recompilation. Its keyword-only parameters are static
+(grid sizes, options): each new value is a new program.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from dpsolve.solvers.errors import ModelError, did_you_mean
+
+Factory = Callable[..., Any]
+Seen = TypeVar("Seen")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a factory can be asked for.
+
+    Attributes
+    ----------
+    name : str
+        The factory's name.
+    parameters : dict of str to float or None
+        Economic parameters with their defaults; None where there is no default.
+    sizes : dict of str to object
+        Static parameters (keyword-only) with their defaults; ``REQUIRED`` where there is none.
+    doc : str
+        The factory's docstring, cleaned.
+    """
+
+    name: str
+    parameters: dict[str, float | None]
+    sizes: dict[str, Any]
+    doc: str = field(default="", repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name the factory can be called with."""
+        return (*self.parameters, *self.sizes)
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED = _Required()
+
+
+class Sizes(tuple[tuple[str, Any], ...]):
+    """Static parameters, (name, value) each, to key programs by: 1, 1.0 and True differ here."""
+
+    __slots__ = ()
+
+    def _types(self) -> tuple[type, ...]:
+        return tuple(type(value) for _, value in self)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sizes)
+            and tuple.__eq__(self, other)
+            and (self._types() == other._types())
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((tuple.__hash__(self), self._types()))
+
+
+@lru_cache(maxsize=256)
+def signature(factory: Factory) -> Signature:
+    """Read the signature of a factory.
+
+    Raises
+    ------
+    ModelError
+        If `factory` is not a function, or its signature has ``*args`` or ``**kwargs``.
+    """
+    if not callable(factory):
+        raise ModelError(
+            f"a model is a function that returns dp.Model(...), not {type(factory).__name__}: "
+            f"{factory!r}"
+        )
+    name = getattr(factory, "__name__", type(factory).__name__)
+    parameters: dict[str, float | None] = {}
+    sizes: dict[str, Any] = {}
+    for p in inspect.signature(factory).parameters.values():
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            raise ModelError(
+                f"{name}: '{p}' hides the parameters' names; write each parameter out, economic "
+                "ones before the '*', sizes after it"
+            )
+        empty = p.default is p.empty
+        if p.kind is p.KEYWORD_ONLY:
+            sizes[p.name] = REQUIRED if empty else p.default
+        else:
+            parameters[p.name] = None if empty else _number(name, p.name, p.default)
+    return Signature(name, parameters, sizes, inspect.getdoc(factory) or "")
+
+
+def _number(model: str, name: str, default: Any) -> float:
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        raise ModelError(
+            f"{model}: the default of parameter '{name}' is {default!r}, not a number; economic "
+            "parameters are numbers; put sizes and options after a '*' in the signature"
+        )
+    return float(default)
+
+
+def gradient_mistake(signature: Signature, name: str) -> str:
+    """Return why a factory cannot be differentiated by `name`, or an empty string."""
+    known = signature.parameters
+    if name in known:
+        return ""
+    if name in signature.sizes:
+        return (
+            f"'{name}' is a size of {signature.name}, and sizes are whole; gradients are with "
+            f"respect to parameters: {', '.join(known) or '(none)'}."
+        )
+    return (
+        f"{signature.name} has no parameter '{name}' to differentiate by."
+        f"{did_you_mean(name, known)} Its parameters: {', '.join(known) or '(none)'}."
+    )
+
+
+def split(
+    factory: Factory, params: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Merge `params` with the factory's defaults and separate economic values from sizes.
+
+    Returns
+    -------
+    values : dict
+        Every economic parameter, as given (floats, arrays or tracers).
+    sizes : dict
+        Every static parameter.
+
+    Raises
+    ------
+    ModelError
+        If a name is unknown to the factory, or a parameter without default is missing.
+    """
+    sig = signature(factory)
+    params = dict(params or {})
+    for name in params:
+        if name not in sig.names:
+            raise ModelError(
+                f"{sig.name} has no parameter '{name}'.{did_you_mean(name, sig.names)} "
+                f"Its parameters are: {', '.join(sig.names) or '(none)'}."
+            )
+    values = {k: params.get(k, default) for k, default in sig.parameters.items()}
+    sizes = {k: params.get(k, default) for k, default in sig.sizes.items()}
+    for name, value in (*values.items(), *sizes.items()):
+        if value is REQUIRED or (name in values and value is None):
+            raise ModelError(f"{sig.name} needs a value for '{name}', which has no default.")
+    return values, sizes
+
+
+def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
+    """Call the factory: positional parameters by name, sizes by keyword.
+
+    Numbers go in as JAX scalars, so that a factory computes the same outside a trace as inside:
+    Python would raise for 1/0, and make (-8)**(1/3) complex.
+    """
+    # Here, so that reading a signature stays cheap.
+    import jax.numpy as jnp
+    from jax.errors import (
+        ConcretizationTypeError,
+        TracerArrayConversionError,
+        TracerIntegerConversionError,
+    )
+
+    by_position = [jnp.asarray(values[name], jnp.float64) for name in signature(factory).parameters]
+    try:
+        return factory(*by_position, **sizes)
+    except (
+        ConcretizationTypeError,
+        TracerArrayConversionError,
+        TracerIntegerConversionError,
+    ) as error:
+        raise ModelError(
+            f"{signature(factory).name} uses an economic parameter where Python needs a plain "
+            "number (a size, a range, an `if`, a NumPy function). Positional parameters are "
+            "traced: put what decides sizes and branches after the '*' of the signature, and use "
+            f"jax.numpy and jnp.where for the rest. JAX says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def look_over(factory: Factory, sizes: Mapping[str, Any], look: Callable[[Any], Seen]) -> Seen:
+    """Look at what a factory makes where its parameters have no values yet: traced, not computed.
+
+    Parameters
+    ----------
+    factory, sizes
+        What is built, once.
+    look : function
+        Is called with it, inside the trace. What it returns outlives the trace, and so holds plain
+        facts alone (names, sizes, shapes) and no arrays: of the model nothing can be kept.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    seen: list[Seen] = []
+
+    def run(values: Mapping[str, Any]) -> None:
+        seen.append(look(build(factory, values, sizes)))
+
+    number = jax.ShapeDtypeStruct((), jnp.float64)
+    jax.eval_shape(run, dict.fromkeys(signature(factory).parameters, number))
+    return seen[0]

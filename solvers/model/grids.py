@@ -1,0 +1,213 @@
+"""What a state, a choice or a shock can be: grids, integer ranges, Markov chains, iid draws.
+
+Each specification holds its ``values``, a one-dimensional array. Arrays made of plain numbers stay
+NumPy arrays, so that they can be looked at while JAX traces a model; arrays that depend on traced
+parameters are JAX arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.tracing import is_concrete, namespace
+
+Array = Any
+Outside = Literal["error", "clip", "extrapolate"]
+
+
+def vector(values: Any, what: str) -> Array:
+    """Return `values` as a non-empty one-dimensional float64 or integer array."""
+    if isinstance(values, list | tuple) and not is_concrete(*values):
+        values = jnp.stack([jnp.asarray(v) for v in values])
+    array = np.asarray(values) if is_concrete(values) else jnp.asarray(values)
+    if array.ndim != 1 or array.shape[0] == 0:
+        raise ModelError(
+            f"{what} must be a one-dimensional array with at least one value, but its shape is "
+            f"{array.shape}"
+        )
+    if array.dtype.kind in "iub":
+        return array.astype(np.int64)
+    if array.dtype.kind != "f":
+        raise ModelError(f"{what} must hold numbers, but its dtype is {array.dtype}")
+    return array.astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A continuous variable on a grid of points.
+
+    Attributes
+    ----------
+    values : array (n,)
+        The points; strictly increasing for a state.
+    outside : {"error", "clip", "extrapolate"}
+        What a next state beyond the ends means: an error, the nearest end, or the last segment's
+        line continued.
+    span : (lo, hi, curve) or None
+        The closed form ``lo + (hi - lo) * u**curve`` the points were made from, if any: it makes
+        finding a point's segment cheap.
+    """
+
+    values: Array
+    outside: Outside = "error"
+    span: tuple[Any, Any, float] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of points."""
+        return int(self.values.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Integers:
+    """The integers from `lo` to `hi`, both included."""
+
+    lo: int
+    hi: int
+
+    @property
+    def values(self) -> Array:
+        """The members, int64 (n,)."""
+        return np.arange(self.lo, self.hi + 1)
+
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        return self.hi - self.lo + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Iid:
+    """A shock drawn afresh each period.
+
+    Attributes
+    ----------
+    values : array (n,)
+        What it can be.
+    probs : array (n,) or function
+        Probability of each value; a function takes named states and choices and returns (n,).
+    """
+
+    values: Array
+    probs: Array | Callable[..., Array]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(self.values.shape[0])
+
+
+def grid(
+    lo: Any, hi: Any = None, n: int | None = None, curve: float = 1.0, *, outside: Outside = "error"
+) -> Grid:
+    """Make a continuous grid, from its ends or from an array.
+
+    Parameters
+    ----------
+    lo, hi : float
+        First and last point; they may depend on the model's parameters. With `lo` an array and
+        nothing else, the array holds the points.
+    n : int
+        Number of points (static).
+    curve : float
+        Points lie at ``lo + (hi - lo) * u**curve`` for ``u`` evenly spaced in [0, 1]; a curve
+        above 1 puts more of them near `lo`.
+    outside : {"error", "clip", "extrapolate"}
+        What a next state beyond the ends means.
+
+    Raises
+    ------
+    ModelError
+        If the ends are not increasing, `n` is not a positive integer, or `outside` is unknown.
+    """
+    if outside not in ("error", "clip", "extrapolate"):
+        raise ModelError(f"grid: outside={outside!r}; it can be 'error', 'clip' or 'extrapolate'")
+    if hi is None and n is None:
+        return Grid(vector(lo, "a grid"), outside)
+    if hi is None or n is None:
+        raise ModelError("grid takes either one array, or its ends and size: dp.grid(lo, hi, n)")
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise ModelError(
+            f"grid: n={n!r}; the number of points is a positive integer, and static: in a factory, "
+            "put it after the '*'"
+        )
+    if not is_concrete(curve) or not curve > 0:
+        raise ModelError(f"grid: curve={curve!r}; it is a positive number that is not swept")
+    if is_concrete(lo, hi) and n > 1 and not float(lo) < float(hi):
+        raise ModelError(f"grid: lo={lo} is not below hi={hi}")
+    xp = namespace(lo, hi)
+    u = np.linspace(0.0, 1.0, int(n)) ** curve
+    values = xp.asarray(lo + (hi - lo) * u, dtype=np.float64)
+    if n > 1:  # rounding must not move the upper end
+        values = xp.where(np.arange(n) == n - 1, hi, values)
+    return Grid(values, outside, (lo, hi, float(curve)))
+
+
+def integers(lo: int, hi: int) -> Integers:
+    """Make the range of integers from `lo` to `hi`, both included.
+
+    Raises
+    ------
+    ModelError
+        If the ends are not integers or `lo` exceeds `hi`.
+    """
+    for name, x in (("lo", lo), ("hi", hi)):
+        if not is_concrete(x) or isinstance(x, bool) or int(x) != x:
+            raise ModelError(
+                f"integers: {name}={x!r}; the ends of a range are integers, and static: in a "
+                "factory, put them after the '*'"
+            )
+    if lo > hi:
+        raise ModelError(f"integers: lo={lo} exceeds hi={hi}")
+    return Integers(int(lo), int(hi))
+
+
+def iid(values: Any, probs: Any) -> Iid:
+    """Make a shock that is drawn independently each period.
+
+    Parameters
+    ----------
+    values : array (n,)
+        What it can be.
+    probs : array (n,) or function
+        Probability of each value. A function takes states and choices by name and returns (n,).
+
+    Raises
+    ------
+    ModelError
+        If the lengths differ, an entry is negative, or the entries do not sum to one.
+    """
+    values = vector(values, "iid: values")
+    if callable(probs):
+        return Iid(values, probs)
+    probs = vector(probs, "iid: probs").astype(np.float64)
+    if probs.shape != values.shape:
+        raise ModelError(f"iid: {values.shape[0]} values but {probs.shape[0]} probabilities")
+    if is_concrete(probs):
+        check_distribution(np.asarray(probs), "iid: probs")
+    return Iid(values, probs)
+
+
+def check_distribution(p: np.ndarray[Any, Any], what: str) -> None:
+    """Refuse concrete probabilities (…, n) that are negative or do not sum to one."""
+    rows = p.reshape(-1, p.shape[-1])
+    gap = np.abs(rows.sum(1) - 1.0)
+    worst = int(np.argmax(np.where(np.isnan(gap), np.inf, gap)))
+    where = f"row {worst} of {what}" if p.ndim > 1 else what
+    if not gap[worst] <= ROW_SUM_TOLERANCE:
+        raise ModelError(
+            f"{where} sums to {rows[worst].sum():.12g}, not to 1; probabilities that leak would "
+            "shift the solution by more than any tolerance: normalise them"
+        )
+    if (rows < 0).any():
+        row, column = np.argwhere(rows < 0)[0]
+        raise ModelError(f"{what} has a negative entry {rows[row, column]:g} in row {row}")
+
+
+ROW_SUM_TOLERANCE = 1e-9

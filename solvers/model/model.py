@@ -1,0 +1,386 @@
+r"""A dynamic-programming model: what the user writes.
+
+.. math::
+    v(s) = \max_{c \,\text{feasible}} \; E_w[r(s, c, w)]
+           + \beta(s, c)\, E_w \sum_{z'} P(z, z')\, v\bigl(x'(s, c, w), z'\bigr)
+
+The state :math:`s = (x, z)` has components that follow a rule (:math:`x`) and components that move
+by their own Markov chain (:math:`z`); :math:`w` are shocks drawn afresh each period. All functions
+are scalar functions; their arguments are bound by name.
+
+With post-decision variables :math:`p = f(s, c, w)` the next state and the reward may depend on
+:math:`p` in place of (or beside) state and choice: the period has two stages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpsolve.solvers.errors import ModelError, did_you_mean
+from dpsolve.solvers.numerics.tracing import is_concrete
+
+from .arguments import bind
+from .grids import Grid, Iid, Integers, vector
+from .markov import Markov
+from .post_decision import read_post
+
+Array = Any
+
+
+State = Grid | Integers | Markov
+Choice = Grid | Integers
+Rule = str | Callable[..., Any]
+
+# Names of the results' own variables and dimensions, and of the time argument.
+RESERVED = frozenset(
+    {"t", "time", "point", "value", "lower", "upper", "status", "message"}
+    | {"residual", "error_bound", "iterations", "seconds", "code", "start"}
+    | {"distribution", "distribution_path", "distribution_residual", "distribution_error"}
+    | {"distribution_period", "moments", "gradients", "gain", "gain_lower", "gain_upper"}
+)
+
+# The moments that every model has: a statistic of a variable, `gini_a`.
+STATISTIC = re.compile(r"(?P<statistic>mean|sd|var|gini|top|bottom|p[1-9][0-9]?)_(?P<variable>.+)")
+
+
+def _specification(kind: str, name: str, given: Any) -> State:
+    if isinstance(given, Grid | Integers | Markov):
+        return given
+    if isinstance(given, Iid):
+        raise ModelError(f"{kind} '{name}' is an iid shock; put it under shocks={{...}}")
+    try:
+        return Grid(vector(given, f"the grid of {kind} '{name}'"))
+    except (TypeError, ValueError):
+        raise ModelError(
+            f"{kind} '{name}' is {given!r}; it can be dp.grid(...), dp.integers(...), "
+            "dp.markov(...) or a one-dimensional array"
+        ) from None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """One model, as a factory returns it.
+
+    Parameters
+    ----------
+    states : dict
+        Ordered; the names become the dimensions of the result. Each is a continuous grid
+        (``dp.grid`` or an array), an integer range (``dp.integers``) or a Markov chain
+        (``dp.markov``, ``dp.rouwenhorst``, ``dp.tauchen``).
+    choices : dict
+        Each is a grid, an integer range, or the name of a state whose grid it shares. Several
+        choices form a product.
+    reward : function or list of functions
+        Of states, choices and shocks; a list is summed, each averaged over just the shocks it
+        names.
+    discount : float or function
+        A function takes states and choices.
+    transition : dict
+        For every state that is not a Markov chain: the name of a choice, the name of another
+        state, or a function of states, choices and shocks. On an integer state the result must be
+        a member; on a continuous grid it is interpolated linearly.
+    feasible : function, optional
+        Of states, choices and shocks (feasible means: for every shock). Infeasible choices are
+        masked before their reward is used.
+    shocks : dict, optional
+        ``dp.iid`` draws.
+    post : dict, optional
+        Post-decision variables: ``{"stock": (dp.integers(0, 20), f)}`` gives each its grid
+        (``dp.grid``, ``dp.integers`` or the name of a state or choice that has one) and its rule,
+        a function of states, choices and shocks, or the name of a choice. `transition`, `reward`
+        and `outputs` may name them in place of, or beside, states and choices. Shocks that enter
+        only after them are averaged once per value of the variable, not once per state and
+        choice. On an integer range the rule must return a member; on a continuous grid what
+        follows is interpolated linearly in it.
+    outputs : dict, optional
+        Functions evaluated at the optimum (averaged over the shocks they name).
+    moments : dict, optional
+        Functions of states, choices, shocks and outputs, by name; their expectation under the
+        stationary distribution is ``moment_<name>``. An output named like a state is the state.
+    monotone : dict, optional
+        A hint, never trusted: ``{"a_next": "a"}`` says that the optimal choice rises with the
+        state.
+    horizon : int, optional
+        Number of periods; functions may then take ``t`` = 0, ..., horizon - 1.
+    terminal : function, optional
+        Value of each state after the last period (default 0).
+
+    Raises
+    ------
+    ModelError
+        If a name is unknown, missing or used twice, or a function takes an argument that is none
+        of the names it could take.
+    """
+
+    states: Mapping[str, Any]
+    choices: Mapping[str, Any]
+    reward: Any
+    discount: Any
+    transition: Mapping[str, Rule] = field(default_factory=dict)
+    feasible: Callable[..., Any] | None = None
+    shocks: Mapping[str, Iid] = field(default_factory=dict)
+    post: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    moments: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    monotone: Mapping[str, str] = field(default_factory=dict)
+    horizon: int | None = None
+    terminal: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("states", "choices"):
+            if not isinstance(getattr(self, name), Mapping) or not getattr(self, name):
+                raise ModelError(f"{name} must be a dict with at least one entry")
+        put = object.__setattr__  # the way a frozen dataclass normalises its own fields
+        put(self, "states", {k: _specification("state", k, v) for k, v in self.states.items()})
+        put(
+            self,
+            "choices",
+            {
+                k: v if isinstance(v, str) else _specification("choice", k, v)
+                for k, v in self.choices.items()
+            },
+        )
+        for name in ("shocks", "outputs", "moments", "transition", "monotone"):
+            put(self, name, dict(getattr(self, name) or {}))
+        reward = self.reward
+        put(self, "reward", tuple(reward) if isinstance(reward, Sequence) else (reward,))
+        specs = {n: self.grid_of(n) for n in (*self.states, *self.choices) if self._has_grid(n)}
+        put(self, "post", {k: read_post(k, v, specs) for k, v in dict(self.post or {}).items()})
+        self._check_names()
+        self._check_functions()
+        self._check_transitions()
+        self._check_values()
+
+    # -- what is asked of a model ---------------------------------------------------------------
+
+    def grid_of(self, name: str) -> State | Iid:
+        """Return what specifies a state, choice (its own or shared), shock or post variable."""
+        spec: Any
+        if name in self.choices:
+            spec = self.choices[name]
+            spec = self.states[spec] if isinstance(spec, str) else spec
+        else:
+            spec = self.states[name] if name in self.states else self._beside(name)
+        found: State | Iid = spec
+        return found
+
+    def _beside(self, name: str) -> Any:
+        return self.post[name].spec if name in self.post else self.shocks[name]
+
+    def _has_grid(self, name: str) -> bool:
+        spec = self.choices.get(name)
+        return not isinstance(spec, str) or spec in self.states
+
+    def size_of(self, name: str) -> int:
+        """Return the number of values of a state, choice, shock or post variable."""
+        return self.grid_of(name).size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of points of each state, in order."""
+        return tuple(s.size for s in self.states.values())
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names a function of this model can take: states, choices, shocks, and ``t``."""
+        time = ("t",) if self.horizon is not None else ()
+        return (*self.states, *self.choices, *self.shocks, *time)
+
+    @property
+    def later_arguments(self) -> tuple[str, ...]:
+        """Names that what comes after a decision can take: post variables, too."""
+        return (*self.arguments, *self.post)
+
+    def rule_of(self, name: str) -> Rule:
+        """Return the rule of a state that follows one, or of a post variable."""
+        rule: Rule = self.post[name].rule if name in self.post else self.transition[name]
+        return rule
+
+    # -- construction checks: names and signatures, never values that could be traced -----------
+
+    def _check_names(self) -> None:
+        seen: dict[str, str] = {}
+        for kind in ("states", "choices", "shocks", "post"):
+            for name in getattr(self, kind):
+                if not str(name).isidentifier():
+                    raise ModelError(f"{kind}: {name!r} is not a name (letters, digits and _)")
+                if name in RESERVED:
+                    raise ModelError(f"{kind}: '{name}' is taken by the results; rename it")
+                if name in seen:
+                    raise ModelError(f"'{name}' stands under {seen[name]} and under {kind}")
+                seen[name] = kind
+        for name, spec in self.choices.items():
+            if isinstance(spec, str) and spec not in self.states:
+                raise ModelError(
+                    f"choice '{name}' shares the grid of '{spec}', which is no state."
+                    f"{did_you_mean(spec, self.states)} The states are: {', '.join(self.states)}."
+                )
+            if isinstance(spec, Markov):
+                raise ModelError(f"choice '{name}' is a Markov chain; a choice is a grid")
+        for name, shock in self.shocks.items():
+            if not isinstance(shock, Iid):
+                raise ModelError(f"shock '{name}' is {shock!r}; make it with dp.iid(values, probs)")
+        for kind in ("outputs", "moments"):
+            for name in getattr(self, kind):
+                if not str(name).isidentifier():
+                    raise ModelError(f"{kind}: {name!r} is not a name (letters, digits and _)")
+        variables = (*self.states, *self.choices, *self.outputs)
+        for name in self.moments:
+            usual = STATISTIC.fullmatch(name)
+            if usual and usual["variable"] in variables:
+                raise ModelError(
+                    f"moments: '{name}' is the name of the {usual['statistic']} of "
+                    f"'{usual['variable']}', which every model has; rename yours"
+                )
+        for choice, state in self.monotone.items():
+            if choice not in self.choices or state not in self.states:
+                raise ModelError(
+                    f"monotone={{'{choice}': '{state}'}} names a choice and a state; the choices "
+                    f"are {', '.join(self.choices)}, the states {', '.join(self.states)}"
+                )
+
+    def _check_functions(self) -> None:
+        everything, later = self.arguments, self.later_arguments
+        time = ("t",) if self.horizon is not None else ()
+        known = (*self.states, *self.choices, *time)
+        for i, f in enumerate(self.reward):
+            bind(f, later, "reward" if len(self.reward) == 1 else f"reward {i + 1}")
+        if self.feasible is not None:
+            bind(self.feasible, everything, "feasible")
+        for name, f in self.outputs.items():
+            bind(f, later, f"output '{name}'")
+        for name, f in self.moments.items():
+            bind(f, (*everything, *self.outputs), f"moment '{name}'")
+        for name, post in self.post.items():
+            post.check_rule(name, everything, (*self.choices, *self.states))
+        for name, shock in self.shocks.items():
+            if callable(shock.probs):
+                bind(shock.probs, known, f"the probabilities of shock '{name}'")
+        if callable(self.discount):
+            bind(self.discount, known, "discount")
+        if self.terminal is not None:
+            if self.horizon is None:
+                raise ModelError("terminal is given but horizon is not; add horizon=T")
+            bind(self.terminal, tuple(self.states), "terminal")
+
+    def _check_transitions(self) -> None:
+        for name in self.transition:
+            if name not in self.states:
+                raise ModelError(
+                    f"transition names '{name}', which is no state."
+                    f"{did_you_mean(name, self.states)} The states are: {', '.join(self.states)}."
+                )
+        for name, spec in self.states.items():
+            rule = self.transition.get(name)
+            if isinstance(spec, Markov):
+                if rule is not None:
+                    raise ModelError(
+                        f"state '{name}' is a Markov chain and moves by itself; remove its "
+                        "transition, or make it a grid"
+                    )
+            elif rule is None:
+                raise ModelError(
+                    f"state '{name}' has no transition; give the name of a choice or of another "
+                    f"state, or a function of {', '.join(self.later_arguments)}"
+                )
+            elif isinstance(rule, str):
+                names = (*self.choices, *self.states, *self.post)
+                if rule not in names:
+                    raise ModelError(
+                        f"the transition of '{name}' is '{rule}', which is no choice or state."
+                        f"{did_you_mean(rule, names)} It can be: {', '.join(names)}, or a function."
+                    )
+            else:
+                bind(rule, self.later_arguments, f"the transition of '{name}'")
+
+    def _check_values(self) -> None:
+        posts = {name: post.spec for name, post in self.post.items()}
+        for name, spec in (*self.states.items(), *posts.items()):
+            if isinstance(spec, Grid) and is_concrete(spec.values) and spec.size > 1:
+                step = np.diff(np.asarray(spec.values, dtype=np.float64))
+                if np.isfinite(step).all() and not (step > 0).all():
+                    i = int(np.argmin(step))
+                    raise ModelError(
+                        f"the grid of {'state' if name in self.states else 'post variable'} "
+                        f"'{name}' does not increase at point {i + 1}: "
+                        f"{spec.values[i]:g} is followed by {spec.values[i + 1]:g}; sort it and "
+                        "remove duplicates"
+                    )
+        if self.horizon is not None and (
+            isinstance(self.horizon, bool)
+            or not isinstance(self.horizon, int | np.integer)
+            or self.horizon < 1
+        ):
+            raise ModelError(f"horizon={self.horizon!r}; it is a positive number of periods")
+        if not callable(self.discount) and np.ndim(self.discount) != 0:
+            raise ModelError(
+                "discount is an array; give a number, or a function of named states and choices"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class TabularModel:
+    """A Markov decision process given by arrays, as :func:`dpsolve.mdp` makes it.
+
+    Attributes
+    ----------
+    reward : array (states, actions) or (pairs,)
+        Expected reward; -inf where infeasible.
+    transition : array (states, actions, states), or (pairs, states) dense or ``BCOO``
+        Probabilities of the next state.
+    discount : float
+        Discount factor.
+    state_index, action_index : int array (pairs,) or None
+        State and action of each pair, sorted by state and then action; None in product form.
+    n_states, n_actions : int
+        Sizes; the dimensions are named ``state`` and ``action``.
+    """
+
+    reward: Array
+    transition: Any
+    discount: Any
+    state_index: np.ndarray[Any, Any] | None
+    action_index: np.ndarray[Any, Any] | None
+    n_states: int
+    n_actions: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of states, as a tuple."""
+        return (self.n_states,)
+
+    horizon = None
+
+
+LEAST_LOG = -800.0  # below the logarithm of any positive number
+
+
+def crra(consumption: Any, gamma: Any) -> jax.Array:
+    r"""Return the utility of constant relative risk aversion, ``c**(1-gamma)/(1-gamma)``.
+
+    Parameters
+    ----------
+    consumption : float or array
+        Positive consumption; the result is -inf at zero and NaN below when ``gamma >= 1``.
+    gamma : float
+        Relative risk aversion; at 1 the utility is ``log(c)``.
+    """
+    # Choices between arrays would be clearer. But sums, products and maxima are what XLA fuses with
+    # the maximum over choices that follows, and evaluates by vectors: three times as fast.
+    log_c = jnp.log(consumption)
+    power = 1.0 - jnp.asarray(gamma, dtype=log_c.dtype)
+    is_log = power == 0.0
+    exponent = jnp.where(is_log, 1.0, power)
+    scale = jnp.where(is_log, 0.0, 1.0 / exponent)
+    powered = jnp.exp(exponent * log_c) * scale
+    # Where this is multiplied by 0 it must be finite, also at no consumption.
+    floor = jnp.where(is_log, -jnp.inf, LEAST_LOG)
+    logged = jnp.where(is_log, 1.0, 0.0) * jnp.maximum(log_c, floor)
+    return powered + logged

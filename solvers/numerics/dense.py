@@ -1,0 +1,53 @@
+"""Dense systems under ``vmap``: solved one after the other on a CPU.
+
+A *batched* LAPACK call shares its batch out over XLA's pool of threads, from inside that pool, and
+waits there. Two of them at a time, in one program or in two that run side by side, can each hold
+the threads that the other waits for, and hang for ever (jaxlib 0.10; eight 100 x 100
+systems twice over on two cores do it). A call for one matrix asks nobody. So a batch is mapped here
+as a loop; on an accelerator it stays a batch.
+
+These functions have no derivatives: put them inside ``lax.custom_linear_solve`` or
+``lax.custom_root``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+
+Array = Any
+
+
+# Seen with jaxlib 0.10.2, every time: the program of tests/solvers/test_dense.py, with
+# `jnp.linalg.solve` in place of `solve`. No report of the hang is known upstream. Two are of the
+# same sharing out over the pool: jax-ml/jax#39292 (eigh corrupts the heap, 0.10.2 and 0.11.0) and
+# #36927 (batched solves are slower from 0.10.0 on). When that test passes with `jnp.linalg.solve`
+# on the oldest jaxlib that pyproject allows, this module and `arrays.POOLED` can go.
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    looped = sequential_vmap(function)
+
+    @wraps(function)
+    def call(*arrays: Array) -> Any:
+        return (looped if jax.default_backend() == "cpu" else function)(*arrays)
+
+    return call
+
+
+@_one_by_one
+def solve(a: Array, b: Array) -> Array:
+    """Solve ``a x = b`` by Gaussian elimination, for a (n, n) and b (n,)."""
+    return jnp.linalg.solve(a, b)
+
+
+@_one_by_one
+def svd(a: Array) -> tuple[Array, Array, Array]:
+    """Return the singular value decomposition of a matrix, ``u, s, vh``."""
+    u, s, vh = jnp.linalg.svd(a)
+    return u, s, vh

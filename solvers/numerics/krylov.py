@@ -1,0 +1,139 @@
+r"""The value of one policy: :math:`(I - L_\pi)\,v = r_\pi`, without a matrix.
+
+BiCGSTAB (van der Vorst 1992, *SIAM J. Sci. Stat. Comput.* 13) with the residual measured in the
+sup norm, the norm that the certificate is in. Nothing here is trusted: a breakdown, or a result
+that is no better than the start, returns the start, which is a step of value iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from .partition import ALONE, Everywhere
+from .tracing import EPS
+
+Array = Any
+
+
+def bicgstab(
+    apply: Callable[[Array], Array],
+    b: Array,
+    x0: Array,
+    tol: Array,
+    max_iter: Array,
+    over: Everywhere = ALONE,
+    size: Callable[[Array], Array] | None = None,
+    precondition: Callable[[Array], Array] = lambda r: r,
+) -> tuple[Array, Array]:
+    r"""Solve :math:`x - L x = b` to ``max |b - x + L x| <= tol``.
+
+    Parameters
+    ----------
+    apply : function
+        ``L``.
+    b, x0 : array
+        Right-hand side and start.
+    tol : float
+        Sup-norm of the residual to reach.
+    max_iter : int
+        Iterations at most, of two applications each; may be traced, and 0 returns `x0`.
+    over : Everywhere
+        Sums and maxima over all entries, where they are spread over devices.
+    size : function, optional
+        Measures a residual, in place of the sup norm.
+    precondition : function, optional
+        Solves a system like this one, approximately: linear. It is applied on the right, so that
+        residuals are those of the system itself.
+
+    Returns
+    -------
+    x : array
+        The last iterate, or `x0` if that is no worse.
+    iterations : int
+        How many were made.
+    """
+
+    def operator(x: Array) -> Array:
+        return x - apply(x)
+
+    def norm(r: Array) -> Array:
+        return over.max(jnp.abs(r)) if size is None else size(r)
+
+    def safe(numerator: Array, denominator: Array) -> Array:
+        return numerator / jnp.where(denominator == 0.0, jnp.inf, denominator)
+
+    r0 = b - operator(x0)
+    shadow = r0
+    one = jnp.ones(())
+
+    def proceed(c: tuple[Array, ...]) -> Array:
+        k, left = c[0], c[1]
+        return (k < max_iter) & (left > tol) & jnp.isfinite(left)
+
+    def step(c: tuple[Array, ...]) -> tuple[Array, ...]:
+        k, _, x, r, p, ap, rho, alpha, omega = c
+        rho_new = over.dot(shadow, r)
+        beta = safe(rho_new, rho) * safe(alpha, omega)
+        p = r + beta * (p - omega * ap)
+        way = precondition(p)
+        ap = operator(way)
+        alpha = safe(rho_new, over.dot(shadow, ap))
+        s = r - alpha * ap
+        turn = precondition(s)
+        at = operator(turn)
+        omega = safe(over.dot(at, s), over.dot(at, at))
+        x = x + alpha * way + omega * turn
+        r = s - omega * at
+        # A breakdown leaves everything as it is for ever: stop there.
+        left = jnp.where(rho_new == 0.0, jnp.nan, norm(r))
+        return k + 1, left, x, r, p, ap, rho_new, alpha, omega
+
+    zero = jnp.zeros_like(r0)
+    start = norm(r0)
+    carry = (jnp.int32(0), start, x0, r0, zero, zero, one, one, one)
+    k, _, x, *_ = lax.while_loop(proceed, step, carry)
+    # The recursive residual drifts from the true one; keep the result only if it is truly better.
+    improved = norm(b - operator(x)) < start
+    return jnp.where(improved, x, x0), k
+
+
+def richardson(apply: Callable[[Array], Array], b: Array, x0: Array, steps: Array) -> Array:
+    r"""Apply :math:`x \mapsto b + L x` a number of times (0 returns `x0`)."""
+    return lax.fori_loop(0, steps, lambda _, x: b + apply(x), x0)
+
+
+ROUNDS = 60  # restarts of the robust solve
+SMOOTHING = 20  # plain steps between two of them
+
+
+def resolvent(
+    apply: Callable[[Array], Array], b: Array, tol: float, over: Everywhere = ALONE
+) -> Array:
+    r"""Solve :math:`x - L x = b` for any right-hand side, or return NaN.
+
+    A right-hand side with few non-zeros can break BiCGSTAB down. So it is restarted, after plain
+    steps, which converge by themselves and fill in the zeros, until the residual is within `tol`
+    of the right-hand side's size. A residual that stays above the square root of `tol` gives NaN:
+    no answer instead of a wrong one.
+    """
+    scale = over.max(jnp.abs(b))
+
+    def gap(x: Array) -> Array:
+        return over.max(jnp.abs(b - x + apply(x)))
+
+    def step(c: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        k, x, _ = c
+        x = richardson(apply, b, x, jnp.int32(SMOOTHING))
+        x, _ = bicgstab(apply, b, x, 0.1 * tol * scale, jnp.int32(200), over)
+        return k + 1, x, gap(x)
+
+    def proceed(c: tuple[Array, Array, Array]) -> Array:
+        rounding = 100.0 * EPS * over.max(jnp.abs(c[1]))
+        return (c[0] < ROUNDS) & (c[2] > jnp.maximum(tol * scale, rounding))
+
+    _, x, size = lax.while_loop(proceed, step, (jnp.int32(0), b, gap(b)))
+    return jnp.where(size <= tol**0.5 * scale, x, jnp.nan)

@@ -1,0 +1,22 @@
+"""Whether a value is a number yet or still traced by JAX, and how exact a number can be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def is_concrete(*values: Any) -> bool:
+    """Tell whether none of the values is traced by JAX."""
+    leaves = jax.tree.leaves(values)
+    return not any(isinstance(x, jax.core.Tracer) for x in leaves)
+
+
+def namespace(*values: Any) -> Any:
+    """Return NumPy if every value is concrete, else ``jax.numpy``."""
+    return np if is_concrete(*values) else jnp

@@ -1,0 +1,1 @@
+"""Bellman operators of models, and of one policy."""

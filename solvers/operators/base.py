@@ -1,0 +1,222 @@
+r"""What a solution method needs of a model, whatever form the model was written in.
+
+An operator stands for the Bellman operator
+:math:`(Tv)(s) = \max_c \{ r(s, c) + \beta(s, c)\, E[v(s') \mid s, c] \}`
+of one model at one parameter point, inside a JAX trace. A policy is an int32 array over the
+states; what its numbers mean is the operator's own business (``labels`` translates).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dpsolve.solvers.numerics.krylov import bicgstab
+from dpsolve.solvers.numerics.partition import ALONE, Cut, Everywhere
+from dpsolve.solvers.numerics.tridiagonal import line_solver
+
+Array = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Survey:
+    """What one look over all feasible state-choice pairs tells about a model.
+
+    Attributes
+    ----------
+    feasible : bool array over the states
+        The state has a feasible choice.
+    finite : bool
+        No feasible reward that is kept is NaN or +inf, and no grid value is NaN or infinite.
+    increasing : bool
+        Every grid of a state increases.
+    gap : float
+        The farthest that a feasible next state lies off its grid (0 if none does).
+    row_low, row_high : float
+        Range of the sums of rows of probabilities (products, where there are several).
+    least : float
+        The most negative probability, or 0.
+    discount_low, discount_high : float
+        Range of the discount factor.
+    spread : float
+        Largest sum of the absolute weights that a next state's value is interpolated with: 1,
+        unless a grid extrapolates.
+    magnitude, reach : float
+        Where one sweep goes through several (:mod:`.cyclic`): what the values on the way may add to
+        the ends' size, and what an error may grow to on the way.
+    """
+
+    feasible: Array
+    finite: Array
+    increasing: Array
+    gap: Array
+    row_low: Array
+    row_high: Array
+    least: Array
+    discount_low: Array
+    discount_high: Array
+    spread: Array
+    magnitude: Array | float = 0.0
+    reach: Array | float = 1.0
+
+    def over(self, everywhere: Everywhere) -> Survey:
+        """Combine what the devices saw of their own states, to one verdict.
+
+        Devices that came to different ones would part ways, and wait for each other for ever.
+        """
+        top = everywhere.top
+        return Survey(
+            feasible=everywhere.all(self.feasible),
+            finite=everywhere.all(self.finite),
+            increasing=everywhere.all(self.increasing),
+            gap=top(self.gap),
+            row_low=-top(-self.row_low),
+            row_high=top(self.row_high),
+            least=-top(-self.least),
+            discount_low=-top(-self.discount_low),
+            discount_high=top(self.discount_high),
+            spread=top(self.spread),
+        )
+
+    def join(self, other: Survey) -> Survey:
+        """Combine what was seen of two sets of pairs."""
+        return Survey(
+            feasible=self.feasible | other.feasible,
+            finite=self.finite & other.finite,
+            increasing=self.increasing & other.increasing,
+            gap=jnp.maximum(self.gap, other.gap),
+            row_low=jnp.minimum(self.row_low, other.row_low),
+            row_high=jnp.maximum(self.row_high, other.row_high),
+            least=jnp.minimum(self.least, other.least),
+            discount_low=jnp.minimum(self.discount_low, other.discount_low),
+            discount_high=jnp.maximum(self.discount_high, other.discount_high),
+            spread=jnp.maximum(self.spread, other.spread),
+        )
+
+
+class PolicyOperator(ABC):
+    r"""One policy's reward and transition: :math:`T_\pi v = r_\pi + L_\pi v`."""
+
+    reward: Array
+    discount: Array  # a number, or over the states
+    everywhere: Everywhere = ALONE
+    cut: Cut | None = None
+    line: int | None = None  # the axis of a state that may walk step by step (see .line)
+    proper: Array  # no next state is extrapolated, so that the weights of `expect` are a chance
+
+    @abstractmethod
+    def expect(self, f: Array) -> Array:
+        r"""Return :math:`P_\pi f`, the expectation of a function of next period's state."""
+
+    def apply(self, v: Array) -> Array:
+        r"""Return :math:`L_\pi v = \beta_\pi P_\pi v`, the discounted expected value."""
+        return self.discount * self.expect(v)
+
+    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
+        """Approach the policy's value from `start`, to a residual of `tol`; 0 does nothing.
+
+        Returns
+        -------
+        value : array over the states
+        spent : bool
+            Whether all of `max_iter` was used up before `tol` was reached.
+        """
+        over = self.everywhere
+
+        def solve() -> tuple[Array, Array]:
+            more = {}
+            if self.line is not None:
+                solver = line_solver(self.expect, self.discount, start.shape, self.line)
+                more["precondition"] = solver
+            return bicgstab(self.apply, self.reward, start, tol, max_iter, over, **more)
+
+        # Much of the work comes before the first iteration, and many policies need none.
+        left = over.max(jnp.abs(self.reward - start + self.apply(start)))
+        wanted = (max_iter > 0) & (left > tol)
+        value, k = lax.cond(wanted, solve, lambda: (start, jnp.int32(0)))
+        return value, (k >= max_iter) & (max_iter > 0)
+
+
+class BellmanOperator(ABC):
+    """The Bellman operator of one model at one parameter point."""
+
+    shape: tuple[int, ...]  # of the states
+    constant_discount: bool  # one number for all states and choices
+    everywhere: Everywhere = ALONE  # reductions over all states, of which this may hold a part
+    depth: int  # additions that one entry of Tv goes through, for the rounding allowance
+    opening: Array | None = None  # a value to start from, where one is known
+
+    @property
+    def policy_shape(self) -> tuple[int, ...]:
+        """Shape of a policy: that of the states."""
+        return self.shape
+
+    @abstractmethod
+    def greedy(self, v: Array) -> tuple[Array, Array]:
+        """Return ``Tv`` and the first maximising policy: one full sweep."""
+
+    def improve(self, v: Array, policy: Array) -> tuple[Array, Array]:
+        """Return what :meth:`greedy` does; a shortcut may look beside the last policy first."""
+        del policy
+        return self.greedy(v)
+
+    @abstractmethod
+    def growth(self, w: Array) -> Array:
+        r"""Return :math:`\max_c \beta(s, c) E[w(s')]`, the sweep without rewards, for w > 0."""
+
+    @abstractmethod
+    def at(self, policy: Array) -> PolicyOperator:
+        """Fix a policy."""
+
+    @abstractmethod
+    def survey(self) -> Survey:
+        """Look over all pairs once for what would make a solution meaningless."""
+
+    @abstractmethod
+    def labels(self, policy: Array) -> dict[str, Array]:
+        """Translate a policy to an index for each named choice."""
+
+    @abstractmethod
+    def policy_of(self, labels: Mapping[str, Array]) -> Array:
+        """Translate an index for each named choice to a policy: the inverse of ``labels``."""
+
+    def start(self) -> Array:
+        """Return the value that iterations start from."""
+        return jnp.zeros(self.shape) if self.opening is None else self.opening
+
+
+class Shortcut(BellmanOperator):
+    """An operator whose sweeps cost less and may miss a better choice, so that they prove nothing.
+
+    Attributes
+    ----------
+    vouches : bool
+        Whether :meth:`confirms` can tell more, by a sample.
+    patience : int
+        Sweeps without a smaller error after which it has told all that it can.
+    """
+
+    vouches = False
+    patience = 60
+
+    def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
+        """Tell whether no choice that was looked at beyond the sweep's is better than the policy.
+
+        One that does not vouch confirms nothing.
+
+        Parameters
+        ----------
+        v, tv : array over the states
+            A value and what :meth:`greedy` made of it.
+        policy : int32 array over the states
+            The policy that it found.
+        """
+        del v, tv, policy
+        return jnp.asarray(False)

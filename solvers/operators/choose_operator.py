@@ -1,0 +1,162 @@
+"""Which operator and which shortcut a model is solved by; asked once a solve.
+
+A model of arrays has its own Bellman operator, a model on grids the lattice's. Where a state is a
+cycle the solve loop runs on the operator of one turn (:mod:`.cyclic`), and what is found is read
+off by that of the whole model; everywhere else these two are one. Beside the operator there may be
+a shortcut: divide and conquer, with or without a certificate by a sample (:mod:`.monotone`,
+:mod:`.sampled_certificate`), or single precision (:mod:`.mixed_precision`).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.options import SolveOptions
+
+from .base import BellmanOperator, Shortcut
+from .bellman import Lattice
+from .cyclic import Cyclic, Turn
+from .mixed_precision import SingleLattice
+from .model_functions import Pairs
+from .monotone import MonotoneLattice, rising
+from .phases import cycle_of
+from .sampled_certificate import SampledLattice
+from .tabular import Tabular
+
+
+class Operators:
+    """What a model with an infinite horizon is solved by; each part is made once, when asked for.
+
+    Parameters
+    ----------
+    model : Model or TabularModel
+        At one parameter point; its arrays may be traced.
+    options : SolveOptions
+    cut : Cut, optional
+        The state of which this device has a part.
+    kept : Pairs or Turn, optional
+        What the loop's operator of the same model kept.
+    """
+
+    def __init__(
+        self,
+        model: Model | TabularModel,
+        options: SolveOptions,
+        cut: Cut | None = None,
+        kept: Any = None,
+    ) -> None:
+        self.model, self.options, self.cut = model, options, cut
+        self._kept: Any = kept
+
+    @cached_property
+    def loop(self) -> BellmanOperator:
+        """The operator that the solve loop runs on: that of a turn, where there is a cycle."""
+        turn = cyclic(self.model, self.options, self.cut, self._kept)
+        if turn is not None:
+            return turn
+        return make_operator(self.model, self.options, self.cut, self._kept)
+
+    @cached_property
+    def whole(self) -> BellmanOperator:
+        """The operator over all states, by which policies are read: the loop's, but for a cycle."""
+        if isinstance(self.loop, Cyclic):
+            return make_operator(self.model, self.options, self.cut)
+        return self.loop
+
+    @cached_property
+    def shortcut(self) -> Shortcut | None:
+        """A shortcut for the loop's operator, if one is worth trying."""
+        return shortcut_of(self.loop, self.options)
+
+    @cached_property
+    def whole_shortcut(self) -> Shortcut | None:
+        """What the shortcut would be over all states: the loop's, but for a cycle."""
+        if self.whole is self.loop:
+            return self.shortcut
+        return shortcut_of(self.whole, self.options)
+
+    @property
+    def may_sample(self) -> bool:
+        """Whether a point's certificate may be one by a sample."""
+        return isinstance(self.whole_shortcut, SampledLattice)
+
+
+def make_operator(
+    model: Model | TabularModel,
+    options: SolveOptions,
+    cut: Cut | None = None,
+    kept: Pairs | None = None,
+) -> BellmanOperator:
+    """Return the Bellman operator of an infinite-horizon model, over all of its states.
+
+    Parameters
+    ----------
+    model : Model or TabularModel
+    options : SolveOptions
+    cut : Cut, optional
+        The state of which this device has a part.
+    kept : Pairs, optional
+        What an operator of the same model kept.
+    """
+    if isinstance(model, TabularModel):
+        return Tabular(model, cut)
+    return Lattice(model, block=options.block, memory=options.memory, kept=kept, cut=cut)
+
+
+def cyclic(
+    model: Model | TabularModel, options: SolveOptions, cut: Cut | None, kept: Turn | None
+) -> Cyclic | None:
+    """Return the operator of one turn, or None where the model has no cycle or cannot be cut so."""
+    if not isinstance(model, Model) or cut is not None or not options.cycles:
+        return None
+    if options.criterion != "discounted" or options.block is not None:
+        return None
+    cycle = cycle_of(model)
+    if cycle is None:
+        return None
+    operator = Cyclic(model, cycle, options.memory, kept)
+    return operator if operator.one.block_size is None else None
+
+
+# -- shortcuts ------------------------------------------------------------------------------------
+
+
+def shortcut_of(operator: BellmanOperator, options: SolveOptions) -> Shortcut | None:
+    """Return a shortcut for an operator, if one is worth trying.
+
+    A hint makes divide and conquer worth it, and so does a maximum that streams over choices for
+    lack of memory, or a certificate by a sample. A hint that is wrong, or a guess, costs the sweeps
+    of the shortcut. Single precision is tried where it is allowed.
+    """
+    if not isinstance(operator, Lattice) or options.method not in ("auto", "pi"):
+        return None
+    found = _monotone(operator, options)
+    if found is not None:
+        return found
+    single = options.precision == "mixed" and operator.kept is not None
+    return SingleLattice(operator) if single else None
+
+
+def _monotone(operator: Lattice, options: SolveOptions) -> MonotoneLattice | None:
+    model = operator.model
+    along = rising(model)
+    sampled = _samples(operator, options)
+    if along is None or not (model.monotone or operator.kept is None or sampled):
+        return None
+    # With a block nothing is kept.
+    keywords: dict[str, Any] = {"block": 1, "memory": options.memory, "cut": operator.cut}
+    if sampled:
+        drawn = {"sample": options.sample, "seed": options.sample_seed}
+        found: MonotoneLattice = SampledLattice(model, along, **drawn, **keywords)
+    else:
+        found = MonotoneLattice(model, along, **keywords)
+    return found if found.applicable else None
+
+
+def _samples(operator: Lattice, options: SolveOptions) -> bool:
+    """Tell whether a certificate by a sample was asked for, and can be given."""
+    able = operator.cut is None and operator.constant_discount
+    return able and options.certificate == "sampled"

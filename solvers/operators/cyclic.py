@@ -1,0 +1,231 @@
+r"""A model with a cycle, solved at one of its phases: a weekday, a season, an age that ends.
+
+Let a state go through the phases :math:`0, 1, \dots, n - 1, 0, \dots` by itself, and let
+:math:`T_k` take the value at phase :math:`k + 1` to that at phase :math:`k`. The value at phase 0
+is the fixed point of one *turn*,
+
+.. math:: v_0 = T_0 T_1 \cdots T_{n-1} v_0,
+
+which costs what one sweep over all states costs and answers to a constant by the *product* of the
+phases' rates: :math:`\beta^n` in place of :math:`\beta`. So it is an operator like any other, on
+the states of one phase, and the solve loop runs on it as it is; its policies have all phases. A
+policy's turn is affine, too, and is applied phase by phase.
+
+When the loop ends, phase 0 has certified bounds. The others follow backwards,
+:math:`v_k = T_k v_{k+1}`, and the bounds with them, because every :math:`T_k` is monotone and
+answers to constants by its own rate (Bertsekas, *Dynamic Programming and Optimal Control* II, sec.
+1.7, on periodic problems). So do phases that lead into the turn and are never come back to.
+
+Rounding: an intermediate value may be larger than both ends of a turn, by as much as the rewards
+on the way, so these count in its scale; and where a discount exceeds 1, the loop's error counts by
+what it may grow to along the turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.path_doubling import path_doubling
+from dpsolve.solvers.numerics.tracing import EPS
+
+from .base import BellmanOperator, PolicyOperator, Survey
+from .bellman import Lattice
+from .model_functions import Pairs
+from .named_arrays import Named
+from .phases import Cycle, model_at
+
+Array = Any
+PHASE = "#phase"  # the axis of phases in a policy
+SLACK = 1.001  # leaves the loop's tolerance room for what rounding adds in the other phases
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Turn:
+    """What the lattices of a turn keep, the axis of phases first in every array."""
+
+    pairs: Pairs
+    locations: Any
+    probabilities: Any
+
+    def lean(self) -> Turn:
+        """Return what a sweep needs."""
+        return replace(self, pairs=self.pairs.lean())
+
+
+class Cyclic(BellmanOperator):
+    """The Bellman operator of one turn, over the states of its first phase.
+
+    Parameters
+    ----------
+    model : Model
+        At one parameter point.
+    cycle : Cycle
+    memory : int
+        Bytes that the arrays over all states and choices may take.
+    kept : Turn, optional
+        What an operator of the same model kept.
+    """
+
+    def __init__(self, model: Model, cycle: Cycle, memory: int, kept: Turn | None = None) -> None:
+        self.model, self.cycle = model, cycle
+        self.memory = memory // len(cycle.turn)
+        self.values = jnp.asarray(model.states[cycle.state].values)
+        self.turn = jnp.asarray(cycle.turn, jnp.int32)
+        self.one = self.at_phase(self.turn[0])  # for its shapes
+        self.shape = self.one.shape
+        self.constant_discount = self.one.constant_discount
+        self.depth = len(cycle.turn) * self.one.depth
+        self.kept: Turn | None = kept
+        if kept is None and self.one.block_size is None:
+            self.kept = lax.map(self._keep, self.turn)
+
+    def at_phase(self, position: Array, kept: Turn | None = None) -> Lattice:
+        """Return the lattice of one phase."""
+        model = model_at(self.model, self.cycle.state, self.values[position])
+        lattice = Lattice(model, memory=self.memory, kept=None if kept is None else kept.pairs)
+        if kept is not None:
+            lattice.expectation = lattice.expectation.given(kept.locations, kept.probabilities)
+        return lattice
+
+    def _keep(self, position: Array) -> Turn:
+        lattice = self.at_phase(position)
+        assert lattice.kept is not None
+        known = lattice.expectation
+        return Turn(lattice.kept, known.early_locations, known.early_probabilities)
+
+    def backwards(self, step: Callable[..., tuple[Array, Any]], start: Array, given: Any) -> Any:
+        """Go through the turn from its end: ``step(lattice, carry, given of the phase)``."""
+
+        def phase(carry: Array, x: tuple[Array, Any, Any]) -> tuple[Array, Any]:
+            position, kept, own = x
+            return step(self.at_phase(position, kept), carry, own)
+
+        return lax.scan(phase, start, (self.turn, self.kept, given), reverse=True)
+
+    # -- the operator ---------------------------------------------------------------------------
+
+    @property
+    def policy_shape(self) -> tuple[int, ...]:
+        """Shape of the policies of all phases."""
+        return (len(self.cycle.turn), *self.shape)
+
+    def greedy(self, v: Array) -> tuple[Array, Array]:
+        """Return the value after one turn, and the first maximising policies of its phases."""
+        found: tuple[Array, Array] = self.backwards(lambda t, v, _: t.greedy(v), v, None)
+        return found
+
+    def growth(self, w: Array) -> Array:
+        """Return what a turn without rewards makes of `w`."""
+        return self.backwards(lambda t, w, _: (t.growth(w), None), w, None)[0]
+
+    def at(self, policy: Array) -> TurnPolicy:
+        """Fix the policies of all phases."""
+        return TurnPolicy(self, policy)
+
+    def labels(self, policy: Array) -> dict[str, Array]:
+        """Split policies into an index for each choice, over phases and states."""
+        index = Named(policy, (PHASE, *self.one.states))
+        return {name: x.array for name, x in self.one.functions.choice_index(index).items()}
+
+    def policy_of(self, labels: Mapping[str, Array]) -> Array:
+        """Flatten an index for each choice to policies."""
+        return self.one.policy_of(labels)
+
+    def survey(self) -> Survey:
+        """Look over all pairs at all phases; rates are those of a whole turn."""
+        everyone = jnp.asarray((*self.cycle.turn, *(i for i, _ in self.cycle.before)), jnp.int32)
+        each: Survey = lax.map(lambda position: self.at_phase(position).survey(), everyone)
+        n = len(self.cycle.turn)
+        rate = each.discount_high * each.row_high * each.spread
+        low = each.discount_low * each.row_low
+        row_high, row_low, spread = each.row_high.max(), each.row_low.min(), each.spread.max()
+        high = jnp.prod(rate[:n]) * (1.0 + 2 * n * EPS)
+        assert self.kept is not None
+        reward = self.kept.pairs.reward.array
+        largest = jnp.abs(jnp.where(reward == -jnp.inf, 0.0, reward)).reshape(n, -1).max(1)
+        # `modulus` multiplies what is divided by here.
+        return Survey(
+            feasible=each.feasible,
+            finite=each.finite.all() & jnp.isfinite(each.discount_high).all(),
+            increasing=each.increasing.all(),
+            gap=each.gap.max(),
+            row_low=row_low,
+            row_high=row_high,
+            least=each.least.min(),
+            discount_low=jnp.minimum(
+                jnp.prod(low[:n]) / row_low,
+                jnp.where((each.discount_low >= 0.0).all(), jnp.inf, -1.0),
+            ),
+            discount_high=high / (row_high * spread),
+            spread=spread,
+            magnitude=largest.sum(),
+            reach=SLACK * jnp.prod(jnp.maximum(rate, 1.0)),
+        )
+
+
+class TurnPolicy(PolicyOperator):
+    """The policies of a turn; next states are found once, not once per application."""
+
+    def __init__(self, operator: Cyclic, policy: Array) -> None:
+        self.operator = operator
+
+        def look(x: tuple[Array, Turn, Array]) -> Pairs:
+            position, kept, own = x
+            lattice = operator.at_phase(position, kept)
+            return lattice.pairs(Named(own, lattice.states))
+
+        self.pairs: Pairs = lax.map(look, (operator.turn, operator.kept, policy))
+        self.proper = jnp.asarray(True)
+        self.discount = jnp.ones(())
+        self.reward = self._affine(jnp.zeros(operator.shape), 1.0)
+
+    def _affine(self, v: Array, reward: float) -> Array:
+        """Apply the turn, its rewards times `reward`."""
+
+        def step(lattice: Lattice, v: Array, pairs: Pairs) -> tuple[Array, None]:
+            future = lattice.expectation(v, pairs)
+            v = lattice.over_states(pairs.discount) * lattice.over_states(future)
+            if reward:
+                v = v + lattice.over_states(pairs.raw_reward)  # type: ignore[arg-type]
+            return v, None
+
+        found: Array = self.operator.backwards(step, v, self.pairs)[0]
+        return found
+
+    def apply(self, v: Array) -> Array:
+        """Return the discounted expectation of what is a turn ahead."""
+        return self._affine(v, 0.0)
+
+    def expect(self, f: Array) -> Array:
+        """Return the expectation, discounting left out, of what is a turn ahead."""
+
+        def step(lattice: Lattice, f: Array, pairs: Pairs) -> tuple[Array, None]:
+            return lattice.over_states(lattice.expectation(f, pairs)), None
+
+        found: Array = self.operator.backwards(step, f, self.pairs)[0]
+        return found
+
+    def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
+        """Approach the policies' value: by path doubling if their transitions are deterministic."""
+        if not self.operator.one.deterministic:
+            return super().evaluate(start, tol, max_iter)
+        # Looked up and not interpolated, numbers of states come through a turn as they are.
+        numbers = jnp.arange(start.size, dtype=jnp.float64).reshape(start.shape)
+        successor = jnp.round(self.expect(numbers)).astype(jnp.int32)
+        flat = path_doubling(
+            self.reward.ravel(),
+            self.apply(jnp.ones(start.shape)).ravel(),
+            successor.ravel(),
+            start.ravel(),
+            tol,
+            max_iter > 0,
+        )
+        return flat.reshape(start.shape), jnp.asarray(False)

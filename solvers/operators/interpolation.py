@@ -1,0 +1,102 @@
+"""Where a next state lies on its grid: a segment and a weight, or an exact member."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpsolve.solvers.model.grids import Grid, Integers
+
+from .named_arrays import Named
+
+# A next state this far outside, relative to the grid's width (or, for an integer, absolutely), is
+# rounding and not a mistake.
+SLACK = 1e-9
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Location:
+    """Positions on a grid.
+
+    Attributes
+    ----------
+    index : Named of int32
+        The member, or the lower end of the segment.
+    weight : Named of float64, or None
+        Weight of the upper end; None where positions are members.
+    gap : Named of float64, or None
+        How far outside the grid (or, for an integer, off the nearest member); None if that cannot
+        happen.
+    here : bool
+        Positions are among the rows at hand and not on the whole grid, whose other parts may be
+        with other devices.
+    """
+
+    index: Named
+    weight: Named | None = None
+    gap: Named | None = None
+    here: bool = field(metadata={"static": True}, default=False)
+
+    def map(self, f: Callable[[Named], Named]) -> Location:
+        """Apply a function to each array."""
+        weight, gap = (None if x is None else f(x) for x in (self.weight, self.gap))
+        return Location(f(self.index), weight, gap, self.here)
+
+
+def locate(spec: Grid | Integers, x: Named) -> Location:
+    """Find values on a grid of points or among integers."""
+    return _member(spec, x) if isinstance(spec, Integers) else _segment(spec, x)
+
+
+def _member(spec: Integers, x: Named) -> Location:
+    value = jnp.asarray(x.array, dtype=jnp.float64)
+    nearest = jnp.clip(jnp.round(value), spec.lo, spec.hi)
+    index = jnp.where(jnp.isnan(nearest), 0, nearest - spec.lo).astype(jnp.int32)
+    gap = jnp.abs(value - nearest)
+    return Location(Named(index, x.dims), None, Named(jnp.where(gap > SLACK, gap, 0.0), x.dims))
+
+
+def _segment(spec: Grid, x: Named) -> Location:
+    points = jnp.asarray(spec.values, dtype=jnp.float64)
+    value = jnp.asarray(x.array, dtype=jnp.float64)
+    n = spec.size
+    lo, hi = points[0], points[-1]
+    outside = jnp.maximum(lo - value, value - hi)
+    # The negated test also catches NaN.
+    gap = jnp.where(outside <= SLACK * jnp.maximum(hi - lo, jnp.abs(lo)), 0.0, outside)
+    if n == 1:
+        return Location(
+            Named(jnp.zeros(value.shape, jnp.int32), x.dims),
+            None,
+            None if spec.outside != "error" else Named(gap, x.dims),
+        )
+    index = _segment_index(spec, points, value)
+    left, right = points[index], points[index + 1]
+    weight = (value - left) / (right - left)
+    if spec.outside != "extrapolate":
+        weight = jnp.clip(weight, 0.0, 1.0)
+    return Location(
+        Named(index, x.dims),
+        Named(weight, x.dims),
+        Named(gap, x.dims) if spec.outside == "error" else None,
+    )
+
+
+def _segment_index(spec: Grid, points: Any, value: Any) -> Any:
+    """Return the lower end of each value's segment, in 0..n-2."""
+    n = spec.size
+    if spec.span is None:
+        found = jnp.searchsorted(points, value, side="right").astype(jnp.int32) - 1
+        return jnp.clip(found, 0, n - 2)
+    lo, hi, curve = spec.span
+    u = jnp.clip((value - lo) / (hi - lo), 0.0, 1.0) ** (1.0 / curve) * (n - 1)
+    guess = jnp.clip(jnp.where(jnp.isnan(u), 0.0, jnp.floor(u)), 0, n - 2).astype(jnp.int32)
+    # The closed form is off by one at most, by rounding near a grid point.
+    guess = guess - (value < points[guess]).astype(jnp.int32)
+    guess = guess + (value >= points[jnp.clip(guess + 1, 0, n - 1)]).astype(jnp.int32)
+    return jnp.clip(guess, 0, n - 2)

@@ -1,0 +1,55 @@
+"""Iterations in single precision, where rewards are kept: half the bytes, and no trust.
+
+A sweep over rewards that are kept reads each of them once, and memory sets its speed. In float32
+they are half as long. So a solve may go ahead in single precision until its certified error stops
+falling, and go on from there in double precision, whose sweeps are the certificate. What single
+precision cannot hold (values beyond 1e38, or a policy lost in rounding) costs the sweeps ahead.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .base import Shortcut
+from .bellman import Lattice, LatticePolicy
+
+Array = Any
+
+
+class SingleLattice(Lattice, Shortcut):
+    """A lattice whose maxima are found in float32; policies are evaluated in float64.
+
+    Parameters
+    ----------
+    double : Lattice
+        The lattice itself, which keeps its rewards.
+    """
+
+    patience = 2
+
+    def __init__(self, double: Lattice) -> None:
+        assert double.kept is not None
+        self.__dict__.update(copy.copy(double).__dict__)
+        self.double = double
+        known = double.expectation
+        self.kept, *early = jax.tree.map(
+            _halved, (double.kept.lean(), known.early_locations, known.early_probabilities)
+        )
+        self.expectation = known.given(*early)
+
+    def greedy(self, v: Array) -> tuple[Array, Array]:
+        """Return ``Tv`` as far as single precision goes, and the policy that it finds best."""
+        value, policy = super().greedy(_halved(v))
+        return value.astype(jnp.float64), policy
+
+    def at(self, policy: Array) -> LatticePolicy:
+        """Fix a policy, in double precision."""
+        return self.double.at(policy)
+
+
+def _halved(x: Array) -> Array:
+    return x.astype(jnp.float32) if x.dtype == jnp.float64 else x

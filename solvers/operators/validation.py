@@ -1,0 +1,161 @@
+"""One look over all feasible pairs of a model, before anything is solved.
+
+Indexing hides next states that are out of range, and rows of probabilities that leak shift results
+by more than any tolerance. Both are looked for here, in the compiled program, at every point; what
+is found is worded by :func:`no_choice` and by :mod:`.check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dpsolve.solvers.model.grids import Grid
+from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.model.model import Model
+
+from .base import Survey
+from .interpolation import Location
+from .model_functions import Functions, Pairs
+from .named_arrays import Named, aligned, total
+
+Array = Any
+
+
+def survey_grids(model: Model, found: Survey) -> Survey:
+    """Add what the grids of states and post variables tell."""
+    increasing, finite = jnp.asarray(True), found.finite
+    posts = (post.spec for post in model.post.values())
+    for spec in (*model.states.values(), *posts):
+        values = jnp.asarray(spec.values, jnp.float64)
+        finite &= jnp.isfinite(values).all()
+        if isinstance(spec, Grid):
+            increasing &= (jnp.diff(values) > 0).all()
+    return replace(found, finite=finite, increasing=increasing)
+
+
+def survey_pairs(
+    functions: Functions,
+    locations: Mapping[str, Location],
+    pairs: Pairs,
+    states: Mapping[str, int],
+    *,
+    rewards: bool,
+) -> Survey:
+    """Survey the pairs at hand.
+
+    Parameters
+    ----------
+    functions : Functions
+        The model's.
+    locations : dict of str to Location
+        Next states that do not depend on the choice.
+    pairs : Pairs
+    states : dict of str to int
+        Axes of the states at hand, and their lengths.
+    rewards : bool
+        Whether to look at the rewards. Those that are not kept would have to be evaluated, which
+        costs as much as a sweep: the first sweep tells of those that are no numbers.
+    """
+    top = _maximum_over(pairs.feasible)
+
+    def bottom(x: Named) -> Array:
+        return -top(x.map(jnp.negative))
+
+    gap, spread = jnp.zeros(()), jnp.ones(())
+    reached = functions.reached
+    for location in {**locations, **pairs.locations, **pairs.posts}.values():
+        if location.gap is not None:
+            gap = jnp.maximum(gap, top(reached(location.gap, pairs)))
+        if location.weight is not None:
+            weights = location.weight.map(lambda w: jnp.abs(w) + jnp.abs(1.0 - w))
+            spread = spread * jnp.maximum(top(reached(weights, pairs)), 1.0)
+    row_low = row_high = jnp.ones(())
+    least = jnp.zeros(())
+    for _, row, matters in probability_rows(functions.model, pairs):
+        sums = total(row, row.dims[-1:])
+        high = top if matters else _largest
+        # No pair of this block may be feasible; including 1 in the range only widens bounds.
+        row_high = row_high * jnp.maximum(high(sums), 1.0)
+        row_low = row_low * jnp.minimum(-high(sums.map(jnp.negative)), 1.0)
+        least = jnp.minimum(least, -high(row.map(jnp.negative)))
+    return Survey(
+        feasible=some_choice(pairs.feasible, states),
+        # Infeasible pairs are masked already, by -inf.
+        finite=jnp.max(pairs.reward.array) < jnp.inf if rewards else jnp.asarray(True),
+        increasing=jnp.asarray(True),
+        gap=gap,
+        row_low=row_low,
+        row_high=row_high,
+        least=least,
+        discount_low=bottom(pairs.discount),
+        discount_high=top(pairs.discount),
+        spread=spread,
+    )
+
+
+def probability_rows(model: Model, pairs: Pairs) -> Iterator[tuple[str, Named, bool]]:
+    """Yield each chain's and shock's probabilities, rows last, and whether feasibility matters."""
+    for name, spec in model.states.items():
+        if isinstance(spec, Markov):
+            matrix = jnp.asarray(spec.transition_matrix)
+            yield name, Named(matrix, (name, name + "'")), False
+    for name in model.shocks:
+        row = pairs.probabilities[name]
+        yield name, Named(jnp.moveaxis(row.array, row.dims.index(name), -1),
+                          (*(d for d in row.dims if d != name), name)), True  # fmt: skip
+
+
+def _largest(x: Named) -> Array:
+    return jnp.max(jnp.where(jnp.isnan(x.array), jnp.inf, x.array))
+
+
+def _maximum_over(feasible: Named | None) -> Callable[[Named], Array]:
+    """Return a maximum over feasible pairs, in which NaN counts as infinite."""
+
+    def top(x: Named) -> Array:
+        array = jnp.where(jnp.isnan(x.array), jnp.inf, x.array)
+        if feasible is None or not x.dims:
+            return jnp.max(array)
+        dims = tuple(dict.fromkeys((*feasible.dims, *x.dims)))
+        masked = jnp.where(aligned(feasible, dims), aligned(Named(array, x.dims), dims), -jnp.inf)
+        return jnp.max(masked)
+
+    return top
+
+
+def some_choice(feasible: Named | None, states: Mapping[str, int]) -> Array:
+    """Tell which states have a feasible choice, given which pairs are (all, if None)."""
+    shape = tuple(states.values())
+    if feasible is None:
+        return jnp.ones(shape, bool)
+    choices = tuple(i for i, d in enumerate(feasible.dims) if d not in states)
+    left = tuple(d for d in feasible.dims if d in states)
+    some = aligned(Named(feasible.array.any(choices), left), tuple(states))
+    return jnp.broadcast_to(some, shape)
+
+
+def no_choice(model: Model, some: Array, when: str) -> str:
+    """Name the first state that has no feasible choice, or return ''.
+
+    Parameters
+    ----------
+    model : Model
+    some : bool array over the states
+        Which states have one.
+    when : str
+        In which period, to be added to the state's name.
+    """
+    if some.all():
+        return ""
+    at = np.unravel_index(int(np.argmin(some)), some.shape)
+    values = (np.asarray(spec.values)[i] for spec, i in zip(model.states.values(), at, strict=True))
+    where = ", ".join(f"{name}={x:.6g}" for name, x in zip(model.states, values, strict=True))
+    return (
+        f"the state {where} has no feasible choice{when} ({int((~some).sum())} of {some.size} "
+        "states have none); let the grid, the choices or `feasible` allow one"
+    )

@@ -1,0 +1,272 @@
+r"""The law of an agent under a policy, as lookup tables: its draws, its moves, what is seen of it.
+
+The tables are those that :math:`P_\pi` takes expectations with, evaluated by the same code: next
+positions and interpolation weights over states and shocks, probabilities of shocks, chains. They
+are made once, on the host, where probabilities are cumulated for inversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dpsolve.solvers.distributions.solved_points import fixed_policy
+from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.operators.bellman import LatticePolicy
+from dpsolve.solvers.operators.interpolation import SLACK
+from dpsolve.solvers.operators.named_arrays import Named, mapped, ordered
+from dpsolve.solvers.operators.tabular import SparseRows, TabularPolicy
+from dpsolve.solvers.solution import Problem
+
+Array = Any
+Numpy = np.ndarray[Any, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Rows:
+    """Sparse rows of cumulative probabilities, one after the other.
+
+    Attributes
+    ----------
+    cumulative, columns : array (nonzeros,)
+        Of each row in turn.
+    start, last : int array (rows,)
+        Where a row begins, and its number of entries less one.
+    longest : int
+        Entries of the longest row (static).
+    """
+
+    cumulative: Array
+    columns: Array
+    start: Array
+    last: Array
+    longest: int = field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Law:
+    """How an agent moves, and what is seen of it: tables over states and shocks.
+
+    With a horizon every array has an axis of periods in front, which the names do not count.
+
+    Attributes
+    ----------
+    shocks : dict of str to Named (..., shock)
+        Cumulative probabilities, over what they depend on.
+    moves : dict of str to (Named, Named or None)
+        Of each state with a rule: the next position, and the weight of the one above it. Of each
+        post variable: its position, likewise.
+    chains : dict of str to Named (state, next)
+        Cumulative probabilities of each Markov state.
+    rows : Rows or None
+        Of a model given by arrays, in place of all these.
+    values : dict of str to Named
+        What is recorded: variables by name.
+    states, posts, draws : tuple of (name, size), of str and of str
+        The states in order; the post variables; what is drawn in a period, in the order of its
+        places (static).
+    """
+
+    shocks: dict[str, Named]
+    moves: dict[str, tuple[Named, Named | None]]
+    chains: dict[str, Named]
+    rows: Rows | None
+    values: dict[str, Named]
+    states: tuple[tuple[str, int], ...] = field(metadata={"static": True})
+    posts: tuple[str, ...] = field(metadata={"static": True})
+    draws: tuple[str, ...] = field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of points of each state."""
+        return tuple(size for _, size in self.states)
+
+
+def variable_names(model: Model | TabularModel) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what is recorded by default (states, choices, outputs), and what else can be."""
+    if isinstance(model, TabularModel):
+        return ("state", "action"), ()
+    usual = dict.fromkeys((*model.states, *model.choices, *model.outputs))
+    return tuple(usual), tuple(w for w in (*model.shocks, *model.post) if w not in usual)
+
+
+def law_of(
+    model: Model | TabularModel,
+    problem: Problem,
+    parameters: Mapping[str, Any],
+    policy_index: Mapping[str, Array],
+    variables: Sequence[str],
+    periods: int | None = None,
+) -> Law:
+    """Make the tables of a policy.
+
+    Parameters
+    ----------
+    model : Model or TabularModel
+        Of the point.
+    problem, parameters, policy_index
+        Of a :class:`~dpsolve.Solution` with one point.
+    variables : sequence of str
+        What is recorded.
+    periods : int, optional
+        With a horizon: how many of its periods.
+
+    Raises
+    ------
+    ModelError
+        If the policy leads off a grid that extrapolates: negative weights are no lottery.
+    """
+    plain, compiled = _tables(problem, tuple(variables), periods)
+    if isinstance(model, TabularModel):
+        return cast("Law", plain(dict(parameters), dict(policy_index)))
+    law: Law = jax.tree.map(np.asarray, compiled(dict(parameters), dict(policy_index)))
+    _refuse_extrapolation(model, law, periods is not None)
+    shocks = {name: x.map(cumulated) for name, x in law.shocks.items()}
+    chains = {name: x.map(cumulated) for name, x in law.chains.items()}
+    return replace(law, shocks=shocks, chains=chains)
+
+
+def cumulated(p: Numpy) -> Numpy:
+    """Return cumulative probabilities of the rows (..., n) of `p`, scaled to end at exactly one.
+
+    In NumPy, which adds from left to right: so an outcome without a chance adds nothing, and is
+    never drawn.
+    """
+    c = np.cumsum(np.maximum(np.asarray(p, np.float64), 0.0), -1)
+    scaled: Numpy = c / c[..., -1:]
+    return scaled
+
+
+@lru_cache(maxsize=64)
+def _tables(problem: Problem, variables: tuple[str, ...], periods: int | None) -> Any:
+    """Return the function of parameters and policy that evaluates the model; and compiled."""
+
+    def one(parameters: Any, index: Any, t: Array | None = None) -> Law:
+        _, fixed = fixed_policy(problem, parameters, index, t)
+        if isinstance(fixed, TabularPolicy):
+            return _tabular_law(fixed, variables)
+        assert isinstance(fixed, LatticePolicy)
+        return _lattice_law(fixed, variables)
+
+    def many(parameters: Any, index: Any) -> Law:
+        early = {name: x[:periods] for name, x in index.items()}
+        ts = jnp.arange(periods, dtype=jnp.int32)
+        law: Law = lax.map(lambda x: one(parameters, x[0], x[1]), (early, ts))
+        return law
+
+    return one, jax.jit(one if periods is None else many)
+
+
+def _lattice_law(fixed: LatticePolicy, variables: Sequence[str]) -> Law:
+    lattice = fixed.lattice
+    model = lattice.model
+    order = (*model.states, *model.post, *model.shocks)
+    env = lattice.functions.post_env | fixed.env
+    found = lattice.expectation.early_locations | fixed.pairs.locations | fixed.pairs.posts
+    last = {w: p.dims for w, p in fixed.pairs.probabilities.items()}
+    values = {}
+    for name in variables:
+        if name in env:
+            values[name] = env[name]
+        else:
+            values[name] = mapped(model.outputs[name], env, order, f"output '{name}'")
+    return Law(
+        shocks={
+            w: ordered(p, (*(d for d in last[w] if d != w), w))
+            for w, p in fixed.pairs.probabilities.items()
+        },
+        moves={name: (at.index, at.weight) for name, at in found.items()},
+        chains={
+            name: Named(jnp.asarray(spec.transition_matrix), (name, f"{name}'"))
+            for name, spec in model.states.items()
+            if isinstance(spec, Markov)
+        },
+        rows=None,
+        values=values,
+        states=tuple(zip(lattice.states, lattice.shape, strict=True)),
+        posts=tuple(model.post),
+        draws=(*model.shocks, *model.states, *model.post),
+    )
+
+
+def _tabular_law(fixed: TabularPolicy, variables: Sequence[str]) -> Law:
+    n = int(fixed.action.shape[0])
+    own = {"state": np.arange(n), "action": np.asarray(fixed.action)}
+    return Law(
+        shocks={},
+        moves={},
+        chains={},
+        rows=_rows(fixed, n),
+        values={name: Named(own[name], ("state",)) for name in variables},
+        states=(("state", n),),
+        posts=(),
+        draws=("state",),
+    )
+
+
+def _rows(fixed: TabularPolicy, n: int) -> Rows:
+    """Return the policy's rows of the arrays, without their zeros."""
+    row, column, p = _entries(fixed, n)
+    keep = p > 0.0
+    row, column, p = row[keep], column[keep], p[keep]
+    counts = np.bincount(row, minlength=n)
+    start = np.cumsum(counts) - counts
+    cumulative = np.empty_like(p)
+    for length in np.unique(counts):  # rows of one length together: each is summed by itself
+        which = np.flatnonzero(counts == length)
+        at = start[which][:, None] + np.arange(length)
+        cumulative[at] = cumulated(p[at]) if length else 0.0
+    return Rows(cumulative, column.astype(np.int32), start, counts - 1, int(counts.max()))
+
+
+def _entries(fixed: TabularPolicy, n: int) -> tuple[Numpy, Numpy, Numpy]:
+    """Return row, column and probability of each entry, sorted by row."""
+    rows = fixed.rows
+    if isinstance(rows, SparseRows):
+        columns = np.asarray(rows.columns)
+        own = np.repeat(np.arange(n), columns.shape[1])
+        return own, columns.ravel(), np.asarray(rows.values).ravel()
+    if hasattr(rows, "matrix"):  # sorted coordinates, of which the policy's rows are kept
+        matrix, pairs = rows.matrix, np.asarray(rows.rows)
+        first = np.searchsorted(matrix.rows, pairs)
+        counts = np.searchsorted(matrix.rows, pairs, side="right") - first
+        own = np.repeat(np.arange(n), counts)
+        at = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[own]
+        return own, np.asarray(matrix.columns)[at], np.asarray(matrix.values)[at]
+    dense = np.asarray(rows)
+    own, columns = np.nonzero(dense)
+    return own, columns, dense[own, columns]
+
+
+def _refuse_extrapolation(model: Model, law: Law, by_period: bool) -> None:
+    for name, (_, weight) in law.moves.items():
+        if weight is None:
+            continue
+        w = np.asarray(weight.array)
+        bad = ~((w >= -SLACK) & (w <= 1.0 + SLACK))
+        if not bad.any():
+            continue
+        dims = ("t", *weight.dims) if by_period else weight.dims
+        at = np.argwhere(bad)[0]
+        values = {"t": np.arange(len(w)), **{d: _grid(model, d) for d in dims if d != "t"}}
+        place = ", ".join(f"{d}={values[d][i]:g}" for d, i in zip(dims, at, strict=True))
+        raise ModelError(
+            f"the policy leads off the grid of '{name}' at {place}, where the value is "
+            f"extrapolated with a weight of {w[tuple(at)]:.3g}: that is no probability, and no "
+            f"agent can be simulated. Widen the grid of '{name}', or give it outside='clip'."
+        )
+
+
+def _grid(model: Model, name: str) -> Numpy:
+    return np.asarray(model.grid_of(name).values)

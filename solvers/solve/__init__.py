@@ -1,0 +1,1 @@
+"""One parameter point, from the factory to a solution."""

@@ -1,0 +1,279 @@
+r"""Derivatives of a solution with respect to economic parameters, by the implicit function theorem.
+
+At the optimum the value solves :math:`v = T_\pi(v; \theta)` with its own greedy policy. By the
+envelope theorem the policy may be held fixed, so that
+
+.. math::
+    (I - L_\pi)\,\frac{dv}{d\theta} = \frac{\partial T_\pi(v; \theta)}{\partial\theta},
+
+one linear solve for each direction (forward) or for each function of the solution (reverse, with
+the transposed system), however many sweeps the solution took. The stationary distribution solves
+:math:`\mu = P_\pi^\top\mu` and sums to one, so that
+
+.. math::
+    (I - P_\pi^\top + \mu 1^\top)\,\frac{d\mu}{d\theta}
+        = \frac{\partial P_\pi^\top}{\partial\theta}\,\mu,
+
+one linear solve more. Moments, outputs and paths are differentiated as they are computed, with the
+distribution's derivative put in.
+
+Policies are discrete, and *held fixed*: a derivative tells what happens while everybody goes on
+choosing the same grid points. For the value that is exact wherever the optimal policy does not
+change, and one-sided at the kinks where it does. For distributions, moments and outputs it is exact
+between those kinks, too, but there the truth *jumps*, as some state's choice moves to the next grid
+point; the derivative knows nothing of these jumps. Where choices respond much, as they do to
+patience, the jumps are most of the effect: refine the grid and take differences instead. What
+moves with the grids, the chains' probabilities and the rewards is all there. A quantile moves with
+its grid point only. The certificate says nothing about derivatives; a linear solve that does not
+converge gives NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dpsolve.solvers.distributions.path import pushed
+from dpsolve.solvers.distributions.stationary_solver import respond
+from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.inspection.requests import NO_GRADIENTS
+from dpsolve.solvers.methods.finite_horizon import follow
+from dpsolve.solvers.model.factory import Factory, build, gradient_mistake, signature
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.numerics.krylov import resolvent
+from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.operators.base import PolicyOperator
+from dpsolve.solvers.operators.choose_operator import make_operator
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import PER_POINT
+
+from .point import read_off, solve_point
+from .statistics import follows, horizon_path, masked
+
+Array = Any
+Arrays = dict[str, Array]
+Values = Mapping[str, Array]
+TOLERANCE = 1e-13  # of a derivative's residual, relative to its right-hand side
+
+# What `gradients=` differentiates: not the bounds, which move with the value, not the choices,
+# which are held fixed, and not the grids, whose derivative the model's author can write down.
+DIFFERENTIATED = ("value", "output_", "distribution", "distribution_path", "moment_")
+
+
+def check_gradients(factory: Factory, options: SolveOptions) -> None:
+    """Refuse gradients with respect to what is no parameter of a factory.
+
+    Raises
+    ------
+    UsageError
+        With the names that there are.
+    """
+    for name in options.gradients:
+        if text := gradient_mistake(signature(factory), name):
+            raise UsageError(f"gradients: {text}")
+
+
+def point_with_gradients(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    values: Values,
+    cut: Cut | None = None,
+) -> Arrays:
+    """Solve a point as :func:`~.point.solve_point` does, and add the gradients asked for.
+
+    Returns
+    -------
+    dict
+        And ``d_<variable>_d_<parameter>``, of the variable's shape: of the value, the outputs, the
+        distribution, its moments and its path, or of each of a factory's own float arrays.
+    """
+    check_gradients(factory, options)
+    return _with_gradients(
+        factory, sizes, options, values, lambda v: solve_point(factory, sizes, options, v, cut), cut
+    )
+
+
+def gradients_of(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    values: Values,
+    arrays: Arrays,
+    cut: Cut | None = None,
+) -> Arrays:
+    """Add the gradients asked for to a model's solution that is at hand."""
+    return _with_gradients(factory, sizes, options, values, lambda _: arrays, cut)
+
+
+def _with_gradients(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    values: Values,
+    solve: Callable[[Values], Arrays],
+    cut: Cut | None = None,
+) -> Arrays:
+    if not options.gradients:
+        return solve(values)
+    out, push = _linearized(factory, sizes, options, values, solve, cut)
+    failed = out["code"] >= 10
+    # One after the other, in one compiled loop: each linear solve ends by itself.
+    names = list(values)
+    dots = jnp.stack([jnp.eye(len(names))[names.index(name)] for name in options.gradients])
+    moved = lax.map(lambda row: push(dict(zip(names, row, strict=True))), dots)
+    found = {
+        # What is no number has no derivative, either.
+        f"d_{variable}_d_{name}": masked(x[i], failed | jnp.isnan(out[variable]))
+        for i, name in enumerate(options.gradients)
+        for variable, x in moved.items()
+    }
+    return out | found
+
+
+def differentiable_point(
+    factory: Factory, sizes: Mapping[str, Any], options: SolveOptions
+) -> Callable[[Values], Arrays]:
+    """Return :func:`point_with_gradients` as a function of the parameters, with derivatives."""
+
+    def plain(values: Values) -> Arrays:
+        return solve_point(factory, sizes, options, values)
+
+    run = jax.custom_jvp(plain)
+
+    def jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Arrays, Arrays]:
+        (values,), (dots,) = primals, tangents
+        if _is_own(factory, sizes, values):
+            return jax.jvp(plain, (values,), (dots,))
+        if options.criterion == "average":
+            raise UsageError(NO_GRADIENTS)
+        out = run(values)
+        moved = _response(factory, sizes, options, values, out)(dots)
+        moved["lower"] = moved["upper"] = moved["value"]
+        return out, {name: _tangent(x, moved.get(name)) for name, x in out.items()}
+
+    run.defjvp(jvp)
+    check_gradients(factory, options)
+    return lambda values: _with_gradients(factory, sizes, options, values, run)
+
+
+def _is_own(factory: Factory, sizes: Mapping[str, Any], values: Values) -> bool:
+    return not isinstance(build(factory, values, sizes), Model | TabularModel)
+
+
+def _linearized(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    values: Values,
+    solve: Callable[[Values], Arrays],
+    cut: Cut | None,
+) -> tuple[Arrays, Callable[[Values], Arrays]]:
+    """Solve a point, and return how what is differentiated moves with the parameters."""
+    if _is_own(factory, sizes, values):
+
+        def own(values: Values) -> tuple[Arrays, Arrays]:
+            out = solve(values)
+            return {n: x for n, x in out.items() if _is_differentiated(n, x)}, out
+
+        _, push, out = jax.linearize(own, values, has_aux=True)
+        return out, push
+    out = solve(values)
+    respond_to = _response(factory, sizes, options, values, out, cut)
+
+    def moves(dots: Values) -> Arrays:
+        every = respond_to(dots)
+        return {n: every[n] for n in out if n in every and n.startswith(DIFFERENTIATED)}
+
+    return out, moves
+
+
+def _is_differentiated(name: str, x: Array) -> bool:
+    """Tell it of a factory's own array."""
+    return x.dtype.kind == "f" and name not in PER_POINT and not name.startswith("grid_")
+
+
+def _response(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    values: Values,
+    out: Arrays,
+    cut: Cut | None = None,
+) -> Callable[[Values], Arrays]:
+    """Return how a model's solution moves with the parameters, at its fixed policy."""
+    index = {
+        name.removeprefix("policy_index_"): x
+        for name, x in out.items()
+        if name.startswith("policy_index_")
+    }
+
+    def through_time(values: Values) -> Arrays:
+        made = build(factory, values, sizes)
+        assert isinstance(made, Model)
+        path, _ = horizon_path(made, options, index, False, cut)
+        return follow(made, options, index, cut) | path
+
+    if build(factory, values, sizes).horizon is not None:
+        push: Callable[[Values], Arrays] = jax.linearize(through_time, values)[1]
+        return push
+
+    def at(values: Values) -> tuple[Any, Any, PolicyOperator]:
+        made = build(factory, values, sizes)
+        operator = make_operator(made, options, cut)
+        return made, operator, operator.at(operator.policy_of(index))
+
+    def once(values: Values) -> Arrays:
+        """Apply the optimal policy once: to its value, and to its distribution."""
+        _, _, fixed = at(values)
+        moved = {"value": fixed.reward + fixed.apply(out["value"])}
+        if options.stationary:
+            moved["distribution"] = pushed(fixed.expect, out["distribution"])
+        return moved
+
+    def rest(values: Values, mass: Array | None) -> Arrays:
+        made, operator, fixed = at(values)
+        policy = operator.policy_of(index)
+        return read_off(made, operator, policy) | follows(made, fixed, options, mass)
+
+    _, _, fixed = at(values)
+    step = jax.linearize(once, values)[1]
+    mass = out.get("distribution") if options.stationary else None
+    further = jax.linearize(rest, values, mass)[1]
+
+    def respond_to(dots: Values) -> Arrays:
+        moved: Arrays = step(dots)
+        moved["value"] = _resolvent(fixed, moved["value"])
+        if options.stationary:
+            moving = respond(fixed.expect, mass, moved["distribution"], fixed.everywhere)
+            # With several recurrent classes the shares of each move, too: no derivative is right.
+            unique = out["distribution_period"] > 0
+            moved["distribution"] = jnp.where(unique, moving, jnp.nan)
+        moved |= further(dots, moved.get("distribution"))
+        return moved
+
+    return respond_to
+
+
+def _tangent(primal: Array, moved: Array | None) -> Array:
+    if not jnp.issubdtype(primal.dtype, jnp.floating):
+        return np.zeros(np.shape(primal), jax.dtypes.float0)
+    return jnp.zeros_like(primal) if moved is None else moved
+
+
+def _resolvent(fixed: PolicyOperator, b: Array) -> Array:
+    """Solve ``x - L x = b``, so that JAX can transpose the solution."""
+    transposed = jax.linear_transpose(fixed.apply, b)
+    over = fixed.everywhere
+    x: Array = lax.custom_linear_solve(
+        lambda x: x - fixed.apply(x),
+        b,
+        solve=lambda _, b: resolvent(fixed.apply, b, TOLERANCE, over),
+        transpose_solve=lambda _, b: resolvent(lambda y: transposed(y)[0], b, TOLERANCE, over),
+    )
+    return x

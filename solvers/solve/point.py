@@ -1,0 +1,204 @@
+"""One parameter point, from the factory to named arrays: the program that JAX compiles."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dpsolve.solvers.inspection.requests import check_asked
+from dpsolve.solvers.methods.average import GAINS, RelativeValue
+from dpsolve.solvers.methods.discounted import Fixpoint
+from dpsolve.solvers.methods.finite_horizon import backward
+from dpsolve.solvers.methods.loop import Found, solve
+from dpsolve.solvers.model.array_factory import lane, no_model, own_arrays
+from dpsolve.solvers.model.factory import Factory, build, look_over, signature
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.operators.base import BellmanOperator
+from dpsolve.solvers.operators.bellman import Lattice, LatticePolicy
+from dpsolve.solvers.operators.choose_operator import Operators
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import PER_POINT, Outcome
+from dpsolve.solvers.solution import CERTIFICATE
+
+from .statistics import horizon_path, masked, population, population_bytes
+
+Array = Any
+log = logging.getLogger("dpsolve")
+
+
+def solve_point(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    options: SolveOptions,
+    values: Mapping[str, Any],
+    cut: Cut | None = None,
+) -> dict[str, Array]:
+    """Build the model at one parameter point and solve it; with a `cut`, this device's part of it.
+
+    Returns
+    -------
+    dict
+        ``value``, ``lower``, ``upper`` (of an average reward: ``value``, ``gain``, ``gain_lower``,
+        ``gain_upper``), ``policy_index_<choice>``, ``policy_<choice>``, ``output_<name>``,
+        ``grid_<state>``, what :func:`~.statistics.population` adds where the options ask for it,
+        and the numbers in ``PER_POINT``; or a factory's own arrays (and the numbers). Gradients are
+        added by :func:`~.gradients.point_with_gradients`.
+    """
+    return solve_made(factory, announced(factory, sizes, values), options, values, cut)
+
+
+def announced(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    """Build the model of a program that is being compiled, and say so in the log."""
+    shown = ", ".join(f"{k}={v}" for k, v in sizes.items())
+    # This line runs when JAX traces the program, that is, once per set of sizes.
+    log.info("compiling %s(%s)", signature(factory).name, shown)
+    return build(factory, values, sizes)
+
+
+def solve_made(
+    factory: Factory,
+    made: Any,
+    options: SolveOptions,
+    values: Mapping[str, Any],
+    cut: Cut | None = None,
+) -> dict[str, Array]:
+    """Solve what a factory made at one parameter point, as :func:`solve_point` does."""
+    if isinstance(made, Model | TabularModel):
+        return solve_model(made, options, is_live(values), signature(factory).name, cut)
+    if isinstance(made, Mapping):
+        check_asked(made, options, signature(factory).name)
+        return own_arrays(made, is_live(values), options.tol)
+    raise no_model(factory, made)
+
+
+def is_live(values: Mapping[str, Any]) -> Array:
+    """Tell whether no parameter is NaN; one that is makes the point fail at once."""
+    return ~jnp.isnan(jnp.stack([jnp.asarray(v) for v in values.values()] or [0.0])).any()
+
+
+def solve_model(
+    model: Model | TabularModel,
+    options: SolveOptions,
+    live: Array | bool = True,
+    name: str = "the model",
+    cut: Cut | None = None,
+) -> dict[str, Array]:
+    """Solve a model that is at hand; a point that is not `live` fails at once."""
+    check_asked(model, options, name)
+    if isinstance(model, Model) and model.horizon is not None:
+        arrays = backward(model, options, live, cut)
+        policies = {c: arrays[f"policy_index_{c}"] for c in model.choices}
+        more, code = horizon_path(model, options, policies, arrays["code"] >= 10, cut)
+        return _with_code(arrays, more, code)
+    operators = Operators(model, options, cut)
+    return read_model(operators, solve(operators, options, live))
+
+
+def read_model(operators: Operators, found: Found) -> dict[str, Array]:
+    """Name what was found, and add what the options ask for beside the value."""
+    model, options, operator = operators.model, operators.options, operators.whole
+    arrays = fields(model, operator, found)
+    if isinstance(found, Fixpoint) and operators.may_sample:
+        arrays[CERTIFICATE] = found.sampled.astype(jnp.int8)
+    if not (options.stationary or options.periods is not None):
+        return arrays
+    fixed = operator.at(found.policy)
+    return _with_code(arrays, *population(model, fixed, options, found.code >= 10))
+
+
+def _with_code(arrays: dict[str, Array], more: dict[str, Array], code: Array) -> dict[str, Array]:
+    # The value is certified whatever became of the distribution; the code tells the worse of both.
+    arrays["code"] = jnp.where(arrays["code"] == Outcome.SOLVED, code, arrays["code"])
+    return arrays | more
+
+
+def fields(
+    model: Model | TabularModel, operator: BellmanOperator, found: Found
+) -> dict[str, Array]:
+    """Name what was found; a failed point has no policy and no outputs."""
+    bounds = GAINS if isinstance(found, RelativeValue) else ("lower", "upper")
+    arrays = {name: getattr(found, name) for name in ("value", *bounds)}
+    failed = found.code >= 10
+    for choice, index in operator.labels(found.policy).items():
+        arrays[f"policy_index_{choice}"] = masked(index, failed)
+    for name, x in read_off(model, operator, found.policy).items():
+        arrays[name] = x if name.startswith("grid_") else masked(x, failed)
+    return arrays | {name: getattr(found, name) for name in PER_POINT}
+
+
+def read_off(
+    model: Model | TabularModel, operator: BellmanOperator, policy: Array
+) -> dict[str, Array]:
+    """Return what follows from a policy: the choices' grid values, the outputs; and the grids."""
+    labels = operator.labels(policy)
+    if isinstance(model, TabularModel):
+        return {"policy_action": labels["action"], "grid_state": jnp.arange(model.n_states)}
+    arrays = {f"policy_{c}": jnp.asarray(model.grid_of(c).values)[i] for c, i in labels.items()}
+    if model.outputs:
+        fixed = operator.at(policy)
+        assert isinstance(fixed, LatticePolicy)
+        arrays |= {f"output_{name}": x for name, x in fixed.outputs().items()}
+    return arrays | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """How large the arrays of one point are.
+
+    Attributes
+    ----------
+    states, choices : int
+        Numbers of states and of choices.
+    bytes : int
+        What one point's solve takes: arrays over states and choices, and over states.
+    streams : bool
+        Whether rewards are recomputed block by block.
+    alone : bool
+        Whether points must not share a batch on a CPU (see :class:`~.array_factory.Lane`).
+    """
+
+    states: int
+    choices: int
+    bytes: int
+    streams: bool
+    alone: bool = False
+
+
+VECTORS = 24  # arrays over the states that are alive in the loop, the Krylov solver's included
+
+
+def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> Footprint:
+    """Size up one point by tracing its factory."""
+    return look_over(factory, sizes, lambda made: footprint_of(made, factory, sizes, options))
+
+
+def footprint_of(
+    made: Any, factory: Factory, sizes: Mapping[str, Any], options: SolveOptions
+) -> Footprint:
+    """Size up one point of what a factory made, inside a trace."""
+    if isinstance(made, TabularModel):
+        pairs = 8 * prod(np.shape(made.reward))
+        dense = getattr(made.transition, "values", made.transition)
+        total = pairs + 8 * prod(np.shape(dense)) + 8 * VECTORS * made.n_states
+        total += population_bytes(made, options)
+        return Footprint(made.n_states, made.n_actions, total, False)
+    if isinstance(made, Model):
+        t = None if made.horizon is None else jnp.int32(0)
+        lattice = Lattice(made, t=t, block=options.block, memory=options.memory)
+        states = prod(made.shape)
+        at_once = lattice.block_size or lattice.n_choices
+        vectors = VECTORS + 6 * (made.horizon or 0)
+        total = at_once * lattice.bytes_per_choice + 8 * states * vectors
+        total += population_bytes(made, options)
+        return Footprint(states, lattice.n_choices, total, lattice.block_size is not None)
+    if not isinstance(made, Mapping):
+        raise no_model(factory, made)
+    one = lane(factory, sizes)
+    return Footprint(1, 1, one.bytes, False, one.alone)

@@ -1,0 +1,96 @@
+"""What a model's names and sizes tell without a number: its states, and what each array lies over.
+
+It is a plain fact, which outlives the trace in which a model was built; the model itself does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.methods.average import GAINS
+from dpsolve.solvers.model.array_factory import Dims, Shapes, shapes_of
+from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.outcomes import PER_POINT
+
+from .statistics import CLASSES
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Names and sizes of what a factory made.
+
+    Attributes
+    ----------
+    states : dict of str to int
+        Sizes of the states; of a model of arrays ``state`` is the only one.
+    chains : frozenset of str
+        The states that are Markov chains.
+    horizon : int or None
+        Periods, None without an end.
+    own : dict or None
+        Dimensions and shapes of a factory's own arrays, where it returned no model.
+    """
+
+    states: Mapping[str, int] = field(default_factory=dict)
+    chains: frozenset[str] = frozenset()
+    horizon: int | None = None
+    own: Shapes | None = None
+
+    @property
+    def iterates(self) -> bool:
+        """Whether it is a model that is solved by iterating."""
+        return self.own is None and self.horizon is None
+
+
+def shape_of(made: Any) -> ModelShape:
+    """Return names and sizes of a model, or of a factory's own arrays; inside a trace or outside.
+
+    Raises
+    ------
+    ModelError
+        If it is neither.
+    """
+    if isinstance(made, TabularModel):
+        return ModelShape({"state": made.n_states})
+    if isinstance(made, Model):
+        chains = frozenset(n for n, s in made.states.items() if isinstance(s, Markov))
+        return ModelShape({n: s.size for n, s in made.states.items()}, chains, made.horizon)
+    own = shapes_of(made)
+    if own is None:
+        raise ModelError(
+            f"a factory returns dp.Model, dp.mdp or a dict of named arrays, not {made!r}"
+        )
+    return ModelShape(own=own)
+
+
+def arrays_dims(shape: ModelShape, arrays: Mapping[str, Any]) -> dict[str, Dims]:
+    """Return the dimensions of every array that a solve returns, but for the numbers."""
+    if shape.own is not None:
+        own = {name: dims for name, (dims, _) in shape.own.items()}
+        gradients = [n for n in arrays if n not in own and differentiated(n, own) in own]
+        return own | {name: own[differentiated(name, own)] for name in gradients}
+    states = tuple(shape.states)
+    full = states if shape.horizon is None else ("t", *states)
+    dims: dict[str, Dims] = {}
+    first = [n for n in ("value", "lower", "upper", *GAINS) if n in arrays]
+    for name in (*first, *(n for n in arrays if n not in (*first, *PER_POINT, CLASSES))):
+        variable = differentiated(name, arrays)
+        if name.startswith("grid_"):
+            dims[name] = (name.removeprefix("grid_"),)
+        elif variable == "distribution_path":
+            dims[name] = ("time", *states)
+        else:
+            dims[name] = full if np.ndim(arrays[name]) else ()
+    return dims
+
+
+def differentiated(name: str, arrays: Collection[str]) -> str:
+    """Return the variable that ``d_<variable>_d_<parameter>`` is a derivative of, or the name."""
+    of = [n for n in arrays if name.startswith(f"d_{n}_d_")]
+    return max(of, key=len, default=name)

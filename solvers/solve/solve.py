@@ -1,0 +1,215 @@
+"""One model at one parameter point on one device: arguments, program, message."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpsolve.solvers.errors import ModelError, UsageError
+from dpsolve.solvers.inspection.check import diagnose
+from dpsolve.solvers.library import as_factory
+from dpsolve.solvers.model.array_factory import Dims, rebuild
+from dpsolve.solvers.model.factory import Factory, Sizes, look_over, signature, split
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import Outcome, sentence
+from dpsolve.solvers.solution import Problem, Solution
+
+from .compile_clock import compile_clock
+from .gradients import differentiable_point
+from .point import announced, solve_made, solve_model
+from .result_dims import arrays_dims, shape_of
+from .statistics import told
+
+Array = Any
+
+# What makes `solve` raise: the model is wrong. The rest (NaN, divergence, iterations) is a status.
+MODEL_FAULTS = (
+    Outcome.INFEASIBLE,
+    Outcome.OFF_GRID,
+    Outcome.LEAK,
+    Outcome.DISCOUNT,
+    Outcome.NOT_INCREASING,
+    Outcome.REFUSED,
+    Outcome.DISCOUNTED,
+)
+
+
+def solve_on_one_device(
+    model: Factory | Model | TabularModel | str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    tol: float = 1e-6,
+    method: str = "auto",
+    **options: Any,
+) -> Solution:
+    """Solve one model on one device, eagerly or inside a trace; see :func:`dpsolve.solve`."""
+    if isinstance(model, Model | TabularModel):
+        chosen = SolveOptions.from_mapping({"tol": tol, "method": method, **options})
+        return _solve_ready(model, params, chosen)
+    factory = as_factory(model)
+    chosen = solve_options(factory, tol=tol, method=method, **options)
+    values, sizes = split(factory, params)
+    check_sizes(sizes)
+    for name, value in values.items():
+        if np.ndim(value) != 0:
+            raise ModelError(
+                f"parameter '{name}' has shape {np.shape(value)}; dp.solve takes one point: use "
+                "dp.solve_many for many"
+            )
+    values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
+    began = time.perf_counter()
+    # Where nothing can ask for derivatives, none are prepared.
+    derivatives = bool(chosen.gradients) or not is_concrete(values)
+    program, dims = one_point(factory, Sizes(sizes.items()), chosen, derivatives)
+    with compile_clock() as compiling:
+        arrays = program(values)
+        if not (derivatives or is_concrete(arrays)):  # somebody's trace: the factory is part of it
+            program, dims = one_point(factory, Sizes(sizes.items()), chosen, True)
+            arrays = program(values)
+    problem = Problem(factory, None, Sizes(sizes.items()), chosen, tuple(dims.items()))
+    if not is_concrete(arrays):
+        return Solution(arrays, values, problem)
+    jax.block_until_ready(arrays)
+    message = explain(int(arrays["code"]), lambda: rebuild(factory, values, sizes), chosen, arrays)
+    seconds = time.perf_counter() - began - compiling.seconds
+    return Solution(arrays, values, problem, message, seconds, compiling.seconds)
+
+
+def _solve_ready(
+    model: Model | TabularModel, params: Mapping[str, Any] | None, options: SolveOptions
+) -> Solution:
+    if params:
+        raise ModelError(
+            "a ready model has no parameters left to set; pass the factory, the function that "
+            "returns the model, to set some"
+        )
+    if options.gradients:
+        raise UsageError(
+            f"gradients={list(options.gradients)}: a ready model has no parameters to "
+            "differentiate by; pass the factory, the function that returns the model"
+        )
+    began = time.perf_counter()
+    with compile_clock() as compiling:
+        arrays = jax.jit(lambda: solve_model(model, options))()
+    problem = Problem(None, model, (), options, tuple(arrays_dims(shape_of(model), arrays).items()))
+    if not is_concrete(arrays):
+        return Solution(arrays, {}, problem)
+    jax.block_until_ready(arrays)
+    message = explain(int(arrays["code"]), lambda: model, options, arrays)
+    seconds = time.perf_counter() - began - compiling.seconds
+    return Solution(arrays, {}, problem, message, seconds, compiling.seconds)
+
+
+@lru_cache(maxsize=64)
+def one_point(
+    factory: Factory,
+    sizes: tuple[tuple[str, Any], ...],
+    options: SolveOptions,
+    derivatives: bool,
+) -> tuple[Callable[..., dict[str, Array]], dict[str, Dims]]:
+    """Return the compiled program of one point, and the dimensions of what it returns.
+
+    Parameters
+    ----------
+    factory, sizes, options
+        What to solve.
+    derivatives : bool
+        Whether JAX may differentiate the program, or gradients are asked for.
+
+    Returns
+    -------
+    program : function
+        From parameters to named arrays.
+    dims : dict
+        Of each array; filled in when the program is first called.
+    """
+    static = dict(sizes)
+    dims: dict[str, Dims] = {}
+    if derivatives:
+        point = differentiable_point(factory, static, options)
+
+    def run(values: Mapping[str, Array]) -> dict[str, Array]:
+        if derivatives:
+            arrays = point(values)
+            shape = look_over(factory, static, shape_of)
+        else:
+            made = announced(factory, static, values)
+            arrays = solve_made(factory, made, options, values)
+            shape = shape_of(made)
+        dims.update(arrays_dims(shape, arrays))
+        return arrays
+
+    return jax.jit(run), dims
+
+
+def solve_options(factory: Factory, **given: Any) -> SolveOptions:
+    """Check options, and tell parameters that were given in their place."""
+    for name, value in given.items():
+        # An option at its default was not given: a factory may have a `method` of its own.
+        if name in signature(factory).names and value != getattr(SolveOptions, name, None):
+            raise UsageError(
+                f"'{name}' is a parameter of {signature(factory).name}, not an option: pass "
+                f"parameters in a dict, {{'{name}': {given[name]!r}}}"
+            )
+    return SolveOptions.from_mapping(given)
+
+
+def check_sizes(sizes: Mapping[str, Any]) -> None:
+    """Refuse static parameters that cannot key a compiled program."""
+    for name, value in sizes.items():
+        if not is_concrete(value):
+            raise ModelError(f"size '{name}' is traced; sizes are plain values, and static")
+        try:
+            hash(value)
+        except TypeError:
+            raise ModelError(
+                f"size '{name}' is {value!r}, which cannot be hashed; use a number, a string or a "
+                "tuple"
+            ) from None
+
+
+def explain(
+    code: int,
+    model: Callable[[], Any],
+    options: SolveOptions,
+    arrays: Mapping[str, Any],
+    *,
+    refuse: bool = True,
+) -> str:
+    """Return the sentence of a result code, with the place where the model is at fault.
+
+    Parameters
+    ----------
+    code : int
+        An :class:`~.outcomes.Outcome`.
+    model : function
+        Builds the model at the point.
+    options : SolveOptions
+    arrays : mapping
+        The point's results.
+    refuse : bool
+        Whether a model that is wrong is an error.
+
+    Raises
+    ------
+    ModelError
+        With `refuse`, if the model is wrong rather than hard to solve.
+    """
+    if code < 10:
+        asked = options.stationary or options.periods is not None or options.initial is not None
+        return told(code, model, options, arrays) if asked else sentence(code)
+    try:
+        text = diagnose(model(), options.criterion) or sentence(code)
+    except ModelError as error:  # at these parameters the model cannot even be built
+        text = str(error)
+    if refuse and code in MODEL_FAULTS:
+        raise ModelError(text)
+    return text

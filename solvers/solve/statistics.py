@@ -1,0 +1,237 @@
+r"""What a point can be asked for beside its value: distribution, moments, the path of many people.
+
+The optimal policy moves a distribution over the states as a Markov chain. Its stationary
+distribution is certified by itself (:mod:`.stationary`), to an L1 distance of `distribution_tol`;
+moments follow from it (:mod:`.moments`). A path starts from `initial` and takes `periods` steps
+(:mod:`.path`); over a finite horizon it takes each period's own policy, and there is no
+stationary distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+
+from dpsolve.solvers.distributions.distribution import explained
+from dpsolve.solvers.distributions.initial import read_initial
+from dpsolve.solvers.distributions.moments import expanded, moments_of
+from dpsolve.solvers.distributions.path import path_of, pushed
+from dpsolve.solvers.distributions.stationary_search import DENSE_MOST
+from dpsolve.solvers.distributions.stationary_solver import stationary_of
+from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.numerics.partition import ALONE, Cut, Everywhere
+from dpsolve.solvers.operators.base import PolicyOperator
+from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import Outcome, sentence
+
+Array = Any
+Arrays = dict[str, Array]
+
+DENSE_COPIES = 6  # of a small chain's matrix, alive in its search
+
+# One number each about a point's stationary distribution.
+OF_DISTRIBUTION = ("distribution_residual", "distribution_error", "distribution_period")
+CLASSES = "distribution_classes"  # a state of each recurrent class: for messages, and not stored
+
+
+# -- what is told of it --------------------------------------------------------------------------
+
+
+def told(
+    code: int, model: Callable[[], Any], options: SolveOptions, arrays: Mapping[str, Any]
+) -> str:
+    """Return the sentence of a point that did not fail, outside a trace.
+
+    Parameters
+    ----------
+    code : int
+        Below 10.
+    model : function
+        Builds the model at the point; called only where that is needed.
+    options : SolveOptions
+    arrays : mapping
+        The point's results.
+    """
+    if "value" not in arrays:
+        return sentence(code)  # a factory's own arrays
+    if CLASSES in arrays and code in _OF_CHAIN:
+        return _of_chain(code, model(), options, arrays)
+    if code == Outcome.NOT_PROBABILITIES and (options.initial or options.periods):
+        try:
+            initial_mass(model(), options)
+        except ModelError as error:  # the initial distribution has no place on the grid here
+            return str(error)
+    return sentence(code)
+
+
+_OF_CHAIN = (Outcome.SOLVED, Outcome.DISTRIBUTION_LOOSE, Outcome.SEVERAL_CLASSES)
+
+
+def _of_chain(code: int, made: Any, options: SolveOptions, arrays: Mapping[str, Any]) -> str:
+    names = tuple(made.states) if isinstance(made, Model) else ("state",)
+    numbers = {
+        "code": code,
+        "period": arrays["distribution_period"],
+        "residual": arrays["distribution_residual"],
+        "classes": arrays[CLASSES],
+    }
+    text = explained(numbers, {name: arrays[f"grid_{name}"] for name in names})
+    if code == Outcome.SEVERAL_CLASSES and options.initial is None:
+        return f"{text}; in a sweep, [solve] initial = {{ {names[0]} = VALUE }}"
+    return text
+
+
+# -- inside the compiled point --------------------------------------------------------------------
+
+
+def population(
+    model: Model | TabularModel, fixed: PolicyOperator, options: SolveOptions, failed: Array
+) -> tuple[Arrays, Array]:
+    """Find what the options ask for at an infinite horizon's policy, inside a trace.
+
+    Parameters
+    ----------
+    failed : bool
+        Whether the value failed: then there is no policy, and everything is NaN.
+
+    Returns
+    -------
+    arrays : dict
+        ``distribution`` (states...) and the numbers in ``OF_DISTRIBUTION``, ``moment_<name>``,
+        ``distribution_path`` (time, states...).
+    code : int
+        An :class:`~.outcomes.Outcome`: how it went.
+    """
+    arrays: Arrays = {}
+    code = jnp.int32(Outcome.SOLVED)
+    mass = None
+    if options.stationary:
+        found = stationary_of(
+            fixed.expect,
+            fixed.reward.shape,
+            method=options.distribution_method,
+            tol=options.distribution_tol,
+            initial=_start(model, fixed.cut, options) if options.initial is not None else None,
+            proper=fixed.proper & ~failed,
+            over=fixed.everywhere,
+        )
+        mass, code = found.mass, found.code.astype(jnp.int32)
+        arrays["distribution"] = mass
+        arrays["distribution_residual"] = found.residual
+        arrays["distribution_error"] = found.error_bound
+        arrays["distribution_period"] = found.period.astype(jnp.int32)
+        arrays[CLASSES] = found.classes
+        if fixed.cut is not None:
+            axis = _axis(model, fixed.cut)
+            arrays[CLASSES] = fixed.cut.numbers_on_grid(found.classes, model.shape, axis)
+    arrays |= follows(model, fixed, options, mass)
+    code = _judged(arrays, fixed.proper, code, fixed.everywhere)
+    return {name: masked(x, failed) for name, x in arrays.items()}, code
+
+
+def follows(
+    model: Model | TabularModel,
+    fixed: PolicyOperator,
+    options: SolveOptions,
+    mass: Array | None,
+) -> Arrays:
+    """Return what follows from a policy and its stationary distribution, differentiably."""
+    arrays: Arrays = {}
+    if options.moments:
+        found = moments_of(model, fixed, mass, expanded(model, options.moments))
+        arrays |= {f"moment_{name}": x for name, x in found.items()}
+    if options.periods is not None:
+        start = _start(model, fixed.cut, options)
+        arrays["distribution_path"] = path_of(
+            lambda mass, _: pushed(fixed.expect, mass), start, options.periods
+        )
+    return arrays
+
+
+def _axis(model: Model | TabularModel, cut: Cut) -> int:
+    return list(model.states).index(cut.state) if isinstance(model, Model) else 0
+
+
+def _start(model: Model | TabularModel, cut: Cut | None, options: SolveOptions) -> Array:
+    """Return where the distribution starts, or this device's part of it."""
+    whole = initial_mass(model, options)
+    return whole if cut is None else cut.part(whole, _axis(model, cut))
+
+
+def horizon_path(
+    model: Model,
+    options: SolveOptions,
+    policies: Mapping[str, Array],
+    failed: Array | bool,
+    cut: Cut | None = None,
+) -> tuple[Arrays, Array]:
+    """Push a distribution through the periods of a finite horizon, if the options ask for it.
+
+    Parameters
+    ----------
+    policies : dict of str to int array (t, states...)
+        An index for each choice.
+    """
+    periods = path_periods(model, options)
+    if periods is None:
+        return {}, jnp.int32(Outcome.SOLVED)
+
+    def step(mass: Array, t: Array) -> Array:
+        operator = Lattice(model, t=t, block=1, memory=options.memory, cut=cut)
+        # A failed point has -1 for a policy; its path is masked.
+        policy = operator.policy_of({c: jnp.maximum(i[t], 0) for c, i in policies.items()})
+        fixed = operator.at(policy)
+        return jnp.where(fixed.proper, pushed(fixed.expect, mass), jnp.nan)
+
+    arrays = {"distribution_path": path_of(step, _start(model, cut, options), periods)}
+    over = ALONE if cut is None else cut.everywhere
+    code = _judged(arrays, True, jnp.int32(Outcome.SOLVED), over)
+    return {name: masked(x, failed) for name, x in arrays.items()}, code
+
+
+def population_bytes(model: Model | TabularModel, options: SolveOptions) -> int:
+    """Forecast the memory that one point's distributions and gradients take.
+
+    The stationary distribution is looked for when the value's loop is over: what it takes more
+    than the loop does is a small chain's matrix, and what is kept of it.
+    """
+    states = prod(model.shape)
+    arrays = 0
+    if options.stationary:
+        arrays += 8 + (DENSE_COPIES * states if states <= DENSE_MOST else 0)
+    arrays += ((path_periods(model, options) or -1) + 1) * 2
+    # Of the value, of each output, of the distribution, and of the path.
+    differentiated = 2 + len(getattr(model, "outputs", ())) + arrays
+    return 8 * states * (arrays + differentiated * len(options.gradients))
+
+
+def path_periods(model: Model | TabularModel, options: SolveOptions) -> int | None:
+    """Return the length of the path of distributions, None if none is asked for."""
+    if model.horizon is not None and options.initial is not None:
+        return options.periods or int(model.horizon)
+    return options.periods
+
+
+def initial_mass(model: Model | TabularModel, options: SolveOptions) -> Array:
+    """Return the initial distribution of the options, over the states."""
+    return read_initial(dict(options.initial or ()), model)
+
+
+def _judged(arrays: Arrays, proper: Array | bool, code: Array, over: Everywhere) -> Array:
+    """Let a path that is none be told: an initial value off its grid, or extrapolation."""
+    if "distribution_path" not in arrays:
+        return code
+    good = over.all(jnp.isfinite(arrays["distribution_path"])) & over.all(jnp.asarray(proper))
+    bad = jnp.int32(Outcome.NOT_PROBABILITIES)
+    return jnp.where((code == Outcome.SOLVED) & ~good, bad, code)
+
+
+def masked(x: Array, failed: Array | bool) -> Array:
+    """Take what a failed point cannot have out of an array."""
+    missing = jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1
+    return jnp.where(failed, missing, x)

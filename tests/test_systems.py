@@ -1,0 +1,83 @@
+"""The built-in models reach the reference numbers of the systems the project grew from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dpsolve as dp
+
+NUMBERS = json.loads((Path(__file__).parent / "systems.json").read_text())
+METHODS = ["auto", "vi", "pi", "opi"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cake_reaches_its_fixed_point(method: str) -> None:
+    numbers = NUMBERS["cake"]
+    cake = dp.solve("cake", tol=1e-9, method=method)
+    assert cake.status == "solved"
+    np.testing.assert_allclose(cake.value, numbers["v_fixed_full"], rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(cake.policy_index["x_next"], numbers["policy_fixed_index"])
+
+
+def test_cake_after_exactly_100_sweeps_is_a_horizon_of_100() -> None:
+    numbers = NUMBERS["cake"]
+    cake = dp.solve("cake", {"horizon": 100})
+    assert cake.status == "solved"
+    assert cake.value.shape == (100, 100)
+    np.testing.assert_allclose(cake.value[0], numbers["v_100_full"], rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(cake.policy_index["x_next"][0], numbers["policy_100_index"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_growth_reaches_its_fixed_point(method: str) -> None:
+    numbers = NUMBERS["growth"]
+    growth = dp.solve("growth", tol=1e-8, method=method)
+    assert growth.status == "solved"
+    assert np.max(np.abs(growth.value - np.array(numbers["v_fixed"]))) <= 1e-8
+    np.testing.assert_array_equal(growth.policy_index["k_next"], numbers["policy"])
+    # Grid point 33 is the steady state, where the value has a closed form.
+    np.testing.assert_allclose(growth.grids["k"][33], numbers["k_ss"], rtol=1e-15)
+    np.testing.assert_allclose(growth.value[33], numbers["v_ss"], rtol=0, atol=1e-8)
+
+
+def test_growth_after_300_sweeps_lies_where_the_reference_says() -> None:
+    gap = np.array(NUMBERS["growth"]["v_fixed"]) - np.array(NUMBERS["growth"]["v_T300"])
+    growth = dp.solve("growth", tol=1e-10)
+    np.testing.assert_allclose(growth.value - np.array(NUMBERS["growth"]["v_T300"]), gap, atol=1e-9)
+    assert np.max(np.abs(gap)) == pytest.approx(4.4e-7, rel=0.01)
+
+
+@pytest.mark.slow
+def test_savings_agrees_between_all_methods() -> None:
+    values = [dp.solve("savings", tol=1e-7, method=m) for m in METHODS]
+    for one in values:
+        assert one.status == "solved"
+        for other in values:
+            assert np.all(one.lower <= other.upper)
+    assert values[0].value.shape == (200, 7)
+
+
+@pytest.mark.slow
+def test_savings_agrees_with_brute_force() -> None:
+    beta, gamma, r, n_a, n_z = 0.95, 1.5, 0.02, 40, 3
+    s = dp.solve(
+        "savings", {"beta": beta, "gamma": gamma, "r": r, "n_a": n_a, "n_z": n_z}, tol=1e-9
+    )
+    chain = dp.rouwenhorst(n_z, 0.9, 0.1)
+    a, z, p = np.linspace(0, 20, n_a), chain.values, chain.transition_matrix
+    c = (1 + r) * a[:, None, None] + np.exp(z)[:, None] - a
+    u = np.where(c > 0, np.where(c > 0, c, 1.0) ** (1 - gamma) / (1 - gamma), -np.inf)
+    v = np.zeros((n_a, n_z))
+    for _ in range(1000):
+        v = np.max(u + beta * (v @ p.T).T[None], -1)
+    assert np.max(np.abs(s.value - v)) <= 2e-9
+    assert np.all(s.lower <= v + 1e-12)
+    assert np.all(v - 1e-12 <= s.upper)
+    np.testing.assert_allclose(
+        s.outputs["consumption"],
+        (1 + r) * a[:, None] + np.exp(z) - s.policy["a_next"],
+        rtol=0,
+        atol=1e-12,
+    )
