@@ -1,1 +1,1 @@
-"""Many calls over many machines: sweep files, plan, executors, the Zarr store, the command line."""
+"""Many calls over many machines: sweep files, plan, store, workers, SLURM, command line."""

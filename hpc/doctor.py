@@ -1,4 +1,4 @@
-"""``dpsolve doctor``: whether this installation works, and whether a store is in order."""
+"""``dpsolve doctor``: self-test of the installation, and the health of a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One picture of a store: the solution at a few parameter points, and a summary over all of them.
+"""``dpsolve plot``: one picture of a store.
 
 Left the value and a policy (or the variable asked for) along the first state, for a few points
 spread over the sweep; right one number per point over the parameter axes, as a line, a heat map

@@ -1,4 +1,4 @@
-"""How far a sweep has come, told to whoever watches: a bar on a terminal, timed lines in a log.
+"""Progress and remaining time: a bar on a terminal, timed lines in a log.
 
 The sweep tells a :class:`Progress` what happened and knows nothing of terminals. The lines are
 rate-limited, because a batch job's log is read once, at the end, by a person.

@@ -1,4 +1,4 @@
-"""One array of the store, in the words and bytes of the Zarr v3 specification.
+"""One array of the store: its chunks, codecs and compression in Zarr v3.
 
 The store is written here and read by zarr: two implementations of one specification, which the
 tests hold against each other. The reason is speed. A chunk costs zarr 1.3 ms of Python (measured,

@@ -1,1 +1,1 @@
-"""One call over many points: compiled batches, their layout and their memory forecast."""
+"""One call over many points and many devices."""

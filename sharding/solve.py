@@ -1,4 +1,4 @@
-"""``dp.solve``: one model, on one device or with its states spread over several."""
+"""``dp.solve``: one model, on one device or with its states spread over a mesh."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory import Factory, Sizes, split
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT

@@ -1,4 +1,4 @@
-"""``dp.solve_many``: one factory at many parameter points, in one compiled program."""
+"""``dp.solve_many``: one factory at many parameter points."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The mathematics: models, grids, Bellman operators, solution methods, certified bounds."""
+"""The mathematics: models, Bellman operators, solution methods, bounds, distributions."""

@@ -1,4 +1,4 @@
-"""The errors of this package: one tree, each with the exit code the command line ends with.
+"""Every error class of the package, with the exit code it ends the command line with.
 
 A message says what happened, with which value, and what to do next.
 """

@@ -1,4 +1,4 @@
-"""The options of a solve, checked once, wherever they come from."""
+"""SolveOptions: every option of a solve and its default, checked once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a solve can end, each with the sentence that is shown to the user."""
+"""Result codes of a solve, and the sentence of advice shown for each."""
 
 from __future__ import annotations
 

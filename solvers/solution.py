@@ -1,4 +1,4 @@
-"""What a solve returns."""
+"""What a solve returns: ``Solution`` and its ``Problem``."""
 
 from __future__ import annotations
 

@@ -79,6 +79,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.model.markov",
         "dpsolve.solvers.errors",
         "dpsolve.solvers.model.grids",
+        "dpsolve.solvers.model.mdp",
         "dpsolve.solvers.model.model",
         "dpsolve.solvers.model.post_decision",
         "dpsolve.solvers.numerics.tracing",

@@ -1,4 +1,4 @@
-"""Commands about clusters: ``profiles``, ``submit``, ``logs``, ``cancel``."""
+"""Commands ``profiles``, ``submit`` (with its preview), ``logs``, ``cancel``."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def cancel(store: str) -> None:
 
     What is committed stays, and the sweep can be resumed.
     """
-    from dpsolve.hpc.slurm.cancelling import cancel_all
+    from dpsolve.hpc.slurm.cancel_jobs import cancel_all
     from dpsolve.hpc.store.store import open_store
 
     for line in cancel_all(open_store(store)):

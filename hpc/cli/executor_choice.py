@@ -1,4 +1,4 @@
-"""Where tasks run, as the command line says it: ``--on``, ``--profile``, ``--mesh`` and so on."""
+"""``--on``, ``--profile``, ``--scheduler``, ``--mesh``: where tasks run."""
 
 from __future__ import annotations
 

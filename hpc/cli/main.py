@@ -1,4 +1,4 @@
-"""The command ``dpsolve``: its commands, and what becomes of their errors.
+"""The command ``dpsolve``: its commands, errors and exit codes.
 
 The commands live in ``commands_*.py``. Nothing heavy is imported before a command needs it, so
 that help and ``dpsolve status`` answer at once. Exit codes: 0 done, 1 some points not solved (or
@@ -18,8 +18,9 @@ from dpsolve._version import __version__
 from dpsolve.solvers.errors import DpsolveError, ModelError
 
 from .cluster import cancel, logs, profiles, submit
-from .models import check, describe, models, solve
+from .models import check, describe, models
 from .options import COMMAND_LINE, examples
+from .solve import solve
 from .store import doctor, plot, status, verify
 from .sweep import plan, resume, sweep
 

@@ -1,8 +1,8 @@
-"""What several commands have in common: options, examples in the help, the target of a sweep."""
+"""Options that several commands share, and the target of a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -130,3 +130,9 @@ def assignments(texts: tuple[str, ...]) -> dict[str, Any]:
             raise UsageError(f"--set {text}: write --set NAME=VALUE, for example --set n_k=500.")
         values[name] = parse_scalar(value)
     return values
+
+
+def listed(values: Mapping[str, Any]) -> str:
+    """Return names and values in one line: ``beta=0.96, n_a=200``."""
+    each = (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+    return ", ".join(each)

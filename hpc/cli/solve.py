@@ -1,4 +1,4 @@
-"""``dpsolve solve --store``: one model into a store, by one process or several, resumable."""
+"""Command ``solve``: what it prints and saves; with ``--store``, resumable."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from dpsolve.solvers.errors import AgreedError, DpsolveError, PeerError, UsageError
 
-from .options import command_line, read_target
+from .options import assignments, command_line, examples, listed, read_target, set_option
 
 if TYPE_CHECKING:
     from dpsolve.hpc.distributed_solve.solve import Ending
     from dpsolve.hpc.sweep_file.reader import Reading
     from dpsolve.sharding.processes.group import Roll
+    from dpsolve.solvers.solution import Solution
 
 
 GRACE = 5.0  # seconds for an error to turn out as another process's end
@@ -94,7 +96,7 @@ def solve_stored(
     """Solve one model into a store, and tell how it ended; see `_OPTIONS`."""
     from dpsolve.hpc.distributed_solve.agreement import together
     from dpsolve.hpc.distributed_solve.slurm_step import find_seat
-    from dpsolve.hpc.distributed_solve.solving import solve_into_store
+    from dpsolve.hpc.distributed_solve.solve import solve_into_store
     from dpsolve.hpc.progress import Silent, progress_for
     from dpsolve.sharding.devices.mesh import MeshShape
     from dpsolve.sharding.processes.rendezvous import alone, end, start
@@ -200,3 +202,161 @@ def _summary(reading: Reading, ending: Ending, roll: Roll) -> Iterator[str]:
         yield "  next        the same command goes on from the checkpoint"
     else:
         yield f"  next        dpsolve verify {path}"
+
+
+@click.command(
+    epilog=examples(
+        "dpsolve solve growth --set beta=0.97 --tol 1e-8",
+        "dpsolve solve savings --set n_a=2000 --save savings.zarr",
+        "dpsolve solve my_model.py --method pi",
+        "dpsolve solve savings --set n_a=20000 --mesh states=4 --store savings.zarr",
+        "srun dpsolve solve savings --set n_a=200000 --distributed --store savings.zarr",
+    )
+)
+@click.argument("model")
+@set_option
+@click.option("--tol", type=float, default=1e-6, show_default=True,
+              help="Certified error of the value to reach.")  # fmt: skip
+@click.option("--method", default="auto", show_default=True, help="auto, vi, pi or opi.")
+@click.option(
+    "--criterion",
+    default="discounted",
+    show_default=True,
+    help="What to maximise: discounted, or average, the average reward per period.",
+)
+@click.option("--save", metavar="PATH", help="Save the solution: PATH.zarr or PATH.nc.")
+@click.option("--mesh", metavar="states=N", help="Devices that share the model's states.")
+@store_options
+@click.pass_context
+def solve(
+    ctx: click.Context,
+    /,
+    model: str,
+    fixed: tuple[str, ...],
+    tol: float,
+    method: str,
+    criterion: str,
+    save: str | None,
+    mesh: str | None,
+    **placing: Any,
+) -> None:
+    """Solve one model at one parameter point.
+
+    With --store, the solve writes checkpoints beside its results, and the same command resumes it.
+    With --distributed, several processes, on one host or many, share the model's states.
+    """
+    from dpsolve.hpc.sweep_file.model_source import resolve
+    from dpsolve.sharding.solve import solve as solve_model
+    from dpsolve.solvers.solve.compile_clock import compile_clock
+
+    if asks_for_store(placing):
+        if save is not None:
+            raise UsageError("--save and --store: dp.open reads the store; leave --save out")
+        solve_stored(
+            ctx,
+            model,
+            fixed=fixed,
+            tol=tol,
+            method=method,
+            mesh=mesh,
+            criterion=criterion,
+            **placing,
+        )
+        return
+    target = _place_to_save(save)
+    factory, params = resolve(model).load(), assignments(fixed)
+    began = time.perf_counter()
+    with compile_clock() as compiling:
+        solution = solve_model(
+            factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion
+        )
+    seconds = time.perf_counter() - began - compiling.seconds
+    for line in _solution_lines(solution, seconds, compiling.seconds):
+        click.echo(line)
+    if target is not None:
+        _save(solution, target)
+        click.echo(f"  saved       {target}")
+    ctx.exit(0 if solution.status == "solved" else 1)
+
+
+def _place_to_save(save: str | None) -> Path | None:
+    """Refuse a place that cannot be saved to before anything is solved."""
+    if save is None:
+        return None
+    path = Path(save).expanduser()
+    if path.suffix not in {".zarr", ".nc"}:
+        raise UsageError(f"--save {save}: the ending tells the format; it is .zarr or .nc.")
+    if path.exists():
+        raise UsageError(f"--save {save}: it exists already; choose another name or remove it.")
+    if not path.parent.is_dir():
+        raise UsageError(f"--save {save}: there is no folder {path.parent}.")
+    return path
+
+
+def _save(solution: Solution, path: Path) -> None:
+    dataset = solution.to_xarray()
+    if path.suffix == ".zarr":
+        dataset.to_zarr(path, zarr_format=3, consolidated=False)
+        return
+    for name in ("status", "message"):  # NetCDF 3 knows text of a fixed width only
+        dataset[name] = dataset[name].astype(str)
+    dataset.to_netcdf(path, engine="scipy")
+
+
+def _solution_lines(solution: Solution, seconds: float, compiling: float) -> Iterator[str]:
+    import numpy as np
+
+    from dpsolve.hpc.progress import span
+
+    status = str(solution.status)
+    colour = {"solved": "green", "inexact": "yellow"}.get(status, "red")
+    tol = solution.problem.options.tol
+    yield f"{solution.problem.name}: {click.style(status, fg=colour, bold=True)}"
+    if status != "solved" and solution.message:
+        yield f"  because     {solution.message}"
+    yield f"  parameters  {listed({k: float(v) for k, v in solution.parameters.items()})}"
+    if solution.problem.sizes:
+        yield f"  sizes       {listed(dict(solution.problem.sizes))}"
+    bound = float(solution.error_bound)
+    if not np.isnan(bound):
+        if "gain" in solution.arrays:
+            yield f"  gain        {float(solution.gain):.10g} on average per period"
+        whose = "certified error" if "value" in dict(solution.problem.dims) else "error at most"
+        yield f"  accuracy    {whose} {bound:.3g} (tol {tol:g})"
+        yield f"  iterations  {int(solution.iterations)}"
+    if status != "failed":
+        yield from _arrays(solution)
+    yield f"  time        {span(seconds)}, and {span(compiling)} to compile"
+
+
+def _arrays(solution: Solution) -> Iterator[str]:
+    """Yield the extent of the value and the outputs, or of a factory's own arrays."""
+    dims = dict(solution.problem.dims)
+    outputs = [name for name in dims if name.startswith("output_")]
+    errors = {f"{name}_se" for name in dims}  # shown beside what they are of
+    own = [name for name in dims if name not in errors and not name.startswith("grid_")]
+    names = ["value", *outputs] if "value" in dims else own
+    width = max(11, *(len(name.removeprefix("output_")) for name in names))
+    for name in names:
+        over = " x ".join(
+            f"{d} ({n})" for d, n in zip(dims[name], solution[name].shape, strict=True)
+        )
+        yield (
+            f"  {name.removeprefix('output_'):<{width}} {_extent(solution[name])}"
+            + f" over {over}" * bool(over)
+            + _standard_error(solution, name)
+        )
+
+
+def _standard_error(solution: Solution, name: str) -> str:
+    if f"{name}_se" not in solution.arrays:
+        return ""
+    return f", standard error {solution[f'{name}_se'].max():.2g}"
+
+
+def _extent(array: Any) -> str:
+    import numpy as np
+
+    if array.size == 1:
+        return f"{array.item():.10g}"
+    return f"{np.nanmin(array):.6g} to {np.nanmax(array):.6g}"

@@ -1,4 +1,4 @@
-"""Commands about a store: ``status``, ``verify``, ``plot``, ``doctor``."""
+"""Commands ``status``, ``verify``, ``plot``, ``doctor``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that run sweeps: ``sweep``, ``plan``, ``resume``."""
+"""Commands ``sweep``, ``plan``, ``resume``."""
 
 from __future__ import annotations
 

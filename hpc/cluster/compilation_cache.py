@@ -1,4 +1,4 @@
-"""Compiled programs that outlive their process: one folder per sweep, warmed by one worker.
+"""JAX's compiled programs, shared by the workers of a sweep; truncated ones removed.
 
 JAX keeps compiled programs in a folder if told to, with three traps: programs that compile in
 under a second are not kept; a file that a killed process left half written is neither used nor ever

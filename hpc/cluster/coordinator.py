@@ -1,4 +1,4 @@
-"""Conducts a run over dask workers: hands tasks out, hears reports, judges what goes wrong.
+"""The driver's loop: greets workers, hands tasks out, hears reports, judges losses.
 
 All decisions are made in the thread that iterates over `conduct`. dask's threads only put what
 they hear into a queue, and between two events the conductor sleeps: an idle run costs next to
@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.event_log import Ledger, read_ledger
-from dpsolve.hpc.store.unsolvable import write_failed
+from dpsolve.hpc.store.failures import write_failed
 from dpsolve.solvers.errors import ClusterError
 
 from .messages import Order, Post
-from .mishaps import cause_of, is_of_environment
-from .retries import Cause, Retries, Verdict
+from .retries import Cause, Retries, Verdict, cause_of, is_of_environment
 from .task_queue import Dispatch, Hand
-from .worker_entry import dismiss, introduce, perform
+from .worker import dismiss, introduce, perform
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -1,4 +1,4 @@
-"""Tasks on the workers of any dask scheduler: ``--on dask --scheduler tcp://host:8786``.
+"""``--on dask --scheduler ADDRESS``: tasks on any dask cluster.
 
 The workers must see the store under the same path, and have dpsolve installed. Each gets one task
 at a time, whatever its number of threads, because a task uses all devices of its process.

@@ -1,4 +1,4 @@
-"""dask, set up for a few long tasks on many workers: quiet, patient, and without spilling."""
+"""dask's configuration for a few long tasks: quiet, patient, without spilling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that takes too much memory: noticed before SLURM notices, or read off its traces."""
+"""A worker that takes too much memory ends itself before the kernel does it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a driver tells its workers: once what the sweep is, then task by task what to do."""
+"""Messages from a driver to its workers: the run, then task by task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a worker has to go: the end of its job, and signals that announce it.
+"""When a worker has to stop: end of the walltime, SIGTERM, grace.
 
 SLURM tells a job's processes that they are to end by SIGTERM (scancel, preemption, a node that is
 drained) and kills them after a grace period; a site may send SIGUSR1 or SIGUSR2 before the end of

@@ -1,4 +1,4 @@
-"""How a worker carries out an order: what must hold before, and what is written down on the way.
+"""What a worker does with a task, from the order to the report.
 
 An order is carried out only if
 
@@ -9,35 +9,44 @@ An order is carried out only if
 The points of a task are solved in portions of whole batches, which changes no bit of the results
 (a point depends on no other, or on those of its own strand alone), so that a worker that is told
 to leave needs not finish the task, and one that cannot finish in time knows early.
+
+*Reports.* The functions at the end run in the worker's process, called by dask. They answer by
+*reports*, small dicts that dask carries to the driver as events of the sweep's topic: a report is
+sent at the moment it is made, nothing has to be fetched, and a worker that dies takes no answer
+with it. The functions themselves return nothing. So no array ever passes the scheduler.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dpsolve._version import __version__
-from dpsolve.hpc.plan.order import back_in_place
 from dpsolve.hpc.run.executor import numbers_of, prepare
+from dpsolve.hpc.run.job_logs import mark
 from dpsolve.hpc.store.buckets import Receipt, receipt
 from dpsolve.hpc.store.event_log import Ledger
 from dpsolve.hpc.store.store import Store, open_store
-from dpsolve.sharding.batches.warm_order import START, STRAND
+from dpsolve.sharding.batches.warm_order import STRAND
+from dpsolve.solvers.errors import DpsolveError
 
 from .memory_guard import guard_memory, oom_kills
 from .messages import Order, Post
-from .mishaps import Unprepared, cause_of
-from .shutdown import job_end, told_to_leave
+from .retries import Unprepared, cause_of, in_short, is_of_environment
+from .shutdown import job_end, on_leave, told_to_leave
 
 if TYPE_CHECKING:
+    from distributed import Worker
+
     from dpsolve.hpc.plan.tasks import Task
     from dpsolve.sharding.batches.program import Batch, Program
 
@@ -166,6 +175,8 @@ class Desk:
         return program, seconds
 
     def _solve(self, program: Program, task: Task) -> Batch:
+        from dpsolve.sharding.batches.program import Batch
+
         bucket = self.store.buckets[task.bucket].bucket
         numbers = numbers_of(program, bucket, task)
         parts: list[Batch] = []
@@ -180,8 +191,7 @@ class Desk:
                 raise Told
             whole = rest / (1 - share)
             check_time(rest, f"task {task.id} ({task.size} points) takes", whole)
-        batch = parts[0] if len(parts) == 1 else _joined(parts)
-        return back_in_place(batch, numbers) if program.warm else batch
+        return Batch.joined(parts).back_in_place(numbers)
 
 
 def versions() -> dict[str, str]:
@@ -204,24 +214,6 @@ def _portions(task: Task, program: Program) -> Iterator[tuple[int, int]]:
     size = at_once * max(1, -(-task.size // (at_once * PORTIONS)))
     for start in range(0, task.size, size):
         yield start, min(start + size, task.size)
-
-
-def _joined(parts: list[Batch]) -> Batch:
-    from dpsolve.sharding.batches.program import Batch
-
-    first = parts[0]
-    names = {name: np.concatenate([p.variables[name] for p in parts]) for name in first.variables}
-    if START in names:  # counted within each part
-        before = np.cumsum([0, *(len(part.status) for part in parts[:-1])])
-        sources = [p.variables[START] for p in parts]
-        shifted = [np.where(x < 0, x, x + n) for x, n in zip(sources, before, strict=True)]
-        names[START] = np.concatenate(shifted).astype(np.int32)
-    rest = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in vars(first)
-        if name != "variables"
-    }
-    return Batch(variables=names, **rest)
 
 
 def check_time(needed: float, who: str, whole: float = 0.0) -> None:
@@ -247,3 +239,84 @@ def _prepare(post: Post) -> str:
     if post.cache:
         use_cache(Path(post.cache))
     return devices
+
+
+def introduce(post: Post) -> None:
+    """Prepare this process for a sweep, and report who it is or why it cannot work."""
+    from distributed import get_worker
+
+    me = get_worker()
+    found: Report = {"what": "hello", "worker": me.address, "name": str(me.name)}
+    try:
+        desk = _desk(post)
+        found |= desk.describe()
+        desk.ledger.write("joined", **{k: v for k, v in found.items() if k != "what"})
+        on_leave(lambda: _say_goodbye(me, post))
+    except DpsolveError as error:
+        found |= {"what": "unfit", "message": str(error)}
+    except Exception as error:  # whatever a broken installation raises
+        found |= {"what": "unfit", "message": f"{type(error).__name__}: {error}"}
+    found |= {"job": os.environ.get("SLURM_JOB_ID", ""), "host": platform.node()}
+    me.log_event(post.topic, found)
+
+
+def perform(post: Post, order: Order) -> None:
+    """Carry out an order, and report how it ended."""
+    from distributed import get_worker
+
+    me = get_worker()
+    about = {"worker": me.address, "id": order.id, "task": order.task}
+
+    def tell(report: Report) -> None:
+        me.log_event(post.topic, about | report)
+
+    desk = _desk(post)
+    with desk.one_at_a_time:
+        try:
+            tell(desk.perform(order, tell))
+        except Late as late:
+            desk.ledger.write("declined", task=order.task, why=late.args[0])
+            tell({"what": "late", "seconds": late.args[1], "message": str(late.args[0])})
+        except Told:
+            desk.ledger.write("abandoned", task=order.task, why="told to leave")
+            tell({"what": "left"})
+        except Exception as raised:
+            unprepared = isinstance(raised, Unprepared) and isinstance(raised.__cause__, Exception)
+            error = raised.__cause__ if unprepared else raised
+            assert isinstance(error, Exception)
+            cause = cause_of(error)
+            text = str(error) if isinstance(error, DpsolveError) else in_short(error)
+            # For the job's log, where `dpsolve logs` looks for the mark.
+            print(mark(order.task), traceback.format_exc(), sep="\n", file=sys.stderr, flush=True)
+            if cause != "disk":
+                desk.ledger.write("error", task=order.task, cause=cause, message=text)
+            tell({"what": "error", "cause": cause, "message": text,
+                  "smallest": desk.smallest,
+                  "ours": unprepared or is_of_environment(error)})  # fmt: skip
+
+
+def dismiss(post: Post) -> None:
+    """End this worker, and its nanny.
+
+    dask's own way, `retire_workers`, keeps a worker whose data nobody else can take; here there is
+    no data.
+    """
+    from distributed import get_worker
+
+    me = get_worker()
+
+    def close() -> None:
+        me.loop.add_callback(me.close, reason="dismissed")
+
+    me.loop.add_callback(me.loop.call_later, 0.1, close)  # once this call is over
+
+
+def _say_goodbye(me: Worker, post: Post) -> None:
+    """Tell the driver that this worker is leaving; it sends nothing more, and lets it go."""
+    if me.batched_stream is not None and not me.batched_stream.closed():
+        me.log_event(post.topic, {"what": "leaving", "worker": me.address})
+
+
+@lru_cache(maxsize=2)
+def _desk(post: Post) -> Desk:
+    return Desk(post)

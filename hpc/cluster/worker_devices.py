@@ -1,4 +1,4 @@
-"""The devices of a worker: which ones it was given, and whether it sees them.
+"""GPUs of a worker: which it was given, their memory, whether it sees them.
 
 A worker that was given a GPU and computes on a CPU is a hundred times slower and says nothing, so
 each one is asked what it sees before it gets its first task.

@@ -1,1 +1,1 @@
-"""One model by several processes, into a store."""
+"""One model on several machines, into a store."""

@@ -1,4 +1,4 @@
-"""What one process of several finds wrong is everybody's to know, and one's to tell."""
+"""An error that one process finds is raised by all, and told by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a long solve stands, written beside its store every few minutes, to be taken up again.
+"""Checkpoints of a long solve: how often, how many are kept.
 
 A checkpoint is a *generation*: a folder with one file for each device's part of the states, each
 written by the process that has it, whole or not at all, with a CRC-32 of its content. A generation

@@ -1,4 +1,4 @@
-"""The result of a solve by several processes, written by all of them and committed by one.
+"""Result of a distributed solve: written by all processes, committed by one.
 
 Each process writes the parts of the states that its devices have, and tells their checksums;
 process 0 writes what is not cut, the manifest of all checksums, and last the status, which is the

@@ -1,4 +1,4 @@
-"""Which of several processes this is: from the command line, or from the SLURM step it runs in.
+"""Rank and meeting port of a process, from srun or the command line.
 
 ``srun`` tells each process its number, and all of them the nodes of the step. Process 0 is on the
 first of these, and meets the others there on a port that follows from the job's and the step's

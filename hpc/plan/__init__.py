@@ -1,1 +1,1 @@
-"""From a sweep to its points, and to tasks."""
+"""From a sweep to its points, tasks and arrays."""

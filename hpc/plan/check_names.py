@@ -1,4 +1,4 @@
-"""The names that a sweep asks for, checked against the traced model: ``keep`` and ``[solve]``.
+"""Names in ``keep`` and ``[solve]`` that only the traced model can tell.
 
 Tracing takes seconds, and planning a sweep does it anyway. So names are checked on request: by
 ``dpsolve check``, and where a plan was refused, so that every wrong name is told and not the first.

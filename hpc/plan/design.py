@@ -1,4 +1,4 @@
-"""From a sweep to its points: which parameters vary, along which dimensions, with which values.
+"""Points of a sweep: full factorial, Latin hypercube, Sobol, lists, tables.
 
 Each axis of ``[grid]`` is a dimension of the result; ``[zip]``, ``[sample]`` and ``[table]`` run
 along one dimension more, ``point``. Every set of static sizes is a :class:`Bucket` of its own: one

@@ -1,4 +1,4 @@
-"""From a sweep to its tasks, and what they will take: bytes, files, memory, time.
+"""``dpsolve plan``: tasks, bytes, files, memory and time, before anything runs.
 
 A plan is made without compiling or solving anything. The time is another matter: `estimate`
 compiles each bucket and solves one batch of points spread over it.

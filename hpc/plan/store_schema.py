@@ -1,4 +1,4 @@
-"""Which arrays the store holds for one bucket of a sweep.
+"""Which arrays the store holds, their chunks and shards.
 
 Every array is labelled for xarray. The parameter axes and the fixed state grids are coordinates by
 name; the parameters of points in a row, and the grids that differ from point to point, are named

@@ -1,4 +1,4 @@
-"""A driver that outlives the terminal it was started from."""
+"""``--detach``: a driver that outlives its terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who runs the tasks of a store, and where.
+"""The Executor protocol, and ``--on local``: tasks in this process.
 
 A worker gets a store's path and a task's number. All else comes from the store, and the results go
 there: what travels back is a :class:`~.buckets.Receipt`. So any process that reaches the store can
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dpsolve.hpc.plan.order import back_in_place, sequence
+from dpsolve.hpc.plan.design import POINT
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.store import Store
-from dpsolve.sharding.batches.warm_order import START
+from dpsolve.sharding.batches.warm_order import START, solving_order
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.design import Bucket
@@ -182,18 +182,20 @@ def _solve(
     if note is not None and seconds > 0.1:
         where = f" {bucket.group}" if bucket.group else ""
         note(f"compiled {store.source.name}{where} in {seconds:.1f} s")
-    return solve_points(compiled, bucket, numbers_of(compiled, bucket, task)), seconds
+    numbers = numbers_of(compiled, bucket, task)
+    batch = compiled.run(bucket.points(numbers))
+    return batch.back_in_place(numbers), seconds
 
 
 def numbers_of(program: Program, bucket: Bucket, task: Task) -> NDArray[np.intp]:
     """Return the numbers of a task's points, in the order in which a program is to solve them."""
-    return sequence(bucket, task) if program.warm else np.arange(task.start, task.stop)
-
-
-def solve_points(program: Program, bucket: Bucket, numbers: NDArray[np.intp]) -> Batch:
-    """Solve points in the order of `numbers`, and return what was found in the points' own."""
-    batch = program.run(bucket.points(numbers))
-    return back_in_place(batch, numbers) if program.warm else batch
+    if not program.warm:
+        return np.arange(task.start, task.stop)
+    table = None
+    if tuple(bucket.axes) == (POINT,) and bucket.parameters:
+        columns = [values[task.start : task.stop] for _, values in bucket.parameters.values()]
+        table = np.stack(columns, axis=1)
+    return task.start + solving_order(task.shape, table)
 
 
 def prepare(store: Store, number: int, halvings: int = 0, mesh: str = AUTO) -> Program:

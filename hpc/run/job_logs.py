@@ -1,4 +1,4 @@
-"""Which log tells of which task: by the ledger, which knows who worked on what in which job."""
+"""Which job's log tells of which task: ``dpsolve logs``."""
 
 from __future__ import annotations
 

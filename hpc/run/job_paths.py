@@ -1,4 +1,4 @@
-"""What lies beside a store while jobs work on it, and the name of those jobs.
+"""Where logs, caches and job scripts of a store lie; the name of its jobs.
 
 ``growth.zarr.jobs`` holds logs and compiled programs: files that the results do not need, so that
 the store itself can be copied or archived as it is, and the folder deleted at any time.

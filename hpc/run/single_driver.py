@@ -1,4 +1,4 @@
-"""Who drives a store: one process at a time, without lock files.
+"""One driver to a store: a second is refused, a dead one's place is taken.
 
 The driver's presence is a record in the store (``status/driver.json`` of the first group): host,
 process, SLURM job, and a mark that is renewed every `BEAT` seconds. A second driver reads it and is

@@ -1,4 +1,4 @@
-"""A sweep from beginning to end: plan, create or resume, run, account.
+"""A sweep from plan to report: create or resume, run, account.
 
 The same call begins a sweep and resumes it: what is committed is never computed again.
 """

@@ -1,4 +1,4 @@
-"""SLURM's commands, called sparingly, their answers in words.
+"""sbatch, squeue, scancel: SLURM's commands, and their answers in words.
 
 Output formats are asked for by field, never parsed from tables or JSON, which differ from version
 to version. The controller of a site is shared by all its users: one `squeue` tells of all jobs of

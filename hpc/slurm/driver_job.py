@@ -1,4 +1,4 @@
-"""The driver as a SLURM job: for sites that end processes on login nodes.
+"""``dpsolve submit``: the driver as a SLURM job.
 
 The job runs ``dpsolve resume``. Two minutes before its walltime SLURM signals it; it then stops as
 at Ctrl-C, and the job puts itself back into the queue, so that a sweep may take longer than any

@@ -1,4 +1,4 @@
-"""Tasks on SLURM: ``--on slurm --profile NAME``. Jobs come and go; the driver stays.
+"""``--on slurm``: tasks on jobs that come and go.
 
 The driver holds dask's scheduler and conducts; each job connects to it and works until there is
 nothing left, its walltime ends or it is told to leave. If the driver is killed, jobs notice the

@@ -1,4 +1,4 @@
-"""The SLURM jobs of a run: as many as there is work for, submitted gently, replaced when lost.
+"""How many worker jobs are submitted, when, and what became of them.
 
 dask-jobqueue submits and cancels; when and how many is decided here. Its own `adapt` counts a job
 that is gone among its workers until long after, knows nothing of jobs that pend for ever, and

@@ -1,4 +1,4 @@
-"""Site profiles: what a SLURM job of a sweep asks for, in TOML, validated like a sweep file.
+"""Site profiles (TOML): what a job asks for; walltimes and memory sizes.
 
 A profile is found by name: a path, then ``NAME.toml`` in the user's folder (by default
 ``~/.config/dpsolve/profiles``, below ``$XDG_CONFIG_HOME`` if that is set), then the shipped ones
@@ -38,11 +38,14 @@ A profile is found by name: a path, then ``NAME.toml`` in the user's folder (by 
     [driver]                    # the job of `dpsolve submit`: account, partition, qos, constraint,
     walltime = "2-00:00:00"     # walltime, cpus, memory, directives, prologue; what is left out is
                                 # as above, but for cpus = 1 and memory = "2G"
+
+Durations and sizes are written as SLURM writes them.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,8 +60,6 @@ from dpsolve.hpc.plan.tasks import Crew
 from dpsolve.hpc.sweep_file.mistakes import Key, Mistake, report
 from dpsolve.hpc.sweep_file.toml_lines import TomlSource
 from dpsolve.solvers.errors import UsageError, did_you_mean
-
-from .slurm_units import memory_bytes, walltime_seconds
 
 PACKAGE = "dpsolve.slurm"
 
@@ -339,3 +340,43 @@ def _in_words(error: dict[str, Any]) -> Mistake:
             return Mistake(key, f"it must be {error['ctx']['expected']}.".replace("'", '"'))
         case _:
             return Mistake(key, f"a table is expected: [{name}].")
+
+
+_WALLTIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def walltime_seconds(text: str) -> float:
+    """Return a duration in seconds: ``M``, ``M:S``, ``H:M:S``, ``D-H``, ``D-H:M``, ``D-H:M:S``.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    """
+    found = _WALLTIME.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(text)
+    parts = [int(part) for part in found["rest"].split(":")]
+    if found["days"] is not None:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+        return float(((int(found["days"]) * 24 + hours) * 60 + minutes) * 60 + seconds)
+    if len(parts) == 1:
+        return 60.0 * parts[0]
+    hours, minutes, seconds = (0, *parts)[-3:]
+    return float((hours * 60 + minutes) * 60 + seconds)
+
+
+def memory_bytes(text: str) -> int:
+    """Return a size in bytes; units are powers of 1024, and MiB where there is none, as for SLURM.
+
+    Raises
+    ------
+    ValueError
+        If it is no size.
+    """
+    found = _MEMORY.fullmatch(text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise ValueError(text)
+    power = "KMGT".index(found[2].upper()) + 1 if found[2] else 2
+    return int(float(found[1]) * 1024**power)

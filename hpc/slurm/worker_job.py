@@ -1,4 +1,4 @@
-"""dask-jobqueue's cluster with this package's job script, and SLURM's own words when it refuses.
+"""The batch script of a worker job, ``--gres`` and all, by dask-jobqueue.
 
 Importing this module imports dask-jobqueue. Nothing of the user's own dask configuration for
 dask-jobqueue applies: a profile says all, so that the same profile gives the same job everywhere.

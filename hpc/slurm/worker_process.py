@@ -1,4 +1,4 @@
-"""The main process of a SLURM job: ``python -m dpsolve.hpc.slurm.worker_process SCHEDULER ...``.
+"""Main process of a worker job: starts a dask nanny and its workers.
 
 It starts one dask worker (or several, one per GPU) under a nanny, which replaces a worker that
 dies while the job still has time. It is called like ``dask worker``, by dask-jobqueue, and differs
@@ -103,7 +103,7 @@ async def _run(given: argparse.Namespace) -> NoReturn:
 def _nanny(given: argparse.Namespace, number: int) -> Nanny:
     from distributed import Nanny
 
-    from .quiet_worker import QuietWorker
+    from .worker_heartbeat import QuietWorker
 
     environment = gpu_environment(os.environ, given.gpus)
     if (gpus := share_of_gpus(os.environ, number, given.workers)) is not None:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever is killed; and the disk's errors in words.
+"""Files that are whole or absent; a full disk or quota in words.
 
 A file is written beside its place, brought to the disk, and moved. Bringing it to the disk costs
 0.2 to 0.6 ms on a local one (measured); without it, a node that loses its power could keep the

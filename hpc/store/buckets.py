@@ -1,4 +1,4 @@
-"""One bucket of a store: where its numbers lie, and what is known of its committed tasks."""
+"""One bucket (one set of sizes) of a store: its files and committed tasks."""
 
 from __future__ import annotations
 

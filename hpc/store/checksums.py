@@ -1,4 +1,4 @@
-"""The manifest: a checksum of every array at every point, written when a task is committed.
+"""A checksum of every array at every point.
 
 The checksums of Zarr's codecs vouch for the bytes of a file. They say nothing of a number that
 was altered by a program which wrote the file anew, with a valid checksum. The manifest does: for

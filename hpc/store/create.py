@@ -1,9 +1,14 @@
-"""How a store comes into being: whole, or not at all.
+"""Creating a store, whole or not at all; cutting its files anew for another mesh.
 
 The metadata and coordinates of the store are written into a draft beside its place, and the draft
 is renamed. So a driver that is killed on the way leaves a draft, which the next one on the same
 machine removes, and never half a store; and a folder that holds anything else is never touched,
 because only an absent or empty one can be replaced.
+
+*Another mesh.* Where devices share the states of a point, each writes files of its own, so the
+files are cut as the mesh is. As long as nothing is committed, there is nothing in them to lose: the
+metadata are written anew, the root last, and parts that were written and never committed are
+removed. A kill on the way leaves metadata that differ, and the next call does it again.
 """
 
 from __future__ import annotations
@@ -148,3 +153,34 @@ def _refusal(path: Path, lines: list[str]) -> str:
         "Give this sweep a store of its own (--store OTHER.zarr), or restore the old settings and "
         f"the stored sweep goes on. To give up what is stored: rm -r {path}"
     )
+
+
+def recut(store: Store, plan: Plan) -> Store:
+    """Return the store of a plan, its files cut as the plan says.
+
+    Parameters
+    ----------
+    store : Store
+        Of the same sweep, of one point, with nothing committed.
+    plan : Plan
+
+    Raises
+    ------
+    StoreError
+        If the disk refuses.
+    """
+    meant = {name: array.document() for name, array in plan.buckets[0].results.items()}
+    held = {name: array.document() for name, array in store.buckets[0].results.items()}
+    if meant == held:
+        return store
+    with disk_errors(store.path):
+        root = json.loads((store.path / METADATA).read_bytes())
+        for name in meant:
+            if meant[name] == held.get(name):
+                continue
+            for file in (store.path / name).glob("c.*"):
+                file.unlink(missing_ok=True)
+            write_file(store.path / name / METADATA, [json.dumps(meant[name]).encode()])
+            root["consolidated_metadata"]["metadata"][name] = meant[name]
+        write_file(store.path / METADATA, [json.dumps(root).encode()])
+    return open_store(store.path)

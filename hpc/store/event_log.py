@@ -1,4 +1,4 @@
-"""The ledger of a store: what happened to its tasks, who did it, when.
+"""Append-only log of what happened to tasks and jobs.
 
 Every process that works on a store appends to a file of its own, a line of JSON per event, so no
 two writers ever meet and nothing needs a lock. The files lie in ``status/ledger`` of the store's

@@ -1,21 +1,27 @@
-"""Failed points, to be computed once more: ``--retry-failed``.
+"""Committing a task as failed, and ``--retry-failed``: taking failures back.
 
 A point that failed is committed like any other, and no resume looks at it again. Where the reason
 is gone (more memory, a mended package, another device), the commit of its task is taken back: the
 status file is removed, which happens at once or not at all, and all points of the task are
 computed again. Only the store's driver may do this, because another one's worker may be at them.
+
+Points that no worker can solve are marked `failed` in the store, with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dpsolve.hpc.plan.store_schema import RECORDS
 
 from .atomic_files import disk_errors
+from .buckets import Receipt
 from .event_log import Ledger
 
 if TYPE_CHECKING:
-    from .buckets import Receipt
     from .store import Store
 
 
@@ -51,3 +57,27 @@ def clear_failed(store: Store, receipts: dict[int, Receipt]) -> list[int]:
         del receipts[number]
     ledger.close()
     return failed
+
+
+def write_failed(store: Store, number: int, message: str) -> Receipt:
+    """Commit a task whose points all failed for one reason, and return its receipt."""
+    from dpsolve.sharding.batches.program import Batch
+
+    task = store.tasks[number]
+    bucket = store.buckets[task.bucket]
+    axes = len(task.shape)
+
+    def filled(name: str) -> Any:
+        array = bucket.results[name]
+        return np.full((task.size, *array.shape[axes:]), array.fill, array.dtype)
+
+    records = {"residual": np.nan, "error_bound": np.nan, "seconds": np.nan}
+    batch = Batch(
+        variables={name: filled(name) for name in bucket.results if name not in RECORDS},
+        status=np.full(task.size, "failed", object),
+        message=np.full(task.size, message, object),
+        iterations=np.zeros(task.size, np.int32),
+        code=np.full(task.size, 10, np.int32),
+        **{name: np.full(task.size, value) for name, value in records.items()},
+    )
+    return store.write_task(task, batch)

@@ -1,4 +1,4 @@
-"""``dp.open``: a store as xarray shows it."""
+"""``dp.open``: a store as an xarray Dataset."""
 
 from __future__ import annotations
 

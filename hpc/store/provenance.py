@@ -1,4 +1,4 @@
-"""Where a store's numbers come from, and whether a call asks for the same ones.
+"""Provenance of a store, and why a resume is refused.
 
 The root attributes of a store are texts and numbers only, so that a dataset opened from it can be
 saved as NetCDF; what has structure is JSON text.

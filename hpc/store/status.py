@@ -1,4 +1,4 @@
-"""How a store stands, read without JAX, zarr or xarray: one JSON file, then small gzip files.
+"""``dpsolve status``, without JAX, zarr or xarray.
 
 Reading changes nothing and needs no lock, so it may be done while the sweep runs.
 """

@@ -1,4 +1,4 @@
-"""An existing store: which tasks are committed, and how one more is written.
+"""``Store``: which tasks are committed; writing and committing one more.
 
 A store is one Zarr group (or one subgroup per set of static sizes), made whole before any task
 starts. A task owns its files, so tasks may be written from many processes at once. Its data is

@@ -1,4 +1,4 @@
-"""What the parts of a sweep must agree on: each other, and the model's signature.
+"""What a sweep's sections must agree on, with each other and the model.
 
 Works on the tables as written, not on validated ones, so that a mistake in one field hides none in
 another.

@@ -1,4 +1,4 @@
-"""Parameter points from a CSV file: every cell checked, each mistake named by row and column."""
+"""Parameter points from a CSV file."""
 
 from __future__ import annotations
 

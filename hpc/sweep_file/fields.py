@@ -1,4 +1,4 @@
-"""What a sweep file may say.
+"""Fields of a sweep file (pydantic).
 
 The models here check each field by itself, in the words of whoever wrote the file; what the fields
 must agree on among each other and with the model is checked in :mod:`.consistency`. A valid

@@ -1,4 +1,4 @@
-"""Mistakes in a sweep, collected, so that one message names them all.
+"""Mistakes in a sweep file, collected into one error.
 
 A mistake knows the key it is about; where that key stands (a line of the file, an option of the
 command line) and what value it has are looked up when the message is written.

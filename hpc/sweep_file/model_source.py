@@ -1,4 +1,4 @@
-"""From the name of a model to its factory, by way of its source text.
+"""From a model's name or file to its factory, by its source text.
 
 A reference is a built-in (``growth``), an importable function (``package.module:function``) or a
 function in a file (``file.py:function``). A file's factory is executed from the text that was read

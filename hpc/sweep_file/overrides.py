@@ -1,4 +1,4 @@
-"""What the command line says in place of the sweep file.
+"""Command-line values in place of the file's: ``--grid beta=0.90:0.98:40``.
 
 ``--grid beta=0.90:0.99:50``, ``--grid alpha=0.3,0.35,0.4``, ``--grid sigma=0.01:1:5:log``,
 ``--set n_k=500``, ``--tol 1e-8``, ``--with sample.points=512``.

@@ -1,4 +1,4 @@
-"""Reading a sweep: file and command line together, every mistake at once.
+"""Sweep file and command line together, every mistake at once.
 
 The names of the variables to keep are another matter (:mod:`.check_names`): only tracing the model
 tells them.

@@ -1,4 +1,4 @@
-"""A TOML file with the line on which each key stands.
+"""TOML with the line number of each key.
 
 The standard parser reads values but forgets where they stood. After it has accepted a file, a
 small scanner walks the same text once more and notes the line of every key, so that a mistake can

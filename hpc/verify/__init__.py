@@ -1,1 +1,1 @@
-"""An independent check of a store, in NumPy."""
+"""An independent check of stored results, in NumPy."""

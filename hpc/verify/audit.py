@@ -1,4 +1,4 @@
-"""Whether a store still is what was written: every file, every number, every coordinate.
+"""Whether files, numbers and coordinates still are what was written.
 
 Nothing is solved or evaluated here. Arrays are read by zarr, not by the code that wrote them; the
 codecs' checksums vouch for the bytes, the manifest for the numbers, the sweep in the attributes

@@ -1,4 +1,4 @@
-r"""The Bellman operator over lists of pairs, in plain NumPy: what verification is built on.
+r"""Bellman operator over lists of pairs in plain NumPy.
 
 .. math::
     (Tv)(s) = \max_{c \,\text{feasible}} \; \sum_w p(w \mid s, c)\, r(s, c, w)

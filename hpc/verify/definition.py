@@ -1,4 +1,4 @@
-r"""What a model says about a pair of a state and a choice, read off its definition.
+r"""A model read off its definition, pair by pair, in NumPy.
 
 This is what a solution is verified against, so it shares nothing with the solver but the model
 itself: the user's scalar functions are mapped over lists of (state, choice) pairs, one primitive
@@ -26,7 +26,8 @@ from scipy.sparse import csr_array
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.markov import Markov
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 
 from .bellman import Array, Definition, Index, Look, Mask
 

@@ -1,4 +1,4 @@
-r"""Stored distributions against the definition of their model.
+r"""Stored distributions and moments against the definition.
 
 With the stored policy, the definition tells where each state's mass goes. So, in NumPy and with
 none of the solver's code:

@@ -1,4 +1,4 @@
-"""One stored point against the definition of its model: everything that could contradict it."""
+"""One stored point against the definition: value, policy, outputs, and their tolerances."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 
 from .bellman import Array, Index
 from .definition import define
 from .distributions import Asked, distribution_faults
-from .gains import GAINS, gain_step
-from .proofs import EPS, Claim, Interval, Place, Step, axes, menus
+from .proofs import EPS, GAINS, Claim, Interval, Place, Step, axes, gain_step, menus
 
 OUTPUT_TOLERANCE = 1e-9  # of an output, relative to its largest value over the states
 

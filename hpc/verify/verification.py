@@ -1,4 +1,4 @@
-"""``dpsolve verify``: whether a store, or a solution, keeps what it claims.
+"""``dpsolve verify``: the run of the check and its report.
 
 Three checks, which share no code with the solver:
 
@@ -28,7 +28,8 @@ from dpsolve.hpc.progress import Progress, Silent
 from dpsolve.hpc.store.store import is_store, open_store
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.array_factory import rebuild
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.solution import Solution
 

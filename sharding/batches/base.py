@@ -1,4 +1,4 @@
-"""What a compiled batch is, in rounds or whole: its lanes, its devices, and where arrays lie."""
+"""What both kinds of compiled batch have in common."""
 
 from __future__ import annotations
 

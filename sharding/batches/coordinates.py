@@ -1,4 +1,4 @@
-"""Which coordinates all points of a result share: the grids that no varying parameter moves."""
+"""Coordinates that all points of a result share: grids that no parameter moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many points a device solves side by side: decided by a point's size and by the device.
+"""Lanes: how many points a device solves side by side, by memory.
 
 Never by the number of points: so a program is compiled once whatever is asked of it.
 """
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dpsolve.sharding.devices.mesh import device_memory
-from dpsolve.solvers.solve.point import Footprint
+from dpsolve.solvers.inspection.forecast import Footprint
 
 # Bytes of state-choice arrays that the lanes of a batch take together. On a CPU they should stay
 # in cache; on an accelerator they should fill it.

@@ -1,4 +1,4 @@
-"""A point in outline: all that is known of it before anything is compiled, found in one trace.
+"""A point before anything is compiled: memory, lanes, arrays, found in one trace.
 
 How much memory a point takes, how many fit side by side, which arrays it gives and over which
 dimensions, what a lane holds between two rounds, how its sweeps will go, where the grids come
@@ -17,16 +17,15 @@ import jax
 import numpy as np
 
 from dpsolve.solvers.errors import UsageError
-from dpsolve.solvers.inspection.forecast import Outlook, outlook_of
+from dpsolve.solvers.inspection.forecast import Footprint, Outlook, footprint_of, outlook_of
 from dpsolve.solvers.inspection.requests import Refusal, refusals
 from dpsolve.solvers.model.array_factory import Dims
 from dpsolve.solvers.model.factory import Factory, Sizes, build, signature
 from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.solve.gradients import gradients_of, point_with_gradients
-from dpsolve.solvers.solve.point import Footprint, footprint_of, solve_made
+from dpsolve.solvers.solve.gradients import gradients_of, point_with_gradients, read_point
+from dpsolve.solvers.solve.point import begin_point, solve_made
 from dpsolve.solvers.solve.result_dims import ModelShape, arrays_dims, shape_of
-from dpsolve.solvers.solve.stages import begin_point, read_point
 
 from .coordinates import TracedGrids, grids_of
 from .lanes import lanes_of

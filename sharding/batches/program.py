@@ -15,8 +15,8 @@ point is enough for a core, by the model's own size, so that the answer is the s
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -26,12 +26,11 @@ import numpy as np
 from dpsolve.sharding.devices.fit import automatic, bytes_on_device, check_fits, cut_of
 from dpsolve.sharding.devices.mesh import ONE_DEVICE, MeshShape, device_memory
 from dpsolve.sharding.devices.threads import cores
-from dpsolve.solvers.inspection.forecast import Outlook, outlook
+from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory import Factory, Signature, Sizes, signature
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, word
-from dpsolve.solvers.solve.point import Footprint
 from dpsolve.solvers.solve.solve import check_sizes, explain
 
 from .coordinates import coordinates
@@ -91,6 +90,34 @@ class Batch:
     iterations: Numpy
     code: Numpy
     seconds: Numpy
+
+    @classmethod
+    def joined(cls, parts: Sequence[Batch]) -> Batch:
+        """Return the results of several calls that followed each other as those of one."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def one(name: str) -> Numpy:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        first = parts[0].variables
+        names = {name: np.concatenate([p.variables[name] for p in parts]) for name in first}
+        if START in names:  # counted within each part
+            before = np.cumsum([0, *(len(part.status) for part in parts[:-1])])
+            sources = [p.variables[START] for p in parts]
+            shifted = [np.where(x < 0, x, x + n) for x, n in zip(sources, before, strict=True)]
+            names[START] = np.concatenate(shifted).astype(np.int32)
+        return cls(names, **{f.name: one(f.name) for f in fields(cls) if f.name != "variables"})
+
+    def back_in_place(self, numbers: Numpy) -> Batch:
+        """Return the results in the order of the points' numbers, and starts by number."""
+        if START not in self.variables:  # cold starts: the points were solved in their own order
+            return self
+        order, source = np.argsort(numbers), self.variables[START]
+        named = np.where(source < 0, -1, numbers[source]).astype(source.dtype)
+        variables = self.variables | {START: named}
+        rest = {f.name: getattr(self, f.name)[order] for f in fields(self) if f.name != "variables"}
+        return replace(self, variables={n: x[order] for n, x in variables.items()}, **rest)
 
 
 class Program:

@@ -1,4 +1,4 @@
-"""The host's side of a batch: which points are in which lanes, and where results go."""
+"""Refilling lanes: done points leave, waiting ones take their places."""
 
 from __future__ import annotations
 

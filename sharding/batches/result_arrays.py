@@ -1,4 +1,4 @@
-"""What a program returns, before it is run: dimensions, coordinates, variables."""
+"""Result arrays before any are computed: which are kept, dimensions, coordinates."""
 
 from __future__ import annotations
 

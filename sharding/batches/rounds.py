@@ -1,4 +1,4 @@
-r"""A batch in rounds: points that are done leave, points that wait take their places.
+r"""A batch compiled in rounds: begin, advance all lanes by some sweeps, read off.
 
 A device has a fixed number of *lanes*, each with one point, side by side under ``vmap``. A round
 moves all lanes on by sweeps. Under one loop until the last lane is done, a single hard point would
@@ -38,8 +38,8 @@ from dpsolve.solvers.methods.loop import iterate
 from dpsolve.solvers.methods.warm_start import Past, judge, reached, remembered
 from dpsolve.solvers.model.factory import build, signature
 from dpsolve.solvers.operators.choose_operator import Operators
-from dpsolve.solvers.solve.gradients import gradients_of
-from dpsolve.solvers.solve.stages import begin_point, read_point
+from dpsolve.solvers.solve.gradients import gradients_of, read_point
+from dpsolve.solvers.solve.point import begin_point
 
 from .base import Compiled, bytes_of, placed, put
 

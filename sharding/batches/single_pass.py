@@ -1,4 +1,4 @@
-"""A batch in one go: every lane from its parameters to its results, in one compiled call.
+"""A batch in one pass, for what does not iterate.
 
 For what does not iterate (finite horizons, a factory's own arrays), and for a model so large that
 a device solves one point at a time: what :mod:`.rounds` gains by refilling lanes is nothing there.

@@ -1,4 +1,4 @@
-"""Which points follow each other in a lane, where starts are warm.
+"""Warm starts in a batch: which point is solved after which, and strands of them.
 
 The points are cut, in the order in which they are given, into *strands* of a few. A lane solves a
 strand from end to end: its first point starts cold, each other from what was found at the points
@@ -23,6 +23,7 @@ START = "start"
 STRAND = 8
 """Points to a strand: an eighth of them start cold, and a lane is held no longer than that."""
 
+MOST = 4096  # points in a row beyond which the search for the nearest, of n**2 steps, is left out
 FARTHEST = 4.0  # steps ahead, as multiples of the step before, that a secant is trusted for
 ALIKE = 1e-6  # relative difference of two directions that are one
 
@@ -44,6 +45,24 @@ class Start:
     point: int
     source: int = -1
     reach: float = np.nan
+
+
+def solving_order(shape: tuple[int, ...], table: Numpy | None = None) -> Numpy:
+    """Return the places of a block of points, in the order in which they are to be solved.
+
+    Each point starts from the one before it, and the better the nearer that is. Along the parameter
+    axes the order turns back at the end of every row, so that one step along one axis leads from
+    point to point. Points that stand in a row (samples, tables) are followed from nearest to
+    nearest. The order depends on the block's parameters and on nothing else.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the block.
+    table : float array (points, parameters), optional
+        The parameters of points in a row.
+    """
+    return _turning(shape) if table is None else _nearest(table)
 
 
 def strands(
@@ -83,3 +102,29 @@ def _reach(first: Numpy, second: Numpy, third: Numpy) -> float:
     reach = float(now[most] / before[most])
     along = np.abs(now - reach * before) <= ALIKE * np.maximum(np.abs(now), np.abs(before))
     return reach if along.all() and 0.0 < reach <= FARTHEST else 0.0
+
+
+def _turning(shape: tuple[int, ...]) -> Numpy:
+    """Return the places of a block in an order of which each step is one along one axis."""
+    order = np.zeros(1, np.intp)
+    for length in reversed(shape):
+        inner = len(order)
+        rows = [order[:: -1 if row % 2 else 1] + row * inner for row in range(length)]
+        order = np.concatenate(rows)
+    return order
+
+
+def _nearest(table: Numpy) -> Numpy:
+    """Return the places of points in a row, from nearest to nearest."""
+    points = len(table)
+    if points > MOST:
+        return np.arange(points)
+    width = np.ptp(table, axis=0)
+    table = table / np.where(width > 0, width, 1.0)
+    left = np.ones(points, bool)
+    order = [int(np.argmin(table[:, 0]))]
+    for _ in range(points - 1):
+        left[order[-1]] = False
+        far = ((table - table[order[-1]]) ** 2).sum(axis=1)
+        order.append(int(np.argmin(np.where(left, far, np.inf))))
+    return np.array(order, np.intp)

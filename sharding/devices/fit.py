@@ -1,4 +1,4 @@
-"""What a model takes on a device, and how it is cut so that it fits."""
+"""Bytes of a point on a device, and the mesh on which it fits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import jax
 
 from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.inspection.forecast import Footprint
 from dpsolve.solvers.model.factory import Factory, look_over, signature
 from dpsolve.solvers.numerics.partition import Cut
-from dpsolve.solvers.solve.point import Footprint
 from dpsolve.solvers.solve.result_dims import ModelShape, shape_of
 
 from .mesh import STATES, MeshShape, device_memory

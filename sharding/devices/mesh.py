@@ -1,4 +1,4 @@
-"""Which devices there are, and along what a problem is cut over them.
+"""Meshes of devices, ``points=.., states=..``, and devices that are missing.
 
 Two things can be cut. ``points``: each device solves its own parameter points. ``states``: the
 devices of a group share one point, each with its part of the states. A mesh of

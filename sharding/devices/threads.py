@@ -1,4 +1,4 @@
-"""Batches side by side: on a CPU, a small compiled program keeps one core busy."""
+"""Batches side by side on the cores of a CPU; how many cores there are."""
 
 from __future__ import annotations
 

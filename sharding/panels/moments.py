@@ -1,4 +1,4 @@
-r"""Moments of a panel and their standard errors, from counts of visits.
+r"""Moments of a simulated panel with standard errors.
 
 Agents :math:`i = 1..N` are independent and follow one law. Visits of each state are counted, in
 integers, so the estimate of any moment is that moment of the distribution
@@ -32,7 +32,8 @@ from jax import lax
 from dpsolve.sharding.devices.threads import in_order
 from dpsolve.solvers.distributions.moments import expanded, moments_of
 from dpsolve.solvers.distributions.solved_points import fixed_policy
-from dpsolve.solvers.model.model import STATISTIC, Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import STATISTIC, Model
 from dpsolve.solvers.simulation.agents import tally
 from dpsolve.solvers.simulation.streams import Keys
 from dpsolve.solvers.simulation.tables import Law

@@ -1,4 +1,4 @@
-"""``dp.simulate``: panels of many agents, in blocks that are spread over the devices.
+"""``dp.simulate`` and ``Panel``: many agents, in blocks over the devices.
 
 A panel holds no agents. Its blocks are computed when they are asked for and forgotten when they
 are used, so memory is bounded by a block for each device, whatever the number of agents. What an
@@ -19,7 +19,8 @@ from dpsolve.sharding.devices.threads import in_order
 from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.solved_points import model_of
 from dpsolve.solvers.errors import ModelError, UsageError, did_you_mean
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.simulation.agents import panel
 from dpsolve.solvers.simulation.streams import PLACES, Keys, read_key

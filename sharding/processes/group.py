@@ -1,4 +1,4 @@
-"""The processes of one solve: that all have come, that all live, and what they tell each other.
+"""The processes of one solve: agreement, signs of life, a lost one named.
 
 Process 0 listens at the coordinator's address; the others connect to it and stay connected. Over
 these connections

@@ -1,4 +1,4 @@
-"""One solve by several processes: how they find each other, start JAX together, and end.
+"""How the processes of one solve find each other and start JAX; which never came.
 
 Process 0 listens at the coordinator's address, and tells the others, once all have come, on which
 port of its host JAX's own service is: that port is one that the kernel says is free, so that two

@@ -1,4 +1,4 @@
-"""One model solved sweep by sweep on a mesh, so that it can be left and taken up again.
+"""One model solved sweep by sweep, so that it can be left and resumed.
 
 The solve is that of :class:`.Rounds` with one lane. Between two calls all that it remembers is a
 value over the states, the policy of the last sweep and some numbers (:meth:`Stepwise.parts`); given

@@ -1,4 +1,4 @@
-r"""How far a distribution can be from the stationary one: a certificate from hitting times.
+r"""Certified error of a stationary distribution, from expected hitting times.
 
 Let *s* be any state, and :math:`Q` the chain's matrix without its column *s*. If some
 :math:`h \ge 0` has :math:`h - Q h \ge \delta > 0` at every state, then :math:`I - Q` is an

@@ -1,4 +1,4 @@
-"""What ``dp.stationary`` and ``dp.path`` return: distributions over the states."""
+"""``Distribution``: what ``dp.stationary`` and ``dp.path`` return."""
 
 from __future__ import annotations
 

@@ -1,21 +1,25 @@
-"""Reading an initial distribution: an array over the states, or a dict by the states' names."""
+"""Initial distributions, read from an array or from states by name; mass between grid points."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.markov import Markov
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.operators.interpolation import locate
 from dpsolve.solvers.operators.named_arrays import Named
+from dpsolve.solvers.solution import Solution
 
+from .solved_points import model_of
 from .stationary_solver import stationary_of
 
 Array = Any
@@ -154,4 +158,29 @@ def check_masses(given: Any, shape: tuple[int, ...], what: str) -> Array:
         raise ModelError(
             f"{what} sums to {total:.12g}, not to 1; divide it by its sum: m / m.sum()"
         )
+    return masses
+
+
+def initial_of(solution: Solution, initial: Any) -> Array:
+    """Read an initial distribution, the same words or masses for every point.
+
+    Raises
+    ------
+    ModelError
+        If it is none, at one of the points.
+    """
+    problem, parameters = solution.problem, solution.parameters
+    given = getattr(initial, "mass", initial)
+
+    def one(parameters: Mapping[str, Any]) -> Array:
+        return read_initial(given, model_of(problem, parameters))
+
+    if not problem.batched:
+        return one(parameters)
+    masses = jax.jit(jax.vmap(one))(parameters)
+    if isinstance(masses, jax.core.Tracer):
+        return masses
+    wrong = np.flatnonzero(np.isnan(np.asarray(masses)).any(tuple(range(1, masses.ndim))))
+    if wrong.size:
+        one({name: x[wrong[0]] for name, x in parameters.items()})
     return masses

@@ -1,4 +1,4 @@
-r"""Moments of a distribution over states: their names, and how they are computed.
+r"""Moments of a distribution by name: mean, quantiles, Gini, shares.
 
 Under a distribution :math:`\mu` over the states, a policy gives every state, choice and output a
 law of finitely many values :math:`x_i` with masses :math:`w_i`; a variable that depends on shocks
@@ -36,7 +36,8 @@ import jax.numpy as jnp
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.model.arguments import bind
 from dpsolve.solvers.model.markov import Markov
-from dpsolve.solvers.model.model import STATISTIC, Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import STATISTIC, Model
 from dpsolve.solvers.numerics.partition import Cut
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.bellman import LatticePolicy

@@ -1,4 +1,4 @@
-r"""Distributions pushed forward: one step under a policy, and the path of many.
+r"""``dp.path``: a distribution pushed forward over time.
 
 A policy moves a distribution :math:`\mu` over the states to :math:`\mu' = P_\pi^\top \mu`. The
 transpose is JAX's, of the policy's expectation: a scatter with interpolation weights, then the
@@ -22,8 +22,9 @@ from dpsolve.solvers.solution import Problem, Solution
 
 from .certificate import rounding
 from .distribution import Distribution
+from .initial import initial_of
 from .recurrent_classes import NAMED
-from .solved_points import at_points, fixed_policy, horizon_of, initial_of, states_of
+from .solved_points import at_points, fixed_policy, horizon_of, states_of
 
 Array = Any
 

@@ -1,4 +1,4 @@
-r"""Recurrent classes and period of a chain, by searches over its links, without a matrix.
+r"""Recurrent classes and the period of a Markov chain, from its links.
 
 Which states a set leads to, and which lead to it, are read off two products: for the indicator
 :math:`1_A` of a set, :math:`P\,1_A` is positive at the states that lead to *A* in one step, and

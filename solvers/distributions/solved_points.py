@@ -1,4 +1,4 @@
-"""A solution's points again: the model and the policy of each, for what is computed from them."""
+"""Model and policy operator behind each point of a Solution."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from jax import lax
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.factory import build
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.bellman import Lattice
 from dpsolve.solvers.operators.tabular import Tabular
 from dpsolve.solvers.solution import Problem, Solution
-
-from .initial import read_initial
 
 Array = Any
 LANES_BYTES = 2**24  # that the points done side by side take together
@@ -85,31 +84,6 @@ def states_of(solution: Solution, what: str) -> dict[str, Array]:
         )
     dims = dict(solution.problem.dims)["value"]
     return {n: solution.grids[n] for n in dims if n != "t"}
-
-
-def initial_of(solution: Solution, initial: Any) -> Array:
-    """Read an initial distribution, the same words or masses for every point.
-
-    Raises
-    ------
-    ModelError
-        If it is none, at one of the points.
-    """
-    problem, parameters = solution.problem, solution.parameters
-    given = getattr(initial, "mass", initial)
-
-    def one(parameters: Mapping[str, Any]) -> Array:
-        return read_initial(given, model_of(problem, parameters))
-
-    if not problem.batched:
-        return one(parameters)
-    masses = jax.jit(jax.vmap(one))(parameters)
-    if isinstance(masses, jax.core.Tracer):
-        return masses
-    wrong = np.flatnonzero(np.isnan(np.asarray(masses)).any(tuple(range(1, masses.ndim))))
-    if wrong.size:
-        one({name: x[wrong[0]] for name, x in parameters.items()})
-    return masses
 
 
 def at_points(

@@ -1,4 +1,4 @@
-"""``dp.stationary``: the stationary distribution of a solution's policy, or of a chain at hand."""
+"""``dp.stationary``: the stationary distribution of a policy or a Markov chain."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import numpy as np
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.grids import check_distribution
 from dpsolve.solvers.model.markov import Markov
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import SparseRows, TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
-from dpsolve.solvers.operators.tabular import SparseRows
 from dpsolve.solvers.options import STATIONARY_METHODS, canonical
 from dpsolve.solvers.solution import Problem, Solution
 
 from .distribution import Distribution
-from .initial import check_masses
-from .solved_points import at_points, fixed_policy, horizon_of, initial_of, states_of
+from .initial import check_masses, initial_of
+from .solved_points import at_points, fixed_policy, horizon_of, states_of
 from .stationary_search import DENSE_MOST
 from .stationary_solver import MAX_ITER, Stationary, stationary_of
 

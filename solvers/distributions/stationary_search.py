@@ -1,11 +1,12 @@
-r"""The search for a chain's invariant distribution: rounds of a method and of its certificate.
+r"""Search for a stationary distribution: dense or not, rounds of a method and its certificate.
 
-A round improves the distribution by a method (:mod:`.stationary_methods`, or :mod:`.dense_chain`
-for small chains), clips and normalises it, makes one plain step, and bounds its L1 distance from
-the stationary one by the hitting times of its heaviest state (:mod:`.certificate`), which also
-prove that there is no other recurrent class. The search ends when the bound is within ``tol``;
-otherwise the next round weighs each state's residual as the bound does. Where no hitting times are
-found, the links of the chain decide whether there are several classes (:mod:`.recurrent_classes`).
+A round improves the distribution by a method (:mod:`.stationary_methods`, or
+:mod:`.stationary_methods` for small chains), clips and normalises it, makes one plain step, and
+bounds its L1 distance from the stationary one by the hitting times of its heaviest state
+(:mod:`.certificate`), which also prove that there is no other recurrent class. The search ends when
+the bound is within ``tol``; otherwise the next round weighs each state's residual as the bound
+does. Where no hitting times are found, the links of the chain decide whether there are several
+classes (:mod:`.recurrent_classes`).
 """
 
 from __future__ import annotations
@@ -22,9 +23,21 @@ from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.outcomes import Outcome
 
 from .certificate import distance, hitting_times, slack, weights
-from .dense_chain import gth, gth_error, hitting, linear, matrix_of, null
 from .recurrent_classes import LINK, NAMED, period, recurrent_classes
-from .stationary_methods import Map, arnoldi, averaged, krylov, plain, smoothed
+from .stationary_methods import (
+    Map,
+    arnoldi,
+    averaged,
+    gth,
+    gth_error,
+    hitting,
+    krylov,
+    linear,
+    matrix_of,
+    null,
+    plain,
+    smoothed,
+)
 
 Array = Any
 

@@ -1,4 +1,4 @@
-r"""The stationary distribution of a chain that is known by its products, :math:`\mu = P^\top \mu`.
+r"""Stationary distribution of a chain known by its products, with its derivatives.
 
 The products are :math:`P f`, a policy's expectation, and :math:`P^\top \mu`, its transpose, which
 JAX makes of it. :mod:`.stationary_search` searches for the distribution and certifies its distance;

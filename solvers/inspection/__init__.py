@@ -1,1 +1,1 @@
-"""What can be told of a model before it is solved."""
+"""What can be told of a model before it is solved: faults, sizes, memory."""

@@ -1,4 +1,4 @@
-"""``dp.check`` and ``dp.describe``: look at a model before solving it, and name its first fault."""
+"""``dp.check``: the first fault of a model, named with its place and value."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from dpsolve.solvers.model.array_factory import named as named_arrays
 from dpsolve.solvers.model.array_factory import no_model, rebuild, refusal
 from dpsolve.solvers.model.factory import signature, split
 from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE, Grid
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import Lattice
-from dpsolve.solvers.operators.lookup import corners, greatest_reached
+from dpsolve.solvers.operators.interpolation import corners, greatest_reached
 from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE, Pairs
 from dpsolve.solvers.operators.named_arrays import Named, aligned
 from dpsolve.solvers.operators.tabular import Tabular

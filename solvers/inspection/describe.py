@@ -1,4 +1,4 @@
-"""``dp.describe``: what a model is, before it is solved."""
+"""``dp.describe``: states, choices, sizes and structure of a model, in words."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from dpsolve.solvers.model.array_factory import no_model, shapes_of
 from dpsolve.solvers.model.factory import Signature, build, look_over, signature, split
 from dpsolve.solvers.model.grids import Grid, Iid
 from dpsolve.solvers.model.markov import Markov
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import SparseRows, TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.bellman import Lattice
-from dpsolve.solvers.operators.tabular import SparseRows
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.solve.point import footprint_of
 
-from .forecast import Outlook, outlook_of
+from .forecast import Outlook, footprint_of, outlook_of
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,35 @@
-"""How sweeps will find their maxima: what is kept, what is computed anew, how much of it.
+"""Memory forecast of one point, and how its sweeps will find their maxima.
 
 It is told before anything is compiled, by tracing: rewards over all pairs of a state and a choice
 are kept where they fit ``memory``, which lanes share, and evaluated in every sweep where they do
-not.
+not. What a point takes in memory (:class:`Footprint`) is told likewise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, log2, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxprs_in_params
 
-from dpsolve.solvers.model.factory import Factory, look_over
+from dpsolve.solvers.distributions.stationary_search import DENSE_MOST
+from dpsolve.solvers.model.array_factory import abstract_points, named, no_model
+from dpsolve.solvers.model.factory import Factory, build, look_over, signature
+from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.base import Shortcut
 from dpsolve.solvers.operators.bellman import Lattice
 from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneLattice
 from dpsolve.solvers.options import SolveOptions
+
+Array = Any
+
 
 LONG = 2**31
 """Pairs of a state and a choice above which a full sweep takes longer than to find the solution by
@@ -182,3 +190,151 @@ def _samples(lattice: Lattice, options: SolveOptions) -> bool:
         return False
     found = shortcut_of(lattice, replace(options, certificate="sampled"))
     return found is not None and found.vouches
+
+
+# Primitives that call LAPACK, and share out a batch over XLA's threads: where that hangs, and when
+# this list can go, stands in dense.py.
+POOLED = {
+    "cholesky", "eig", "eigh", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur",
+    "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve",
+}  # fmt: skip
+LIVE_AT_ONCE = 4  # arrays of the largest size that a computation holds at a time
+
+
+def lane(factory: Factory, sizes: Mapping[str, Any]) -> Lane:
+    """Estimate what one more point in a batch takes.
+
+    The largest array that grows with the number of points tells; what all points share (the
+    draws of a Monte Carlo mean, say) is not counted.
+    """
+    results = 0
+
+    def run(values: Mapping[str, Any]) -> list[Array]:
+        nonlocal results
+        arrays = [x for _, _, x in named(build(factory, values, sizes))]
+        results = sum(x.dtype.itemsize * prod(x.shape) for x in arrays)
+        return arrays
+
+    if not signature(factory).parameters:
+        jax.eval_shape(run, {})
+        return Lane(2 * results, False)
+    two, three = (
+        [*_equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
+        for n in (2, 3)
+    )
+    grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
+    alone = any(
+        equation.primitive.name in POOLED and equation.invars[0].aval.ndim > 2 for equation in two
+    )
+    return Lane(2 * results + LIVE_AT_ONCE * max(grows, default=0), alone)
+
+
+class Lane(NamedTuple):
+    """What one more point in a batch takes.
+
+    Attributes
+    ----------
+    bytes : int
+        Memory, its results included.
+    alone : bool
+        Whether points must not share a batch on a CPU, because that could hang (:mod:`.dense`).
+    """
+
+    bytes: int
+    alone: bool
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """Yield every equation of a program, inner ones too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from _equations(inner)
+
+
+def _bytes(equation: Any) -> int:
+    return max(
+        (prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars), default=0
+    )
+
+
+VECTORS = 24  # arrays over the states that are alive in the loop, the Krylov solver's included
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """How large the arrays of one point are.
+
+    Attributes
+    ----------
+    states, choices : int
+        Numbers of states and of choices.
+    bytes : int
+        What one point's solve takes: arrays over states and choices, and over states.
+    streams : bool
+        Whether rewards are recomputed block by block.
+    alone : bool
+        Whether points must not share a batch on a CPU (see :class:`~.forecast.Lane`).
+    """
+
+    states: int
+    choices: int
+    bytes: int
+    streams: bool
+    alone: bool = False
+
+
+def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> Footprint:
+    """Size up one point by tracing its factory."""
+    return look_over(factory, sizes, lambda made: footprint_of(made, factory, sizes, options))
+
+
+DENSE_COPIES = 6  # of a small chain's matrix, alive in its search
+
+
+def population_bytes(model: Model | TabularModel, options: SolveOptions) -> int:
+    """Forecast the memory that one point's distributions and gradients take.
+
+    The stationary distribution is looked for when the value's loop is over: what it takes more
+    than the loop does is a small chain's matrix, and what is kept of it.
+    """
+    states = prod(model.shape)
+    arrays = 0
+    if options.stationary:
+        arrays += 8 + (DENSE_COPIES * states if states <= DENSE_MOST else 0)
+    arrays += ((path_periods(model, options) or -1) + 1) * 2
+    # Of the value, of each output, of the distribution, and of the path.
+    differentiated = 2 + len(getattr(model, "outputs", ())) + arrays
+    return 8 * states * (arrays + differentiated * len(options.gradients))
+
+
+def path_periods(model: Model | TabularModel, options: SolveOptions) -> int | None:
+    """Return the length of the path of distributions, None if none is asked for."""
+    if model.horizon is not None and options.initial is not None:
+        return options.periods or int(model.horizon)
+    return options.periods
+
+
+def footprint_of(
+    made: Any, factory: Factory, sizes: Mapping[str, Any], options: SolveOptions
+) -> Footprint:
+    """Size up one point of what a factory made, inside a trace."""
+    if isinstance(made, TabularModel):
+        pairs = 8 * prod(np.shape(made.reward))
+        dense = getattr(made.transition, "values", made.transition)
+        total = pairs + 8 * prod(np.shape(dense)) + 8 * VECTORS * made.n_states
+        total += population_bytes(made, options)
+        return Footprint(made.n_states, made.n_actions, total, False)
+    if isinstance(made, Model):
+        t = None if made.horizon is None else jnp.int32(0)
+        lattice = Lattice(made, t=t, block=options.block, memory=options.memory)
+        states = prod(made.shape)
+        at_once = lattice.block_size or lattice.n_choices
+        vectors = VECTORS + 6 * (made.horizon or 0)
+        total = at_once * lattice.bytes_per_choice + 8 * states * vectors
+        total += population_bytes(made, options)
+        return Footprint(states, lattice.n_choices, total, lattice.block_size is not None)
+    if not isinstance(made, Mapping):
+        raise no_model(factory, made)
+    one = lane(factory, sizes)
+    return Footprint(1, 1, one.bytes, False, one.alone)

@@ -1,4 +1,4 @@
-"""What a model cannot be asked for: found by its names and shapes, before anything is solved.
+"""Options that ask for what the model does not have, refused before anything is solved.
 
 Each refusal says which option asks, which entry of its list, and what is wrong; so a sweep file can
 be told all of them at once, each with its line.
@@ -16,7 +16,8 @@ from dpsolve.solvers.distributions.moments import check_moments
 from dpsolve.solvers.errors import DpsolveError, UsageError
 from dpsolve.solvers.model.array_factory import own_dims
 from dpsolve.solvers.model.grids import Integers
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 

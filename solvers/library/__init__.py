@@ -1,4 +1,4 @@
-"""Built-in models, and other computations to sweep: each reads as the paper would print it."""
+"""Built-in models, one a module, found by name."""
 
 from collections.abc import Callable
 from typing import Any

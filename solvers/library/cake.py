@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 
-from dpsolve.solvers.model.grids import grid
-from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.vocabulary import Model, grid
 
 
 def cake(beta: float = 0.95, *, n_x: int = 100, horizon: int | None = None) -> Model:

@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 
-from dpsolve.solvers.model.grids import grid
-from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.vocabulary import Model, grid
 
 
 def growth(

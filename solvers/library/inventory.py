@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln, xlogy
 
 from dpsolve.solvers.errors import UsageError
-from dpsolve.solvers.model.grids import iid, integers
-from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.vocabulary import Model, iid, integers
 
 from .sizes import at_least
 

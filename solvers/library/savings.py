@@ -2,9 +2,7 @@
 
 import jax.numpy as jnp
 
-from dpsolve.solvers.model.grids import grid
-from dpsolve.solvers.model.markov import rouwenhorst
-from dpsolve.solvers.model.model import Model, crra
+from dpsolve.solvers.model.vocabulary import Model, crra, grid, rouwenhorst
 
 
 def savings(

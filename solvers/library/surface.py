@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from dpsolve.solvers.numerics.product import over_product
+from dpsolve.solvers.numerics.summation import over_product
 
 from .sizes import at_least
 

@@ -1,4 +1,4 @@
-r"""The average reward per period: relative values, and certified bounds on the gain.
+r"""Average reward per period: relative value iteration, and bounds on the gain.
 
 Without discounting, what counts is the *gain* :math:`g^*(s)`, the largest long-run average reward
 from a state. Let :math:`T` be the Bellman operator at discount 1 and :math:`d = Tv - v` for any

@@ -1,4 +1,4 @@
-r"""Certified bounds on the value, from one Bellman sweep (MacQueen 1966, Porteus 1971).
+r"""MacQueen-Porteus bounds on the value, from one Bellman sweep.
 
 Let :math:`d = Tv - v`, and let the Bellman operator satisfy, for a weight function
 :math:`w \ge 1` and every constant :math:`c \ge 0`,

@@ -1,4 +1,4 @@
-r"""The one solve loop: a full Bellman sweep, its certificate, and a step.
+r"""Value, optimistic and Howard policy iteration, in one certified loop.
 
 Every iteration makes one sweep :math:`Tv` and bounds the true value by it (:mod:`.bounds`). If the
 certified error is within ``tol`` the loop ends, with the bounds of that very sweep. Otherwise the

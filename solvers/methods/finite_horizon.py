@@ -1,4 +1,4 @@
-r"""Finite horizons: backward induction, one sweep per period.
+r"""Backward induction over a finite horizon.
 
 :math:`v_T` is the terminal value and :math:`v_t = T_t v_{t+1}`, with the Bellman operator of period
 *t*. Each sweep is exact up to rounding, so the certified error is the rounding allowance summed

@@ -1,4 +1,4 @@
-"""Which loop solves a model: as its criterion has it.
+"""Begin, iterate, finish: the loop of the criterion; from one phase of a cycle to all.
 
 :mod:`.discounted` and :mod:`.average` have the same stages (begin, iterate, finish); the criterion
 picks one, and :mod:`.choose_operator` the operator. A model with a cycle is solved at one phase and

@@ -1,4 +1,4 @@
-"""When a solve loop ends, and how far its steps go: what all criteria have in common.
+"""When a loop stops: certified, stuck, out of iterations, or not finite.
 
 A loop ends with the sweep whose certified error is within ``tol``; else after ``max_iter`` sweeps,
 when it is stuck, or when a sweep's result is no number. It does not begin where the look over all

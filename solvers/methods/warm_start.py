@@ -1,4 +1,4 @@
-r"""A start from a neighbour: what a lane remembers of the points that it solved before.
+r"""Warm starts: a first guess from neighbouring points' values, and when it is dropped.
 
 Points of a sweep that lie next to each other have values that lie next to each other. So a solve
 may begin from the value that was found at the point before, :math:`v_1`, or, where the parameters

@@ -1,4 +1,4 @@
-"""Arguments are bound by name: which of a function's arguments are known, and what it depends on.
+"""Function arguments bound by name to states, choices and shocks; unknown ones refused.
 
 What a function takes tells what depends on what; everything the engine saves rests on it.
 """

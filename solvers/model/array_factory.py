@@ -1,4 +1,4 @@
-r"""Factories that return arrays: what their dict may hold, and what it says of a point.
+r"""Factories that return arrays in place of a model: what their dict may hold.
 
 A factory may return, in place of a model, a dict of named arrays: any JAX computation of its
 parameters. ``{"price": x}`` leaves the dimensions unnamed, ``{"path": (("t",), x)}`` names them,
@@ -19,13 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.outcomes import RECORDS, Outcome
@@ -38,13 +36,6 @@ Shapes = dict[str, tuple[Dims, jax.ShapeDtypeStruct]]
 
 REQUIRE = "require"
 TAKEN = ("code", "seconds", "status", "message")
-# Primitives that call LAPACK, and share out a batch over XLA's threads: where that hangs, and when
-# this list can go, stands in dense.py.
-POOLED = {
-    "cholesky", "eig", "eigh", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur",
-    "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve",
-}  # fmt: skip
-LIVE_AT_ONCE = 4  # arrays of the largest size that a computation holds at a time
 
 
 def no_model(factory: Factory, made: Any) -> ModelError:
@@ -198,60 +189,3 @@ def abstract_points(factory: Factory, shape: tuple[int, ...]) -> dict[str, jax.S
     """Return a factory's parameters as arrays without values, of one shape each."""
     spec = jax.ShapeDtypeStruct(shape, np.float64)
     return dict.fromkeys(signature(factory).parameters, spec)
-
-
-class Lane(NamedTuple):
-    """What one more point in a batch takes.
-
-    Attributes
-    ----------
-    bytes : int
-        Memory, its results included.
-    alone : bool
-        Whether points must not share a batch on a CPU, because that could hang (:mod:`.dense`).
-    """
-
-    bytes: int
-    alone: bool
-
-
-def lane(factory: Factory, sizes: Mapping[str, Any]) -> Lane:
-    """Estimate what one more point in a batch takes.
-
-    The largest array that grows with the number of points tells; what all points share (the
-    draws of a Monte Carlo mean, say) is not counted.
-    """
-    results = 0
-
-    def run(values: Mapping[str, Any]) -> list[Array]:
-        nonlocal results
-        arrays = [x for _, _, x in named(build(factory, values, sizes))]
-        results = sum(x.dtype.itemsize * prod(x.shape) for x in arrays)
-        return arrays
-
-    if not signature(factory).parameters:
-        jax.eval_shape(run, {})
-        return Lane(2 * results, False)
-    two, three = (
-        [*_equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
-        for n in (2, 3)
-    )
-    grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
-    alone = any(
-        equation.primitive.name in POOLED and equation.invars[0].aval.ndim > 2 for equation in two
-    )
-    return Lane(2 * results + LIVE_AT_ONCE * max(grows, default=0), alone)
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield every equation of a program, inner ones too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from _equations(inner)
-
-
-def _bytes(equation: Any) -> int:
-    return max(
-        (prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars), default=0
-    )

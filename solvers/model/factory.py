@@ -1,4 +1,4 @@
-"""Reading a factory's signature: which parameters are economic, which are sizes.
+"""A factory's signature: which arguments are parameters and which are sizes; building it.
 
 A factory is a plain function that returns a :class:`~dpsolve.Model` (or a dict of named arrays).
 Its positional parameters are economic: numbers with defaults, traced by JAX, so that each can be

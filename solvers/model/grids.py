@@ -1,4 +1,4 @@
-"""What a state, a choice or a shock can be: grids, integer ranges, Markov chains, iid draws.
+"""``dp.grid``, ``dp.integers``, ``dp.iid``: what a state, a choice or a shock can be.
 
 Each specification holds its ``values``, a one-dimensional array. Arrays made of plain numbers stay
 NumPy arrays, so that they can be looked at while JAX traces a model; arrays that depend on traced

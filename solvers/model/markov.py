@@ -1,4 +1,4 @@
-r"""Finite Markov chains, and the two classic ways to get one from an AR(1).
+r"""``dp.markov``, ``dp.rouwenhorst``, ``dp.tauchen``: finite Markov chains.
 
 The process is :math:`y' = \mu + \rho y + \sigma\varepsilon` with standard normal
 :math:`\varepsilon`. Tauchen (1986), *Economics Letters* 20, cuts the line into bins around evenly

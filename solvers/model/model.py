@@ -1,4 +1,4 @@
-r"""A dynamic-programming model: what the user writes.
+r"""``dp.Model``: what the user writes, and the checks of its construction.
 
 .. math::
     v(s) = \max_{c \,\text{feasible}} \; E_w[r(s, c, w)]
@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
@@ -323,64 +321,3 @@ class Model:
             raise ModelError(
                 "discount is an array; give a number, or a function of named states and choices"
             )
-
-
-@dataclass(frozen=True, eq=False)
-class TabularModel:
-    """A Markov decision process given by arrays, as :func:`dpsolve.mdp` makes it.
-
-    Attributes
-    ----------
-    reward : array (states, actions) or (pairs,)
-        Expected reward; -inf where infeasible.
-    transition : array (states, actions, states), or (pairs, states) dense or ``BCOO``
-        Probabilities of the next state.
-    discount : float
-        Discount factor.
-    state_index, action_index : int array (pairs,) or None
-        State and action of each pair, sorted by state and then action; None in product form.
-    n_states, n_actions : int
-        Sizes; the dimensions are named ``state`` and ``action``.
-    """
-
-    reward: Array
-    transition: Any
-    discount: Any
-    state_index: np.ndarray[Any, Any] | None
-    action_index: np.ndarray[Any, Any] | None
-    n_states: int
-    n_actions: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of states, as a tuple."""
-        return (self.n_states,)
-
-    horizon = None
-
-
-LEAST_LOG = -800.0  # below the logarithm of any positive number
-
-
-def crra(consumption: Any, gamma: Any) -> jax.Array:
-    r"""Return the utility of constant relative risk aversion, ``c**(1-gamma)/(1-gamma)``.
-
-    Parameters
-    ----------
-    consumption : float or array
-        Positive consumption; the result is -inf at zero and NaN below when ``gamma >= 1``.
-    gamma : float
-        Relative risk aversion; at 1 the utility is ``log(c)``.
-    """
-    # Choices between arrays would be clearer. But sums, products and maxima are what XLA fuses with
-    # the maximum over choices that follows, and evaluates by vectors: three times as fast.
-    log_c = jnp.log(consumption)
-    power = 1.0 - jnp.asarray(gamma, dtype=log_c.dtype)
-    is_log = power == 0.0
-    exponent = jnp.where(is_log, 1.0, power)
-    scale = jnp.where(is_log, 0.0, 1.0 / exponent)
-    powered = jnp.exp(exponent * log_c) * scale
-    # Where this is multiplied by 0 it must be finite, also at no consumption.
-    floor = jnp.where(is_log, -jnp.inf, LEAST_LOG)
-    logged = jnp.where(is_log, 1.0, 0.0) * jnp.maximum(log_c, floor)
-    return powered + logged

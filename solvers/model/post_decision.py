@@ -1,4 +1,4 @@
-r"""Post-decision variables: what a model says of the moment after a decision.
+r"""Post-decision variables.
 
 A period of a model with a post-decision variable :math:`p` has two stages (Powell, 2011,
 *Approximate Dynamic Programming*, ch. 4.6; Van Roy, Bertsekas, Lee and Tsitsiklis, 1997). The

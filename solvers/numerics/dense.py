@@ -1,4 +1,4 @@
-"""Dense systems under ``vmap``: solved one after the other on a CPU.
+"""Dense linear solves under ``vmap`` on a CPU, around a deadlock of jaxlib.
 
 A *batched* LAPACK call shares its batch out over XLA's pool of threads, from inside that pool, and
 waits there. Two of them at a time, in one program or in two that run side by side, can each hold

@@ -1,4 +1,4 @@
-r"""Solutions of equations with the derivatives of the solution, not of the way to it.
+r"""``dp.fixed_point`` and ``dp.implicit``: roots with implicit derivatives.
 
 A loop that approaches the root :math:`x^*(\theta)` of :math:`F(x; \theta) = 0` and stops after
 some steps returns nearly :math:`x^*`. Differentiating *through the loop* returns the derivative of

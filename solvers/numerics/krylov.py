@@ -1,4 +1,4 @@
-r"""The value of one policy: :math:`(I - L_\pi)\,v = r_\pi`, without a matrix.
+r"""BiCGSTAB: the value of one policy without a matrix.
 
 BiCGSTAB (van der Vorst 1992, *SIAM J. Sci. Stat. Comput.* 13) with the residual measured in the
 sup norm, the norm that the certificate is in. Nothing here is trusted: a breakdown, or a result

@@ -1,4 +1,4 @@
-r"""A Monte Carlo mean with its standard error, in a stream: memory does not grow with the draws.
+r"""``dp.monte_carlo``: a mean over random draws and its standard error, in constant memory.
 
 The mean of :math:`f(Z)` is estimated by :math:`\bar f = \frac1M\sum_i f(Z_i)`, with the standard
 error :math:`\sqrt{\sum_i (f(Z_i) - \bar f)^2 / (M-1) / M}`. Draws are made in *leaves* of a fixed

@@ -1,4 +1,4 @@
-r"""One state's axis in equal parts, one to a device: what a sharded solve computes with.
+r"""One axis of states in equal parts over devices, and reductions over all of them.
 
 Inside ``jax.shard_map`` every array over the states is a device's own part of it. Only two things
 reach beyond: a lookup of next states, which may lie in anybody's part (:meth:`Cut.gather`, or

@@ -1,4 +1,4 @@
-r"""The value of one policy when transitions are deterministic: path doubling.
+r"""Value of a deterministic policy by path doubling.
 
 If state :math:`s` surely moves to :math:`\sigma(s)`, a policy's value is a sum along a path, and
 

@@ -1,4 +1,4 @@
-"""Whether a value is a number yet or still traced by JAX, and how exact a number can be."""
+"""Concrete or traced, NumPy or JAX; machine epsilon."""
 
 from __future__ import annotations
 

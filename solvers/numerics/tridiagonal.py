@@ -1,4 +1,4 @@
-r"""A preconditioner for chains that walk along one state: birth and death, diffusions, queues.
+r"""Tridiagonal preconditioner for chains that move by single steps: cyclic reduction.
 
 Where a state moves by a step at a time, news travels along it as slowly, and at a discount of .9999
 a Krylov method needs as many iterations as there are steps to go: thousands. But the walk by itself

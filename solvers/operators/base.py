@@ -1,4 +1,4 @@
-r"""What a solution method needs of a model, whatever form the model was written in.
+r"""Interfaces: BellmanOperator, PolicyOperator, Shortcut, Survey.
 
 An operator stands for the Bellman operator
 :math:`(Tv)(s) = \max_c \{ r(s, c) + \beta(s, c)\, E[v(s') \mid s, c] \}`

@@ -1,4 +1,4 @@
-"""The Bellman operator of a :class:`~dpsolve.Model`: scalar functions mapped over grids.
+"""Bellman operator of a ``dp.Model`` on its grids, and of one policy.
 
 How a sweep goes, and what it costs for S states, C choices and W shock values:
 
@@ -34,8 +34,7 @@ from dpsolve.solvers.numerics.tridiagonal import LEAST
 
 from .base import BellmanOperator, PolicyOperator, Survey
 from .expectation import Expectation, next_axis
-from .interpolation import SLACK, Location
-from .lookup import at_members
+from .interpolation import SLACK, Location, at_members
 from .maximum import (
     FEW,
     argmax,

@@ -1,4 +1,4 @@
-"""Which operator and which shortcut a model is solved by; asked once a solve.
+"""Which operator and which shortcut a model is solved by.
 
 A model of arrays has its own Bellman operator, a model on grids the lattice's. Where a state is a
 cycle the solve loop runs on the operator of one turn (:mod:`.cyclic`), and what is found is read
@@ -12,17 +12,17 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Cut
 from dpsolve.solvers.options import SolveOptions
 
 from .base import BellmanOperator, Shortcut
 from .bellman import Lattice
-from .cyclic import Cyclic, Turn
+from .cyclic import Cyclic, Turn, cycle_of
 from .mixed_precision import SingleLattice
 from .model_functions import Pairs
 from .monotone import MonotoneLattice, rising
-from .phases import cycle_of
 from .sampled_certificate import SampledLattice
 from .tabular import Tabular
 

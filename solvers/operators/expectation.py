@@ -1,4 +1,4 @@
-r"""The expectation over next states, in the order that is the least work the signatures allow.
+r"""Cheapest order in which to take the expectation over next states.
 
 The expected continuation value :math:`E\,v(x_1', \ldots, x_k', z)` starts as an array over the
 next values of the states that follow a rule (axes ``x'``) and the current values of the Markov
@@ -32,8 +32,7 @@ from jax import lax
 
 from dpsolve.solvers.model.markov import Markov
 
-from .interpolation import Location
-from .lookup import at_members, corners, flattened
+from .interpolation import Location, at_members, corners, flattened
 from .model_functions import CHOICE, Functions, Pairs
 from .named_arrays import Named, add, multiply, take, where
 

@@ -1,4 +1,4 @@
-"""Maxima over choices: in the ways that XLA vectorises, by blocks of choices, by tiles of states.
+"""Maxima over choices: argmax, by blocks, by tiles that skip infeasible choices.
 
 XLA's own `argmax` reduces pairs of a number and a place, one after another: on a CPU four times the
 time of the maximum alone. So a maximum and the place where it is first are found by two reductions.

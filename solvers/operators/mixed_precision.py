@@ -1,4 +1,4 @@
-"""Iterations in single precision, where rewards are kept: half the bytes, and no trust.
+"""Sweeps in float32, ahead of the certifying ones in float64.
 
 A sweep over rewards that are kept reads each of them once, and memory sets its speed. In float32
 they are half as long. So a solve may go ahead in single precision until its certified error stops

@@ -1,4 +1,4 @@
-"""A model's functions, evaluated over named axes: what it says of states, choices and shocks.
+"""The user's scalar functions, evaluated over named axes of states, choices and shocks.
 
 All choices together are one axis, flattened in C order. Every method takes the choices it is asked
 about as an index with named axes: one block of choices, all of them, or one for each state (a
@@ -24,8 +24,7 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Cut
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-from .interpolation import Location, locate
-from .lookup import corners, greatest_reached, looked_up
+from .interpolation import Location, corners, greatest_reached, locate, looked_up
 from .named_arrays import Named, add, mapped, multiply, top, total, where
 
 Array = Any

@@ -1,4 +1,4 @@
-r"""A maximum that rises with the state: divide and conquer in place of a full sweep.
+r"""Monotone policies: divide and conquer where the best choice rises with the state.
 
 Where the best choice :math:`c^*(x)` rises with a state :math:`x` (increasing differences; Topkis
 1978), the best choice of a state between two others lies between theirs. Level by level the state

@@ -1,4 +1,4 @@
-"""Arrays with named axes: the little algebra that the Bellman operator is written in.
+"""Arrays with named axes, and their algebra.
 
 A function of ``(a, a_next)`` is an array over just those two axes. It is broadcast against the
 others as late as possible, which is where the engine's savings come from.

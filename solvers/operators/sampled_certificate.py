@@ -1,4 +1,4 @@
-r"""A certificate by a sample, where a sweep over all pairs would cost more than the solution.
+r"""Certificate by random states: a probability in place of a full sweep.
 
 It is given where ``certificate="sampled"`` asks for it, and never unasked: it is a statement of
 probability, and the full certificate is a proof.
@@ -32,7 +32,7 @@ from dpsolve.solvers.numerics.tracing import EPS
 
 from .base import Survey
 from .bellman import Lattice
-from .lookup import at_members
+from .interpolation import at_members
 from .model_functions import BLOCK
 from .monotone import MonotoneLattice
 from .named_arrays import Named

@@ -1,4 +1,4 @@
-"""One look over all feasible pairs of a model, before anything is solved.
+"""One look at all feasible pairs: no choice, off the grid, probabilities that leak.
 
 Indexing hides next states that are out of range, and rows of probabilities that leak shift results
 by more than any tolerance. Both are looked for here, in the compiled program, at every point; what

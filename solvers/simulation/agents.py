@@ -1,4 +1,4 @@
-r"""Simulation of agents under a policy: the steps they take, inside a trace.
+r"""One period of simulated agents: draws, moves, records, inside a trace.
 
 An agent lives on the grid. Each period it is at a node :math:`s`, makes the choice
 :math:`\pi(s)`, draws shocks :math:`w` with the probabilities they have there, and moves: a rule

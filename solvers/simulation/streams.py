@@ -1,4 +1,4 @@
-r"""Streams of random numbers, one to each agent: numbers by their place, not by their turn.
+r"""Random numbers of simulated agents: one stream to each, whatever their number.
 
 Agent `i` of a panel has the key ``fold_in(key, i)``, and the number at place `n` of its stream is
 made of the 64 bits of ``fold_in(fold_in(key, i), n)``. Nothing is carried from one draw to the

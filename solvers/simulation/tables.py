@@ -1,4 +1,4 @@
-r"""The law of an agent under a policy, as lookup tables: its draws, its moves, what is seen of it.
+r"""Lookup tables of a policy for simulation: shocks drawn, next states, what is recorded.
 
 The tables are those that :math:`P_\pi` takes expectations with, evaluated by the same code: next
 positions and interpolation weights over states and shocks, probabilities of shocks, chains. They
@@ -20,11 +20,12 @@ from jax import lax
 from dpsolve.solvers.distributions.solved_points import fixed_policy
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.markov import Markov
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import SparseRows, TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.bellman import LatticePolicy
 from dpsolve.solvers.operators.interpolation import SLACK
 from dpsolve.solvers.operators.named_arrays import Named, mapped, ordered
-from dpsolve.solvers.operators.tabular import SparseRows, TabularPolicy
+from dpsolve.solvers.operators.tabular import TabularPolicy
 from dpsolve.solvers.solution import Problem
 
 Array = Any

@@ -1,1 +1,1 @@
-"""One parameter point, from the factory to a solution."""
+"""One parameter point: from the factory to a solution, its statistics and its gradients."""

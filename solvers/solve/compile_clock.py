@@ -1,4 +1,4 @@
-"""How long a call spent on compiling: JAX tells, as it goes, and this listens.
+"""Seconds spent on compiling, told apart from seconds of solving.
 
 A call compiles when its sizes or options are new, and then tracing, lowering and compiling take
 many times what the solve does. They are told apart, because they are paid once.

@@ -1,4 +1,4 @@
-r"""Derivatives of a solution with respect to economic parameters, by the implicit function theorem.
+r"""Derivatives of a solution in its parameters, by the implicit function theorem.
 
 At the optimum the value solves :math:`v = T_\pi(v; \theta)` with its own greedy policy. By the
 envelope theorem the policy may be held fixed, so that
@@ -31,6 +31,7 @@ converge gives NaN.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -43,16 +44,18 @@ from dpsolve.solvers.distributions.stationary_solver import respond
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.inspection.requests import NO_GRADIENTS
 from dpsolve.solvers.methods.finite_horizon import follow
+from dpsolve.solvers.methods.loop import finish
 from dpsolve.solvers.model.factory import Factory, build, gradient_mistake, signature
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.krylov import resolvent
 from dpsolve.solvers.numerics.partition import Cut
 from dpsolve.solvers.operators.base import PolicyOperator
-from dpsolve.solvers.operators.choose_operator import make_operator
+from dpsolve.solvers.operators.choose_operator import Operators, make_operator
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.outcomes import PER_POINT
+from dpsolve.solvers.outcomes import PER_POINT, Outcome
 
-from .point import read_off, solve_point
+from .point import read_model, read_off, solve_point
 from .statistics import follows, horizon_path, masked
 
 Array = Any
@@ -277,3 +280,14 @@ def _resolvent(fixed: PolicyOperator, b: Array) -> Array:
         transpose_solve=lambda _, b: resolvent(lambda y: transposed(y)[0], b, TOLERANCE, over),
     )
     return x
+
+
+def read_point(operators: Operators, run: Any, wanted: Array | bool = True) -> dict[str, Array]:
+    """Name what was found, and work out what follows from it, as ``solve_point`` does.
+
+    A point that is not `wanted` costs next to nothing: it is treated as one that failed. Gradients
+    are added by :func:`~.gradients.gradients_of`.
+    """
+    found = finish(operators.loop, operators.options, run)
+    found = replace(found, code=jnp.where(wanted, found.code, jnp.int32(Outcome.NOT_FINITE)))
+    return read_model(operators, found)

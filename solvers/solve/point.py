@@ -1,33 +1,39 @@
-"""One parameter point, from the factory to named arrays: the program that JAX compiles."""
+"""The program of one parameter point: factory, operator, loop, named results.
+
+It comes in one go (:func:`solve_point`), or in stages, so that many points can be solved in rounds:
+:func:`begin_point` looks the model over, :func:`~.loop.iterate` makes a sweep and a step with the
+loop's operator, and :func:`read_point` names what was found. Between stages nothing is remembered
+but the state of the loop and what the operator keeps.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from dpsolve.solvers.inspection.requests import check_asked
 from dpsolve.solvers.methods.average import GAINS, RelativeValue
 from dpsolve.solvers.methods.discounted import Fixpoint
 from dpsolve.solvers.methods.finite_horizon import backward
-from dpsolve.solvers.methods.loop import Found, solve
-from dpsolve.solvers.model.array_factory import lane, no_model, own_arrays
-from dpsolve.solvers.model.factory import Factory, build, look_over, signature
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.methods.loop import Found, begin, solve
+from dpsolve.solvers.model.array_factory import no_model, own_arrays
+from dpsolve.solvers.model.factory import Factory, build, signature
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Cut
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import Lattice, LatticePolicy
 from dpsolve.solvers.operators.choose_operator import Operators
+from dpsolve.solvers.operators.cyclic import Cyclic, Turn
+from dpsolve.solvers.operators.model_functions import Pairs
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, Outcome
 from dpsolve.solvers.solution import CERTIFICATE
 
-from .statistics import horizon_path, masked, population, population_bytes
+from .statistics import horizon_path, masked, population
 
 Array = Any
 log = logging.getLogger("dpsolve")
@@ -148,57 +154,39 @@ def read_off(
     return arrays | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """How large the arrays of one point are.
+def begin_point(
+    operators: Operators,
+    values: Mapping[str, Any],
+    start: Array | None = None,
+    wanted: Array | bool = True,
+) -> tuple[Pairs | Turn | None, Any, Array]:
+    """Make ready for the first sweep; a NaN among the parameters ends the run at once.
 
-    Attributes
+    Parameters
     ----------
-    states, choices : int
-        Numbers of states and of choices.
-    bytes : int
-        What one point's solve takes: arrays over states and choices, and over states.
-    streams : bool
-        Whether rewards are recomputed block by block.
-    alone : bool
-        Whether points must not share a batch on a CPU (see :class:`~.array_factory.Lane`).
+    operators : Operators
+        Of the point's model, which has no horizon.
+    values : mapping
+        The point's parameters.
+    start : array over the states, optional
+        A value to start from; one that is not finite everywhere is none.
+    wanted : bool
+        A point that is not ends at once, before a shortcut is tried.
+
+    Returns
+    -------
+    kept : Pairs, Turn or None
+        What the operator keeps, so that another of the same model need not find it again.
+    run : Run or AverageRun
+    started : bool
+        Whether `start` was used.
     """
-
-    states: int
-    choices: int
-    bytes: int
-    streams: bool
-    alone: bool = False
-
-
-VECTORS = 24  # arrays over the states that are alive in the loop, the Krylov solver's included
-
-
-def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> Footprint:
-    """Size up one point by tracing its factory."""
-    return look_over(factory, sizes, lambda made: footprint_of(made, factory, sizes, options))
-
-
-def footprint_of(
-    made: Any, factory: Factory, sizes: Mapping[str, Any], options: SolveOptions
-) -> Footprint:
-    """Size up one point of what a factory made, inside a trace."""
-    if isinstance(made, TabularModel):
-        pairs = 8 * prod(np.shape(made.reward))
-        dense = getattr(made.transition, "values", made.transition)
-        total = pairs + 8 * prod(np.shape(dense)) + 8 * VECTORS * made.n_states
-        total += population_bytes(made, options)
-        return Footprint(made.n_states, made.n_actions, total, False)
-    if isinstance(made, Model):
-        t = None if made.horizon is None else jnp.int32(0)
-        lattice = Lattice(made, t=t, block=options.block, memory=options.memory)
-        states = prod(made.shape)
-        at_once = lattice.block_size or lattice.n_choices
-        vectors = VECTORS + 6 * (made.horizon or 0)
-        total = at_once * lattice.bytes_per_choice + 8 * states * vectors
-        total += population_bytes(made, options)
-        return Footprint(states, lattice.n_choices, total, lattice.block_size is not None)
-    if not isinstance(made, Mapping):
-        raise no_model(factory, made)
-    one = lane(factory, sizes)
-    return Footprint(1, 1, one.bytes, False, one.alone)
+    operator = operators.loop
+    started = jnp.asarray(False)
+    if start is not None:
+        started = operator.everywhere.all(jnp.isfinite(start))
+        operator.opening = jnp.where(started, start, operator.start())
+    live = is_live(values)
+    run = begin(operators, operators.options, live & wanted)
+    kept = operator.kept if isinstance(operator, Lattice | Cyclic) else None
+    return None if kept is None else kept.lean(), run, started & live

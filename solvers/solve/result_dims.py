@@ -1,4 +1,4 @@
-"""What a model's names and sizes tell without a number: its states, and what each array lies over.
+"""Dimensions of every result array, from a model's names and sizes.
 
 It is a plain fact, which outlives the trace in which a model was built; the model itself does not.
 """
@@ -15,7 +15,8 @@ from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.model.array_factory import Dims, Shapes, shapes_of
 from dpsolve.solvers.model.markov import Markov
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.outcomes import PER_POINT
 
 from .statistics import CLASSES

@@ -1,4 +1,4 @@
-"""One model at one parameter point on one device: arguments, program, message."""
+"""``dp.solve`` on one device: arguments, compiled program, message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from dpsolve.solvers.inspection.check import diagnose
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import Dims, rebuild
 from dpsolve.solvers.model.factory import Factory, Sizes, look_over, signature, split
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence

@@ -1,4 +1,4 @@
-r"""What a point can be asked for beside its value: distribution, moments, the path of many people.
+r"""Distribution, moments and path that a point is asked for beside its value.
 
 The optimal policy moves a distribution over the states as a Markov chain. Its stationary
 distribution is certified by itself (:mod:`.stationary`), to an L1 distance of `distribution_tol`;
@@ -10,7 +10,6 @@ stationary distribution.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,10 +18,11 @@ from dpsolve.solvers.distributions.distribution import explained
 from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.moments import expanded, moments_of
 from dpsolve.solvers.distributions.path import path_of, pushed
-from dpsolve.solvers.distributions.stationary_search import DENSE_MOST
 from dpsolve.solvers.distributions.stationary_solver import stationary_of
 from dpsolve.solvers.errors import ModelError
-from dpsolve.solvers.model.model import Model, TabularModel
+from dpsolve.solvers.inspection.forecast import path_periods
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import ALONE, Cut, Everywhere
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.bellman import Lattice
@@ -31,8 +31,6 @@ from dpsolve.solvers.outcomes import Outcome, sentence
 
 Array = Any
 Arrays = dict[str, Array]
-
-DENSE_COPIES = 6  # of a small chain's matrix, alive in its search
 
 # One number each about a point's stationary distribution.
 OF_DISTRIBUTION = ("distribution_residual", "distribution_error", "distribution_period")
@@ -192,29 +190,6 @@ def horizon_path(
     over = ALONE if cut is None else cut.everywhere
     code = _judged(arrays, True, jnp.int32(Outcome.SOLVED), over)
     return {name: masked(x, failed) for name, x in arrays.items()}, code
-
-
-def population_bytes(model: Model | TabularModel, options: SolveOptions) -> int:
-    """Forecast the memory that one point's distributions and gradients take.
-
-    The stationary distribution is looked for when the value's loop is over: what it takes more
-    than the loop does is a small chain's matrix, and what is kept of it.
-    """
-    states = prod(model.shape)
-    arrays = 0
-    if options.stationary:
-        arrays += 8 + (DENSE_COPIES * states if states <= DENSE_MOST else 0)
-    arrays += ((path_periods(model, options) or -1) + 1) * 2
-    # Of the value, of each output, of the distribution, and of the path.
-    differentiated = 2 + len(getattr(model, "outputs", ())) + arrays
-    return 8 * states * (arrays + differentiated * len(options.gradients))
-
-
-def path_periods(model: Model | TabularModel, options: SolveOptions) -> int | None:
-    """Return the length of the path of distributions, None if none is asked for."""
-    if model.horizon is not None and options.initial is not None:
-        return options.periods or int(model.horizon)
-    return options.periods
 
 
 def initial_mass(model: Model | TabularModel, options: SolveOptions) -> Array:

@@ -42,28 +42,28 @@ if TYPE_CHECKING:
     from .solvers.model.markov import markov as markov
     from .solvers.model.markov import rouwenhorst as rouwenhorst
     from .solvers.model.markov import tauchen as tauchen
+    from .solvers.model.mdp import TabularModel as TabularModel
+    from .solvers.model.mdp import mdp as mdp
     from .solvers.model.model import Model as Model
-    from .solvers.model.model import TabularModel as TabularModel
-    from .solvers.model.model import crra as crra
+    from .solvers.model.utility import crra as crra
     from .solvers.numerics.fixed_point import fixed_point as fixed_point
     from .solvers.numerics.fixed_point import implicit as implicit
     from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
-    from .solvers.operators.tabular import mdp as mdp
     from .solvers.options import SolveOptions as SolveOptions
     from .solvers.solution import Solution as Solution
 
 # Where each public name lives.
 _HOME = {
     "Model": "solvers.model.model",
-    "crra": "solvers.model.model",
-    "TabularModel": "solvers.model.model",
+    "crra": "solvers.model.utility",
+    "TabularModel": "solvers.model.mdp",
     "grid": "solvers.model.grids",
     "integers": "solvers.model.grids",
     "iid": "solvers.model.grids",
     "markov": "solvers.model.markov",
     "rouwenhorst": "solvers.model.markov",
     "tauchen": "solvers.model.markov",
-    "mdp": "solvers.operators.tabular",
+    "mdp": "solvers.model.mdp",
     "SolveOptions": "solvers.options",
     "Solution": "solvers.solution",
     "solve": "sharding.solve",

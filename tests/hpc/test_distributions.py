@@ -21,11 +21,11 @@ from dpsolve.hpc.sweep_file.fields import asked_for, options_of, sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
 from dpsolve.hpc.sweep_file.overrides import Overrides
 from dpsolve.hpc.sweep_file.reader import read_sweep
+from dpsolve.solvers.inspection.forecast import footprint
 from dpsolve.solvers.library import savings
-from dpsolve.solvers.solve.point import footprint
 
 from .conftest import assert_equal_stores, run
-from .test_verification import alter, assert_refuted, vouch
+from .verify.test_verification import alter, assert_refuted, vouch
 
 # A compiled point with distribution, moments and gradients takes seconds to make.
 pytestmark = pytest.mark.slow

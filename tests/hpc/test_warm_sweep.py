@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,8 @@ from dpsolve.hpc.cluster import worker as desks
 from dpsolve.hpc.cluster.messages import Order, Post
 from dpsolve.hpc.cluster.worker import Desk
 from dpsolve.hpc.plan.design import Bucket, make_design
-from dpsolve.hpc.plan.order import sequence
 from dpsolve.hpc.plan.tasks import Task, cut
-from dpsolve.hpc.run.executor import LocalExecutor
+from dpsolve.hpc.run.executor import LocalExecutor, numbers_of
 from dpsolve.hpc.run.sweep import create_store, resume
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
@@ -54,6 +54,9 @@ def starts(path: Path) -> np.ndarray[Any, Any]:
 # -- the order of the points ----------------------------------------------------------------------
 
 
+WARM: Any = SimpleNamespace(warm=True)  # all that is asked of a program here
+
+
 def bucket_of(**tables: Any) -> Bucket:
     sweep = sweep_from({"model": "growth", "store": {"path": "x.zarr"}, **tables})
     return make_design(sweep, signature(growth_factory)).buckets[0]
@@ -66,7 +69,7 @@ def test_each_step_along_the_axes_is_one_along_one_of_them(block: tuple[int, ...
         grid={"beta": [0.8, 0.9], "delta": [0.1, 0.2, 0.3], "alpha": [0.2, 0.3, 0.4, 0.5]}
     )
     for task in cut(shape, block):
-        order = sequence(bucket, task)
+        order = numbers_of(WARM, bucket, task)
         np.testing.assert_array_equal(np.sort(order), np.arange(task.start, task.stop))
         at = np.array(np.unravel_index(order, shape))
         assert (np.abs(np.diff(at, axis=1)).sum(axis=0) == 1).all()
@@ -75,7 +78,7 @@ def test_each_step_along_the_axes_is_one_along_one_of_them(block: tuple[int, ...
 def test_points_of_a_sample_are_followed_from_nearest_to_nearest() -> None:
     ranges = {"beta": {"from": 0.9, "to": 0.97}, "delta": {"from": 0.02, "to": 0.2}}
     bucket = bucket_of(sample={"method": "sobol", "points": 64, "seed": 1, **ranges})
-    order = sequence(bucket, Task(0, 0, 16, 64, (0,), (48,)))
+    order = numbers_of(WARM, bucket, Task(0, 0, 16, 64, (0,), (48,)))
     np.testing.assert_array_equal(np.sort(order), np.arange(16, 64))
 
     def way(numbers: Any) -> float:

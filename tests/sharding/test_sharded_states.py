@@ -24,7 +24,7 @@ from dpsolve.sharding.devices.fit import make_cut
 from dpsolve.sharding.devices.mesh import STATES, MeshShape, make_mesh
 from dpsolve.sharding.solve import solve
 from dpsolve.solvers.library import savings
-from dpsolve.solvers.model.model import TabularModel
+from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.numerics.partition import Cut, Everywhere
 from dpsolve.solvers.operators.bellman import Lattice
 from dpsolve.solvers.operators.tabular import Tabular

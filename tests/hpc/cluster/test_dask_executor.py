@@ -17,12 +17,12 @@ from dpsolve.hpc.cluster.dask_executor import DaskExecutor
 from dpsolve.hpc.run.executor import prepare
 from dpsolve.hpc.run.job_paths import cache_folder
 from dpsolve.hpc.store.event_log import Event, read_ledger
+from dpsolve.hpc.store.failures import write_failed
 from dpsolve.hpc.store.store import open_store
-from dpsolve.hpc.store.unsolvable import write_failed
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.solvers.errors import ClusterError
 
-from .conftest import Listener, assert_equal_stores, done_twice, run
+from ..conftest import Listener, assert_equal_stores, done_twice, run
 
 pytestmark = pytest.mark.slow
 

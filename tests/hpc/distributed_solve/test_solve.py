@@ -16,8 +16,7 @@ import dpsolve as dp
 from dpsolve.hpc.cli import solve
 from dpsolve.hpc.distributed_solve.checkpoints import Checkpoints
 from dpsolve.hpc.distributed_solve.slurm_step import find_seat, nodes_of
-from dpsolve.hpc.distributed_solve.solve import Ending
-from dpsolve.hpc.distributed_solve.solving import solve_into_store
+from dpsolve.hpc.distributed_solve.solve import Ending, solve_into_store
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.reader import Reading
@@ -26,9 +25,9 @@ from dpsolve.sharding.processes.group import SILENCE, Roll
 from dpsolve.sharding.processes.rendezvous import alone
 from dpsolve.solvers.errors import RefusedError, UsageError
 
+from ..conftest import Listener, arrays, assert_equal_stores
 from ..local_slurm import until
 from ..several import SLOW, Ended, Several, solve_alone, sweeps_of
-from .conftest import Listener, arrays, assert_equal_stores
 
 VI = ("--method", "vi", "--with", "solve.max_iter=100000", "--tol", "1e-6")
 KEEP = ("--keep", "value,lower,upper,policy,eaten")

@@ -19,7 +19,7 @@ from dpsolve.hpc.run.sweep import create_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
 
-from .conftest import is_array, run
+from ..conftest import is_array, run
 
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 

@@ -25,13 +25,13 @@ from dpsolve.hpc.verify.audit import metadata_faults
 from dpsolve.sharding.batches.program import Program
 from dpsolve.sharding.batches.result_arrays import Layout
 
-from .conftest import BETAS, TOY, Listener, arrays, assert_equal_stores, files, run
+from ..conftest import BETAS, TOY, Listener, arrays, assert_equal_stores, files, run
 
 # Runs a sweep in a process of its own, which kills itself (SIGKILL) at its n-th file: before it is
 # written, in the middle (as a draft), or right after. With n = 0 it lives.
 CHILD = """
 import json, os, signal, sys, threading
-from dpsolve.hpc import files, store
+from dpsolve.hpc.store import atomic_files as files, store
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.sweep_file.model_source import resolve
 from dpsolve.hpc.sweep_file.fields import sweep_from

@@ -20,7 +20,7 @@ from dpsolve.hpc.store.store import Store, open_store
 from dpsolve.hpc.sweep_file.fields import Sweep
 from dpsolve.solvers.errors import RefusedError
 
-from .conftest import files, run
+from ..conftest import files, run
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
 from dpsolve.sharding.batches.program import Program
 
-from .conftest import BETAS, Listener, assert_equal_stores, run
+from ..conftest import BETAS, Listener, assert_equal_stores, run
 
 
 def test_an_outcome_counts_every_point(cake: Callable[..., Sweep], listener: Listener) -> None:

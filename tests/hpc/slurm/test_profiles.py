@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 
 from dpsolve.hpc.cluster.worker_devices import gpu_environment, share_of_gpus
-from dpsolve.hpc.slurm.profiles import Profile, ProfileFile, find_profile, list_profiles
-from dpsolve.hpc.slurm.slurm_units import memory_bytes, walltime_seconds
+from dpsolve.hpc.slurm.profiles import (
+    Profile,
+    ProfileFile,
+    find_profile,
+    list_profiles,
+    memory_bytes,
+    walltime_seconds,
+)
 from dpsolve.solvers.errors import UsageError
 
 

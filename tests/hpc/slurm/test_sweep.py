@@ -16,8 +16,8 @@ import pytest
 from dpsolve.hpc.store.event_log import read_ledger
 from dpsolve.hpc.store.store import open_store
 
+from ..conftest import assert_equal_stores, done_twice
 from ..local_slurm import NAPPING, PROFILE, LocalSlurm, until
-from .conftest import assert_equal_stores, done_twice
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "slurm" / "distributed.sh"
 

@@ -22,12 +22,12 @@ from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep
 from dpsolve.hpc.sweep_file.model_source import resolve
 
-from .conftest import assert_equal_stores, run
-from .conftest import files as contents
+from ..conftest import assert_equal_stores, run
+from ..conftest import files as contents
 
 KILLED_CREATION = """
 import json, os, signal, sys
-from dpsolve.hpc import creation
+from dpsolve.hpc.store import create as creation
 from dpsolve.hpc.plan.plan import make_plan
 from dpsolve.hpc.sweep_file.model_source import resolve
 from dpsolve.hpc.sweep_file.fields import sweep_from

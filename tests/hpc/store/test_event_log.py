@@ -15,7 +15,7 @@ from dpsolve.hpc.store.event_log import Event, Ledger, folder_of, read_ledger
 from dpsolve.hpc.store.store import Store, open_store
 from dpsolve.hpc.sweep_file.fields import Sweep
 
-from .conftest import done_twice, run
+from ..conftest import done_twice, run
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import pytest
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.run.sweep import resume
 from dpsolve.hpc.store.event_log import Event, read_ledger
+from dpsolve.hpc.store.failures import write_failed
 from dpsolve.hpc.store.store import open_store
-from dpsolve.hpc.store.unsolvable import write_failed
 from dpsolve.hpc.sweep_file.fields import Sweep
 
-from .conftest import assert_equal_stores, done_twice, run
+from ..conftest import assert_equal_stores, done_twice, run
 
 
 @pytest.fixture

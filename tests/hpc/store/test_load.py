@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
-from dpsolve.hpc.store.finding import find_point
+from dpsolve.hpc.store.load import find_point
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
 
-from .conftest import run
+from ..conftest import run
 
 Make = Callable[..., Sweep]
 OWN = '''

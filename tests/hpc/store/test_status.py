@@ -16,7 +16,7 @@ from dpsolve.hpc.store.status import Failure, read_status
 from dpsolve.hpc.sweep_file.fields import Sweep
 from dpsolve.hpc.sweep_file.model_source import resolve
 
-from .conftest import files, run
+from ..conftest import files, run
 
 HEAVY = ("jax", "xarray", "zarr", "dask", "distributed", "scipy", "pandas", "matplotlib")
 

@@ -20,7 +20,7 @@ from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
 
-from .conftest import BETAS, Listener, assert_equal_stores, run
+from ..conftest import BETAS, Listener, assert_equal_stores, run
 
 
 def test_a_store_opens_labelled_and_without_a_warning(

@@ -13,7 +13,7 @@ import dpsolve as dp
 from dpsolve.hpc.verify.bellman import Definition, bellman
 from dpsolve.hpc.verify.definition import define
 
-from ..reference import random_arrays, random_problem, solve_arrays
+from ...reference import random_arrays, random_problem, solve_arrays
 
 
 def fixed_point(definition: Definition, sweeps: int) -> np.ndarray[Any, Any]:

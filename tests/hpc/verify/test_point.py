@@ -16,7 +16,7 @@ from dpsolve.hpc.verify.point import Stored, examine
 from dpsolve.hpc.verify.proofs import Claim, Interval, Place, Step, find_weight
 from dpsolve.hpc.verify.verification import Verification
 
-from ..reference import random_arrays, random_problem, solve_arrays
+from ...reference import random_arrays, random_problem, solve_arrays
 
 TOL = 1e-8
 

@@ -11,7 +11,7 @@ import dpsolve as dp
 from dpsolve.sharding.devices import fit
 from dpsolve.sharding.devices.mesh import MeshShape, devices_seen, make_mesh
 from dpsolve.sharding.solve import solve
-from dpsolve.solvers.solve.point import Footprint
+from dpsolve.solvers.inspection.forecast import Footprint
 
 GIB = 2**30
 

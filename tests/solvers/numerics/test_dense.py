@@ -30,7 +30,7 @@ def test_many_at_a_time_do_not_hang(fresh_python: Callable[[str], str]) -> None:
 import os, threading
 import dpsolve, jax, jax.numpy as jnp, numpy as np
 from dpsolve.sharding.devices.threads import cores
-from dpsolve.solvers import dense
+from dpsolve.solvers.numerics import dense
 def one(a):
     parts = [jnp.exp(a * k) + jnp.sin(a) * jnp.cos(a) ** 2.1 + 500.0 * jnp.eye(100)
              for k in range(6)]

@@ -10,8 +10,7 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers.operators.choose_operator import Operators
-from dpsolve.solvers.operators.cyclic import Cyclic
-from dpsolve.solvers.operators.phases import cycle_of
+from dpsolve.solvers.operators.cyclic import Cyclic, cycle_of
 from dpsolve.solvers.options import SolveOptions
 
 DEMAND = np.arange(4)

@@ -14,7 +14,7 @@ import pytest
 import dpsolve as dp
 from dpsolve.solvers.operators import maximum
 from dpsolve.solvers.operators.bellman import Lattice
-from dpsolve.solvers.operators.lookup import at_members
+from dpsolve.solvers.operators.interpolation import at_members
 from dpsolve.solvers.operators.maximum import FEW, argmax, max_and_argmax
 from dpsolve.solvers.operators.model_functions import BLOCK
 from dpsolve.solvers.operators.named_arrays import SHORT, Named, total

@@ -1,4 +1,4 @@
-"""A dask worker that tells of itself every ten seconds, where dask's own does twice a second.
+"""A dask worker whose heartbeat comes every ten seconds, not twice a second.
 
 A scheduler needs a thousandth of a second for each such sign of life. For tasks of minutes, whose
 driver shares a login node with others, that is all that it does; and a lost worker is noticed by

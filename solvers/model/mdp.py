@@ -1,0 +1,233 @@
+"""``dp.mdp``: a model given by arrays, dense or sparse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.tracing import is_concrete
+
+from .grids import check_distribution
+
+Array = Any
+
+
+@dataclass(frozen=True, eq=False)
+class TabularModel:
+    """A Markov decision process given by arrays, as :func:`dpsolve.mdp` makes it.
+
+    Attributes
+    ----------
+    reward : array (states, actions) or (pairs,)
+        Expected reward; -inf where infeasible.
+    transition : array (states, actions, states), or (pairs, states) dense or ``BCOO``
+        Probabilities of the next state.
+    discount : float
+        Discount factor.
+    state_index, action_index : int array (pairs,) or None
+        State and action of each pair, sorted by state and then action; None in product form.
+    n_states, n_actions : int
+        Sizes; the dimensions are named ``state`` and ``action``.
+    """
+
+    reward: Array
+    transition: Any
+    discount: Any
+    state_index: np.ndarray[Any, Any] | None
+    action_index: np.ndarray[Any, Any] | None
+    n_states: int
+    n_actions: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of states, as a tuple."""
+        return (self.n_states,)
+
+    horizon = None
+
+
+PADDING = 4  # store padded rows while they take at most this many times the non-zeros
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """A sparse matrix by rows, for products with a vector and for picking rows.
+
+    Attributes
+    ----------
+    columns : int array (rows, longest) or (nonzeros,)
+        Column of each entry.
+    values : array of the same shape
+        The entries; 0 in the padding.
+    rows : int array (nonzeros,) or None
+        Row of each entry, sorted; None when rows are padded.
+    shape : (int, int)
+        Of the matrix.
+    """
+
+    columns: Any
+    values: Any
+    rows: Any
+    shape: tuple[int, int]
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> SparseRows:
+        """Convert any scipy sparse matrix or array."""
+        csr = matrix.tocsr()
+        csr.sum_duplicates()
+        counts = np.diff(csr.indptr)
+        longest = max(1, int(counts.max(initial=0)))
+        n = csr.shape[0]
+        rows = np.repeat(np.arange(n), counts)
+        if n * longest > PADDING * max(csr.nnz, 1):
+            return cls(csr.indices.astype(np.int32), csr.data.astype(np.float64), rows, csr.shape)
+        columns = np.zeros((n, longest), np.int32)
+        values = np.zeros((n, longest))
+        place = np.arange(csr.nnz) - np.repeat(csr.indptr[:-1], counts)
+        columns[rows, place] = csr.indices
+        values[rows, place] = csr.data
+        return cls(columns, values, None, csr.shape)
+
+    def __matmul__(self, v: Array) -> Array:
+        """Multiply by a vector (columns,)."""
+        entries = jnp.asarray(self.values) * v[jnp.asarray(self.columns)]
+        if self.rows is None:
+            return entries.sum(-1)
+        return jax.ops.segment_sum(
+            entries, jnp.asarray(self.rows), self.shape[0], indices_are_sorted=True
+        )
+
+    @property
+    def longest(self) -> int:
+        """Entries of the longest row."""
+        if self.rows is None:
+            return int(self.columns.shape[1])
+        return int(np.bincount(self.rows, minlength=1).max())
+
+
+def mdp(
+    R: Any,
+    P: Any,
+    beta: Any,
+    *,
+    states: Any = None,
+    actions: Any = None,
+) -> TabularModel:
+    """Make a model from arrays.
+
+    Parameters
+    ----------
+    R : array (states, actions) or (pairs,)
+        Expected reward; -inf where an action is infeasible.
+    P : array (states, actions, states), or (pairs, states) dense or scipy sparse
+        Probabilities of the next state.
+    beta : float
+        Discount factor.
+    states, actions : int array (pairs,), optional
+        In pair form: the state and the action of each pair, from 0.
+
+    Returns
+    -------
+    TabularModel
+        The result's dimension is ``state``, the choice is ``action``.
+
+    Raises
+    ------
+    ModelError
+        If shapes disagree, a pair stands twice, a state has no pair, or (where they are plain
+        numbers) a row of probabilities of a feasible pair does not sum to one.
+    """
+    if (states is None) != (actions is None):
+        raise ModelError("mdp: give both states= and actions= (pair form), or neither")
+    if np.ndim(beta) != 0:
+        raise ModelError(f"mdp: beta is one number, but its shape is {np.shape(beta)}")
+    sparse = hasattr(P, "tocsr")
+    if states is None:
+        if sparse:
+            raise ModelError(
+                "mdp: a sparse P is in pair form, (pairs, states): give states= and actions= too"
+            )
+        return _product_form(R, P, beta)
+    return _pair_form(R, P, beta, states, actions, sparse)
+
+
+def _as_array(x: Any) -> Any:
+    return np.asarray(x, np.float64) if is_concrete(x) else jnp.asarray(x, jnp.float64)
+
+
+def _product_form(reward: Any, transition: Any, beta: Any) -> TabularModel:
+    reward, transition = _as_array(reward), _as_array(transition)
+    if reward.ndim != 2:
+        raise ModelError(f"mdp: R must have shape (states, actions), not {reward.shape}")
+    n, m = reward.shape
+    if transition.shape != (n, m, n):
+        raise ModelError(
+            f"mdp: R of shape {(n, m)} needs P of shape {(n, m, n)}, not {transition.shape}"
+        )
+    if is_concrete(reward, transition):
+        feasible = reward > -np.inf
+        _check_rows(transition[feasible], np.argwhere(feasible))
+    return TabularModel(reward, transition, beta, None, None, n, m)
+
+
+def _pair_form(
+    reward: Any, transition: Any, beta: Any, states: Any, actions: Any, sparse: bool
+) -> TabularModel:
+    for name, x in (("states", states), ("actions", actions)):
+        if not is_concrete(x) or np.asarray(x).dtype.kind not in "iu" or np.ndim(x) != 1:
+            raise ModelError(f"mdp: {name}= is a one-dimensional array of integers from 0")
+    state, action = np.asarray(states), np.asarray(actions)
+    reward = _as_array(reward)
+    transition = transition.tocsr() if sparse else _as_array(transition)
+    pairs = len(state)
+    if reward.shape != (pairs,) or action.shape != (pairs,) or transition.shape[0] != pairs:
+        raise ModelError(
+            f"mdp: states= names {pairs} pairs, but actions= has {len(action)}, R has shape "
+            f"{reward.shape} and P {transition.shape}"
+        )
+    n, m = int(transition.shape[1]), int(action.max(initial=0)) + 1
+    if pairs == 0 or state.min() < 0 or action.min() < 0 or state.max() >= n:
+        raise ModelError(
+            f"mdp: states= must lie in 0..{n - 1} (P has {n} columns) and actions= at 0 or above"
+        )
+    order = np.lexsort((action, state))
+    state, action = state[order], action[order]
+    twice = np.flatnonzero((np.diff(state) == 0) & (np.diff(action) == 0))
+    if twice.size:
+        raise ModelError(
+            f"mdp: the pair (state {state[twice[0]]}, action {action[twice[0]]}) stands twice"
+        )
+    missing = np.setdiff1d(np.arange(n), state)
+    if missing.size:
+        raise ModelError(f"mdp: state {missing[0]} has no pair, so no feasible action")
+    reward, transition = reward[order], transition[order]
+    if is_concrete(reward):
+        use = np.flatnonzero(np.asarray(reward) > -np.inf)
+        if sparse or is_concrete(transition):
+            _check_rows(transition[use], np.stack([state[use], action[use]], 1))
+    rows = SparseRows.from_scipy(transition) if sparse else transition
+    return TabularModel(reward, rows, beta, state, action, n, m)
+
+
+def _check_rows(rows: Any, pairs: Any) -> None:
+    """Check the rows of feasible pairs, and name the worst by state and action."""
+    dense_entries = rows.data if hasattr(rows, "tocsr") else np.asarray(rows)
+    sums = np.asarray(rows.sum(-1)).ravel()
+    try:
+        check_distribution(sums[:, None], "P")
+        if (dense_entries < 0).any():
+            raise ModelError(f"mdp: P has a negative entry, {dense_entries.min():g}")
+    except ModelError as error:
+        if "sums" not in str(error):
+            raise
+        worst = int(np.argmax(np.abs(sums - 1.0)))
+        i, a = pairs[worst]
+        raise ModelError(
+            f"mdp: the row of P for state {i}, action {a} sums to {sums[worst]:.12g}, not to 1; "
+            "probabilities that leak would shift the solution by more than any tolerance"
+        ) from None
