@@ -89,7 +89,7 @@ def batching() -> list[Row]:
     """Solve a sweep in which a tenth of the points needs 50 times the sweeps of the others."""
     from dpsolve.sharding.batches.program import Program
     from dpsolve.sharding.batches.refill import Results, serve
-    from dpsolve.sharding.batches.single_pass import Whole
+    from dpsolve.sharding.batches.single_pass import SinglePass
     from dpsolve.sharding.devices.mesh import ONE_DEVICE
     from dpsolve.solvers.library import growth
     from dpsolve.solvers.options import SolveOptions
@@ -97,7 +97,7 @@ def batching() -> list[Row]:
     def compare(options: SolveOptions, points: dict[str, Any], n: int) -> tuple[Any, list[float]]:
         ours = Program(growth, {"n_k": 100}, options)
         ours.compile()
-        fixed = Whole(growth, {"n_k": 100}, options, ours.lanes, ONE_DEVICE, None)
+        fixed = SinglePass(growth, {"n_k": 100}, options, ours.lanes, ONE_DEVICE, None)
         fixed.compile()
 
         def other() -> None:
@@ -142,16 +142,16 @@ import json
 import jax, numpy as np
 from jax.sharding import PartitionSpec
 import dpsolve as dp
-from dpsolve.sharding.devices.fit import make_cut
+from dpsolve.sharding.devices.fit import make_partition
 from dpsolve.sharding.devices.mesh import STATES, MeshShape, make_mesh
 from dpsolve.solvers.model.factory import build
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.library import savings
 shape, sizes = MeshShape(1, 2), {"n_a": 5_000, "n_z": 25}
-cut, mesh = make_cut(savings, sizes, shape), make_mesh(shape)
+partition, mesh = make_partition(savings, sizes, shape), make_mesh(shape)
 defaults = {"beta": 0.96, "gamma": 2.0, "r": 0.03, "rho": 0.9, "sigma": 0.1}
 def sweep(v):
-    return Lattice(build(savings, defaults, sizes), cut=cut).greedy(v)
+    return GridOperator(build(savings, defaults, sizes), partition=partition).greedy(v)
 spec = PartitionSpec(STATES)
 run = jax.shard_map(sweep, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 text = jax.jit(run).lower(jax.ShapeDtypeStruct((5_000, 25), np.float64)).compile().as_text()

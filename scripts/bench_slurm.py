@@ -113,17 +113,17 @@ class Bench:
         said, _ = driver.communicate(timeout=900)
         if driver.returncode:
             raise RuntimeError(said)
-        return ledger(store)
+        return event_log(store)
 
 
-def ledger(path: Path) -> list[dict[str, Any]]:
+def event_log(path: Path) -> list[dict[str, Any]]:
     """Return the events of a store's ledger in the order of time."""
-    from dpsolve.hpc.store.event_log import read_ledger
+    from dpsolve.hpc.store.event_log import read_events
     from dpsolve.hpc.store.store import open_store
 
     return [
         {"t": event.time, "writer": event.writer, "what": event.what} | event.facts
-        for event in read_ledger(open_store(path))
+        for event in read_events(open_store(path))
     ]
 
 
@@ -366,26 +366,26 @@ def simulated(
     some are lost.
     """
     from dpsolve.hpc.cluster import coordinator as module
-    from dpsolve.hpc.cluster.messages import Post
-    from dpsolve.hpc.cluster.task_queue import Dispatch
-    from dpsolve.hpc.store.event_log import Ledger
+    from dpsolve.hpc.cluster.messages import RunInfo
+    from dpsolve.hpc.cluster.task_queue import TaskQueue
+    from dpsolve.hpc.store.event_log import EventLog
 
     tasks = len(store.tasks)
     length = np.random.default_rng(0).choice(shape, tasks) * mean
     dask = VirtualDask(workers, length, pause, lost)
-    fleet: Any = SimpleNamespace(
-        tick=lambda dispatch: (), joined=lambda hand, report: None,
+    pool: Any = SimpleNamespace(
+        tick=lambda queue: (), joined=lambda worker_state, report: None,
         cause=lambda loss: ("job", "its node was lost"),
     )  # fmt: skip
-    real = module.Dispatch
-    module.Dispatch = partial(Dispatch, clock=lambda: dask.now)  # type: ignore[misc,assignment]  # for this call
+    real = module.TaskQueue
+    module.TaskQueue = partial(TaskQueue, clock=lambda: dask.now)  # type: ignore[misc,assignment]  # for this call
     try:
-        driver = module.Conductor(
+        driver = module.Coordinator(
             dask,
             store,
-            Post("", ""),
-            fleet,
-            Ledger(store, "bench"),
+            RunInfo("", ""),
+            pool,
+            EventLog(store, "bench"),
             lambda text: None,  # type: ignore[arg-type]  # it stands for dask's
         )
         driver._heard = dask  # type: ignore[assignment]  # as above
@@ -393,7 +393,7 @@ def simulated(
         finished = sum(1 for _ in driver.conduct(list(range(tasks))))
         used = time.process_time() - began
     finally:
-        module.Dispatch = real  # type: ignore[misc]  # as it was
+        module.TaskQueue = real  # type: ignore[misc]  # as it was
     assert finished == tasks
     spread = f"tasks of {length.min():.0f} to {length.max():.0f} s, {lost} lost workers"
     measured = (

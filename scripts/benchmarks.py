@@ -180,19 +180,19 @@ def memory() -> list[Row]:
 def maximum() -> list[Row]:
     """Time one sweep over pairs, policy included: against XLA's max and argmax."""
     from dpsolve.solvers.library import savings as model
-    from dpsolve.solvers.operators.bellman import Lattice
+    from dpsolve.solvers.operators.bellman import GridOperator
 
     v = jnp.asarray(np.random.default_rng(0).normal(size=(1_000, 25)))
-    lattice = Lattice(model(n_a=1_000, n_z=25))
+    operator = GridOperator(model(n_a=1_000, n_z=25))
     reward = jnp.asarray(np.random.default_rng(1).normal(size=(1_000, 25, 1_000)))
     plain = jax.jit(lambda reward, v: (lambda q: (q.max(-1), q.argmax(-1)))(reward + v.T))
 
     def two_stages(kept: Any, v: Any) -> Any:
-        with_kept = copy(lattice)
-        with_kept.kept = replace(lattice.kept, reward=replace(lattice.kept.reward, array=kept))
+        with_kept = copy(operator)
+        with_kept.kept = replace(operator.kept, reward=replace(operator.kept.reward, array=kept))
         return with_kept.greedy(v)
 
-    ours, kept = jax.jit(two_stages), lattice.kept.reward.array
+    ours, kept = jax.jit(two_stages), operator.kept.reward.array
     result = ratio(lambda: ours(kept, v), lambda: plain(reward, v), 7)
     what = f"one sweep, {result[0] / reward.size * 1e9:.2f} ns a pair"
     return [versus(what, f"argmax, {result[1] / reward.size * 1e9:.2f} ns", result, "")]
@@ -203,15 +203,15 @@ def doubling() -> list[Row]:
     from dpsolve.sharding.batches.program import Program
     from dpsolve.solvers.library import growth
     from dpsolve.solvers.operators.base import PolicyOperator
-    from dpsolve.solvers.operators.bellman import LatticePolicy
+    from dpsolve.solvers.operators.bellman import GridPolicy
     from dpsolve.solvers.options import SolveOptions
 
     ours, other = (Program(growth, {"n_k": 100}, SolveOptions(tol=1e-8)) for _ in range(2))
     ours.compile()
-    doubled = LatticePolicy.evaluate
-    LatticePolicy.evaluate = PolicyOperator.evaluate
+    doubled = GridPolicy.evaluate
+    GridPolicy.evaluate = PolicyOperator.evaluate
     other.compile()
-    LatticePolicy.evaluate = doubled
+    GridPolicy.evaluate = doubled
     n = ours.lanes
     points = {"beta": np.linspace(0.92, 0.95, n), "delta": np.full(n, 0.1)}
     points |= {"alpha": np.linspace(0.3, 0.4, n), "z": np.ones(n)}

@@ -12,8 +12,8 @@ import numpy as np
 
 from dpsolve.sharding.batches.base import trimmed
 from dpsolve.sharding.batches.program import program
-from dpsolve.sharding.batches.single_pass import Whole
-from dpsolve.sharding.devices.fit import check_fits, fewest_devices, make_cut
+from dpsolve.sharding.batches.single_pass import SinglePass
+from dpsolve.sharding.devices.fit import check_fits, fewest_devices, make_partition
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.library import as_factory
@@ -115,12 +115,12 @@ def solve(
         return solve_on_one_device(model, params, tol=tol, method=method, **options)
     check_fits(size, shape)
     whole = _whole(factory, Sizes(sizes.items()), chosen, shape)
-    cut = whole.cut
+    partition = whole.partition
     began = time.perf_counter()
     columns = {name: np.full(1, value, np.float64) for name, value in values.items()}
     with compile_clock() as compiling:
         found = whole.solve(columns, keep_axis=False)
-    arrays = {name: trimmed(name, x, whole.dims[name], cut, 0) for name, x in found.items()}
+    arrays = {name: trimmed(name, x, whole.dims[name], partition, 0) for name, x in found.items()}
     jax.block_until_ready(arrays)
     dims = {name: d for name, d in whole.dims.items() if name not in PER_POINT}
     message = explain(int(arrays["code"]), lambda: rebuild(factory, values, sizes), chosen, arrays)
@@ -135,10 +135,10 @@ def solve(
 @lru_cache(maxsize=64)
 def _whole(
     factory: Factory, sizes: tuple[tuple[str, Any], ...], options: SolveOptions, shape: MeshShape
-) -> Whole:
+) -> SinglePass:
     """Return the program of one point on a mesh; the same one for the same arguments."""
     static = dict(sizes)
-    return Whole(factory, static, options, 1, shape, make_cut(factory, static, shape))
+    return SinglePass(factory, static, options, 1, shape, make_partition(factory, static, shape))
 
 
 def _factory(model: Factory | Model | TabularModel | str, params: Any) -> Factory:

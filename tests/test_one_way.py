@@ -18,12 +18,12 @@ from dpsolve.sharding.batches.coordinates import coordinates
 from dpsolve.sharding.batches.outline import outline
 from dpsolve.solvers.library.savings import savings
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.operators.bellman import Lattice
-from dpsolve.solvers.operators.cyclic import Cyclic
+from dpsolve.solvers.operators.bellman import GridOperator
+from dpsolve.solvers.operators.cyclic import CyclicOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.solve.gradients import differentiable_point
 from dpsolve.solvers.solve.point import solve_made
-from dpsolve.solvers.solve.statistics import told
+from dpsolve.solvers.solve.statistics import explain_statistics
 
 
 @pytest.fixture
@@ -69,11 +69,11 @@ def test_a_plan_builds_its_model_once(
 
 
 def test_a_solve_builds_one_model_and_one_operator(count: Callable[..., list[type]]) -> None:
-    models, operators = count(Model, "__post_init__"), count(Lattice, "__init__")
+    models, operators = count(Model, "__post_init__"), count(GridOperator, "__init__")
     first = dp.solve("savings", {"n_a": 33, "n_z": 3})
-    assert (len(models), operators) == (1, [Lattice])
+    assert (len(models), operators) == (1, [GridOperator])
     dp.solve("savings", {"n_a": 33, "n_z": 3, "beta": 0.9})
-    assert (len(models), operators) == (1, [Lattice])
+    assert (len(models), operators) == (1, [GridOperator])
     assert first.status == "solved"
 
 
@@ -88,9 +88,9 @@ def week(beta: float = 0.99, *, n: int = 7) -> dp.Model:
 
 
 def test_a_cycle_has_one_operator_of_a_turn(count: Callable[..., list[type]]) -> None:
-    turns = count(Cyclic, "__init__")
+    turns = count(CyclicOperator, "__init__")
     assert dp.solve(week).status == "solved"
-    assert turns == [Cyclic]
+    assert turns == [CyclicOperator]
 
 
 def entered(call: Callable[[], Any]) -> set[CodeType]:
@@ -115,11 +115,11 @@ def test_an_ordinary_solve_keeps_out_of_gradients_and_distributions() -> None:
     gradients = differentiable_point.__code__.co_filename
     assert solve_made.__code__ in seen
     assert gradients not in {code.co_filename for code in seen}
-    assert told.__code__ not in seen
+    assert explain_statistics.__code__ not in seen
     asked = entered(lambda: dp.solve("growth", {"n_k": 13}, gradients=("z",)))
     assert gradients in {code.co_filename for code in asked}
     seen = entered(lambda: dp.solve("growth", {"n_k": 13}, distribution=True))
-    assert told.__code__ in seen
+    assert explain_statistics.__code__ in seen
 
 
 def test_a_traced_solve_has_the_value_and_the_derivative_of_an_eager_one() -> None:

@@ -81,13 +81,15 @@ def submit(target: str, profile: str, dry_run: bool, probe: bool, **options: Any
     with wrong_names_at_once(reading):
         if dry_run:
             for line in _preview(
-                make_plan(reading.sweep, reading.source, found.profile.crew), found, probe
+                make_plan(reading.sweep, reading.source, found.profile.worker_count), found, probe
             ):
                 click.echo(line)
             return
         if not have_slurm():
             raise UsageError("there are no SLURM commands here; submit from a login node.")
-        store = create_store(reading.sweep, reading.source, command_line(), found.profile.crew)
+        store = create_store(
+            reading.sweep, reading.source, command_line(), found.profile.worker_count
+        )
     if len(store.receipts()) == len(store.tasks):
         click.echo(f"{store.path} is complete; nothing was submitted.")
         return

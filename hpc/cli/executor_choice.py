@@ -10,12 +10,12 @@ from dpsolve.hpc.slurm.profiles import ProfileFile, find_profile, profile_names
 from dpsolve.solvers.errors import UsageError
 
 if TYPE_CHECKING:
-    from dpsolve.hpc.plan.tasks import Crew
+    from dpsolve.hpc.plan.tasks import WorkerCount
     from dpsolve.hpc.run.executor import Executor
 
 
 @dataclass(frozen=True)
-class Placement:
+class ExecutorChoice:
     """Where tasks run.
 
     Attributes
@@ -38,7 +38,7 @@ class Placement:
     @classmethod
     def of(
         cls, on: str, profile: str | None, scheduler: str | None, mesh: str = "auto"
-    ) -> Placement:
+    ) -> ExecutorChoice:
         """Check the options against each other, and read the profile.
 
         Raises
@@ -67,9 +67,9 @@ class Placement:
         return cls(mesh=mesh)
 
     @property
-    def crew(self) -> Crew | None:
+    def worker_count(self) -> WorkerCount | None:
         """The workers there may be, for the cut of a new store; None: as for one machine."""
-        return self.profile.profile.crew if self.profile is not None else None
+        return self.profile.profile.worker_count if self.profile is not None else None
 
     def executor(self, jobs: Callable[[str], None]) -> Executor:
         """Return an executor; `jobs` is told how jobs or workers stand."""

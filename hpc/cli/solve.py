@@ -19,9 +19,9 @@ from dpsolve.solvers.errors import AgreedError, DpsolveError, PeerError, UsageEr
 from .options import assignments, command_line, examples, listed, read_target, set_option
 
 if TYPE_CHECKING:
-    from dpsolve.hpc.distributed_solve.solve import Ending
+    from dpsolve.hpc.distributed_solve.solve import SolveReport
     from dpsolve.hpc.sweep_file.reader import Reading
-    from dpsolve.sharding.processes.group import Roll
+    from dpsolve.sharding.processes.group import ProcessGroup
     from dpsolve.solvers.solution import Solution
 
 
@@ -63,9 +63,13 @@ def asks_for_store(given: Mapping[str, Any]) -> bool:
     UsageError
         If there are some.
     """
-    seat = {"--coordinator": "coordinator", "--processes": "processes", "--process-id": "process"}
+    address = {
+        "--coordinator": "coordinator",
+        "--processes": "processes",
+        "--process-id": "process",
+    }
     if not given["distributed"]:
-        for option, name in seat.items():
+        for option, name in address.items():
             if given[name] is not None:
                 raise UsageError(f"{option} says who takes part; it needs --distributed")
     if given["store"] is not None:
@@ -95,7 +99,7 @@ def solve_stored(
 ) -> None:
     """Solve one model into a store, and tell how it ended; see `_OPTIONS`."""
     from dpsolve.hpc.distributed_solve.agreement import together
-    from dpsolve.hpc.distributed_solve.slurm_step import find_seat
+    from dpsolve.hpc.distributed_solve.slurm_step import find_address
     from dpsolve.hpc.distributed_solve.solve import solve_into_store
     from dpsolve.hpc.progress import Silent, progress_for
     from dpsolve.sharding.devices.mesh import MeshShape
@@ -104,28 +108,28 @@ def solve_stored(
     shape = MeshShape.read(mesh)
     if shape is None and mesh is None and not distributed:
         shape = MeshShape()
-    roll = alone()
+    group = alone()
     if distributed:
-        seat = find_seat(coordinator, processes, process)
-        roll = start(seat, wait, lambda text: _lost(text, sweep["store"]))
+        address = find_address(coordinator, processes, process)
+        group = start(address, wait, lambda text: _lost(text, sweep["store"]))
     try:
-        reading = together(roll, lambda: _read(model, sweep))
+        reading = together(group, lambda: _read(model, sweep))
         ending = solve_into_store(
-            reading.sweep, reading.source, mesh=shape, roll=roll, every=checkpoint,
-            progress=progress_for() if roll.first else Silent(), command=command_line(),
+            reading.sweep, reading.source, mesh=shape, group=group, every=checkpoint,
+            progress=progress_for() if group.first else Silent(), command=command_line(),
         )  # fmt: skip
-        end(roll)
+        end(group)
     except AgreedError as error:
-        end(roll)
+        end(group)
         if error.ours:
             raise
         ctx.exit(error.exit_code)
     except BaseException as error:
-        if roll.alone:
+        if group.alone:
             raise
-        _abandon(roll, error)
-    if roll.first:
-        for line in _summary(reading, ending, roll):
+        _abandon(group, error)
+    if group.first:
+        for line in _summary(reading, ending, group):
             click.echo(line)
     ctx.exit(ending.exit_code)
 
@@ -150,9 +154,9 @@ def _lost(text: str, store: str) -> NoReturn:
     os._exit(PeerError.exit_code)
 
 
-def _abandon(roll: Roll, error: BaseException) -> NoReturn:
+def _abandon(group: ProcessGroup, error: BaseException) -> NoReturn:
     """End after an error that the other processes do not share."""
-    if roll.await_loss(GRACE):
+    if group.await_loss(GRACE):
         time.sleep(GRACE)  # `_lost` says so meanwhile and ends this process; be quiet
     code = error.exit_code if isinstance(error, DpsolveError) else 1
     if isinstance(error, KeyboardInterrupt):
@@ -162,7 +166,7 @@ def _abandon(roll: Roll, error: BaseException) -> NoReturn:
         _say(text)
     else:
         traceback.print_exception(error)
-    roll.leave(text.splitlines()[0])
+    group.leave(text.splitlines()[0])
     sys.stdout.flush()
     os._exit(code)  # JAX would wait at its end for processes that are gone
 
@@ -173,7 +177,7 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _summary(reading: Reading, ending: Ending, roll: Roll) -> Iterator[str]:
+def _summary(reading: Reading, ending: SolveReport, group: ProcessGroup) -> Iterator[str]:
     from dpsolve.hpc.progress import span
 
     colour = {"solved": "green", "inexact": "yellow", "pending": "cyan"}.get(ending.status, "red")
@@ -185,8 +189,8 @@ def _summary(reading: Reading, ending: Ending, roll: Roll) -> Iterator[str]:
         yield f"  accuracy    certified error {ending.error_bound:.3g} (tol {tol:g})"
         taken_up = f", taken up after {ending.resumed}" if ending.resumed is not None else ""
         yield f"  iterations  {ending.iterations}{taken_up}"
-    hosts = len({member.host for member in roll.members})
-    where = f", {len(roll.members)} processes on {hosts} hosts" if not roll.alone else ""
+    hosts = len({member.host for member in group.members})
+    where = f", {len(group.members)} processes on {hosts} hosts" if not group.alone else ""
     yield f"  mesh        {ending.mesh}{where}"
     yield f"  store       {ending.path}"
     if ending.before:

@@ -36,12 +36,12 @@ def status(store: str, as_json: bool, events: bool) -> None:
     The sweep may be running meanwhile, anywhere.
     """
     from dpsolve.hpc.slurm.cancel_jobs import read_activity
-    from dpsolve.hpc.store.event_log import read_ledger
+    from dpsolve.hpc.store.event_log import read_events
     from dpsolve.hpc.store.status import read_status
     from dpsolve.hpc.store.store import open_store
 
     if events:
-        found_events = read_ledger(open_store(store))
+        found_events = read_events(open_store(store))
         table = [{"time": e.time, "writer": e.writer, "what": e.what} | e.facts
                  for e in found_events]  # fmt: skip
         click.echo(json.dumps(table) if as_json else "\n".join(map(str, found_events)))

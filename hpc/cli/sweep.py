@@ -24,7 +24,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.plan import BucketPlan, Plan
-    from dpsolve.hpc.run.sweep import Outcome
+    from dpsolve.hpc.run.sweep import SweepReport
     from dpsolve.hpc.sweep_file.reader import Reading
     from dpsolve.sharding.devices.mesh import MeshShape
 
@@ -59,19 +59,19 @@ def sweep(
     from dpsolve.hpc.run.detach import detach as go_on
     from dpsolve.hpc.run.sweep import create_store, run_sweep
 
-    from .executor_choice import Placement
+    from .executor_choice import ExecutorChoice
 
-    placement = Placement.of(on, profile, scheduler, mesh)
+    choice = ExecutorChoice.of(on, profile, scheduler, mesh)
     reading = read_target(target, **options)
     with wrong_names_at_once(reading):
         if detach:
-            made = create_store(reading.sweep, reading.source, command_line(), placement.crew)
-            click.echo(go_on(made, placement.options(), retry_failed=retry_failed))
+            made = create_store(reading.sweep, reading.source, command_line(), choice.worker_count)
+            click.echo(go_on(made, choice.options(), retry_failed=retry_failed))
             return
         progress = progress_for()
         outcome = run_sweep(
             reading.sweep, reading.source, progress=progress, command=command_line(),
-            executor=placement.executor(progress.jobs), retry_failed=retry_failed,
+            executor=choice.executor(progress.jobs), retry_failed=retry_failed,
         )  # fmt: skip
     _finish(ctx, outcome)
 
@@ -101,14 +101,14 @@ def resume(
     from dpsolve.hpc.run.sweep import resume as resume_sweep
     from dpsolve.hpc.store.store import open_store
 
-    from .executor_choice import Placement
+    from .executor_choice import ExecutorChoice
 
-    placement = Placement.of(on, profile, scheduler, mesh)
+    choice = ExecutorChoice.of(on, profile, scheduler, mesh)
     if detach:
-        click.echo(go_on(open_store(store), placement.options(), retry_failed=retry_failed))
+        click.echo(go_on(open_store(store), choice.options(), retry_failed=retry_failed))
         return
     progress = progress_for()
-    executor = placement.executor(progress.jobs)
+    executor = choice.executor(progress.jobs)
     outcome = resume_sweep(store, progress=progress, executor=executor, retry_failed=retry_failed)
     _finish(ctx, outcome)
 
@@ -264,13 +264,13 @@ def size(count: float) -> str:
     return f"{number:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
-def _finish(ctx: click.Context, outcome: Outcome) -> None:
+def _finish(ctx: click.Context, outcome: SweepReport) -> None:
     for line in _summary(outcome):
         click.echo(line)
     ctx.exit(outcome.exit_code)
 
 
-def _summary(outcome: Outcome) -> Iterator[str]:
+def _summary(outcome: SweepReport) -> Iterator[str]:
     from dpsolve.hpc.progress import span
     from dpsolve.hpc.store.status import read_status
 

@@ -2,7 +2,7 @@
 
 All decisions are made in the thread that iterates over `conduct`. dask's threads only put what
 they hear into a queue, and between two events the conductor sleeps: an idle run costs next to
-nothing. What differs between a scheduler's address and SLURM jobs is left to a `Fleet`.
+nothing. What differs between a scheduler's address and SLURM jobs is left to a `WorkerPool`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from dpsolve.hpc.store.buckets import Receipt
-from dpsolve.hpc.store.event_log import Ledger, read_ledger
+from dpsolve.hpc.store.event_log import EventLog, read_events
 from dpsolve.hpc.store.failures import write_failed
 from dpsolve.solvers.errors import ClusterError
 
-from .messages import Order, Post
+from .messages import RunInfo, TaskOrder
 from .retries import Cause, Retries, Verdict, cause_of, is_of_environment
-from .task_queue import Dispatch, Hand
+from .task_queue import TaskQueue, WorkerState
 from .worker import dismiss, introduce, perform
 
 if TYPE_CHECKING:
@@ -45,27 +45,27 @@ class Loss:
 
     Attributes
     ----------
-    hand : Hand
-    order : Order
+    worker_state : WorkerState
+    order : TaskOrder
     lasted : float
         Seconds since it was sent.
     at : float
         When the loss was noticed, by the monotonic clock.
     """
 
-    hand: Hand
-    order: Order
+    worker_state: WorkerState
+    order: TaskOrder
     lasted: float
     at: float
 
 
-class Fleet(Protocol):
+class WorkerPool(Protocol):
     """Where workers come from."""
 
-    def tick(self, dispatch: Dispatch) -> Iterable[str]:
+    def tick(self, queue: TaskQueue) -> Iterable[str]:
         """Do what is due, about once a second and after every event; return workers to let go."""
 
-    def joined(self, hand: Hand, report: dict[str, Any]) -> None:
+    def joined(self, worker_state: WorkerState, report: dict[str, Any]) -> None:
         """Note that a worker presented itself."""
 
     def unfit(self, report: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Fleet(Protocol):
     def cause(self, loss: Loss) -> tuple[Cause, str] | None:
         """Say why a worker was lost, in words too; None: not known yet, ask again."""
 
-    def late(self, order: Order, whole: float, message: str) -> None:
+    def late(self, order: TaskOrder, whole: float, message: str) -> None:
         """Note that a task did not fit into a job.
 
         Raises
@@ -87,30 +87,36 @@ class Fleet(Protocol):
         """
 
 
-class Conductor:
+class Coordinator:
     """One run of a store's tasks over the workers of one dask scheduler.
 
     Parameters
     ----------
     client : distributed.Client
     store : Store
-    post : Post
+    run_info : RunInfo
         What every worker has to know.
-    fleet : Fleet
-    ledger : Ledger
+    pool : WorkerPool
+    event_log : EventLog
         The driver's.
     note : callable
         Is told what a user should know.
     """
 
     def __init__(
-        self, client: Client, store: Store, post: Post, fleet: Fleet, ledger: Ledger, note: Note
+        self,
+        client: Client,
+        store: Store,
+        run_info: RunInfo,
+        pool: WorkerPool,
+        event_log: EventLog,
+        note: Note,
     ) -> None:
         self._client = client
         self._store = store
-        self._post = post
-        self._fleet = fleet
-        self._ledger = ledger
+        self._run_info = run_info
+        self._pool = pool
+        self._event_log = event_log
         self._note = note
         self._retries = Retries()
         self._heard: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
@@ -121,7 +127,7 @@ class Conductor:
         self._withheld: dict[int, str] = {}  # tasks given up while none was solved, and why
         self._unfit = 0
         self._last_sign = time.monotonic()
-        self._dispatch = Dispatch((), self._retries)
+        self._queue = TaskQueue((), self._retries)
 
     def stop(self) -> None:
         """End `conduct` soon; safe in a signal handler and from any thread."""
@@ -135,13 +141,13 @@ class Conductor:
         ClusterError
             If the run cannot go on.
         """
-        self._dispatch = Dispatch((self._store.tasks[n] for n in numbers), self._retries)
+        self._queue = TaskQueue((self._store.tasks[n] for n in numbers), self._retries)
         if len(numbers) < len(self._store.tasks):
             self._retries.solved()  # in an earlier run
         self._listen()
         try:
             while len(self._committed) < len(numbers):
-                for address in self._fleet.tick(self._dispatch):
+                for address in self._pool.tick(self._queue):
                     self._part_with(address)
                 self._hand_out()
                 report = self._next()
@@ -159,7 +165,7 @@ class Conductor:
 
     def _listen(self) -> None:
         client = self._client
-        client.subscribe_topic(self._post.topic, lambda event: self._heard.put(event[1]))
+        client.subscribe_topic(self._run_info.topic, lambda event: self._heard.put(event[1]))
         client.subscribe_topic("all", self._hear_of_workers)
         for address in client.scheduler_info(n_workers=-1)["workers"]:
             self._heard.put({"what": "add-worker", "worker": address})
@@ -179,7 +185,7 @@ class Conductor:
     def _part(self) -> None:
         """Let go of everything that workers still hold for this run."""
         with suppress(Exception):  # the scheduler may be gone, and that is why we are here
-            self._client.unsubscribe_topic(self._post.topic)
+            self._client.unsubscribe_topic(self._run_info.topic)
             self._client.unsubscribe_topic("all")
             self._client.cancel([future for _, future in self._futures.values()], force=True)
         self._futures.clear()
@@ -187,12 +193,12 @@ class Conductor:
     # -- handing out ---------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
-        for hand, order in self._dispatch.orders():
-            self._send(order.id, perform, hand.address, order)
+        for worker_state, order in self._queue.orders():
+            self._send(order.id, perform, worker_state.address, order)
 
     def _send(self, key: str, function: Callable[..., None], address: str, *given: Any) -> None:
         future = self._client.submit(
-            function, self._post, *given, key=key, workers=[address], allow_other_workers=False,
+            function, self._run_info, *given, key=key, workers=[address], allow_other_workers=False,
             pure=False,
         )  # fmt: skip
         self._futures[key] = address, future
@@ -215,19 +221,19 @@ class Conductor:
             case "unfit":
                 self._refuse(report)
             case "compiled":
-                self._dispatch.compiled(report["bucket"])
+                self._queue.compiled(report["bucket"])
                 if report["seconds"] > 0.1 and report["misses"]:
                     self._note(f"compiled {self._store.source.name} in {report['seconds']:.1f} s")
             case "done":
                 yield from self._committed_by(report)
             case "late":
                 if (order := self._take_off(report)) is not None:
-                    self._dispatch.put_back(order.task)
+                    self._queue.put_back(order.task)
                     self._part_with(report["worker"])
-                    self._fleet.late(order, report["seconds"], report["message"])
+                    self._pool.late(order, report["seconds"], report["message"])
             case "left":
                 if (order := self._take_off(report)) is not None:
-                    self._dispatch.put_back(order.task)
+                    self._queue.put_back(order.task)
                 self._part_with(report["worker"])
             case "leaving":
                 self._part_with(report["worker"])
@@ -249,24 +255,26 @@ class Conductor:
             self._refuse(report | {"message": wrong})
             return
         names = ("name", "job", "host", "writer", "oom_kills")
-        hand = Hand(report["worker"], **{name: report[name] for name in names})
+        worker_state = WorkerState(report["worker"], **{name: report[name] for name in names})
         self._unfit = 0
-        self._dispatch.joined(hand)
-        self._fleet.joined(hand, report)
-        for loss in [x for x in self._losses if x.hand.job and x.hand.job == hand.job]:
-            if loss.hand.name == hand.name:
-                found = self._last_words(loss) or self._fleet.returned(loss, report)
+        self._queue.joined(worker_state)
+        self._pool.joined(worker_state, report)
+        for loss in [
+            x for x in self._losses if x.worker_state.job and x.worker_state.job == worker_state.job
+        ]:
+            if loss.worker_state.name == worker_state.name:
+                found = self._last_words(loss) or self._pool.returned(loss, report)
                 self._judge(loss, *found)
 
     def _refuse(self, report: dict[str, Any]) -> None:
         self._unfit += 1
-        self._ledger.write("unfit", worker=report["worker"], job=report["job"],
+        self._event_log.write("unfit", worker=report["worker"], job=report["job"],
                            message=report["message"])  # fmt: skip
         where = f"job {report['job']} on {report['host']}" if report["job"] else report["host"]
         self._note(f"a worker ({where}) cannot work: {report['message']}")
-        self._fleet.unfit(report)
+        self._pool.unfit(report)
         self._retire(report["worker"])
-        if self._unfit >= UNFIT and not self._dispatch.hands:
+        if self._unfit >= UNFIT and not self._queue.worker_states:
             raise ClusterError(
                 f"{self._unfit} workers in a row cannot work. The last one ({where}) says: "
                 f"{report['message']}"
@@ -274,7 +282,7 @@ class Conductor:
 
     def _committed_by(self, report: dict[str, Any]) -> Iterator[Receipt]:
         seconds = report["seconds"] if report["computed"] else None
-        self._dispatch.done(report["worker"], report["id"], seconds)
+        self._queue.done(report["worker"], report["id"], seconds)
         if report["computed"]:
             self._retries.solved()
         task = report["task"]
@@ -283,8 +291,8 @@ class Conductor:
             self._withheld.pop(task, None)
             yield Receipt(**report["receipt"])
 
-    def _take_off(self, report: dict[str, Any]) -> Order | None:
-        return self._dispatch.done(report["worker"], report["id"])
+    def _take_off(self, report: dict[str, Any]) -> TaskOrder | None:
+        return self._queue.done(report["worker"], report["id"])
 
     def _mishap(self, report: dict[str, Any]) -> None:
         order = self._take_off(report)
@@ -294,11 +302,15 @@ class Conductor:
             self._end(order, report["worker"], report["message"])
         self._decide(order, report["cause"], report["message"], smallest=report["smallest"])
 
-    def _end(self, order: Order, worker: str, message: str) -> NoReturn:
+    def _end(self, order: TaskOrder, worker: str, message: str) -> NoReturn:
         """End the sweep: the fault is in a worker's environment, and every task would meet it."""
-        hand = self._dispatch.hands.get(worker, Hand(worker))
-        where = f"job {hand.job} on {hand.host}" if hand.job else hand.host or worker
-        self._ledger.write("stop", task=order.task, job=hand.job, message=message)
+        worker_state = self._queue.worker_states.get(worker, WorkerState(worker))
+        where = (
+            f"job {worker_state.job} on {worker_state.host}"
+            if worker_state.job
+            else worker_state.host or worker
+        )
+        self._event_log.write("stop", task=order.task, job=worker_state.job, message=message)
         raise ClusterError(
             f"{message}\nThis is what a worker ({where}) met at task {order.task}, and it is not "
             "the fault of the points: the sweep ends, and nothing was marked failed. `dpsolve logs "
@@ -325,49 +337,51 @@ class Conductor:
     # -- what goes wrong -----------------------------------------------------------------------
 
     def _lose(self, address: str) -> None:
-        hand = self._dispatch.hands.get(address)
-        for order, lasted in self._dispatch.lost(address)[:1]:
-            assert hand is not None
-            self._losses.append(Loss(hand, order, lasted, time.monotonic()))
+        worker_state = self._queue.worker_states.get(address)
+        for order, lasted in self._queue.lost(address)[:1]:
+            assert worker_state is not None
+            self._losses.append(Loss(worker_state, order, lasted, time.monotonic()))
         self._met.discard(address)
         for key in [k for k, (worker, _) in self._futures.items() if worker == address]:
             self._futures.pop(key)
 
     def _judge_losses(self) -> None:
         for loss in list(self._losses):
-            found = self._last_words(loss) or self._fleet.cause(loss)
+            found = self._last_words(loss) or self._pool.cause(loss)
             if found is not None:
                 self._judge(loss, *found)
 
     def _judge(self, loss: Loss, cause: Cause, words: str) -> None:
         self._losses.remove(loss)
-        self._ledger.write("lost", task=loss.order.task, worker=loss.hand.writer,
-                           job=loss.hand.job, cause=cause, message=words)  # fmt: skip
+        self._event_log.write("lost", task=loss.order.task, worker=loss.worker_state.writer,
+                           job=loss.worker_state.job, cause=cause, message=words)  # fmt: skip
         self._decide(loss.order, cause, words)
 
     def _last_words(self, loss: Loss) -> tuple[Cause, str] | None:
         """Look into the ledger of a lost worker: it may have said why it ended."""
-        if not loss.hand.writer:
+        if not loss.worker_state.writer:
             return None
-        for event in reversed(read_ledger(self._store, loss.hand.writer)):
+        for event in reversed(read_events(self._store, loss.worker_state.writer)):
             if event.what == "memory":
                 used, limit = (event.facts[k] / 2**30 for k in ("resident", "limit"))
                 return "memory", f"it took {used:.1f} GiB of {limit:.1f} GiB"
         return None
 
-    def _decide(self, order: Order, cause: Cause, message: str, *, smallest: bool = False) -> None:
+    def _decide(
+        self, order: TaskOrder, cause: Cause, message: str, *, smallest: bool = False
+    ) -> None:
         task = order.task
         if task in self._committed:
             return
         verdict: Verdict = self._retries.judge(
             task, cause, message, tried=order.halvings, smallest=smallest
         )
-        self._ledger.write(verdict.action, task=task, cause=cause, attempt=verdict.attempt,
+        self._event_log.write(verdict.action, task=task, cause=cause, attempt=verdict.attempt,
                            halvings=verdict.halvings, message=verdict.message)  # fmt: skip
         if verdict.action == "stop":
             raise ClusterError(verdict.message)
         if verdict.action == "retry":
-            self._dispatch.put_back(task)
+            self._queue.put_back(task)
             return
         self._note(f"task {task} is given up: {verdict.message}")
         self._withheld[task] = verdict.message
@@ -380,16 +394,16 @@ class Conductor:
         while self._withheld:
             task, message = self._withheld.popitem()
             receipt = write_failed(self._store, task, message)
-            self._ledger.write("committed", task=task, failed=receipt.failed)
+            self._event_log.write("committed", task=task, failed=receipt.failed)
             self._committed.add(task)
             yield receipt
 
     def _part_with(self, address: str) -> None:
         """Let a worker go once it has nothing left to do."""
-        self._dispatch.leaving(address)
-        hand = self._dispatch.hands.get(address)
-        if hand is not None and not hand.orders:
-            self._dispatch.lost(address)
+        self._queue.leaving(address)
+        worker_state = self._queue.worker_states.get(address)
+        if worker_state is not None and not worker_state.orders:
+            self._queue.lost(address)
             self._retire(address)
 
     def _retire(self, address: str) -> None:
@@ -402,7 +416,7 @@ class Conductor:
                 f"the dask scheduler {self._post_address()} is gone. What was committed stays "
                 "valid; with a scheduler at hand the same command goes on."
             )
-        if self._dispatch.hands:
+        if self._queue.worker_states:
             self._last_sign = time.monotonic()
         elif time.monotonic() - self._last_sign > SILENT:
             self._last_sign = time.monotonic()

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 from dpsolve.hpc.run.executor import AUTO
 from dpsolve.hpc.run.job_paths import cache_folder
 from dpsolve.hpc.store.buckets import Receipt
-from dpsolve.hpc.store.event_log import Ledger
+from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.solvers.errors import ClusterError
 
-from .coordinator import Conductor, Loss
+from .coordinator import Coordinator, Loss
 from .dask_settings import quiet_dask
-from .messages import Order, Post
+from .messages import RunInfo, TaskOrder
 
 if TYPE_CHECKING:
-    from dpsolve.hpc.plan.tasks import Crew, Task
+    from dpsolve.hpc.plan.tasks import Task, WorkerCount
     from dpsolve.hpc.run.executor import Note
     from dpsolve.hpc.store.store import Store
 
     from .retries import Cause
-    from .task_queue import Dispatch, Hand
+    from .task_queue import TaskQueue, WorkerState
 
 
 CONNECT = 30.0
@@ -44,20 +44,22 @@ class DaskExecutor:
     """
 
     kind = "dask"
-    crew: Crew | None = None  # the scheduler may have any number of workers by the time it runs
+    worker_count: WorkerCount | None = (
+        None  # the scheduler may have any number of workers by the time it runs
+    )
 
     def __init__(self, scheduler: str, jobs: Note = lambda text: None, mesh: str = AUTO) -> None:
         self.scheduler = scheduler
         self._mesh = mesh
         self._jobs = jobs
-        self._conductor: Conductor | None = None
+        self._coordinator: Coordinator | None = None
         self._stopped = False
 
     def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
         """Run tasks; see `Executor`."""
         from distributed import Client
 
-        ledger = Ledger(store, "driver")
+        event_log = EventLog(store, "driver")
         with quiet_dask():
             try:
                 client = Client(self.scheduler, timeout=CONNECT, set_as_default=False)
@@ -67,29 +69,29 @@ class DaskExecutor:
                     "(dask scheduler), or check the address."
                 ) from error
             with client:
-                post = Post(
+                run_info = RunInfo(
                     store=str(store.path.resolve()),
                     topic=f"dpsolve-{uuid.uuid4().hex}",
                     cache=str(cache_folder(store.path)),
                     mesh=self._mesh,
                 )
-                fleet = _Workers(self._jobs)
-                self._conductor = Conductor(client, store, post, fleet, ledger, note)
+                pool = _Workers(self._jobs)
+                self._coordinator = Coordinator(client, store, run_info, pool, event_log, note)
                 if self._stopped:
                     return
-                ledger.write("begun", executor=self.kind, scheduler=self.scheduler,
+                event_log.write("begun", executor=self.kind, scheduler=self.scheduler,
                              tasks=len(tasks))  # fmt: skip
                 try:
-                    yield from self._conductor.conduct([task.id for task in tasks])
+                    yield from self._coordinator.conduct([task.id for task in tasks])
                 finally:
-                    ledger.write("ended", executor=self.kind)
-                    ledger.close()
+                    event_log.write("ended", executor=self.kind)
+                    event_log.close()
 
     def stop(self) -> None:
         """End `run`: tasks that are being solved may still be committed, and nobody waits."""
         self._stopped = True
-        if self._conductor is not None:
-            self._conductor.stop()
+        if self._coordinator is not None:
+            self._coordinator.stop()
 
 
 class _Workers:
@@ -98,12 +100,12 @@ class _Workers:
     def __init__(self, jobs: Note) -> None:
         self._jobs = jobs
 
-    def tick(self, dispatch: Dispatch) -> tuple[str, ...]:
-        count = len(dispatch.hands)
+    def tick(self, queue: TaskQueue) -> tuple[str, ...]:
+        count = len(queue.worker_states)
         self._jobs(f"{count} worker{'s' * (count != 1)}")
         return ()
 
-    def joined(self, hand: Hand, report: dict[str, Any]) -> None:
+    def joined(self, worker_state: WorkerState, report: dict[str, Any]) -> None:
         pass
 
     def unfit(self, report: dict[str, Any]) -> None:
@@ -113,7 +115,7 @@ class _Workers:
         return self.cause(loss)
 
     def cause(self, loss: Loss) -> tuple[Cause, str]:
-        return "process", f"its worker on {loss.hand.host} was lost"
+        return "process", f"its worker on {loss.worker_state.host} was lost"
 
-    def late(self, order: Order, whole: float, message: str) -> None:
+    def late(self, order: TaskOrder, whole: float, message: str) -> None:
         pass

@@ -27,7 +27,7 @@ QUIET: dict[str, Any] = {
 
 WORKER: dict[str, Any] = {
     # A worker holds no data for others: nothing to spill, no reason to pause. Memory is watched by
-    # hpc/worker.py, which can say which task took it.
+    # hpc/cluster/worker.py, which can say which task took it.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,

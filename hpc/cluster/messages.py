@@ -8,7 +8,7 @@ from dpsolve.hpc.run.executor import AUTO
 
 
 @dataclass(frozen=True)
-class Post:
+class RunInfo:
     """What a worker has to know of a sweep.
 
     Attributes
@@ -36,7 +36,7 @@ class Post:
 
 
 @dataclass(frozen=True)
-class Order:
+class TaskOrder:
     """One task to be carried out.
 
     Attributes

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .messages import Order
+from .messages import TaskOrder
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.tasks import Task
@@ -32,7 +32,7 @@ REMEMBERED = 32
 
 
 @dataclass
-class Hand:
+class WorkerState:
     """A worker.
 
     Attributes
@@ -55,12 +55,12 @@ class Hand:
     host: str = ""
     writer: str = ""
     oom_kills: int = 0
-    orders: dict[str, tuple[Order, float]] = field(default_factory=dict)
+    orders: dict[str, tuple[TaskOrder, float]] = field(default_factory=dict)
     leaving: bool = False
     idle_since: float = 0.0
 
 
-class Dispatch:
+class TaskQueue:
     """The tasks of one run, and who works on them.
 
     Whatever is asked after every event is answered from counts and sets that are kept up to date,
@@ -73,7 +73,7 @@ class Dispatch:
         retries: Retries,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.hands: dict[str, Hand] = {}
+        self.worker_states: dict[str, WorkerState] = {}
         self.waiting = 0
         """Tasks that no worker has."""
         self.sent = 0
@@ -94,24 +94,24 @@ class Dispatch:
             self._queues[task.bucket].append((rank, task.id))
             self.waiting += 1
 
-    def joined(self, hand: Hand) -> None:
+    def joined(self, worker_state: WorkerState) -> None:
         """Count on a worker."""
-        hand.idle_since = self._clock()
-        self.hands[hand.address] = hand
-        self._file(hand)
+        worker_state.idle_since = self._clock()
+        self.worker_states[worker_state.address] = worker_state
+        self._file(worker_state)
 
-    def lost(self, address: str) -> list[tuple[Order, float]]:
+    def lost(self, address: str) -> list[tuple[TaskOrder, float]]:
         """Count on a worker no more; return its orders and how long they were there.
 
         The one in work comes first. Those that waited behind it are given to others at once; the
         first one is the caller's to judge and to `put_back`.
         """
-        hand = self.hands.pop(address, None)
-        if hand is None:
+        worker_state = self.worker_states.pop(address, None)
+        if worker_state is None:
             return []
-        self._file(hand)
-        self.sent -= len(hand.orders)
-        orders = [(order, self._clock() - since) for order, since in hand.orders.values()]
+        self._file(worker_state)
+        self.sent -= len(worker_state.orders)
+        orders = [(order, self._clock() - since) for order, since in worker_state.orders.values()]
         for order, _ in orders:
             self._cool(order.id)
         for order, _ in reversed(orders[1:]):
@@ -126,16 +126,16 @@ class Dispatch:
 
     def leaving(self, address: str) -> None:
         """Send a worker nothing more."""
-        if address in self.hands:
-            self.hands[address].leaving = True
-            self._file(self.hands[address])
+        if address in self.worker_states:
+            self.worker_states[address].leaving = True
+            self._file(self.worker_states[address])
 
     def compiled(self, bucket: int) -> None:
         """Let all workers begin with a bucket: its program is in the cache."""
         self._warm.add(bucket)
         self._warming.pop(bucket, None)
 
-    def done(self, address: str, order: str, seconds: float | None = None) -> Order | None:
+    def done(self, address: str, order: str, seconds: float | None = None) -> TaskOrder | None:
         """Take an order off a worker; None if it was not expected any more.
 
         Parameters
@@ -144,16 +144,16 @@ class Dispatch:
         seconds : float, optional
             How long the task took, if it was computed.
         """
-        hand = self.hands.get(address)
-        found = hand.orders.pop(order, None) if hand is not None else None
-        if hand is None or found is None:
+        worker_state = self.worker_states.get(address)
+        found = worker_state.orders.pop(order, None) if worker_state is not None else None
+        if worker_state is None or found is None:
             return None
         self.sent -= 1
         now = self._clock()
-        hand.idle_since = now
-        for key, (waited, _) in list(hand.orders.items())[:1]:
-            hand.orders[key] = (waited, now)  # it begins now
-        self._file(hand)
+        worker_state.idle_since = now
+        for key, (waited, _) in list(worker_state.orders.items())[:1]:
+            worker_state.orders[key] = (waited, now)  # it begins now
+        self._file(worker_state)
         self._cool(order)
         if seconds is not None:
             task = self._tasks[found[0].task]
@@ -166,22 +166,22 @@ class Dispatch:
         """Return how long a task of a bucket takes at most, by the last ones; 0 if unknown."""
         return max(self._seconds.get(bucket, ()), default=0.0)
 
-    def orders(self) -> Iterator[tuple[Hand, Order]]:
+    def orders(self) -> Iterator[tuple[WorkerState, TaskOrder]]:
         """Hand out what can be handed out now: first a task for each, then one to have ready."""
         while self._free and (task := self._next()) is not None:
             yield self._order(next(iter(self._free)), task)
-        for bucket in [bucket for bucket, hands in self._single.items() if hands]:
+        for bucket in [bucket for bucket, worker_states in self._single.items() if worker_states]:
             if not 0 < self.expected(bucket) < SHORT:
                 continue
-            while self._single[bucket] and self.waiting > len(self.hands):
+            while self._single[bucket] and self.waiting > len(self.worker_states):
                 task = self._next()
                 if task is None:
                     return
                 yield self._order(next(iter(self._single[bucket])), task)
 
-    def _order(self, address: str, task: Task) -> tuple[Hand, Order]:
-        hand = self.hands[address]
-        order = Order(
+    def _order(self, address: str, task: Task) -> tuple[WorkerState, TaskOrder]:
+        worker_state = self.worker_states[address]
+        order = TaskOrder(
             id=f"dpsolve-{task.id}-{uuid.uuid4().hex[:12]}",
             task=task.id,
             seconds=self.expected(task.bucket),
@@ -189,23 +189,23 @@ class Dispatch:
         )
         if task.bucket not in self._warm:
             self._warming[task.bucket] = order.id
-        hand.orders[order.id] = (order, self._clock())
+        worker_state.orders[order.id] = (order, self._clock())
         self.sent += 1
-        self._file(hand)
-        return hand, order
+        self._file(worker_state)
+        return worker_state, order
 
-    def _file(self, hand: Hand) -> None:
+    def _file(self, worker_state: WorkerState) -> None:
         """Put a worker where `orders` finds it: by how much it has to do."""
-        address = hand.address
+        address = worker_state.address
         self._free.pop(address, None)
         if (before := self._bucket_of.pop(address, None)) is not None:
             del self._single[before][address]
-        if self.hands.get(address) is not hand or hand.leaving:
+        if self.worker_states.get(address) is not worker_state or worker_state.leaving:
             return
-        if not hand.orders:
+        if not worker_state.orders:
             self._free[address] = None
-        elif len(hand.orders) == 1:
-            ((order, _),) = hand.orders.values()
+        elif len(worker_state.orders) == 1:
+            ((order, _),) = worker_state.orders.values()
             bucket = self._bucket_of[address] = self._tasks[order.task].bucket
             self._single[bucket][address] = None
 

@@ -34,13 +34,13 @@ from dpsolve._version import __version__
 from dpsolve.hpc.run.executor import numbers_of, prepare
 from dpsolve.hpc.run.job_logs import mark
 from dpsolve.hpc.store.buckets import Receipt, receipt
-from dpsolve.hpc.store.event_log import Ledger
+from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.hpc.store.store import Store, open_store
 from dpsolve.sharding.batches.warm_order import STRAND
 from dpsolve.solvers.errors import DpsolveError
 
 from .memory_guard import guard_memory, oom_kills
-from .messages import Order, Post
+from .messages import RunInfo, TaskOrder
 from .retries import Unprepared, cause_of, in_short, is_of_environment
 from .shutdown import job_end, on_leave, told_to_leave
 
@@ -61,33 +61,33 @@ Report = dict[str, Any]
 Tell = Callable[[Report], None]
 
 
-class Late(Exception):
+class TooLittleTime(Exception):
     """The job ends before the task would."""
 
 
-class Told(Exception):
+class ShutdownRequested(Exception):
     """The worker was told to leave."""
 
 
-class Desk:
+class TaskRunner:
     """What a worker keeps from one order to the next."""
 
-    def __init__(self, post: Post) -> None:
+    def __init__(self, run_info: RunInfo) -> None:
         self.one_at_a_time = threading.Lock()  # a task uses all devices of its process
         self.smallest = False
         self._programs: dict[tuple[int, int], Program] = {}
-        self.devices = _prepare(post)
-        self.store: Store = open_store(Path(post.store))
-        self.ledger = Ledger(self.store, "worker")
-        self._mesh = post.mesh
-        self._limit = post.memory
-        if post.memory:
-            guard_memory(post.memory, self._overgrown)
+        self.devices = _prepare(run_info)
+        self.store: Store = open_store(Path(run_info.store))
+        self.event_log = EventLog(self.store, "worker")
+        self._mesh = run_info.mesh
+        self._limit = run_info.memory
+        if run_info.memory:
+            guard_memory(run_info.memory, self._overgrown)
         self.task: int | None = None
 
     def _overgrown(self, resident: int) -> None:
         """Say in the ledger, where the driver looks when a worker is lost, why this one ends."""
-        self.ledger.write("memory", task=self.task, resident=resident, limit=self._limit)
+        self.event_log.write("memory", task=self.task, resident=resident, limit=self._limit)
 
     def describe(self) -> Report:
         """Return who this worker is."""
@@ -96,21 +96,21 @@ class Desk:
             "process": os.getpid(),
             "job": os.environ.get("SLURM_JOB_ID", ""),
             "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0),
-            "writer": self.ledger.writer,
+            "writer": self.event_log.writer,
             "devices": self.devices,
             "left": job_end() - time.time() if job_end() else None,
             "oom_kills": oom_kills(),
             "versions": versions(),
         }
 
-    def perform(self, order: Order, tell: Tell) -> Report:
+    def perform(self, order: TaskOrder, tell: Tell) -> Report:
         """Carry out an order; return the report.
 
         Raises
         ------
-        Late
+        TooLittleTime
             If the job ends too soon.
-        Told
+        ShutdownRequested
             If this process was told to end.
         Unprepared
             If the program cannot be made, for another reason than memory.
@@ -120,23 +120,23 @@ class Desk:
         task = self.store.tasks[order.task]
         began = time.perf_counter()
         if (done := self._committed(task)) is not None:
-            self.ledger.write("skipped", task=task.id, why="committed before")
+            self.event_log.write("skipped", task=task.id, why="committed before")
             return _token(done, 0.0, computed=False)
         if told_to_leave():
-            raise Told
+            raise ShutdownRequested
         check_time(order.seconds, "tasks of this sweep take")
         self.task = task.id
-        self.ledger.write("started", task=task.id, halvings=order.halvings)
+        self.event_log.write("started", task=task.id, halvings=order.halvings)
         program, compiling = self._compiled(task, order.halvings, tell)
         solving = time.perf_counter()
         batch = self._solve(program, task)
         solving = time.perf_counter() - solving
-        self.ledger.write("solved", task=task.id, points=task.size, seconds=round(solving, 4))
+        self.event_log.write("solved", task=task.id, points=task.size, seconds=round(solving, 4))
         if (done := self._committed(task)) is not None:  # by a worker that was held for dead
-            self.ledger.write("dropped", task=task.id, why="committed meanwhile")
+            self.event_log.write("dropped", task=task.id, why="committed meanwhile")
             return _token(done, 0.0, computed=False)
         found = replace(self.store.write_task(task, batch), compile_seconds=compiling)
-        self.ledger.write("committed", task=task.id)
+        self.event_log.write("committed", task=task.id)
         self.task = None
         seconds = time.perf_counter() - began
         return _token(found, seconds - compiling, computed=True) | {"solving": solving}
@@ -169,7 +169,7 @@ class Desk:
         seconds = time.perf_counter() - began
         facts = {"bucket": task.bucket, "seconds": round(seconds, 3), "hits": use.hits,
                  "misses": use.misses, "lanes": program.lanes}  # fmt: skip
-        self.ledger.write("compiled", **facts)
+        self.event_log.write("compiled", **facts)
         tell({"what": "compiled"} | facts)
         self._programs[key] = program
         return program, seconds
@@ -188,7 +188,7 @@ class Desk:
             share = stop / task.size
             rest = (time.perf_counter() - began) * (1 - share) / share
             if told_to_leave(rest):
-                raise Told
+                raise ShutdownRequested
             whole = rest / (1 - share)
             check_time(rest, f"task {task.id} ({task.size} points) takes", whole)
         return Batch.joined(parts).back_in_place(numbers)
@@ -223,44 +223,46 @@ def check_time(needed: float, who: str, whole: float = 0.0) -> None:
         return
     left = end - time.time()
     if left < needed * MARGIN + SPARE:
-        raise Late(f"{who} {whole or needed:.0f} s, and the job has {left:.0f} s left", whole)
+        raise TooLittleTime(
+            f"{who} {whole or needed:.0f} s, and the job has {left:.0f} s left", whole
+        )
 
 
 def _token(found: Receipt, seconds: float, *, computed: bool) -> Report:
     return {"what": "done", "receipt": asdict(found), "seconds": seconds, "computed": computed}
 
 
-def _prepare(post: Post) -> str:
+def _prepare(run_info: RunInfo) -> str:
     """Set up JAX in this process; return what it computes on."""
     from .compilation_cache import use_cache
     from .worker_devices import check_devices
 
-    devices = check_devices(post.gpus)
-    if post.cache:
-        use_cache(Path(post.cache))
+    devices = check_devices(run_info.gpus)
+    if run_info.cache:
+        use_cache(Path(run_info.cache))
     return devices
 
 
-def introduce(post: Post) -> None:
+def introduce(run_info: RunInfo) -> None:
     """Prepare this process for a sweep, and report who it is or why it cannot work."""
     from distributed import get_worker
 
     me = get_worker()
     found: Report = {"what": "hello", "worker": me.address, "name": str(me.name)}
     try:
-        desk = _desk(post)
-        found |= desk.describe()
-        desk.ledger.write("joined", **{k: v for k, v in found.items() if k != "what"})
-        on_leave(lambda: _say_goodbye(me, post))
+        runner = _runner(run_info)
+        found |= runner.describe()
+        runner.event_log.write("joined", **{k: v for k, v in found.items() if k != "what"})
+        on_leave(lambda: _say_goodbye(me, run_info))
     except DpsolveError as error:
         found |= {"what": "unfit", "message": str(error)}
     except Exception as error:  # whatever a broken installation raises
         found |= {"what": "unfit", "message": f"{type(error).__name__}: {error}"}
     found |= {"job": os.environ.get("SLURM_JOB_ID", ""), "host": platform.node()}
-    me.log_event(post.topic, found)
+    me.log_event(run_info.topic, found)
 
 
-def perform(post: Post, order: Order) -> None:
+def perform(run_info: RunInfo, order: TaskOrder) -> None:
     """Carry out an order, and report how it ended."""
     from distributed import get_worker
 
@@ -268,17 +270,17 @@ def perform(post: Post, order: Order) -> None:
     about = {"worker": me.address, "id": order.id, "task": order.task}
 
     def tell(report: Report) -> None:
-        me.log_event(post.topic, about | report)
+        me.log_event(run_info.topic, about | report)
 
-    desk = _desk(post)
-    with desk.one_at_a_time:
+    runner = _runner(run_info)
+    with runner.one_at_a_time:
         try:
-            tell(desk.perform(order, tell))
-        except Late as late:
-            desk.ledger.write("declined", task=order.task, why=late.args[0])
+            tell(runner.perform(order, tell))
+        except TooLittleTime as late:
+            runner.event_log.write("declined", task=order.task, why=late.args[0])
             tell({"what": "late", "seconds": late.args[1], "message": str(late.args[0])})
-        except Told:
-            desk.ledger.write("abandoned", task=order.task, why="told to leave")
+        except ShutdownRequested:
+            runner.event_log.write("abandoned", task=order.task, why="told to leave")
             tell({"what": "left"})
         except Exception as raised:
             unprepared = isinstance(raised, Unprepared) and isinstance(raised.__cause__, Exception)
@@ -289,13 +291,13 @@ def perform(post: Post, order: Order) -> None:
             # For the job's log, where `dpsolve logs` looks for the mark.
             print(mark(order.task), traceback.format_exc(), sep="\n", file=sys.stderr, flush=True)
             if cause != "disk":
-                desk.ledger.write("error", task=order.task, cause=cause, message=text)
+                runner.event_log.write("error", task=order.task, cause=cause, message=text)
             tell({"what": "error", "cause": cause, "message": text,
-                  "smallest": desk.smallest,
+                  "smallest": runner.smallest,
                   "ours": unprepared or is_of_environment(error)})  # fmt: skip
 
 
-def dismiss(post: Post) -> None:
+def dismiss(run_info: RunInfo) -> None:
     """End this worker, and its nanny.
 
     dask's own way, `retire_workers`, keeps a worker whose data nobody else can take; here there is
@@ -311,12 +313,12 @@ def dismiss(post: Post) -> None:
     me.loop.add_callback(me.loop.call_later, 0.1, close)  # once this call is over
 
 
-def _say_goodbye(me: Worker, post: Post) -> None:
+def _say_goodbye(me: Worker, run_info: RunInfo) -> None:
     """Tell the driver that this worker is leaving; it sends nothing more, and lets it go."""
     if me.batched_stream is not None and not me.batched_stream.closed():
-        me.log_event(post.topic, {"what": "leaving", "worker": me.address})
+        me.log_event(run_info.topic, {"what": "leaving", "worker": me.address})
 
 
 @lru_cache(maxsize=2)
-def _desk(post: Post) -> Desk:
-    return Desk(post)
+def _runner(run_info: RunInfo) -> TaskRunner:
+    return TaskRunner(run_info)

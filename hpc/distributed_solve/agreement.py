@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, TypeVar
 from dpsolve.solvers.errors import AgreedError, DpsolveError
 
 if TYPE_CHECKING:
-    from dpsolve.sharding.processes.group import Roll
+    from dpsolve.sharding.processes.group import ProcessGroup
 
 
 T = TypeVar("T")
 
 
-def together(roll: Roll, work: Callable[[], T]) -> T:
+def together(group: ProcessGroup, work: Callable[[], T]) -> T:
     """Do something in every process, and go on when all have done it.
 
     Raises
@@ -22,7 +22,7 @@ def together(roll: Roll, work: Callable[[], T]) -> T:
     AgreedError
         In every process, if the work failed in one of them: with the error of the first.
     """
-    if roll.alone:
+    if group.alone:
         return work()
     found: list[T] = []
     failure = None
@@ -30,7 +30,7 @@ def together(roll: Roll, work: Callable[[], T]) -> T:
         found.append(work())
     except DpsolveError as error:
         failure = [str(error), error.exit_code]
-    for number, each in enumerate(roll.gather(failure)):
+    for number, each in enumerate(group.gather(failure)):
         if each is not None:
-            raise AgreedError(each[0], each[1], number == roll.number)
+            raise AgreedError(each[0], each[1], number == group.number)
     return found[0]

@@ -30,7 +30,7 @@ from dpsolve.hpc.store.atomic_files import disk_errors, write_file
 
 if TYPE_CHECKING:
     from dpsolve.hpc.store.store import Store
-    from dpsolve.sharding.processes.stepwise import Box, Part
+    from dpsolve.sharding.processes.stepwise import DeviceState, StateBlock
 
 
 FORMAT = 1
@@ -56,7 +56,7 @@ class Checkpoints:
                 return []
             return sorted((f.name for f in self.folder.iterdir() if f.is_dir()), reverse=True)
 
-    def write(self, sweeps: int, seconds: float, parts: Iterable[Part]) -> str:
+    def write(self, sweeps: int, seconds: float, parts: Iterable[DeviceState]) -> str:
         """Write the parts of this process's devices; return the generation's name.
 
         Parameters
@@ -65,7 +65,7 @@ class Checkpoints:
             Made so far: the name of the generation.
         seconds : float
             Spent so far.
-        parts : iterable of Part
+        parts : iterable of DeviceState
 
         Raises
         ------
@@ -80,7 +80,7 @@ class Checkpoints:
                 write_file(file, _encode(part, seconds))
         return name
 
-    def read(self, name: str, boxes: Sequence[Box]) -> tuple[list[Part], float]:
+    def read(self, name: str, boxes: Sequence[StateBlock]) -> tuple[list[DeviceState], float]:
         """Return a part for each box, and the seconds spent until then.
 
         Raises
@@ -96,9 +96,9 @@ class Checkpoints:
         box = first["box"]
         if missing := [str(i) for i in range(box["parts"]) if i not in files]:
             raise ValueError(f"part {', '.join(missing)} of {box['parts']} is not there")
-        read: dict[int, Part] = {}
+        read: dict[int, DeviceState] = {}
 
-        def part(number: int) -> Part:
+        def part(number: int) -> DeviceState:
             if number not in read:
                 read[number] = _decode(files[number])
             return read[number]
@@ -115,7 +115,7 @@ class Checkpoints:
                 self.folder.rmdir()
 
 
-def _encode(part: Part, seconds: float) -> list[Any]:
+def _encode(part: DeviceState, seconds: float) -> list[Any]:
     arrays = {name: np.ascontiguousarray(x) for name, x in part.arrays.items()}
     head = {
         "format": FORMAT,
@@ -143,8 +143,8 @@ def _head(file: Path) -> dict[str, Any]:
     return head
 
 
-def _decode(file: Path) -> Part:
-    from dpsolve.sharding.processes.stepwise import Box, Part
+def _decode(file: Path) -> DeviceState:
+    from dpsolve.sharding.processes.stepwise import DeviceState, StateBlock
 
     head = _head(file)
     try:
@@ -160,12 +160,12 @@ def _decode(file: Path) -> Part:
         count = math.prod(shape)
         arrays[name] = np.frombuffer(body, dtype, count, at).reshape(shape)
         at += arrays[name].nbytes
-    return Part(Box(**head["box"]), arrays, head["numbers"])
+    return DeviceState(StateBlock(**head["box"]), arrays, head["numbers"])
 
 
-def _cut_out(mine: Box, stored: dict[str, Any], part: Any) -> Part:
+def _cut_out(mine: StateBlock, stored: dict[str, Any], part: Any) -> DeviceState:
     """Return what a box needs out of the stored parts, which may be cut in another way."""
-    from dpsolve.sharding.processes.stepwise import Part
+    from dpsolve.sharding.processes.stepwise import DeviceState
 
     axis, width, size = stored["axis"], stored["width"], stored["size"]
     if (mine.axis, mine.width, mine.parts) == (axis, width, stored["parts"]):
@@ -185,4 +185,4 @@ def _cut_out(mine: Box, stored: dict[str, Any], part: Any) -> Part:
             into = arrays.setdefault(name, np.empty(shape, x.dtype))
             into[(slice(None),) * axis + (here,)] = rows
         numbers = found.numbers
-    return Part(mine, arrays, numbers)
+    return DeviceState(mine, arrays, numbers)

@@ -23,8 +23,8 @@ from .agreement import together
 if TYPE_CHECKING:
     from dpsolve.hpc.store.buckets import StoredBucket
     from dpsolve.hpc.store.store import Store
-    from dpsolve.sharding.processes.group import Roll
-    from dpsolve.solvers.numerics.partition import Cut
+    from dpsolve.sharding.processes.group import ProcessGroup
+    from dpsolve.solvers.numerics.partition import Partition
 
 
 Sums = dict[str, int]
@@ -37,7 +37,7 @@ class Result:
     ----------
     arrays : mapping of str to jax.Array
     dims : mapping of str to tuple of str
-    cut : Cut or None
+    cut : Partition or None
         The state whose axis is cut.
     records : mapping
         What is recorded of the point: `RECORDS` by name.
@@ -47,13 +47,13 @@ class Result:
         self,
         arrays: Mapping[str, Any],
         dims: Mapping[str, tuple[str, ...]],
-        cut: Cut | None,
+        partition: Partition | None,
         records: Mapping[str, Any],
     ) -> None:
-        self.arrays, self.dims, self.cut, self.records = arrays, dims, cut, records
+        self.arrays, self.dims, self.partition, self.records = arrays, dims, partition, records
 
 
-def commit(store: Store, result: Result, roll: Roll) -> None:
+def commit(store: Store, result: Result, group: ProcessGroup) -> None:
     """Write the one point of a store, and commit it.
 
     Raises
@@ -64,9 +64,9 @@ def commit(store: Store, result: Result, roll: Roll) -> None:
         The same, in every one of several processes.
     """
     bucket = store.buckets[0]
-    own = together(roll, lambda: _write_parts(store, bucket, result, every=roll.first))
-    sums: Sums = {label: each for some in roll.gather(own) for label, each in some.items()}
-    together(roll, partial(_commit, store, bucket, result, sums) if roll.first else _nothing)
+    own = together(group, lambda: _write_parts(store, bucket, result, every=group.first))
+    sums: Sums = {label: each for some in group.gather(own) for label, each in some.items()}
+    together(group, partial(_commit, store, bucket, result, sums) if group.first else _nothing)
 
 
 def _nothing() -> None:
@@ -84,7 +84,7 @@ def _write_parts(store: Store, bucket: StoredBucket, result: Result, *, every: b
             continue
         files = bucket.parts(name, task)
         x, dims = result.arrays[name], result.dims[name]
-        for piece in pieces(name, x, dims, result.cut, every=every):
+        for piece in pieces(name, x, dims, result.partition, every=every):
             file = files[piece.box.number if piece.box is not None else 0]
             block = np.asarray(piece.values, np.dtype(array.dtype))[None]
             with disk_errors(store.path):

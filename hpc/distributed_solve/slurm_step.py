@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING
 from dpsolve.solvers.errors import UsageError
 
 if TYPE_CHECKING:
-    from dpsolve.sharding.processes.rendezvous import Seat
+    from dpsolve.sharding.processes.rendezvous import ProcessAddress
 
 
 FIRST_PORT, PORTS = 20000, 12000  # below what kernels hand out by themselves (32768 and above)
 
 
-def find_seat(
+def find_address(
     coordinator: str | None = None,
     processes: int | None = None,
     process: int | None = None,
     environment: Mapping[str, str] = os.environ,
-) -> Seat:
+) -> ProcessAddress:
     """Return the place of this process; what is given wins over what SLURM says.
 
     Raises
@@ -34,7 +34,7 @@ def find_seat(
     UsageError
         If something is neither given nor to be found.
     """
-    from dpsolve.sharding.processes.rendezvous import Seat
+    from dpsolve.sharding.processes.rendezvous import ProcessAddress
 
     step = _Step(environment)
     if step.found:
@@ -58,7 +58,7 @@ def find_seat(
     assert coordinator is not None
     assert processes is not None
     assert process is not None
-    return Seat(
+    return ProcessAddress(
         coordinator=coordinator,
         processes=processes,
         process=process,

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from dpsolve.hpc.sweep_file.fields import Sweep
     from dpsolve.hpc.sweep_file.model_source import ModelSource
     from dpsolve.sharding.devices.mesh import MeshShape
-    from dpsolve.sharding.processes.group import Roll
-    from dpsolve.sharding.processes.stepwise import OneGo, Part, Stepwise
+    from dpsolve.sharding.processes.group import ProcessGroup
+    from dpsolve.sharding.processes.stepwise import DeviceState, SinglePassSolve, Stepwise
 
 
 ROUND = 1.0  # seconds that a round should last
@@ -49,7 +49,7 @@ LIMIT, LIMIT_ROUNDS = 600.0, 50.0  # for others: seconds, or so many times what 
 
 
 @dataclass(frozen=True)
-class Ending:
+class SolveReport:
     """How a solve ended.
 
     Attributes
@@ -92,7 +92,7 @@ class Ending:
         return 0 if self.status == "solved" else 1
 
 
-class Run:
+class StoredSolve:
     """One solve on its way, as one process sees it."""
 
     def __init__(
@@ -100,12 +100,12 @@ class Run:
         plan: Plan,
         store: Store,
         shape: MeshShape,
-        roll: Roll,
+        group: ProcessGroup,
         every: float,
         progress: Progress,
         interrupt: Interrupt,
     ) -> None:
-        self.plan, self.store, self.shape, self.roll = plan, store, shape, roll
+        self.plan, self.store, self.shape, self.group = plan, store, shape, group
         self.every, self.progress, self.interrupt = every, progress, interrupt
         self.part = plan.buckets[0]
         self.factory = plan.source.load()
@@ -116,27 +116,27 @@ class Run:
         self.written = -1  # sweeps of the newest checkpoint
         self.earlier = 0.0  # seconds that earlier calls spent
 
-    def to_the_end(self) -> Ending:
+    def to_the_end(self) -> SolveReport:
         """Solve and commit, or end at a checkpoint."""
         from dpsolve.sharding.processes.stepwise import Stepwise, stepwise
 
         began = time.perf_counter()
-        solve = together(self.roll, lambda: stepwise(
+        solve = together(self.group, lambda: stepwise(
             self.factory, self.part.program.sizes, self.plan.options, self.values, self.shape
         ))  # fmt: skip
         compiling = solve.compile()
-        self.roll.gather()  # who compiles quickly does not wait in a collective
+        self.group.gather()  # who compiles quickly does not wait in a collective
         if compiling > 0.1:
             self.note(f"compiled {self.plan.source.name} for {self.shape} in {compiling:.1f} s")
         began += compiling
         if isinstance(solve, Stepwise):
-            with self.roll.within(BEGIN_LIMIT, "the first look at the model"):
+            with self.group.within(BEGIN_LIMIT, "the first look at the model"):
                 solve.begin()
             self.resume(solve)
             if came := self.sweep(solve, began):
                 return replace(self.pending(solve, came), compile_seconds=compiling)
         ending = self.commit(solve, began)
-        if self.roll.first:
+        if self.group.first:
             self.checkpoints.drop(keep=0)
         return replace(ending, compile_seconds=compiling)
 
@@ -147,10 +147,10 @@ class Run:
         told = saved = time.monotonic()
         while solve.running:
             before = solve.sweeps
-            with self.roll.within(limit, f"a round of {most} sweeps"):
+            with self.group.within(limit, f"a round of {most} sweeps"):
                 took = solve.advance(most)
             due = bool(self.every) and time.monotonic() - saved >= self.every
-            said = self.roll.gather([took, due, self.interrupt.name])
+            said = self.group.gather([took, due, self.interrupt.name])
             each = max(seconds for seconds, _, _ in said) / max(solve.sweeps - before, 1)
             most = max(1, min(GROWTH * most, int(length / max(each, 1e-6))))
             limit = max(LIMIT, LIMIT_ROUNDS * each * most)
@@ -176,13 +176,13 @@ class Run:
         try:
             self.checkpoints.write(solve.sweeps, seconds, solve.parts())
         except StoreError as error:
-            failure = f"{self.roll.me}: {error}"
-        failures = [text for text in self.roll.gather(failure) if text]
+            failure = f"{self.group.me}: {error}"
+        failures = [text for text in self.group.gather(failure) if text]
         if failures:
             self.note(f"no checkpoint after {solve.sweeps} sweeps: {failures[0]}")
             return
         self.written = solve.sweeps
-        if self.roll.first:
+        if self.group.first:
             self.checkpoints.drop(keep=KEPT)
         took = time.perf_counter() - began
         self.note(
@@ -194,14 +194,14 @@ class Run:
         """Take the solve up from the newest checkpoint that is whole in every part."""
         if not solve.running:
             return
-        for name in self.roll.gather(self.checkpoints.generations())[0]:
+        for name in self.group.gather(self.checkpoints.generations())[0]:
             failure, seconds = "", 0.0
-            parts: list[Part] = []
+            parts: list[DeviceState] = []
             try:
                 parts, seconds = self.checkpoints.read(name, solve.boxes())
             except (ValueError, KeyError, TypeError, StoreError) as error:
                 failure = str(error) or repr(error)
-            failures = [text for text in self.roll.gather(failure) if text]
+            failures = [text for text in self.group.gather(failure) if text]
             if failures:
                 self.note(f"the checkpoint after {int(name)} sweeps is left aside: {failures[0]}")
                 continue
@@ -213,7 +213,7 @@ class Run:
 
     # -- the end --------------------------------------------------------------------------------
 
-    def commit(self, solve: Stepwise | OneGo, began: float) -> Ending:
+    def commit(self, solve: Stepwise | SinglePassSolve, began: float) -> SolveReport:
         """Read the result off the devices, write and commit it."""
         from dpsolve.sharding.processes.stepwise import numbers
         from dpsolve.solvers.model.array_factory import rebuild
@@ -225,7 +225,7 @@ class Run:
                  for k, x in numbers(arrays).items()}  # fmt: skip
         code = int(known["code"])
         message = ""
-        if self.roll.first and (code or int(known.get("distribution_period", 1)) > 1):
+        if self.group.first and (code or int(known.get("distribution_period", 1)) > 1):
             model = partial(rebuild, self.factory, self.values, self.part.program.sizes)
             message = explain(code, model, self.plan.options, known, refuse=False)
         records: dict[str, Any] = {
@@ -236,8 +236,8 @@ class Run:
             "iterations": int(known["iterations"]),
             "seconds": self.earlier + time.perf_counter() - began,
         }
-        commit(self.store, Result(arrays, solve.dims, solve.cut, records), self.roll)
-        return Ending(
+        commit(self.store, Result(arrays, solve.dims, solve.partition, records), self.group)
+        return SolveReport(
             path=self.store.path,
             mesh=self.shape,
             status=records["status"],
@@ -247,9 +247,9 @@ class Run:
             resumed=self.resumed,
         )
 
-    def pending(self, solve: Stepwise, came: str) -> Ending:
+    def pending(self, solve: Stepwise, came: str) -> SolveReport:
         """Return how an interrupted solve stands."""
-        return Ending(
+        return SolveReport(
             path=self.store.path,
             mesh=self.shape,
             status="pending",
@@ -262,7 +262,7 @@ class Run:
 
     def note(self, text: str) -> None:
         """Tell what happens, once."""
-        if self.roll.first:
+        if self.group.first:
             self.progress.note(text)
 
 
@@ -271,11 +271,11 @@ def solve_into_store(
     source: ModelSource,
     *,
     mesh: MeshShape | None,
-    roll: Roll,
+    group: ProcessGroup,
     every: float,
     progress: Progress,
     command: str = "",
-) -> Ending:
+) -> SolveReport:
     """Solve the one point of a sweep, or go on where an earlier call ended.
 
     Parameters
@@ -286,7 +286,7 @@ def solve_into_store(
         The sweep's model.
     mesh : MeshShape or None
         None for all devices of all processes.
-    roll : Roll
+    group : ProcessGroup
         The processes.
     every : float
         Seconds between checkpoints; 0 for none.
@@ -309,23 +309,23 @@ def solve_into_store(
     from dpsolve.sharding.processes.rendezvous import check_devices
 
     began = time.perf_counter()
-    shape = together(roll, partial(check_devices, roll, mesh))
-    plan = together(roll, partial(_planned, sweep, source, shape))
+    shape = together(group, partial(check_devices, group, mesh))
+    plan = together(group, partial(_planned, sweep, source, shape))
     with ExitStack() as stack:
         interrupt = stack.enter_context(on_interrupt(lambda: None))
-        make = partial(_opened, plan, command, roll, progress, stack, interrupt)
-        together(roll, make if roll.first else _nothing)
-        store = together(roll, lambda: replace(open_store(plan.path), source=plan.source))
-        found = roll.gather(bool(store.receipts()))
+        make = partial(_opened, plan, command, group, progress, stack, interrupt)
+        together(group, make if group.first else _nothing)
+        store = together(group, lambda: replace(open_store(plan.path), source=plan.source))
+        found = group.gather(bool(store.receipts()))
         if found[0]:
             return replace(_recorded(store, shape), before=True)
-        run = Run(plan, store, shape, roll, every, progress, interrupt)
+        run = StoredSolve(plan, store, shape, group, every, progress, interrupt)
         ending = run.to_the_end()
     return replace(ending, seconds=time.perf_counter() - began)
 
 
 def _planned(sweep: Sweep, source: ModelSource, shape: MeshShape) -> Plan:
-    from dpsolve.sharding.devices.fit import check_fits, make_cut
+    from dpsolve.sharding.devices.fit import check_fits, make_partition
 
     plan = make_plan(sweep, source)
     if plan.points != 1:
@@ -334,7 +334,7 @@ def _planned(sweep: Sweep, source: ModelSource, shape: MeshShape) -> Plan:
         )
     (part,) = plan.buckets
     check_fits(part.program.footprint, shape)
-    cut = make_cut(source.load(), part.program.sizes, shape)
+    cut = make_partition(source.load(), part.program.sizes, shape)
     widths = {} if cut is None else {cut.state: cut.width}
     return replace(plan, buckets=(replace(part, widths=widths),))
 
@@ -346,7 +346,7 @@ def _nothing() -> None:
 def _opened(
     plan: Plan,
     command: str,
-    roll: Roll,
+    group: ProcessGroup,
     progress: Progress,
     stack: ExitStack,
     interrupt: Interrupt,
@@ -359,12 +359,12 @@ def _opened(
     def stop() -> None:
         interrupt.name = "another driver"
 
-    kind = "local" if roll.alone else "distributed"
+    kind = "local" if group.alone else "distributed"
     stack.enter_context(driving(store, executor=kind, stop=stop, note=progress.note))
     recut(store, plan)
 
 
-def _recorded(store: Store, shape: MeshShape) -> Ending:
+def _recorded(store: Store, shape: MeshShape) -> SolveReport:
     """Return how a committed solve ended."""
     bucket, task = store.buckets[0], store.tasks[0]
 
@@ -372,7 +372,7 @@ def _recorded(store: Store, shape: MeshShape) -> Ending:
         found = bucket.record(name, task)
         return None if found is None else found[0]
 
-    return Ending(
+    return SolveReport(
         path=store.path,
         mesh=shape,
         status=str(one("status")),

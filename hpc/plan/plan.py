@@ -21,7 +21,7 @@ from dpsolve.hpc.zarr_format import ZarrArray, item_bytes
 from dpsolve.sharding.batches.warm_order import START, STRAND
 
 from . import store_schema
-from .tasks import TASKS_EACH, Crew, Task, block_shape, cut, points_per_task
+from .tasks import TASKS_EACH, Task, WorkerCount, block_shape, cut, points_per_task
 
 if TYPE_CHECKING:
     from dpsolve.hpc.sweep_file.fields import Sweep
@@ -156,7 +156,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """How long a plan will take on this machine, by a probe.
 
     Attributes
@@ -179,7 +179,7 @@ class Estimate:
         return self.compile_seconds + self.solve_seconds
 
 
-def make_plan(sweep: Sweep, source: ModelSource, crew: Crew | None = None) -> Plan:
+def make_plan(sweep: Sweep, source: ModelSource, worker_count: WorkerCount | None = None) -> Plan:
     """Cut a sweep into tasks, without compiling or solving anything.
 
     Parameters
@@ -187,7 +187,7 @@ def make_plan(sweep: Sweep, source: ModelSource, crew: Crew | None = None) -> Pl
     sweep : Sweep
     source : ModelSource
         The sweep's model.
-    crew : Crew, optional
+    worker_count : WorkerCount, optional
         The workers, where they are known to be many. A store that exists keeps its own cut.
 
     Raises
@@ -207,12 +207,17 @@ def make_plan(sweep: Sweep, source: ModelSource, crew: Crew | None = None) -> Pl
     design: Design = make_design(sweep, signature(factory))
     parts: list[BucketPlan] = []
     first = 0
-    crew = crew or Crew()
+    worker_count = worker_count or WorkerCount()
     points = sum(math.prod(bucket.shape) for bucket in design.buckets)
     for number, bucket in enumerate(design.buckets):
         compiled = program(factory, bucket.sizes, options)
         part = _plan_bucket(
-            number, first, bucket, compiled, sweep, crew.share(math.prod(bucket.shape), points)
+            number,
+            first,
+            bucket,
+            compiled,
+            sweep,
+            worker_count.share(math.prod(bucket.shape), points),
         )
         parts.append(part)
         first += len(part.tasks)
@@ -220,7 +225,12 @@ def make_plan(sweep: Sweep, source: ModelSource, crew: Crew | None = None) -> Pl
 
 
 def _plan_bucket(
-    number: int, first: int, bucket: Bucket, program: Program, sweep: Sweep, crew: Crew
+    number: int,
+    first: int,
+    bucket: Bucket,
+    program: Program,
+    sweep: Sweep,
+    worker_count: WorkerCount,
 ) -> BucketPlan:
     layout = program.layout(bucket.fixed, bucket.parameters)
     also = asked_for(sweep)
@@ -231,8 +241,8 @@ def _plan_bucket(
     if size == 1:
         variables.pop(START, None)  # there is nothing to start from
     if points is None:
-        unit = _unit(program, size, crew)
-        points = points_per_task(size, _point_bytes(variables), unit, crew)
+        unit = _unit(program, size, worker_count)
+        points = points_per_task(size, _point_bytes(variables), unit, worker_count)
         block = block_shape(bucket.shape, points, unit)
     else:
         block = block_shape(bucket.shape, points)
@@ -242,7 +252,7 @@ def _plan_bucket(
     return part
 
 
-def estimate(plan: Plan) -> Estimate:
+def estimate(plan: Plan) -> CostEstimate:
     """Compile each bucket's program and time one batch of points spread over the bucket."""
     compiling = solving = 0.0
     probed = 0
@@ -255,14 +265,14 @@ def estimate(plan: Plan) -> Estimate:
         batches = sum(math.ceil(task.size / part.program.lanes) for task in part.tasks)
         solving += (time.perf_counter() - begun) * batches
         probed += lanes
-    return Estimate(compiling, solving, probed)
+    return CostEstimate(compiling, solving, probed)
 
 
-def _unit(program: Program, points: int, crew: Crew) -> int:
+def _unit(program: Program, points: int, worker_count: WorkerCount) -> int:
     """Return how many points a task should be a multiple of: a batch; a strand, in large sweeps."""
     if not program.warm:
         return program.lanes
-    enough = max(WARM_TASKS, TASKS_EACH * crew.workers * crew.batches)
+    enough = max(WARM_TASKS, TASKS_EACH * worker_count.workers * worker_count.batches)
     return max(program.lanes, min(STRAND, points // enough))
 
 

@@ -60,7 +60,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerCount:
     """The workers that a sweep is cut for.
 
     Attributes
@@ -74,12 +74,14 @@ class Crew:
     workers: int = 0
     batches: int = 1
 
-    def share(self, part: int, whole: int) -> Crew:
+    def share(self, part: int, whole: int) -> WorkerCount:
         """Return the crew for so many points of the whole sweep's."""
-        return Crew(_ceil(self.workers * part, whole), self.batches)
+        return WorkerCount(_ceil(self.workers * part, whole), self.batches)
 
 
-def points_per_task(points: int, point_bytes: int, lanes: int, crew: Crew | None = None) -> int:
+def points_per_task(
+    points: int, point_bytes: int, lanes: int, worker_count: WorkerCount | None = None
+) -> int:
     """Choose how many points a task should have.
 
     Parameters
@@ -90,16 +92,16 @@ def points_per_task(points: int, point_bytes: int, lanes: int, crew: Crew | None
         What the store keeps of one point.
     lanes : int
         Points that the compiled program solves at once.
-    crew : Crew, optional
+    worker_count : WorkerCount, optional
         The workers, where they are known to be many.
     """
     most = max(MOST_BYTES // point_bytes, 1)
     # 2 MiB of results, or some batches where points are small but may be slow (a price).
     least = min(_ceil(LEAST_BYTES, point_bytes), LEAST_BATCHES * lanes)
     wanted = min(max(_ceil(points, WANTED_TASKS), least), most)
-    if crew is not None and crew.workers:
-        share = points // (TASKS_EACH * crew.workers) // lanes * lanes  # whole batches
-        wanted = min(wanted, max(share, crew.batches * lanes))
+    if worker_count is not None and worker_count.workers:
+        share = points // (TASKS_EACH * worker_count.workers) // lanes * lanes  # whole batches
+        wanted = min(wanted, max(share, worker_count.batches * lanes))
     if wanted < points:
         wanted = _ceil(points, _ceil(points, wanted))  # the last task as large as the others
         wanted = _ceil(wanted, lanes) * lanes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dpsolve.solvers.errors import DpsolveError
 
 from .job_paths import driver_log
-from .single_driver import presence
+from .single_driver import driver_record
 
 if TYPE_CHECKING:
     from dpsolve.hpc.store.store import Store
@@ -39,7 +39,7 @@ def detach(store: Store, options: Sequence[str], *, retry_failed: bool = False) 
     """
     log = driver_log(store.path)
     log.parent.mkdir(parents=True, exist_ok=True)
-    before = presence(store)
+    before = driver_record(store)
     command = [sys.executable, "-m", "dpsolve", "resume", str(store.path.resolve())]
     command += ["--retry-failed"] if retry_failed else []
     with open(log, "ab") as out:
@@ -58,7 +58,7 @@ def detach(store: Store, options: Sequence[str], *, retry_failed: bool = False) 
             if code in (0, 1) and "error:" not in said:
                 return said  # it was done already
             raise DpsolveError(f"the driver ended at once (exit code {code}):\n{said}")
-        driver = presence(store)
+        driver = driver_record(store)
         if driver is not None and (before is None or driver.id != before.id):
             break
         time.sleep(0.1)

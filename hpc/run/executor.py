@@ -29,7 +29,7 @@ from dpsolve.sharding.batches.warm_order import START, solving_order
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.design import Bucket
-    from dpsolve.hpc.plan.tasks import Crew, Task
+    from dpsolve.hpc.plan.tasks import Task, WorkerCount
     from dpsolve.sharding.batches.program import Batch, Program
 
 
@@ -49,12 +49,12 @@ class Executor(Protocol):
     ----------
     kind : str
         ``local``, ``dask`` or ``slurm``.
-    crew : Crew or None
+    worker_count : WorkerCount or None
         The workers there may be, for the cut of a new store; None: as for one machine.
     """
 
     kind: str
-    crew: Crew | None
+    worker_count: WorkerCount | None
 
     def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
         """Run tasks in whatever order, and yield a receipt for each once it is committed.
@@ -84,7 +84,7 @@ class LocalExecutor:
     """
 
     kind = "local"
-    crew: Crew | None = None
+    worker_count: WorkerCount | None = None
 
     def __init__(self, mesh: str = AUTO) -> None:
         if mesh != AUTO:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpsolve.hpc.store.event_log import Event, read_ledger
+from dpsolve.hpc.store.event_log import Event, read_events
 
 from .job_paths import logs_folder
 
@@ -49,7 +49,7 @@ class Attempt:
 
 def attempts(store: Store) -> Iterator[Attempt]:
     """Yield every attempt at a task, in order of time."""
-    events = read_ledger(store)
+    events = read_events(store)
     jobs = {e.writer: str(e.facts.get("job", "")) for e in events if e.what == "joined"}
     begun: dict[tuple[str, int], Event] = {}
     ends: dict[tuple[str, int], str] = {}

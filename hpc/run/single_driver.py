@@ -1,9 +1,9 @@
 """One driver to a store: a second is refused, a dead one's place is taken.
 
-The driver's presence is a record in the store (``status/driver.json`` of the first group): host,
-process, SLURM job, and a mark that is renewed every `BEAT` seconds. A second driver reads it and is
-refused while the first one lives. A lock file would outlive a killed driver, and locks are the part
-of a shared file system that is most often missing or wrong; this record expires by itself:
+The driver's sign of life is a record in the store (``status/driver.json`` of the first group):
+host, process, SLURM job, and a mark that is renewed every `BEAT` seconds. A second driver reads it
+and is refused while the first one lives. A lock file would outlive a killed driver, and locks are
+the part of a shared file system that is most often missing or wrong; this record expires by itself:
 
 - on the same host at once, when no process of that number and age is there;
 - from another host when the record has not been renewed for `STALE` seconds, counted by the file
@@ -47,7 +47,7 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Presence:
+class DriverRecord:
     """The record of a driver.
 
     Attributes
@@ -93,7 +93,7 @@ class Presence:
         return f"process {self.process} on {self.host}{job} (--on {self.executor})"
 
 
-def presence(store: Store) -> Presence | None:
+def driver_record(store: Store) -> DriverRecord | None:
     """Return the record of the store's driver, or of the last one that was killed."""
     with disk_errors(store.path):
         return _read(_record(store), ask_server=False)  # to look must change nothing
@@ -102,7 +102,7 @@ def presence(store: Store) -> Presence | None:
 @contextmanager
 def driving(
     store: Store, *, executor: str, stop: Callable[[], None], note: Note
-) -> Iterator[Presence]:
+) -> Iterator[DriverRecord]:
     """Be the store's driver inside the block.
 
     Parameters
@@ -123,7 +123,7 @@ def driving(
         If the disk refuses.
     """
     path = _record(store)
-    own = Presence(
+    own = DriverRecord(
         id=uuid.uuid4().hex,
         host=platform.node(),
         process=os.getpid(),
@@ -151,7 +151,7 @@ def _record(store: Store) -> Path:
     return store.buckets[0].folder / "status" / "driver.json"
 
 
-def _claim(store: Path, path: Path, own: Presence, note: Note) -> None:
+def _claim(store: Path, path: Path, own: DriverRecord, note: Note) -> None:
     """Make the record of this driver, if there is no other's that counts."""
     if _link(path, own):
         return
@@ -170,16 +170,16 @@ def _claim(store: Path, path: Path, own: Presence, note: Note) -> None:
         raise RefusedError(_refusal(store, _read(path)))
 
 
-def _listen(path: Path, other: Presence) -> Presence | None:
+def _listen(path: Path, other: DriverRecord) -> DriverRecord | None:
     """Wait until a silent driver gives a sign or may be taken as dead."""
-    found: Presence | None = other
+    found: DriverRecord | None = other
     while found is not None and found.id == other.id and 2 * BEAT < found.silence < STALE:
         time.sleep(1.0)
         found = _read(path)
     return found
 
 
-def _link(path: Path, own: Presence) -> bool:
+def _link(path: Path, own: DriverRecord) -> bool:
     """Make the record if there is none; tell whether it is ours."""
     draft = path.with_name(f"{path.name}.{own.id}{PARTIAL}")
     write_file(draft, [_encoded(own)])
@@ -195,7 +195,7 @@ def _link(path: Path, own: Presence) -> bool:
 
 
 def _beat(
-    path: Path, own: Presence, ended: threading.Event, stop: Callable[[], None], note: Note
+    path: Path, own: DriverRecord, ended: threading.Event, stop: Callable[[], None], note: Note
 ) -> None:
     while not ended.wait(BEAT):
         with suppress(OSError):  # a disk that hangs for a while: silence is what others see
@@ -206,33 +206,33 @@ def _beat(
             _write(path, own)
 
 
-def _holds(path: Path, own: Presence) -> bool:
+def _holds(path: Path, own: DriverRecord) -> bool:
     found = _read(path)
     return found is not None and found.id == own.id
 
 
-def _write(path: Path, own: Presence) -> None:
+def _write(path: Path, own: DriverRecord) -> None:
     write_file(path, [_encoded(own)])
 
 
-def _encoded(own: Presence) -> bytes:
+def _encoded(own: DriverRecord) -> bytes:
     return json.dumps({k: v for k, v in asdict(own).items() if k != "silence"}).encode()
 
 
-def _read(path: Path, *, ask_server: bool = True) -> Presence | None:
+def _read(path: Path, *, ask_server: bool = True) -> DriverRecord | None:
     try:
         content = path.read_bytes()
         written = path.stat().st_mtime
     except FileNotFoundError:
         return None
     try:
-        record = Presence(**json.loads(content))
+        record = DriverRecord(**json.loads(content))
     except (ValueError, TypeError):
         return None  # not ours, or damaged: nobody's
     if record.here:
         return record
     now = _server_time(path) if ask_server else time.time()
-    return Presence(**(asdict(record) | {"silence": max(0.0, now - written)}))
+    return DriverRecord(**(asdict(record) | {"silence": max(0.0, now - written)}))
 
 
 def _server_time(path: Path) -> float:
@@ -248,7 +248,7 @@ def _server_time(path: Path) -> float:
             probe.unlink()
 
 
-def _refusal(store: Path, other: Presence | None) -> str:
+def _refusal(store: Path, other: DriverRecord | None) -> str:
     who = str(other) if other is not None else "another process"
     since = ""
     if other is not None and not other.here:

@@ -23,14 +23,14 @@ from .interrupts import on_interrupt
 from .single_driver import driving
 
 if TYPE_CHECKING:
-    from dpsolve.hpc.plan.tasks import Crew
+    from dpsolve.hpc.plan.tasks import WorkerCount
     from dpsolve.hpc.progress import Progress
     from dpsolve.hpc.sweep_file.fields import Sweep
     from dpsolve.hpc.sweep_file.model_source import ModelSource
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepReport:
     """How a sweep stands when a call returns.
 
     Attributes
@@ -88,7 +88,7 @@ def run_sweep(
     command: str = "",
     executor: Executor | None = None,
     retry_failed: bool = False,
-) -> Outcome:
+) -> SweepReport:
     """Solve every point of a sweep that its store does not hold yet.
 
     Parameters
@@ -114,7 +114,7 @@ def run_sweep(
     """
     began = time.perf_counter()
     executor = executor or LocalExecutor()
-    plan = make_plan(sweep, source, executor.crew)
+    plan = make_plan(sweep, source, executor.worker_count)
     planned = time.perf_counter() - began
     store = open_or_create(plan, command)
     outcome = _run(store, progress, executor, retry_failed)
@@ -122,10 +122,10 @@ def run_sweep(
 
 
 def create_store(
-    sweep: Sweep, source: ModelSource, command: str = "", crew: Crew | None = None
+    sweep: Sweep, source: ModelSource, command: str = "", worker_count: WorkerCount | None = None
 ) -> Store:
     """Make the store of a sweep, or open it, and run nothing; see `run_sweep`."""
-    return open_or_create(make_plan(sweep, source, crew), command)
+    return open_or_create(make_plan(sweep, source, worker_count), command)
 
 
 def resume(
@@ -134,7 +134,7 @@ def resume(
     progress: Progress,
     executor: Executor | None = None,
     retry_failed: bool = False,
-) -> Outcome:
+) -> SweepReport:
     """Go on with the sweep that a store holds; nothing but the store is needed.
 
     With `retry_failed`, tasks with failed points are computed once more.
@@ -151,7 +151,7 @@ def resume(
     return _run(store, progress, executor or LocalExecutor(), retry_failed)
 
 
-def _run(store: Store, progress: Progress, executor: Executor, retry_failed: bool) -> Outcome:
+def _run(store: Store, progress: Progress, executor: Executor, retry_failed: bool) -> SweepReport:
     began = time.perf_counter()
     receipts = store.receipts()
     if len(receipts) == len(store.tasks) and not (retry_failed and has_failed(receipts)):
@@ -170,7 +170,7 @@ def _drive(
     progress: Progress,
     executor: Executor,
     began: float,
-) -> Outcome:
+) -> SweepReport:
     tasks = [task for task in store.tasks if task.id not in receipts]
     before = sum(task.size for task in store.tasks) - sum(task.size for task in tasks)
     if receipts and tasks:
@@ -214,12 +214,12 @@ def _account(
     seconds: float,
     compiling: float,
     came: str | None,
-) -> Outcome:
+) -> SweepReport:
     every = [*old, *new]
     solved, inexact, failed = (
         sum(getattr(receipt, name) for receipt in every) for name in ("solved", "inexact", "failed")
     )
-    return Outcome(
+    return SweepReport(
         path=store.path,
         solved=solved,
         inexact=inexact,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dpsolve.hpc.run.job_paths import job_name, jobs_folder
-from dpsolve.hpc.run.single_driver import Presence, presence
+from dpsolve.hpc.run.single_driver import DriverRecord, driver_record
 from dpsolve.solvers.errors import ClusterError
 
 from . import commands
@@ -31,7 +31,7 @@ class Activity:
 
     Attributes
     ----------
-    driver : Presence or None
+    driver : DriverRecord or None
     alive : bool
         Whether the driver is to be taken as alive.
     jobs : tuple of Job
@@ -40,7 +40,7 @@ class Activity:
         Why SLURM could not be asked.
     """
 
-    driver: Presence | None
+    driver: DriverRecord | None
     alive: bool
     jobs: tuple[Job, ...] = ()
     trouble: str = ""
@@ -62,7 +62,7 @@ class Activity:
 
 def read_activity(store: Store) -> Activity:
     """Look who works on a store; SLURM is asked, once, only if the store ever had jobs."""
-    driver = presence(store)
+    driver = driver_record(store)
     alive = driver is not None and driver.alive
     if not (jobs_folder(store.path).is_dir() and commands.have_slurm()):
         return Activity(driver, alive)
@@ -84,7 +84,7 @@ def cancel_all(store: Store) -> Iterator[str]:
     ClusterError
         If SLURM does not answer.
     """
-    driver = presence(store)
+    driver = driver_record(store)
     alive = driver is not None and driver.alive
     if driver is not None and alive and driver.here:
         with suppress(ProcessLookupError):  # it ended this moment
@@ -106,7 +106,7 @@ def cancel_all(store: Store) -> Iterator[str]:
     yield f"{len(found)} job{'s' * (len(found) != 1)} cancelled." if found else "no job is left."
 
 
-def _wait(driver: Presence) -> bool:
+def _wait(driver: DriverRecord) -> bool:
     end = time.monotonic() + WAIT
     while time.monotonic() < end:
         if not driver.alive:

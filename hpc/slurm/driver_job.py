@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpsolve.hpc.run.job_paths import job_name, jobs_folder, logs_folder
-from dpsolve.hpc.run.single_driver import presence
+from dpsolve.hpc.run.single_driver import driver_record
 from dpsolve.solvers.errors import RefusedError
 
 from . import commands
@@ -90,7 +90,7 @@ def submit_driver(store: Store, found: ProfileFile) -> str:
     ClusterError
         If SLURM rejects the job, in its own words.
     """
-    driver = presence(store)
+    driver = driver_record(store)
     if driver is not None and driver.alive:
         raise RefusedError(
             f"{store.path} has a driver already: {driver}. To end it: dpsolve cancel {store.path}"

@@ -14,20 +14,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from dpsolve.hpc.cluster.coordinator import Conductor
+from dpsolve.hpc.cluster.coordinator import Coordinator
 from dpsolve.hpc.cluster.dask_settings import quiet_dask
-from dpsolve.hpc.cluster.messages import Post
+from dpsolve.hpc.cluster.messages import RunInfo
 from dpsolve.hpc.run.executor import AUTO
 from dpsolve.hpc.run.job_paths import cache_folder, job_name, logs_folder
 from dpsolve.hpc.store.buckets import Receipt
-from dpsolve.hpc.store.event_log import Ledger
+from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.solvers.errors import ClusterError
 
 from . import commands
-from .job_pool import JobFleet
+from .job_pool import JobPool
 
 if TYPE_CHECKING:
-    from dpsolve.hpc.plan.tasks import Crew, Task
+    from dpsolve.hpc.plan.tasks import Task, WorkerCount
     from dpsolve.hpc.run.executor import Note
     from dpsolve.hpc.store.store import Store
 
@@ -53,10 +53,10 @@ class SlurmExecutor:
 
     def __init__(self, profile: Profile, watch: Note = lambda text: None, mesh: str = AUTO) -> None:
         self.profile = profile
-        self.crew: Crew | None = profile.crew
+        self.worker_count: WorkerCount | None = profile.worker_count
         self._mesh = mesh
         self._watch = watch
-        self._conductor: Conductor | None = None
+        self._coordinator: Coordinator | None = None
         self._stopped = False
 
     def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
@@ -69,39 +69,39 @@ class SlurmExecutor:
         for folder in (logs_folder(store.path), cache_folder(store.path)):
             folder.mkdir(parents=True, exist_ok=True)
         commands.cancel(job_name(store.path))  # of a driver that was killed a moment ago
-        ledger = Ledger(store, "driver")
-        ledger.write("begun", executor=self.kind, tasks=len(tasks))
+        event_log = EventLog(store, "driver")
+        event_log.write("begun", executor=self.kind, tasks=len(tasks))
         try:
             with quiet_dask(), dask.config.set(SETTINGS):
                 cluster = make_cluster(self.profile, store.path)
-                fleet = JobFleet(cluster, self.profile, store, ledger, note, self._watch)
+                pool = JobPool(cluster, self.profile, store, event_log, note, self._watch)
                 finished = False
                 try:
-                    yield from self._conduct(cluster, fleet, store, tasks, ledger, note)
+                    yield from self._conduct(cluster, pool, store, tasks, event_log, note)
                     finished = not self._stopped
                 finally:
                     if not finished:
-                        fleet.close(patience=0)  # cancelled, whatever they are doing
+                        pool.close(patience=0)  # cancelled, whatever they are doing
                     _close(cluster)
                     if finished:
-                        fleet.close(patience=FAREWELL)
+                        pool.close(patience=FAREWELL)
         finally:
-            ledger.write("ended", executor=self.kind)
-            ledger.close()
+            event_log.write("ended", executor=self.kind)
+            event_log.close()
 
     def _conduct(
         self,
         cluster: Cluster,
-        fleet: JobFleet,
+        pool: JobPool,
         store: Store,
         tasks: Sequence[Task],
-        ledger: Ledger,
+        event_log: EventLog,
         note: Note,
     ) -> Iterator[Receipt]:
         from distributed import Client
 
         profile = self.profile
-        post = Post(
+        run_info = RunInfo(
             store=str(store.path.resolve()),
             topic=f"dpsolve-{uuid.uuid4().hex}",
             cache=str(cache_folder(store.path)),
@@ -111,9 +111,9 @@ class SlurmExecutor:
         )
         client = Client(cluster, set_as_default=False)
         try:
-            self._conductor = Conductor(client, store, post, fleet, ledger, note)
+            self._coordinator = Coordinator(client, store, run_info, pool, event_log, note)
             if not self._stopped:
-                yield from self._conductor.conduct([task.id for task in tasks])
+                yield from self._coordinator.conduct([task.id for task in tasks])
         finally:
             with suppress(Exception):  # dask may be in any state by now
                 client.close(timeout=2)
@@ -121,8 +121,8 @@ class SlurmExecutor:
     def stop(self) -> None:
         """End `run`: jobs are cancelled; a task may still be committed in its grace period."""
         self._stopped = True
-        if self._conductor is not None:
-            self._conductor.stop()
+        if self._coordinator is not None:
+            self._coordinator.stop()
 
     def _check(self) -> None:
         if not commands.have_slurm():

@@ -25,10 +25,10 @@ from .commands import Job
 
 if TYPE_CHECKING:
     from dpsolve.hpc.cluster.coordinator import Loss
-    from dpsolve.hpc.cluster.messages import Order
+    from dpsolve.hpc.cluster.messages import TaskOrder
     from dpsolve.hpc.cluster.retries import Cause
-    from dpsolve.hpc.cluster.task_queue import Dispatch, Hand
-    from dpsolve.hpc.store.event_log import Ledger
+    from dpsolve.hpc.cluster.task_queue import TaskQueue, WorkerState
+    from dpsolve.hpc.store.event_log import EventLog
     from dpsolve.hpc.store.store import Store
 
     from .profiles import Profile
@@ -61,7 +61,7 @@ class _Member:
     told: str = ""
 
 
-class JobFleet:
+class JobPool:
     """Keeps the jobs of one run.
 
     Parameters
@@ -69,7 +69,7 @@ class JobFleet:
     cluster : Cluster
     profile : Profile
     store : Store
-    ledger : Ledger
+    event_log : EventLog
         The driver's.
     note, watch : callable
         Are told what a user should know, and how many jobs there are.
@@ -80,7 +80,7 @@ class JobFleet:
         cluster: Cluster,
         profile: Profile,
         store: Store,
-        ledger: Ledger,
+        event_log: EventLog,
         note: Note,
         watch: Note,
         clock: Callable[[], float] = time.monotonic,
@@ -88,7 +88,7 @@ class JobFleet:
         self._cluster = cluster
         self._profile = profile
         self._store = store
-        self._ledger = ledger
+        self._event_log = event_log
         self._note = note
         self._watch = watch
         self._clock = clock
@@ -106,11 +106,11 @@ class JobFleet:
 
     # -- what the conductor calls ----------------------------------------------------------------
 
-    def tick(self, dispatch: Dispatch) -> list[str]:
+    def tick(self, queue: TaskQueue) -> list[str]:
         """Do what is due; return the workers that are no longer needed."""
         self._learn_numbers()
         self._poll()
-        wanted = self._wanted(dispatch)
+        wanted = self._wanted(queue)
         now = self._clock()
         if len(self._members) < wanted:
             if now >= max(self._submitted + self._profile.submit_pause, self._not_before):
@@ -118,11 +118,11 @@ class JobFleet:
         elif len(self._members) > wanted:
             self._cancel_pending(len(self._members) - wanted)
         self._show()
-        return list(self._idle(dispatch, wanted))
+        return list(self._idle(queue, wanted))
 
-    def joined(self, hand: Hand, report: dict[str, Any]) -> None:
+    def joined(self, worker_state: WorkerState, report: dict[str, Any]) -> None:
         """Note that a worker of one of the jobs is at work."""
-        member = self._by_id(hand.job)
+        member = self._by_id(worker_state.job)
         if member is not None:
             member.joined += 1
             member.state, member.reason = "RUNNING", ""
@@ -136,17 +136,17 @@ class JobFleet:
 
     def returned(self, loss: Loss, report: dict[str, Any]) -> tuple[Cause, str]:
         """Say why a worker was lost, now that its nanny has started another one."""
-        before = loss.hand.oom_kills
+        before = loss.worker_state.oom_kills
         if report["oom_kills"] > before:
             return "memory", f"the kernel killed it: its job has {self._profile.memory} of memory"
-        return "process", f"its process died; job {loss.hand.job} lives on"
+        return "process", f"its process died; job {loss.worker_state.job} lives on"
 
     def cause(self, loss: Loss) -> tuple[Cause, str] | None:
         """Say why a worker was lost, as SLURM has it; None while it is not decided."""
-        member, age = self._by_id(loss.hand.job), self._clock() - loss.at
+        member, age = self._by_id(loss.worker_state.job), self._clock() - loss.at
         self._urgent = True
         if member is None:
-            return "job", f"its job {loss.hand.job} is gone"
+            return "job", f"its job {loss.worker_state.job} is gone"
         match member.state:
             case "OUT_OF_MEMORY":
                 return "memory", f"job {member.id} was out of memory ({self._profile.memory})"
@@ -164,7 +164,7 @@ class JobFleet:
             return "job", f"job {member.id} is ending"
         return "process", f"its process died; job {member.id} is {member.state.lower()}"
 
-    def late(self, order: Order, whole: float, message: str) -> None:
+    def late(self, order: TaskOrder, whole: float, message: str) -> None:
         """See to a task that did not fit into the rest of a job."""
         if whole * MARGIN + SPARE > self._profile.walltime_seconds:
             raise ClusterError(self._too_long(order, whole))
@@ -183,8 +183,8 @@ class JobFleet:
 
     # -- jobs --------------------------------------------------------------------------------------
 
-    def _wanted(self, dispatch: Dispatch) -> int:
-        tasks = dispatch.waiting + dispatch.sent
+    def _wanted(self, queue: TaskQueue) -> int:
+        tasks = queue.waiting + queue.sent
         needed = math.ceil(tasks / self._profile.workers_per_job)
         return min(self._profile.max_jobs, max(self._profile.min_jobs, needed, 1))
 
@@ -206,11 +206,11 @@ class JobFleet:
             elif number:
                 member.id, member.state = number, "PENDING"
                 self._accepted = True
-                self._ledger.write("submitted", job=member.id)
+                self._event_log.write("submitted", job=member.id)
         if refusals:
             error = refusals.pop()
             refusals.clear()
-            self._ledger.write("rejected", message=str(error))
+            self._event_log.write("rejected", message=str(error))
             if not self._accepted:
                 raise error
             self._not_before = self._clock() + PAUSE
@@ -242,7 +242,7 @@ class JobFleet:
         else:
             member.missed = 0
         if job.state != member.state:
-            self._ledger.write("job", job=member.id, state=job.state, reason=job.reason,
+            self._event_log.write("job", job=member.id, state=job.state, reason=job.reason,
                                nodes=job.nodes)  # fmt: skip
         member.state, member.reason = job.state, job.reason
         if job.state == "PENDING" and job.reason != member.told and _never(job.reason):
@@ -270,25 +270,25 @@ class JobFleet:
     def _cancel_pending(self, count: int) -> None:
         """Give up jobs that have not begun and are no longer needed."""
         for member in [m for m in self._members.values() if m.id and m.state == "PENDING"][:count]:
-            self._ledger.write("cancelled", job=member.id, why="no longer needed")
+            self._event_log.write("cancelled", job=member.id, why="no longer needed")
             self._ended["CANCELLED"] += 1
             self._forget(member)
 
-    def _idle(self, dispatch: Dispatch, wanted: int) -> Iterator[str]:
+    def _idle(self, queue: TaskQueue, wanted: int) -> Iterator[str]:
         """Yield the workers of jobs that have had nothing to do for a while."""
         spare = len(self._members) - wanted
         if spare <= 0:
             return
-        by_job: dict[str, list[Hand]] = {}
-        for hand in dispatch.hands.values():
-            by_job.setdefault(hand.job, []).append(hand)
+        by_job: dict[str, list[WorkerState]] = {}
+        for worker_state in queue.worker_states.values():
+            by_job.setdefault(worker_state.job, []).append(worker_state)
         before = self._clock() - IDLE
-        for hands in by_job.values():
+        for worker_states in by_job.values():
             if spare <= 0:
                 return
-            if all(not h.orders and not h.leaving and h.idle_since < before for h in hands):
+            if all(not h.orders and not h.leaving and h.idle_since < before for h in worker_states):
                 spare -= 1
-                yield from (hand.address for hand in hands)
+                yield from (worker_state.address for worker_state in worker_states)
 
     def _by_id(self, job: str) -> _Member | None:
         alive = (member for member in self._members.values() if member.id == job)
@@ -308,7 +308,7 @@ class JobFleet:
         ended = sum(self._ended.values())
         self._watch(f"jobs: {running} running, {len(pending)} pending{why}, {ended} ended")
 
-    def _too_long(self, order: Order, seconds: float, *, at_least: bool = False) -> str:
+    def _too_long(self, order: TaskOrder, seconds: float, *, at_least: bool = False) -> str:
         size = self._store.tasks[order.task].size
         fits = max(1, int(size * 0.5 * self._profile.walltime_seconds / seconds))
         smaller = (

@@ -56,7 +56,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from dpsolve.hpc.plan.tasks import Crew
+from dpsolve.hpc.plan.tasks import WorkerCount
 from dpsolve.hpc.sweep_file.mistakes import Key, Mistake, report
 from dpsolve.hpc.sweep_file.toml_lines import TomlSource
 from dpsolve.solvers.errors import UsageError, did_you_mean
@@ -231,10 +231,10 @@ class Profile(_Part):
         return self.gpus // self.workers_per_job
 
     @property
-    def crew(self) -> Crew:
+    def worker_count(self) -> WorkerCount:
         """The workers that a new store is cut for: as many as there may be at a time."""
         each = self.gpus_per_worker or self.cpus // self.workers_per_job
-        return Crew(self.max_jobs * self.workers_per_job, max(each, 1))
+        return WorkerCount(self.max_jobs * self.workers_per_job, max(each, 1))
 
 
 @dataclass(frozen=True)

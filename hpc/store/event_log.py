@@ -66,7 +66,7 @@ class Event:
         return f"{at}.{int(self.time % 1 * 1000):03d}  {self.writer:<28} {self.what:<10} {facts}"
 
 
-class Ledger:
+class EventLog:
     """One writer's file; safe to use from several threads.
 
     Parameters
@@ -113,7 +113,7 @@ def folder_of(store: Store) -> Path:
     return store.buckets[0].folder / "status" / "ledger"
 
 
-def read_ledger(store: Store, writer: str = "") -> list[Event]:
+def read_events(store: Store, writer: str = "") -> list[Event]:
     """Read all events in the order of time; or those of one writer.
 
     Parameters

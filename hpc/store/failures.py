@@ -19,7 +19,7 @@ from dpsolve.hpc.plan.store_schema import RECORDS
 
 from .atomic_files import disk_errors
 from .buckets import Receipt
-from .event_log import Ledger
+from .event_log import EventLog
 
 if TYPE_CHECKING:
     from .store import Store
@@ -47,15 +47,15 @@ def clear_failed(store: Store, receipts: dict[int, Receipt]) -> list[int]:
     failed = [number for number, receipt in receipts.items() if receipt.failed]
     if not failed:
         return []
-    ledger = Ledger(store, "driver")
+    event_log = EventLog(store, "driver")
     for number in failed:
         task = store.tasks[number]
         # Said first: a kill in between leaves a commit that still stands, and no work done twice.
-        ledger.write("retried", task=number, failed=receipts[number].failed)
+        event_log.write("retried", task=number, failed=receipts[number].failed)
         with disk_errors(store.path):
             store.buckets[task.bucket].file("status", task).unlink()
         del receipts[number]
-    ledger.close()
+    event_log.close()
     return failed
 
 

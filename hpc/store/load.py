@@ -27,7 +27,7 @@ from dpsolve.solvers.model.factory import Sizes, build, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import EPS
-from dpsolve.solvers.operators.bellman import LatticePolicy
+from dpsolve.solvers.operators.bellman import GridPolicy
 from dpsolve.solvers.operators.tabular import TabularPolicy
 from dpsolve.solvers.outcomes import Outcome, sentence
 from dpsolve.solvers.solution import Problem, Solution
@@ -195,8 +195,8 @@ def _filled_in(
         if isinstance(fixed, TabularPolicy):
             operator: Any = fixed.operator
         else:
-            assert isinstance(fixed, LatticePolicy)
-            operator = fixed.lattice
+            assert isinstance(fixed, GridPolicy)
+            operator = fixed.operator
         return read_off(made, operator, operator.policy_of(index))
 
     def along(values: Any, index: Any) -> dict[str, Array]:

@@ -183,7 +183,7 @@ class Table(_Part):
     values: dict[str, tuple[Number, ...]]
 
 
-class Store(_Part):
+class StoreFields(_Part):
     """Where results go, which of them, and in what portions."""
 
     path: Text
@@ -205,7 +205,7 @@ class Sweep(_Part):
     sample: Sample | None = None
     table: Table | None = None
     solve: dict[str, Any] = {}
-    store: Store
+    store: StoreFields
 
     def as_dict(self) -> dict[str, Any]:
         """Return the sweep as JSON-ready tables, which `sweep_from` reads back."""
@@ -310,7 +310,7 @@ def _known(key: Key) -> list[str]:
     """Return the keys that are known beside `key`."""
     part: type[_Part] = Sweep
     if len(key) > 1:
-        parts: dict[str, type[_Part]] = {"sample": Sample, "table": Table, "store": Store}
+        parts: dict[str, type[_Part]] = {"sample": Sample, "table": Table, "store": StoreFields}
         part = parts.get(str(key[0]), Sweep)
     if len(key) > 2:
         part = Range if key[0] == "grid" else Span

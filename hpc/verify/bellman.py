@@ -27,7 +27,7 @@ BLOCK = 2**20  # entries (pairs x shocks x interpolation corners) that are looke
 
 
 @dataclass(frozen=True)
-class Look:
+class PairValues:
     """What the definition says about a list of N pairs.
 
     Attributes
@@ -94,7 +94,7 @@ class Definition(ABC):
         return prod(self.choice_shape)
 
     @abstractmethod
-    def look(self, s: Index, c: Index, t: int | None = None) -> Look:
+    def look(self, s: Index, c: Index, t: int | None = None) -> PairValues:
         """Evaluate a list of pairs, given by flat numbers of state and choice."""
 
     @abstractmethod
@@ -122,7 +122,7 @@ class Definition(ABC):
 
     def blocks(
         self, t: int | None = None, states: Index | None = None
-    ) -> Iterator[tuple[slice, slice, Look]]:
+    ) -> Iterator[tuple[slice, slice, PairValues]]:
         """Walk over all pairs in blocks, a look's pairs in C order.
 
         Yields the slice of `states` (all, or the flat numbers given), that of the choices, and
@@ -140,7 +140,7 @@ class Definition(ABC):
 
 
 @dataclass(frozen=True)
-class Sweep:
+class BellmanSweep:
     """One application of the operator to k values at once.
 
     Attributes
@@ -169,7 +169,7 @@ def bellman(
     values: Sequence[Array],
     t: int | None = None,
     states: Index | None = None,
-) -> Sweep:
+) -> BellmanSweep:
     """Apply the Bellman operator to each of several values (n,), at all or at some states."""
     best = _Best(len(values), definition.n if states is None else states.size)
     ahead = [definition.ahead(value) for value in values]
@@ -182,7 +182,7 @@ def bellman(
         monotone = monotone and look.monotone
         for k, prepared in enumerate(ahead):
             best.update(k, down, across, look.q(prepared))
-    return Sweep(best.value, best.policy, (float(least), float(greatest)), leak, monotone)
+    return BellmanSweep(best.value, best.policy, (float(least), float(greatest)), leak, monotone)
 
 
 def growth(definition: Definition, weight: Array) -> tuple[Array, Index]:

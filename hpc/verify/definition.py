@@ -29,7 +29,7 @@ from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
-from .bellman import Array, Definition, Index, Look, Mask
+from .bellman import Array, Definition, Index, Mask, PairValues
 
 SLACK = 1e-9  # how far, relative to a grid's length, rounding may carry a next state past an end
 
@@ -100,7 +100,7 @@ class _Functions(Definition):
         for name, chain in chains.items():
             _check_rows(f"Markov state '{name}'", np.asarray(chain.transition_matrix))
 
-    def look(self, s: Index, c: Index, t: int | None = None) -> Look:
+    def look(self, s: Index, c: Index, t: int | None = None) -> PairValues:
         model, at = self.model, self._named(s, c, t)
         probs, feasible = self._probs(at, s.size), np.ones(s.size, dtype=bool)
         if model.feasible is not None:
@@ -138,7 +138,7 @@ class _Functions(Definition):
         mass = np.sum([np.abs(weight).sum(1) for _, weight in targets], axis=0)
         monotone = not (discount < 0).any() and not any((w < 0).any() for _, w in targets)
         leak = float(np.max(np.abs(probs.sum(1) - 1.0)))
-        return Look(reward, discount, feasible, mass, leak, monotone, expect, push)
+        return PairValues(reward, discount, feasible, mass, leak, monotone, expect, push)
 
     def ahead(self, value: Array) -> Array:
         return self._over_chains(value, 1)
@@ -403,7 +403,7 @@ class _Arrays(Definition):
         made._check()
         return made
 
-    def look(self, s: Index, c: Index, t: int | None = None) -> Look:
+    def look(self, s: Index, c: Index, t: int | None = None) -> PairValues:
         key = s * self.m + c
         pair = np.minimum(np.searchsorted(self.keys, key), self.keys.size - 1)
         feasible = (self.keys[pair] == key) & (self.reward[pair] > -np.inf)
@@ -414,7 +414,7 @@ class _Arrays(Definition):
         def push(masses: Array) -> Array:
             return np.asarray(np.bincount(pair, masses, self.keys.size), dtype=np.float64)
 
-        return Look(
+        return PairValues(
             np.where(feasible, self.reward[pair], 0.0),
             np.where(feasible, self.discount[pair], 0.0),
             feasible,

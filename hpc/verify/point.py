@@ -15,7 +15,7 @@ from dpsolve.solvers.model.model import Model
 from .bellman import Array, Index
 from .definition import define
 from .distributions import Asked, distribution_faults
-from .proofs import EPS, GAINS, Claim, Interval, Place, Step, axes, gain_step, menus
+from .proofs import EPS, GAINS, Claim, Interval, Place, ValueProof, axes, gain_step, menus
 
 OUTPUT_TOLERANCE = 1e-9  # of an output, relative to its largest value over the states
 
@@ -249,7 +249,7 @@ def _step_through(
     found.residual = found.error = 0.0
     for t in reversed(range(len(claims))):
         when = None if definition.horizon is None else t
-        step = Step(place, when, claims[t], ahead, stored.error_bound)
+        step = ValueProof(place, when, claims[t], ahead, stored.error_bound)
         value = step.sweep.value[0]
         if not np.isfinite(value).all():
             i = int(np.argmin(np.isfinite(value)))
@@ -282,7 +282,7 @@ def _step_of_average(place: Place, policy: Index | None, stored: Stored, found: 
         found.faults += _output_faults(taken.step, None if policy is None else policy[0], stored, 0)
 
 
-def _output_faults(step: Step, policy: Index | None, stored: Stored, t: int) -> Iterator[str]:
+def _output_faults(step: ValueProof, policy: Index | None, stored: Stored, t: int) -> Iterator[str]:
     """Compare stored outputs with the output functions at the stored policy."""
     definition, states = step.place.definition, step.place.states
     held = {
@@ -309,7 +309,7 @@ def _output_faults(step: Step, policy: Index | None, stored: Stored, t: int) -> 
             )
 
 
-def _closest_outputs(step: Step, held: Mapping[str, Array]) -> dict[str, Array]:
+def _closest_outputs(step: ValueProof, held: Mapping[str, Array]) -> dict[str, Array]:
     """Return the output closest to the stored one, of all choices that the error bound allows."""
     definition, states = step.place.definition, step.place.states
     ahead = definition.ahead(step.ahead.value)

@@ -42,7 +42,7 @@ from numpy.typing import NDArray
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
-from .bellman import Array, Definition, Index, Sweep, bellman, growth
+from .bellman import Array, BellmanSweep, Definition, Index, bellman, growth
 
 EPS = float(np.finfo(np.float64).eps)
 MOST_WEIGHT = 1e12  # a weight function beyond this bounds nothing
@@ -101,7 +101,7 @@ def menus(model: Model | TabularModel) -> dict[str, NDArray[Any]]:
 
 
 @dataclass(frozen=True)
-class Step:
+class ValueProof:
     """One step of the operator, from what is claimed ahead to what is claimed here.
 
     Over an infinite horizon both are the same claim; ``bound`` is the claimed error bound.
@@ -114,7 +114,7 @@ class Step:
     bound: float
 
     @cached_property
-    def sweep(self) -> Sweep:
+    def sweep(self) -> BellmanSweep:
         """Apply the operator to the value and both bounds."""
         place, ahead = self.place, self.ahead
         n = place.definition.n
@@ -271,13 +271,13 @@ GAINS = ("gain", "gain_lower", "gain_upper")
 
 
 @dataclass(frozen=True)
-class GainStep:
+class GainProof:
     """One step from a stored relative value (n,), and what is stored of the gain.
 
     ``error`` is the independent bound on the error of the stored gain, NaN if none is stored.
     """
 
-    step: Step
+    step: ValueProof
     gains: Mapping[str, float]
 
     @property
@@ -354,11 +354,11 @@ class GainStep:
 
 def gain_step(
     place: Place, arrays: Mapping[str, NDArray[np.float64]], bound: float
-) -> GainStep | None:
+) -> GainProof | None:
     """Take one step from the stored relative value; None if no value is stored."""
     if "value" not in arrays:
         return None
     value: Array = np.asarray(arrays["value"], np.float64).reshape(-1)
     claim = Claim(value, value, value, (None, None))
     gains = {name: float(arrays[name]) for name in GAINS if name in arrays}
-    return GainStep(Step(place, None, claim, claim, bound), gains)
+    return GainProof(ValueProof(place, None, claim, claim, bound), gains)

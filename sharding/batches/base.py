@@ -12,13 +12,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS, STATES, MeshShape, make_mesh
 from dpsolve.solvers.model.factory import Factory, signature
-from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.options import SolveOptions
 
 from .outline import outline
 
 
-class Compiled:
+class CompiledBatch:
     """One factory at one set of sizes, for batches of a fixed number of lanes.
 
     Parameters
@@ -29,7 +29,7 @@ class Compiled:
         Points side by side on a device (or a group of devices along ``states``).
     shape : MeshShape
         How points and states are cut.
-    cut : Cut or None
+    partition : Partition or None
         The state whose axis is cut.
 
     Attributes
@@ -47,12 +47,12 @@ class Compiled:
         options: SolveOptions,
         lanes: int,
         shape: MeshShape,
-        cut: Cut | None,
+        partition: Partition | None,
     ) -> None:
         self.factory, self.sizes = factory, dict(sizes)
         # Lanes share the memory that the options grant.
         self.options = replace(options, memory=max(1, options.memory // lanes))
-        self.lanes, self.shape, self.cut = lanes, shape, cut
+        self.lanes, self.shape, self.partition = lanes, shape, partition
         self.mesh = make_mesh(shape)
         self.outline = outline(factory, self.sizes, options)
         results = self.outline.results
@@ -63,27 +63,31 @@ class Compiled:
 
 
 def placed(
-    dims: Mapping[str, tuple[str, ...]], cut: Cut | None, lanes: bool = True
+    dims: Mapping[str, tuple[str, ...]], partition: Partition | None, lanes: bool = True
 ) -> dict[str, PartitionSpec]:
     """Return along which mesh axes every array lies, given its dimensions; lanes come first."""
     first = (POINTS,) if lanes else ()
 
     def place(name: str) -> PartitionSpec:
-        if cut is None or name.startswith("grid_"):
+        if partition is None or name.startswith("grid_"):
             return PartitionSpec(*first)
-        return PartitionSpec(*first, *(STATES if d == cut.state else None for d in dims[name]))
+        return PartitionSpec(
+            *first, *(STATES if d == partition.state else None for d in dims[name])
+        )
 
     return {name: place(name) for name in dims}
 
 
-def trimmed(name: str, x: Any, dims: tuple[str, ...], cut: Cut | None, first: int = 1) -> Any:
+def trimmed(
+    name: str, x: Any, dims: tuple[str, ...], partition: Partition | None, first: int = 1
+) -> Any:
     """Drop the copies that made parts equal; `first` axes come before the array's own."""
-    if cut is None or name.startswith("grid_") or cut.state not in dims:
+    if partition is None or name.startswith("grid_") or partition.state not in dims:
         return x
-    if cut.size % cut.parts == 0:
+    if partition.size % partition.parts == 0:
         return x
-    keep = slice(0, cut.size)
-    return np.asarray(x)[(slice(None),) * (first + dims.index(cut.state)) + (keep,)]
+    keep = slice(0, partition.size)
+    return np.asarray(x)[(slice(None),) * (first + dims.index(partition.state)) + (keep,)]
 
 
 def put(x: Any, mesh: Mesh, shape: MeshShape, where: PartitionSpec) -> Any:

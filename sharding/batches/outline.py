@@ -51,11 +51,11 @@ class Outline:
     footprint: Footprint
     lanes: int
     refused: tuple[Refusal, ...]
-    _results: Results | None
+    _results: ResultShapes | None
     grids: TracedGrids
 
     @property
-    def results(self) -> Results:
+    def results(self) -> ResultShapes:
         """The arrays that a point gives.
 
         Raises
@@ -69,7 +69,7 @@ class Outline:
 
 
 @dataclass(frozen=True, eq=False)
-class Results:
+class ResultShapes:
     """The arrays of a point.
 
     Attributes
@@ -149,7 +149,7 @@ def _iterated(
     options: SolveOptions,
     values: Mapping[str, Any],
     made: Any,
-) -> Results:
+) -> ResultShapes:
     """Begin, and read off: no sweep is needed to know what comes out."""
     operators = Operators(made, options)
     kept, run, _ = begin_point(operators, values)
@@ -157,7 +157,7 @@ def _iterated(
     arrays = gradients_of(factory, sizes, options, values, arrays)
     dims = arrays_dims(shape_of(made), arrays)
     ahead = outlook_of(made, options, operators)
-    return Results(_shapes(arrays), dims, _shapes((kept, run)), ahead)
+    return ResultShapes(_shapes(arrays), dims, _shapes((kept, run)), ahead)
 
 
 def _at_once(
@@ -166,13 +166,13 @@ def _at_once(
     options: SolveOptions,
     values: Mapping[str, Any],
     made: Any,
-) -> Results:
+) -> ResultShapes:
     if options.gradients:  # at which a factory's own arrays are computed anew
         arrays = point_with_gradients(factory, sizes, options, values)
     else:
         arrays = solve_made(factory, made, options, values)
     dims = arrays_dims(shape_of(made), arrays)
-    return Results(_shapes(arrays), dims, None, outlook_of(made, options))
+    return ResultShapes(_shapes(arrays), dims, None, outlook_of(made, options))
 
 
 def _shapes(tree: Any) -> Any:

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpsolve.sharding.devices.fit import automatic, bytes_on_device, check_fits, cut_of
+from dpsolve.sharding.devices.fit import automatic, bytes_on_device, check_fits, partition_of
 from dpsolve.sharding.devices.mesh import ONE_DEVICE, MeshShape, device_memory
 from dpsolve.sharding.devices.threads import cores
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
@@ -39,7 +39,7 @@ from .outline import Outline, outline
 from .refill import Results, serve
 from .result_arrays import Layout, make_layout, with_starts
 from .rounds import Rounds
-from .single_pass import Whole
+from .single_pass import SinglePass
 from .warm_order import START
 
 Numpy = np.ndarray[Any, Any]
@@ -152,7 +152,7 @@ class Program:
         self.signature: Signature = signature(factory)
         self.outline: Outline = outline(factory, self.sizes, options)
         self.footprint: Footprint = self.outline.footprint
-        self.cut = cut_of(self.outline.shape, self.signature.name, mesh)
+        self.partition = partition_of(self.outline.shape, self.signature.name, mesh)
         self.bytes_per_point = bytes_on_device(self.footprint, mesh)
         self.alone = hangs_beside_others(self.footprint)
         self.lanes = 1 if self.alone else fitting_lanes(self.bytes_per_point)
@@ -213,11 +213,11 @@ class Program:
             check_fits(self.footprint, self.shape)
             several = self.lanes > 1 or self.shape.size > 1
             if self.warm or (several and self.outline.shape.iterates):
-                kind: type[Rounds | Whole] = Rounds
+                kind: type[Rounds | SinglePass] = Rounds
             else:
-                kind = Whole
+                kind = SinglePass
             compiled = kind(
-                self.factory, self.sizes, self.options, self.lanes, self.shape, self.cut
+                self.factory, self.sizes, self.options, self.lanes, self.shape, self.partition
             )
             compiled.warm = self.warm
             compiled.compile()

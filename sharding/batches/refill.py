@@ -15,7 +15,7 @@ from dpsolve.sharding.devices.threads import side_by_side
 
 from .base import trimmed
 from .rounds import Rounds
-from .single_pass import Whole
+from .single_pass import SinglePass
 from .warm_order import STRAND, Start, strands
 
 Numpy = np.ndarray[Any, Any]
@@ -59,12 +59,12 @@ class Results:
         self.start = np.full(self.points, -1, np.int32)
 
     def put(
-        self, which: Numpy, lanes: Numpy, arrays: Mapping[str, Any], compiled: Rounds | Whole
+        self, which: Numpy, lanes: Numpy, arrays: Mapping[str, Any], compiled: Rounds | SinglePass
     ) -> None:
         """Take the results of points `which` out of lanes `lanes`."""
         with self._lock:
             for name, whole in arrays.items():
-                x = trimmed(name, np.asarray(whole), compiled.dims[name], compiled.cut)
+                x = trimmed(name, np.asarray(whole), compiled.dims[name], compiled.partition)
                 if name not in self.arrays:
                     self.arrays[name] = np.empty((self.points, *x.shape[1:]), x.dtype)
                 self.arrays[name][which] = x[lanes]
@@ -72,13 +72,13 @@ class Results:
 
 
 def serve(
-    compiled: Rounds | Whole, columns: Mapping[str, Numpy], found: Results, workers: int
+    compiled: Rounds | SinglePass, columns: Mapping[str, Numpy], found: Results, workers: int
 ) -> None:
     """Solve the points that are left, on some threads.
 
     Parameters
     ----------
-    compiled : Rounds or Whole
+    compiled : Rounds or SinglePass
     columns : dict of str to float array (points,)
         Every parameter.
     found : Results
@@ -89,13 +89,13 @@ def serve(
     queue = _Queue(strands(columns, found.left, STRAND if compiled.warm else 1))
     crews = min(workers, -(-len(queue) // compiled.slots))
 
-    def crew(_: int) -> None:
+    def worker_count(_: int) -> None:
         if isinstance(compiled, Rounds):
             _in_rounds(compiled, columns, found, queue)
         else:
             _in_batches(compiled, columns, found, queue)
 
-    side_by_side(crew, range(crews), crews)
+    side_by_side(worker_count, range(crews), crews)
 
 
 class _Queue:
@@ -114,7 +114,7 @@ class _Queue:
 
 
 def _in_batches(
-    compiled: Whole, columns: Mapping[str, Numpy], found: Results, queue: _Queue
+    compiled: SinglePass, columns: Mapping[str, Numpy], found: Results, queue: _Queue
 ) -> None:
     while taken := queue.take(compiled.slots):
         which = np.array([strand[0].point for strand in taken])

@@ -15,7 +15,7 @@ from dpsolve.solvers.solution import CERTIFICATE
 from dpsolve.solvers.solve.result_dims import differentiated
 from dpsolve.solvers.solve.statistics import OF_DISTRIBUTION
 
-from .outline import Results
+from .outline import ResultShapes
 from .warm_order import START
 
 LONG_NAMES = {
@@ -146,13 +146,13 @@ def _of_distribution(name: str) -> bool:
 
 
 def make_layout(
-    results: Results, coords: dict[str, np.ndarray[Any, Any]], depends: Collection[str]
+    results: ResultShapes, coords: dict[str, np.ndarray[Any, Any]], depends: Collection[str]
 ) -> Layout:
     """Lay out what points give.
 
     Parameters
     ----------
-    results : Results
+    results : ResultShapes
         Their arrays, in outline.
     coords, depends
         The grids that all points share, and the names of the others; see

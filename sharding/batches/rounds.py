@@ -33,15 +33,15 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS, STATES
-from dpsolve.solvers.methods.discounted import Run
+from dpsolve.solvers.methods.discounted import SolveState
 from dpsolve.solvers.methods.loop import iterate
-from dpsolve.solvers.methods.warm_start import Past, judge, reached, remembered
+from dpsolve.solvers.methods.warm_start import LaneMemory, judge, reached, remembered
 from dpsolve.solvers.model.factory import build, signature
 from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.solve.gradients import gradients_of, read_point
 from dpsolve.solvers.solve.point import begin_point
 
-from .base import Compiled, bytes_of, placed, put
+from .base import CompiledBatch, bytes_of, placed, put
 
 Array = Any
 Numpy = np.ndarray[Any, Any]
@@ -58,18 +58,18 @@ class Carry:
     ----------
     kept : pytree
         What the operators keep, rewards over states and choices in the main.
-    run : Run
+    run : SolveState
         The solves under way.
-    past : Past or None
+    lane_memory : LaneMemory or None
         What lanes remember of the points before, where starts are warm.
     """
 
     kept: Any
-    run: Any  # Run, or AverageRun
-    past: Past | None
+    run: Any  # SolveState, or AverageState
+    lane_memory: LaneMemory | None
 
 
-class Rounds(Compiled):
+class Rounds(CompiledBatch):
     """One factory at one set of sizes, compiled to be run in rounds."""
 
     _advance: Any = None
@@ -98,7 +98,7 @@ class Rounds(Compiled):
 
     def _begin(self, values: dict[str, Array]) -> Carry:
         """Begin a point in a lane without a past."""
-        operators = Operators(build(self.factory, values, self.sizes), self.options, self.cut)
+        operators = Operators(build(self.factory, values, self.sizes), self.options, self.partition)
         kept, run, started = begin_point(operators, values)
         return Carry(kept, run, remembered(run, None, started) if self.warm else None)
 
@@ -107,12 +107,14 @@ class Rounds(Compiled):
     ) -> Carry:
         """Begin the next point of a lane, from where the points before it led."""
         start = None
-        if last.past is not None:
-            start = reached(last.run, last.past, reach)
-        operators = Operators(model, self.options, self.cut)
+        if last.lane_memory is not None:
+            start = reached(last.run, last.lane_memory, reach)
+        operators = Operators(model, self.options, self.partition)
         kept, run, started = begin_point(operators, values, start, fresh)
-        past = None if last.past is None else remembered(last.run, last.past, started)
-        return Carry(kept, run, past)
+        lane_memory = (
+            None if last.lane_memory is None else remembered(last.run, last.lane_memory, started)
+        )
+        return Carry(kept, run, lane_memory)
 
     def _round(
         self,
@@ -138,24 +140,28 @@ class Rounds(Compiled):
                 return filled
 
             carry = lax.cond(self._any(fresh), fill, lambda: carry)
-            operator = Operators(model, self.options, self.cut, carry.kept).loop
+            operator = Operators(model, self.options, self.partition, carry.kept).loop
 
             def proceed(c: tuple[Any, Array, Array]) -> Array:
                 (run, _), idle, k = c
                 return run.running & (idle < patience) & (k < most)
 
             def sweep(c: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
-                (run, past), idle, k = c
+                (run, lane_memory), idle, k = c
                 moved = iterate(operator, self.options, run)
-                if past is not None:
-                    moved, past = judge(operator, moved, past)
+                if lane_memory is not None:
+                    moved, lane_memory = judge(operator, moved, lane_memory)
                 # A lane that is done is moved on beside the others, and what it finds is dropped.
-                return (moved, past), idle + self._waiting(run.running & moved.running), k + 1
+                return (
+                    (moved, lane_memory),
+                    idle + self._waiting(run.running & moved.running),
+                    k + 1,
+                )
 
             zero = jnp.int32(0)
-            moving = (carry.run, carry.past)
-            (run, past), _, _ = lax.while_loop(proceed, sweep, (moving, zero, zero))
-            return replace(carry, run=run, past=past)
+            moving = (carry.run, carry.lane_memory)
+            (run, lane_memory), _, _ = lax.while_loop(proceed, sweep, (moving, zero, zero))
+            return replace(carry, run=run, lane_memory=lane_memory)
 
         carry = self._each(lane)(values, fresh, reach, carry)
         return _stacked(carry), carry.run.running
@@ -163,10 +169,12 @@ class Rounds(Compiled):
     def _read_off(self, values: dict[str, Array], carry: Carry, done: Array) -> dict[str, Array]:
         carry = jax.tree.map(lambda x: x[0], carry)
 
-        def lane(values: dict[str, Array], run: Run, done: Array) -> dict[str, Array]:
+        def lane(values: dict[str, Array], run: SolveState, done: Array) -> dict[str, Array]:
             model = build(self.factory, values, self.sizes)
-            arrays = read_point(Operators(model, self.options, self.cut), run, done)
-            return gradients_of(self.factory, self.sizes, self.options, values, arrays, self.cut)
+            arrays = read_point(Operators(model, self.options, self.partition), run, done)
+            return gradients_of(
+                self.factory, self.sizes, self.options, values, arrays, self.partition
+            )
 
         found: dict[str, Array] = self._each(lane)(values, carry.run, done)
         return found
@@ -201,7 +209,9 @@ class Rounds(Compiled):
             values, mask, reach, carry, number, number
         )
         self._advance = lowered.compile()
-        read = self._sharded(self._read_off, (points, own, points), placed(self.dims, self.cut))
+        read = self._sharded(
+            self._read_off, (points, own, points), placed(self.dims, self.partition)
+        )
         self._read = jax.jit(read).lower(values, carry, mask).compile()
         self.compile_seconds = time.perf_counter() - began
         return self.compile_seconds
@@ -227,10 +237,10 @@ class Rounds(Compiled):
     def _held_by_one(self) -> Carry:
         """Return the shapes of what one lane holds, as the point's outline has them."""
         kept, run = self.outline.results.run
-        past = None
+        lane_memory = None
         if self.warm:
-            past = jax.eval_shape(lambda run: remembered(run, None, np.asarray(False)), run)
-        return Carry(kept, run, past)
+            lane_memory = jax.eval_shape(lambda run: remembered(run, None, np.asarray(False)), run)
+        return Carry(kept, run, lane_memory)
 
     def _spec(self, shape: tuple[int, ...], dtype: Any, where: PartitionSpec) -> Any:
         sharding = NamedSharding(self.mesh, where) if self.shape.size > 1 else None
@@ -308,9 +318,9 @@ class Rounds(Compiled):
 
     def warmed(self, carry: Carry) -> Numpy:
         """Tell which lanes' points began from another's value: bool array (slots,)."""
-        if carry.past is None:
+        if carry.lane_memory is None:
             return np.zeros(self.slots, bool)
-        found = np.asarray(carry.past.warm)  # (devices, lanes)
+        found = np.asarray(carry.lane_memory.warm)  # (devices, lanes)
         return np.asarray(found[:: self.shape.states].reshape(self.slots))
 
     def read(self, values: Mapping[str, Numpy], carry: Carry, done: Numpy) -> dict[str, Array]:

@@ -17,19 +17,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dpsolve.sharding.devices.mesh import POINTS
 from dpsolve.solvers.solve.gradients import point_with_gradients
 
-from .base import Compiled, bytes_of, placed, put
+from .base import CompiledBatch, bytes_of, placed, put
 
 Array = Any
 Numpy = np.ndarray[Any, Any]
 
 
-class Whole(Compiled):
+class SinglePass(CompiledBatch):
     """One factory at its sizes, compiled to solve a batch in one go."""
 
     _compiled: Any = None
 
     def _point(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        return point_with_gradients(self.factory, self.sizes, self.options, values, self.cut)
+        return point_with_gradients(self.factory, self.sizes, self.options, values, self.partition)
 
     def compile(self) -> float:
         """Compile if need be; return the seconds it took when it did."""
@@ -41,7 +41,7 @@ class Whole(Compiled):
         spec = jax.ShapeDtypeStruct(() if alone else (self.slots,), np.float64)
         if self.shape.size > 1:
             points = PartitionSpec() if alone else PartitionSpec(POINTS)
-            out = placed(self.dims, self.cut, lanes=not alone)
+            out = placed(self.dims, self.partition, lanes=not alone)
             run = jax.shard_map(
                 run, mesh=self.mesh, in_specs=(points,), out_specs=out, check_vma=False
             )

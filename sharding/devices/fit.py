@@ -10,7 +10,7 @@ import jax
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.inspection.forecast import Footprint
 from dpsolve.solvers.model.factory import Factory, look_over, signature
-from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.solve.result_dims import ModelShape, shape_of
 
 from .mesh import STATES, MeshShape, device_memory
@@ -23,14 +23,14 @@ def iterates(factory: Factory, sizes: Mapping[str, Any]) -> bool:
     return look_over(factory, sizes, shape_of).iterates
 
 
-def make_cut(factory: Factory, sizes: Mapping[str, Any], mesh: MeshShape) -> Cut | None:
-    """Choose the state of a factory's model whose axis is cut; see :func:`cut_of`."""
+def make_partition(factory: Factory, sizes: Mapping[str, Any], mesh: MeshShape) -> Partition | None:
+    """Choose the state of a factory's model whose axis is cut; see :func:`partition_of`."""
     if mesh.states == 1:
         return None
-    return cut_of(look_over(factory, sizes, shape_of), signature(factory).name, mesh)
+    return partition_of(look_over(factory, sizes, shape_of), signature(factory).name, mesh)
 
 
-def cut_of(model: ModelShape, name: str, mesh: MeshShape) -> Cut | None:
+def partition_of(model: ModelShape, name: str, mesh: MeshShape) -> Partition | None:
     """Choose the state whose axis is cut: the longest of those that follow a rule, else a chain.
 
     Raises
@@ -53,7 +53,7 @@ def cut_of(model: ModelShape, name: str, mesh: MeshShape) -> Cut | None:
             f"mesh {mesh}: the longest axis of {name}, {state}, has {lengths[state]} members, "
             f"fewer than {mesh.states} devices; take states={lengths[state]} or fewer"
         )
-    return Cut(state, lengths[state], mesh.states, STATES)
+    return Partition(state, lengths[state], mesh.states, STATES)
 
 
 def bytes_on_device(size: Footprint, mesh: MeshShape) -> int:

@@ -36,7 +36,7 @@ from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import STATISTIC, Model
 from dpsolve.solvers.simulation.agents import tally
 from dpsolve.solvers.simulation.streams import Keys
-from dpsolve.solvers.simulation.tables import Law
+from dpsolve.solvers.simulation.tables import PolicyTables
 from dpsolve.solvers.solution import Problem, Solution
 
 Array = Any
@@ -49,7 +49,7 @@ MOST_GROUPS = 64
 CURVED = ("var", "sd", "gini")  # and quantiles: not linear in the distribution
 
 
-class Estimate(NamedTuple):
+class MomentEstimate(NamedTuple):
     """A moment of a panel and its standard error: floats, or arrays (time,) with a horizon."""
 
     value: Any
@@ -59,7 +59,7 @@ class Estimate(NamedTuple):
 def estimates(
     solution: Solution,
     model: Model | TabularModel,
-    law: Law,
+    tables: PolicyTables,
     asked: Asked,
     start: Numpy,
     key: Keys,
@@ -67,15 +67,15 @@ def estimates(
     agents: int,
     periods: int,
     burn: int,
-) -> dict[str, Estimate]:
-    """Estimate moments; see :meth:`.simulate.Panel.moments`."""
+) -> dict[str, MomentEstimate]:
+    """MomentEstimate moments; see :meth:`.simulate.Panel.moments`."""
     horizon = model.horizon is not None
     moments = _Moments(solution, model, asked, periods if horizon else None)
     groups = min(agents, max(2, min(math.isqrt(agents), MOST_GROUPS)))
     means = _Means()
     spread = _Means()
     total: Numpy | None = None
-    visits = _Visits(law, start, key, moments.shares, agents, periods, burn, horizon, groups)
+    visits = _Visits(tables, start, key, moments.shares, agents, periods, burn, horizon, groups)
     for counts, sums in visits:
         if counts is None:
             means.add(sums / periods)
@@ -95,7 +95,7 @@ def estimates(
         errors[moments.linear] = means.error
     plain: Callable[[Any], Any] = np.asarray if horizon else float
     return {
-        name: Estimate(plain(value), plain(error))
+        name: MomentEstimate(plain(value), plain(error))
         for name, value, error in zip(moments.names, values, errors, strict=True)
     }
 
@@ -192,7 +192,7 @@ class _Visits:
 
     def __init__(
         self,
-        law: Law,
+        tables: PolicyTables,
         start: Numpy,
         key: Keys,
         shares: Sequence[Numpy],
@@ -204,7 +204,9 @@ class _Visits:
     ) -> None:
         self.shares = () if by_period else tuple(shares)
         # What is recorded is left out; the rest is placed on each device once.
-        self.tables = cache(partial(jax.device_put, (replace(law, values={}), start, self.shares)))
+        self.tables = cache(
+            partial(jax.device_put, (replace(tables, values={}), start, self.shares))
+        )
         self.key, self.agents, self.groups = key, agents, groups
         self.options = {"periods": periods, "burn": burn, "by_period": by_period}
         node_bytes = 8 * len(start) * (periods if by_period else 1)
@@ -240,9 +242,9 @@ class _Visits:
         numbers = first + np.arange(self.piece)
         group = self._group(numbers) - self._group(first)
         group = np.where(numbers < self.agents, group, self.touched)
-        law, start, shares = self.tables(device)
+        tables, start, shares = self.tables(device)
         counts, sums = tally(
-            law, start, self.key, np.uint32(first), group, shares,
+            tables, start, self.key, np.uint32(first), group, shares,
             np.empty((self.touched, 0)), agents=self.piece, **self.options,
         )  # fmt: skip
         stop = min(self.agents - first, self.piece)

@@ -24,10 +24,10 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.simulation.agents import panel
 from dpsolve.solvers.simulation.streams import PLACES, Keys, read_key
-from dpsolve.solvers.simulation.tables import Law, cumulated, law_of, variable_names
+from dpsolve.solvers.simulation.tables import PolicyTables, cumulated, policy_tables, variable_names
 from dpsolve.solvers.solution import Solution
 
-from .moments import Asked, Estimate, estimates
+from .moments import Asked, MomentEstimate, estimates
 
 if TYPE_CHECKING:
     import xarray
@@ -64,12 +64,12 @@ class Panel:
     _model: Model | TabularModel = field(repr=False)
     _key: Keys = field(repr=False)
     _start: Numpy = field(repr=False)
-    _law: Law = field(repr=False)
+    _tables: PolicyTables = field(repr=False)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole panel in memory."""
-        return self.agents * self.periods * _row_bytes(self._law)
+        return self.agents * self.periods * _row_bytes(self._tables)
 
     def blocks(self) -> Iterator[xarray.Dataset]:
         """Yield the panel in blocks of agents, in order.
@@ -97,15 +97,15 @@ class Panel:
             )
         whole = {
             name: np.empty((self.periods, self.agents), np.asarray(x.array).dtype)
-            for name, x in self._law.values.items()
+            for name, x in self._tables.values.items()
         }
         for first, found in self._blocks():
             for name, x in found.items():
                 whole[name][:, first : first + x.shape[1]] = x
         return self._dataset(0, whole)
 
-    def moments(self, asked: Asked = "moments") -> dict[str, Estimate]:
-        """Estimate moments from the panel, without holding it.
+    def moments(self, asked: Asked = "moments") -> dict[str, MomentEstimate]:
+        """MomentEstimate moments from the panel, without holding it.
 
         Agents are counted by state, exactly; the moments are those of :meth:`Distribution.moments`
         under the shares of these counts, with the probabilities of shocks in each state (which
@@ -119,7 +119,7 @@ class Panel:
 
         Returns
         -------
-        dict of str to Estimate
+        dict of str to MomentEstimate
             ``value`` and its standard error ``error``: floats, over all agents and periods; with a
             horizon arrays (time,), over the agents of each period. Agents are independent. The
             error of an expectation is the standard deviation of the agents' averages over time,
@@ -134,7 +134,7 @@ class Panel:
             If there is no moment of that name.
         """
         return estimates(
-            self.solution, self._model, self._law, asked, self._start, self._key,
+            self.solution, self._model, self._tables, asked, self._start, self._key,
             agents=self.agents, periods=self.periods, burn=self.burn,
         )  # fmt: skip
 
@@ -147,12 +147,12 @@ class Panel:
 
     def _blocks(self) -> Iterator[tuple[int, dict[str, Numpy]]]:
         """Yield each block's first agent and its arrays (periods, agents)."""
-        on = cache(partial(jax.device_put, (self._law, self._start)))
+        on = cache(partial(jax.device_put, (self._tables, self._start)))
 
         def compute(first: int, device: Any) -> tuple[int, dict[str, Numpy]]:
-            law, start = on(device)
+            tables, start = on(device)
             found = panel(
-                law, start, self._key, np.uint32(first), agents=self.block, periods=self.periods,
+                tables, start, self._key, np.uint32(first), agents=self.block, periods=self.periods,
                 burn=self.burn, by_period=self._model.horizon is not None,
             )  # fmt: skip
             stop = min(self.agents - first, self.block)
@@ -232,26 +232,26 @@ def simulate(
         )
     _check_counts(made, agents, periods, burn, block)
     names = _variables(made, variables)
-    law = law_of(
+    tables = policy_tables(
         made, solution.problem, solution.parameters, solution.policy_index, names,
         None if made.horizon is None else periods,
     )  # fmt: skip
-    if periods + burn > (PLACES - 1) // len(law.draws):
+    if periods + burn > (PLACES - 1) // len(tables.draws):
         raise UsageError(
             f"periods={periods} and burn={burn}: a stream of 2**32 numbers lasts for "
-            f"{(PLACES - 1) // len(law.draws):,} periods of this model"
+            f"{(PLACES - 1) // len(tables.draws):,} periods of this model"
         )
-    each = periods * _row_bytes(law)
+    each = periods * _row_bytes(tables)
     return Panel(
         solution, int(agents), int(periods), int(burn), names,
         min(int(agents), int(block or max(1, BLOCK_BYTES // each))), made, read_key(key),
-        cumulated(_masses(solution, made, initial).ravel()), law,
+        cumulated(_masses(solution, made, initial).ravel()), tables,
     )  # fmt: skip
 
 
-def _row_bytes(law: Law) -> int:
+def _row_bytes(tables: PolicyTables) -> int:
     """Return the bytes of one agent's variables in one period."""
-    return sum(np.asarray(x.array).dtype.itemsize for x in law.values.values())
+    return sum(np.asarray(x.array).dtype.itemsize for x in tables.values.values())
 
 
 def _check_solution(solution: Any) -> None:

@@ -3,8 +3,8 @@
 Process 0 listens at the coordinator's address; the others connect to it and stay connected. Over
 these connections
 
-- they meet: who has not come in time is named, with the host where it was expected;
-- they agree: :meth:`Roll.gather` gives every process what each of them said, which is a barrier
+- they meet: who has not come in time is named, with the host where it was expected; - they agree:
+:meth:`ProcessGroup.gather` gives every process what each of them said, which is a barrier
   too, and how all of them come to the same decision at the same place;
 - each knows that the others live. A process that dies closes its connection, which the others see
   within a second; one that is silent for `SILENCE` seconds (its host lost power or network, or it
@@ -55,7 +55,7 @@ class Member:
         return cls(number, platform.node(), os.getpid())
 
 
-class Line:
+class Connection:
     """A connection that carries one JSON message a line."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -93,7 +93,7 @@ class Line:
             self._socket.close()
 
 
-class Roll:
+class ProcessGroup:
     """The processes of one solve; :func:`.rendezvous.join` makes it.
 
     Parameters
@@ -102,7 +102,7 @@ class Roll:
         This process.
     members : tuple of Member
         All of them, in order.
-    lines : dict of int to Line
+    lines : dict of int to Connection
         On process 0, to every other; elsewhere, to process 0.
     lost : callable
         Is told who was lost, in words, from a thread of the roll; it should end this process, for
@@ -115,7 +115,7 @@ class Roll:
         self,
         number: int,
         members: tuple[Member, ...],
-        lines: Mapping[int, Line],
+        lines: Mapping[int, Connection],
         lost: Lost,
         port: int = 0,
     ) -> None:
@@ -222,7 +222,7 @@ class Roll:
                 self._tell_all({"lost" if self.first else "error": text})
                 self._end(text)
 
-    def _listen(self, other: int, line: Line) -> None:
+    def _listen(self, other: int, line: Connection) -> None:
         while True:
             try:
                 message = line.receive()

@@ -16,7 +16,7 @@ import jax
 from dpsolve.sharding.devices.mesh import MeshShape, devices_seen
 from dpsolve.solvers.errors import PeerError, UsageError
 
-from .group import Line, Lost, Member, Roll, as_message
+from .group import Connection, Lost, Member, ProcessGroup, as_message
 
 HELLO = 5.0  # seconds for a connection to say who it is
 CHECK = (
@@ -28,7 +28,7 @@ CHECK = (
 
 
 @dataclass(frozen=True)
-class Seat:
+class ProcessAddress:
     """Which of the processes this is, and where they meet.
 
     Attributes
@@ -67,7 +67,7 @@ class Seat:
             )
 
     @property
-    def address(self) -> tuple[str, int]:
+    def endpoint(self) -> tuple[str, int]:
         """The coordinator's host and port."""
         host, _, port = self.coordinator.rpartition(":")
         return host.strip("[]"), int(port)
@@ -78,65 +78,70 @@ class Seat:
         return f"process {number}{where}"
 
 
-def alone() -> Roll:
+def alone() -> ProcessGroup:
     """Return the roll of a solve by one process."""
-    return Roll(0, (Member.me(0),), {}, lambda text: None)
+    return ProcessGroup(0, (Member.me(0),), {}, lambda text: None)
 
 
-def join(seat: Seat, wait: float, lost: Lost) -> Roll:
+def join(address: ProcessAddress, wait: float, lost: Lost) -> ProcessGroup:
     """Wait until all processes have come.
 
     Parameters
     ----------
-    seat : Seat
+    address : ProcessAddress
     wait : float
         Seconds at most.
     lost : callable
-        As for :class:`.Roll`.
+        As for :class:`.ProcessGroup`.
 
     Raises
     ------
     PeerError
         If a process did not come; it is named.
     """
-    if seat.processes == 1:
+    if address.processes == 1:
         return alone()
-    return _host(seat, wait, lost) if seat.process == 0 else _visit(seat, wait, lost)
+    return _host(address, wait, lost) if address.process == 0 else _visit(address, wait, lost)
 
 
-def _host(seat: Seat, wait: float, lost: Lost) -> Roll:
+def _host(address: ProcessAddress, wait: float, lost: Lost) -> ProcessGroup:
     deadline = time.monotonic() + wait
     me = Member.me(0)
-    came: dict[int, tuple[Member, Line]] = {}
+    came: dict[int, tuple[Member, Connection]] = {}
     strays: list[str] = []
     try:
-        server = socket.create_server(seat.address, backlog=seat.processes)
+        server = socket.create_server(address.endpoint, backlog=address.processes)
     except OSError as error:
         raise PeerError(
-            f"{me} cannot listen at the coordinator's address {seat.coordinator}: {error}. It must "
-            "be an address of this host, where process 0 runs, and a free port: --coordinator "
+            f"{me} cannot listen at the coordinator's address {address.coordinator}: {error}. It "
+            "must be an address of this host, where process 0 runs, and a free port: --coordinator "
             "HOST:PORT."
         ) from None
     with server:
-        while len(came) < seat.processes - 1:
+        while len(came) < address.processes - 1:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise _refuse(came, _who_is_missing(seat, came, strays, wait))
+                raise _refuse(came, _who_is_missing(address, came, strays, wait))
             server.settimeout(left)
             try:
                 connection, _ = server.accept()
             except TimeoutError:
                 continue
-            line = Line(connection)
-            _admit(seat, line, came, strays)
-    members = (me, *(came[i][0] for i in range(1, seat.processes)))
-    port = _free_port(seat.address[0])
+            line = Connection(connection)
+            _admit(address, line, came, strays)
+    members = (me, *(came[i][0] for i in range(1, address.processes)))
+    port = _free_port(address.endpoint[0])
     for _, line in came.values():
         line.send({"members": as_message(members), "port": port})
-    return Roll(0, members, {i: line for i, (_, line) in came.items()}, lost, port)
+    return ProcessGroup(0, members, {i: line for i, (_, line) in came.items()}, lost, port)
 
 
-def _admit(seat: Seat, line: Line, came: dict[int, tuple[Member, Line]], strays: list[str]) -> None:
+def _admit(
+    address: ProcessAddress,
+    line: Connection,
+    came: dict[int, tuple[Member, Connection]],
+    strays: list[str],
+) -> None:
     """Read who has connected; take it in, or send it away."""
     line.patience(HELLO)
     try:
@@ -148,13 +153,15 @@ def _admit(seat: Seat, line: Line, came: dict[int, tuple[Member, Line]], strays:
         strays.append("a connection that is none of dpsolve's")
         return
     refusal = ""
-    if run != seat.run:
-        refusal = f"{who} belongs to another solve ({run or 'no job'}, not {seat.run or 'no job'})"
-    elif processes != seat.processes:
-        refusal = f"{who} expects {processes} processes, process 0 expects {seat.processes}"
+    if run != address.run:
+        refusal = (
+            f"{who} belongs to another solve ({run or 'no job'}, not {address.run or 'no job'})"
+        )
+    elif processes != address.processes:
+        refusal = f"{who} expects {processes} processes, process 0 expects {address.processes}"
     if refusal:
         strays.append(refusal)
-        line.send({"refused": f"{refusal}; the coordinator is {seat.coordinator}"})
+        line.send({"refused": f"{refusal}; the coordinator is {address.coordinator}"})
         line.close()
     elif who.number in came:
         other = came[who.number][0]
@@ -166,7 +173,7 @@ def _admit(seat: Seat, line: Line, came: dict[int, tuple[Member, Line]], strays:
         came[who.number] = who, line
 
 
-def _refuse(came: dict[int, tuple[Member, Line]], text: str) -> PeerError:
+def _refuse(came: dict[int, tuple[Member, Connection]], text: str) -> PeerError:
     for _, line in came.values():
         line.send({"refused": text})
         line.close()
@@ -174,24 +181,27 @@ def _refuse(came: dict[int, tuple[Member, Line]], text: str) -> PeerError:
 
 
 def _who_is_missing(
-    seat: Seat, came: dict[int, tuple[Member, Line]], strays: list[str], wait: float
+    address: ProcessAddress,
+    came: dict[int, tuple[Member, Connection]],
+    strays: list[str],
+    wait: float,
 ) -> str:
-    missing = ", ".join(seat.named(i) for i in range(1, seat.processes) if i not in came)
+    missing = ", ".join(address.named(i) for i in range(1, address.processes) if i not in came)
     there = ", ".join(str(who) for who, _ in came.values())
     others = f" Besides, there came: {'; '.join(dict.fromkeys(strays))}." if strays else ""
     return (
-        f"{missing} did not come to {seat.coordinator} within {wait:.0f} s; "
-        f"{len(came) + 1} of {seat.processes} processes are there: {Member.me(0)}"
+        f"{missing} did not come to {address.coordinator} within {wait:.0f} s; "
+        f"{len(came) + 1} of {address.processes} processes are there: {Member.me(0)}"
         + (f", {there}" if there else "")
         + f".{others} {CHECK}"
     )
 
 
-def _visit(seat: Seat, wait: float, lost: Lost) -> Roll:
-    me = Member.me(seat.process)
+def _visit(address: ProcessAddress, wait: float, lost: Lost) -> ProcessGroup:
+    me = Member.me(address.process)
     deadline = time.monotonic() + wait
-    line = _connect(seat, me, deadline, wait)
-    line.send({"member": as_message((me,))[0], "run": seat.run, "processes": seat.processes})
+    line = _connect(address, me, deadline, wait)
+    line.send({"member": as_message((me,))[0], "run": address.run, "processes": address.processes})
     # Process 0 counts from its own start, which may be later: it tells who is missing, not this.
     line.patience(deadline - time.monotonic() + wait + HELLO)
     try:
@@ -202,25 +212,25 @@ def _visit(seat: Seat, wait: float, lost: Lost) -> Roll:
         line.close()
     if answer is None:
         raise PeerError(
-            f"{seat.named(0)} at {seat.coordinator} closed the connection to {me}, or does not "
-            f"answer: it failed, and its own output says why; or another program listens there. "
-            f"{CHECK}"
+            f"{address.named(0)} at {address.coordinator} closed the connection to {me}, or does "
+            f"not answer: it failed, and its own output says why; or another program listens "
+            f"there. {CHECK}"
         )
     if "refused" in answer:
         raise PeerError(str(answer["refused"]))
     members = tuple(Member(**each) for each in answer["members"])
-    return Roll(seat.process, members, {0: line}, lost, int(answer["port"]))
+    return ProcessGroup(address.process, members, {0: line}, lost, int(answer["port"]))
 
 
-def _connect(seat: Seat, me: Member, deadline: float, wait: float) -> Line:
+def _connect(address: ProcessAddress, me: Member, deadline: float, wait: float) -> Connection:
     while True:
         try:
-            return Line(socket.create_connection(seat.address, timeout=2.0))
+            return Connection(socket.create_connection(address.endpoint, timeout=2.0))
         except OSError as error:
             if time.monotonic() > deadline:
                 raise PeerError(
-                    f"{seat.named(0)} did not come: for {wait:.0f} s {me} found nobody at the "
-                    f"coordinator's address {seat.coordinator} ({error}). {CHECK}"
+                    f"{address.named(0)} did not come: for {wait:.0f} s {me} found nobody at the "
+                    f"coordinator's address {address.coordinator} ({error}). {CHECK}"
                 ) from None
             time.sleep(0.2)
 
@@ -230,7 +240,7 @@ def _free_port(host: str) -> int:
         return int(server.getsockname()[1])
 
 
-def start(seat: Seat, wait: float, lost: Lost) -> Roll:
+def start(address: ProcessAddress, wait: float, lost: Lost) -> ProcessGroup:
     """Meet the other processes, and start JAX with them; before JAX has made any array.
 
     Raises
@@ -238,35 +248,35 @@ def start(seat: Seat, wait: float, lost: Lost) -> Roll:
     PeerError
         If a process did not come; it is named.
     """
-    roll = join(seat, wait, lost)
-    if roll.alone:
-        return roll
+    group = join(address, wait, lost)
+    if group.alone:
+        return group
     # JAX would take SIGTERM for itself, and a job that is told to end would go on.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    host = seat.coordinator.rpartition(":")[0]
+    host = address.coordinator.rpartition(":")[0]
     jax.distributed.initialize(
-        coordinator_address=f"{host}:{roll.port}",
-        coordinator_bind_address=f"{host}:{roll.port}",  # by default it would listen everywhere
-        num_processes=seat.processes,
-        process_id=seat.process,
-        local_device_ids=seat.local_devices,
+        coordinator_address=f"{host}:{group.port}",
+        coordinator_bind_address=f"{host}:{group.port}",  # by default it would listen everywhere
+        num_processes=address.processes,
+        process_id=address.process,
+        local_device_ids=address.local_devices,
         cluster_detection_method="deactivate",
         initialization_timeout=max(10, int(wait)),
         heartbeat_timeout_seconds=100,  # the roll is quicker, and says who
         shutdown_timeout_seconds=30,
     )
-    return roll
+    return group
 
 
-def end(roll: Roll) -> None:
+def end(group: ProcessGroup) -> None:
     """Leave together: no process is missed by one that is not done."""
-    roll.leave()
-    if not roll.alone:
+    group.leave()
+    if not group.alone:
         jax.distributed.shutdown()
 
 
-def check_devices(roll: Roll, mesh: MeshShape | None) -> MeshShape:
+def check_devices(group: ProcessGroup, mesh: MeshShape | None) -> MeshShape:
     """Compare the devices of all processes with the mesh; by default, all of them cut the states.
 
     Raises
@@ -274,14 +284,14 @@ def check_devices(roll: Roll, mesh: MeshShape | None) -> MeshShape:
     UsageError
         If there are fewer or more than the mesh takes: with what each process sees, and why.
     """
-    seen = roll.gather([jax.local_device_count(), devices_seen()])
+    seen = group.gather([jax.local_device_count(), devices_seen()])
     counts = [count for count, _ in seen]
     mesh = mesh or MeshShape(states=sum(counts))
-    if sum(counts) == mesh.size or (roll.alone and counts[0] > mesh.size):
+    if sum(counts) == mesh.size or (group.alone and counts[0] > mesh.size):
         return mesh
     share, rest = divmod(mesh.size, len(counts))
     odd = next((i for i, n in enumerate(counts) if rest or n != share), 0)
-    lines = [f"  {who}: {n}" for who, n in zip(roll.members, counts, strict=True)]
+    lines = [f"  {who}: {n}" for who, n in zip(group.members, counts, strict=True)]
     remedy = f"Each process must see {share}"
     if rest:
         remedy = f"{mesh.size} is no multiple of the {len(counts)} processes"
@@ -290,6 +300,6 @@ def check_devices(roll: Roll, mesh: MeshShape | None) -> MeshShape:
     raise UsageError(
         f"the mesh {mesh} takes {mesh.size} devices, and there are {sum(counts)}:\n"
         + "\n".join(lines)
-        + f"\nOn {roll.members[odd].host}: {seen[odd][1]}.\n{remedy}; or --mesh "
+        + f"\nOn {group.members[odd].host}: {seen[odd][1]}.\n{remedy}; or --mesh "
         f"states={sum(counts)}."
     )

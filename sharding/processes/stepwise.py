@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from dpsolve.sharding.batches.rounds import Rounds
-from dpsolve.sharding.batches.single_pass import Whole
-from dpsolve.sharding.devices.fit import iterates, make_cut
+from dpsolve.sharding.batches.single_pass import SinglePass
+from dpsolve.sharding.devices.fit import iterates, make_partition
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.model.factory import Factory
-from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.options import SolveOptions
 
 Array = Any
@@ -33,7 +33,7 @@ NOT_KEPT = ("tv",)  # the next sweep makes it
 
 
 @dataclass(frozen=True)
-class Box:
+class StateBlock:
     """A device's part of the states, copies of the last member of the cut axis included.
 
     Attributes
@@ -62,28 +62,28 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Part:
+class DeviceState:
     """What one device remembers of a solve under way.
 
     Attributes
     ----------
-    box : Box
+    box : StateBlock
     arrays : dict of str to array
         Over the box's states.
     numbers : dict of str to number
         The same on all devices.
     """
 
-    box: Box
+    box: StateBlock
     arrays: dict[str, Numpy]
     numbers: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Piece:
+class ResultBlock:
     """A part of a result, copies dropped; `box` is None for what is not cut."""
 
-    box: Box | None
+    box: StateBlock | None
     values: Numpy
 
 
@@ -108,17 +108,17 @@ class Stepwise:
         values: Mapping[str, float],
         shape: MeshShape,
     ) -> None:
-        self.cut = make_cut(factory, sizes, shape)
+        self.partition = make_partition(factory, sizes, shape)
         # What is remembered has all states, so that a solve can be taken up on another mesh.
         options = replace(options, cycles=False)
-        self._rounds = Rounds(factory, sizes, options, 1, shape, self.cut)
+        self._rounds = Rounds(factory, sizes, options, 1, shape, self.partition)
         self.dims = self._rounds.dims
         self._columns = {k: np.full(1, v, np.float64) for k, v in values.items()}
         try:  # whole as it may be here, what is remembered may be taken up by several devices
-            cut = self.cut or make_cut(factory, sizes, MeshShape(states=2))
+            partition = self.partition or make_partition(factory, sizes, MeshShape(states=2))
         except UsageError:
-            cut = None
-        self.axis = self.dims["value"].index(cut.state) if cut is not None else 0
+            partition = None
+        self.axis = self.dims["value"].index(partition.state) if partition is not None else 0
         self._carry: Any = None
         self.running = True
 
@@ -157,12 +157,12 @@ class Stepwise:
 
     # -- to be left and taken up again ----------------------------------------------------------
 
-    def boxes(self) -> list[Box]:
+    def boxes(self) -> list[StateBlock]:
         """Return the parts of this process's devices."""
         spread = self._carry.run.state.v
         return [self._box(shard.index, spread) for shard in spread.addressable_shards]
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[DeviceState]:
         """Yield what this process's devices remember, one copied to the host after the other."""
         leaves, spread = self._leaves(), self._carry.run.state.v
         for i, shard in enumerate(spread.addressable_shards):
@@ -173,9 +173,9 @@ class Stepwise:
                     arrays[name] = own
                 else:
                     numbers[name] = own.item()
-            yield Part(self._box(shard.index, spread), arrays, numbers)
+            yield DeviceState(self._box(shard.index, spread), arrays, numbers)
 
-    def restore(self, parts: Sequence[Part]) -> None:
+    def restore(self, parts: Sequence[DeviceState]) -> None:
         """Go on from what was remembered: a part for each of :meth:`boxes`, after :meth:`begin`."""
         by_number = {part.box.number: part for part in parts}
         leaves, spread = self._leaves(), self._carry.run.state.v
@@ -202,14 +202,18 @@ class Stepwise:
         named = {_name(path): leaf for path, leaf in leaves}
         return {name: leaf for name, leaf in named.items() if name not in NOT_KEPT}
 
-    def _box(self, at: tuple[slice, ...], spread: Array) -> Box:
+    def _box(self, at: tuple[slice, ...], spread: Array) -> StateBlock:
         number = at[0].start or 0
         width = int(spread.shape[2 + self.axis])
-        parts, size = (self.cut.parts, self.cut.size) if self.cut is not None else (1, width)
-        return Box(number, parts, self.axis, number * width, width, size)
+        parts, size = (
+            (self.partition.parts, self.partition.size)
+            if self.partition is not None
+            else (1, width)
+        )
+        return StateBlock(number, parts, self.axis, number * width, width, size)
 
 
-class OneGo:
+class SinglePassSolve:
     """A finite horizon on a mesh: solved in one go, with nothing to take up again."""
 
     running = True
@@ -222,8 +226,8 @@ class OneGo:
         values: Mapping[str, float],
         shape: MeshShape,
     ) -> None:
-        self.cut = make_cut(factory, sizes, shape)
-        self._whole = Whole(factory, sizes, options, 1, shape, self.cut)
+        self.partition = make_partition(factory, sizes, shape)
+        self._whole = SinglePass(factory, sizes, options, 1, shape, self.partition)
         self.dims = self._whole.dims
         self._columns = {k: np.full(1, v, np.float64) for k, v in values.items()}
 
@@ -242,7 +246,7 @@ def stepwise(
     options: SolveOptions,
     values: Mapping[str, float],
     shape: MeshShape,
-) -> Stepwise | OneGo:
+) -> Stepwise | SinglePassSolve:
     """Return the way to solve a model: sweep by sweep, or in one go over a finite horizon.
 
     Raises
@@ -255,13 +259,13 @@ def stepwise(
             f"mesh {shape}: one model is one point, and there is nothing to cut along points; take "
             f"states={shape.size}"
         )
-    kind = Stepwise if iterates(factory, sizes) else OneGo
+    kind = Stepwise if iterates(factory, sizes) else SinglePassSolve
     return kind(factory, sizes, options, values, shape)
 
 
 def pieces(
-    name: str, x: Array, dims: tuple[str, ...], cut: Cut | None, *, every: bool
-) -> Iterator[Piece]:
+    name: str, x: Array, dims: tuple[str, ...], partition: Partition | None, *, every: bool
+) -> Iterator[ResultBlock]:
     """Yield the parts of a result that are to be written by this process.
 
     Parameters
@@ -271,22 +275,24 @@ def pieces(
         With or without an axis of one point first.
     dims : tuple of str
         Its own dimensions.
-    cut : Cut or None
+    partition : Partition or None
     every : bool
         Whether this process writes what is not cut, too: one of them does.
     """
     lead = x.ndim - len(dims)
-    if cut is None or cut.state not in dims or name.startswith("grid_"):
+    if partition is None or partition.state not in dims or name.startswith("grid_"):
         if every:
-            yield Piece(None, _own(x).reshape(x.shape[lead:]))
+            yield ResultBlock(None, _own(x).reshape(x.shape[lead:]))
         return
-    axis = dims.index(cut.state)
+    axis = dims.index(partition.state)
     for shard in x.addressable_shards:
-        number = (shard.index[lead + axis].start or 0) // cut.width
-        box = Box(number, cut.parts, axis, number * cut.width, cut.width, cut.size)
+        number = (shard.index[lead + axis].start or 0) // partition.width
+        box = StateBlock(
+            number, partition.parts, axis, number * partition.width, partition.width, partition.size
+        )
         if shard.replica_id == 0 and box.members:
             own = np.asarray(shard.data).reshape(shard.data.shape[lead:])
-            yield Piece(box, own[(slice(None),) * axis + (slice(0, box.members),)])
+            yield ResultBlock(box, own[(slice(None),) * axis + (slice(0, box.members),)])
 
 
 def numbers(found: Mapping[str, Array]) -> dict[str, Numpy]:

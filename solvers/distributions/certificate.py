@@ -28,7 +28,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from dpsolve.solvers.numerics.krylov import bicgstab, richardson
-from dpsolve.solvers.numerics.partition import ALONE, Everywhere
+from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .stationary_methods import Map
@@ -44,7 +44,7 @@ def rounding(n: int) -> float:
     return 0.5 * EPS * (16.0 + 4.0 * math.sqrt(n))
 
 
-def slack(expect: Map, s: Array, h: Array, over: Everywhere = ALONE) -> Array:
+def slack(expect: Map, s: Array, h: Array, over: Reductions = ALONE) -> Array:
     r"""Return :math:`\delta`, the least of :math:`h - Qh` that rounding leaves; -inf if none."""
     killed = jnp.where(over.numbers(h.shape[0]) == s, 0.0, h)
     ahead = expect(killed)
@@ -53,7 +53,7 @@ def slack(expect: Map, s: Array, h: Array, over: Everywhere = ALONE) -> Array:
 
 
 def hitting_times(
-    expect: Map, s: Array, start: Array, wanted: Array | bool, over: Everywhere = ALONE
+    expect: Map, s: Array, start: Array, wanted: Array | bool, over: Reductions = ALONE
 ) -> tuple[Array, Array, Array]:
     r"""Approach the times until state `s` is next visited, well enough for a certificate.
 
@@ -87,7 +87,7 @@ def hitting_times(
 
 
 def distance(
-    mass: Array, moved: Array, s: Array, h: Array, delta: Array, over: Everywhere = ALONE
+    mass: Array, moved: Array, s: Array, h: Array, delta: Array, over: Reductions = ALONE
 ) -> Array:
     """Return the certified L1 distance of a distribution from the stationary one; inf if none.
 
@@ -102,7 +102,7 @@ def distance(
     return jnp.where(delta > 0.0, found, jnp.inf)
 
 
-def weights(s: Array, h: Array, delta: Array, over: Everywhere = ALONE) -> Array:
+def weights(s: Array, h: Array, delta: Array, over: Reductions = ALONE) -> Array:
     """Return what a unit of residual at each state can shift the distribution by, (n,)."""
     away = over.numbers(h.shape[0]) != s
     return jnp.where(away, 2.0 * h / jnp.where(delta > 0.0, delta, 1.0), 0.0)

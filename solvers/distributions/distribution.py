@@ -131,10 +131,12 @@ class Distribution:
         if self.messages is not None:
             return self.messages
         if not self.batched:
-            return explained({k: np.asarray(x) for k, x in self.arrays.items()}, self.grids)
+            return explain_distribution(
+                {k: np.asarray(x) for k, x in self.arrays.items()}, self.grids
+            )
         arrays = {k: np.asarray(x) for k, x in self.arrays.items() if k != "mass"}
         words = [
-            explained(
+            explain_distribution(
                 {k: x[i] for k, x in arrays.items()},
                 {k: np.asarray(x)[i] for k, x in self.grids.items()},
             )
@@ -247,7 +249,7 @@ class Distribution:
         return cls(*children, *rest)
 
 
-def explained(arrays: Mapping[str, Any], grids: Mapping[str, Any]) -> str:
+def explain_distribution(arrays: Mapping[str, Any], grids: Mapping[str, Any]) -> str:
     """Return what is to be said of one distribution; `arrays` are its numbers."""
     code, period = int(arrays["code"]), int(arrays["period"])
     if code == Outcome.SEVERAL_CLASSES:

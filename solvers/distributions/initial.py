@@ -16,7 +16,7 @@ from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.operators.interpolation import locate
-from dpsolve.solvers.operators.named_arrays import Named
+from dpsolve.solvers.operators.named_arrays import NamedArray
 from dpsolve.solvers.solution import Solution
 
 from .solved_points import model_of
@@ -108,7 +108,7 @@ def _at_value(what: str, name: str, spec: Grid | Integers | Markov, given: Any) 
     values = spec.values
     grid = spec if isinstance(spec, Integers) else Grid(jnp.asarray(values, jnp.float64))
     value = jnp.asarray(given, jnp.float64)
-    at = locate(grid, Named(value))
+    at = locate(grid, NamedArray(value))
     gap = jnp.zeros(()) if at.gap is None else at.gap.array
     gap = jnp.where(jnp.isnan(value), jnp.nan, gap)
     if is_concrete(gap) and not float(gap) <= 0.0:

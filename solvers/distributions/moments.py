@@ -38,10 +38,17 @@ from dpsolve.solvers.model.arguments import bind
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import STATISTIC, Model
-from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.operators.base import PolicyOperator
-from dpsolve.solvers.operators.bellman import LatticePolicy
-from dpsolve.solvers.operators.named_arrays import Named, aligned, mapped, multiply, ordered, total
+from dpsolve.solvers.operators.bellman import GridPolicy
+from dpsolve.solvers.operators.named_arrays import (
+    NamedArray,
+    aligned,
+    mapped,
+    multiply,
+    ordered,
+    total,
+)
 from dpsolve.solvers.operators.tabular import TabularPolicy
 
 Array = Any
@@ -194,11 +201,11 @@ def _sorted_out(model: Any, asked: Asked) -> tuple[list[str], dict[str, Callable
 class _Law:
     """Everything that a distribution is over: values by name, and masses to weigh them with."""
 
-    mass: Named
-    env: Mapping[str, Named]
+    mass: NamedArray
+    env: Mapping[str, NamedArray]
     order: tuple[str, ...]
-    probabilities: Mapping[str, Named]
-    cut: Cut | None = None
+    probabilities: Mapping[str, NamedArray]
+    partition: Partition | None = None
 
     def expectation(self, f: Callable[..., Any], what: str) -> Array:
         return _mean(*self.of(mapped(f, self.env, self.order, what)))
@@ -207,16 +214,16 @@ class _Law:
         if statistic in ("top", "bottom"):
             others = [d for d in self.mass.dims if d != variable]
             end = total(self.mass, others).array
-            if self.cut is not None:
-                alone = variable == self.cut.state
-                end = self.cut.gather(end, 0) if alone else self.cut.everywhere.add(end)
+            if self.partition is not None:
+                alone = variable == self.partition.state
+                end = self.partition.gather(end, 0) if alone else self.partition.reductions.add(end)
             return end[-1 if statistic == "top" else 0]
         x, w = self.of(self.env[variable])
         if statistic[0] == "p":
             return _quantile(x, w, int(statistic[1:]) / 100.0)
         return {"mean": _mean, "var": _variance, "sd": _deviation, "gini": _gini}[statistic](x, w)
 
-    def of(self, x: Named) -> tuple[Array, Array]:
+    def of(self, x: NamedArray) -> tuple[Array, Array]:
         """Return values and masses, flattened together; what `x` does not depend on is summed."""
         w = multiply(self.mass, *(p for name, p in self.probabilities.items() if name in x.dims))
         w = total(w, [d for d in w.dims if d not in x.dims])
@@ -225,17 +232,19 @@ class _Law:
         # A state that is never reached may have a value that is no number.
         values = jnp.where((weights == 0.0) & ~jnp.isfinite(values), 0.0, values)
         values, weights = values.ravel(), weights.ravel()
-        if self.cut is None:
+        if self.partition is None:
             return values, weights
-        if self.cut.state not in x.dims:
-            return values, self.cut.everywhere.add(weights)
+        if self.partition.state not in x.dims:
+            return values, self.partition.reductions.add(weights)
         # The copies of a state that make parts equal have no mass.
-        return self.cut.everywhere.together(values), self.cut.everywhere.together(weights)
+        return self.partition.reductions.together(values), self.partition.reductions.together(
+            weights
+        )
 
 
 def _law(model: Any, fixed: PolicyOperator | None, mass: Array) -> _Law:
-    if isinstance(fixed, LatticePolicy):
-        functions, states = fixed.lattice.functions, fixed.lattice.states
+    if isinstance(fixed, GridPolicy):
+        functions, states = fixed.operator.functions, fixed.operator.states
         env = dict(fixed.env)
         order = (*states, *functions.model.shocks, *functions.model.post)
         decided, chances = functions.drawn_posts(fixed.pairs.posts)
@@ -245,15 +254,18 @@ def _law(model: Any, fixed: PolicyOperator | None, mass: Array) -> _Law:
             for name, f in functions.model.outputs.items()
         }
         probabilities = fixed.pairs.probabilities | chances
-        return _Law(Named(mass, states), drawn | env, order, probabilities, fixed.cut)
+        return _Law(NamedArray(mass, states), drawn | env, order, probabilities, fixed.partition)
     if isinstance(fixed, TabularPolicy):
-        own = jnp.arange(model.n_states) if fixed.cut is None else fixed.cut.index()
+        own = jnp.arange(model.n_states) if fixed.partition is None else fixed.partition.index()
         values = own.astype(jnp.float64)
-        env = {"state": Named(values, ("state",)), "action": Named(fixed.action, ("state",))}
+        env = {
+            "state": NamedArray(values, ("state",)),
+            "action": NamedArray(fixed.action, ("state",)),
+        }
     else:
-        env = {"state": Named(jnp.asarray(cast("Markov", model).values), ("state",))}
-    cut = None if fixed is None else fixed.cut
-    return _Law(Named(mass, ("state",)), env, ("state",), {}, cut)
+        env = {"state": NamedArray(jnp.asarray(cast("Markov", model).values), ("state",))}
+    partition = None if fixed is None else fixed.partition
+    return _Law(NamedArray(mass, ("state",)), env, ("state",), {}, partition)
 
 
 def _mean(x: Array, w: Array) -> Array:

@@ -147,7 +147,7 @@ def path_of(step: Callable[[Array, Array], Array], mass: Array, periods: int) ->
     step : function
         Takes a distribution and the period t (a traced int32) and returns the distribution at
         t + 1: ``lambda mass, t: pushed(policy.expect, mass)``, or, over a finite horizon, with the
-        policy of period t (``policy_index[choice][t]`` and ``Lattice(model, t=t)``).
+        policy of period t (``policy_index[choice][t]`` and ``GridOperator(model, t=t)``).
     mass : array (states...)
         At time 0.
     periods : int

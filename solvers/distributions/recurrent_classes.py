@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from dpsolve.solvers.numerics.partition import ALONE, Everywhere
+from dpsolve.solvers.numerics.partition import ALONE, Reductions
 
 Array = Any
 Map = Callable[[Array], Array]
@@ -57,7 +57,7 @@ def recurrent_classes(
     n: int,
     start: Array,
     wanted: Array | bool = True,
-    over: Everywhere = ALONE,
+    over: Reductions = ALONE,
 ) -> Classes:
     r"""Find recurrent classes, the first one from `start` on.
 
@@ -96,7 +96,7 @@ def recurrent_classes(
 
 
 def _recurrent(
-    expect: Map, push: Map, n: int, origin: Array, over: Everywhere
+    expect: Map, push: Map, n: int, origin: Array, over: Reductions
 ) -> tuple[Array, Array, Array]:
     """Walk to a recurrent state; return its class, the states that lead there, and products."""
 
@@ -119,7 +119,7 @@ def _recurrent(
     return forward, backward, made
 
 
-def _reach(spread: Map, n: int, s: Array, over: Everywhere) -> tuple[Array, Array, Array]:
+def _reach(spread: Map, n: int, s: Array, over: Reductions) -> tuple[Array, Array, Array]:
     """Return the states reached from `s`, the level each was found at, and the products made."""
 
     def step(c: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -134,7 +134,7 @@ def _reach(spread: Map, n: int, s: Array, over: Everywhere) -> tuple[Array, Arra
 
 
 def period(
-    push: Map, n: int, s: Array, wanted: Array | bool = True, over: Everywhere = ALONE
+    push: Map, n: int, s: Array, wanted: Array | bool = True, over: Reductions = ALONE
 ) -> tuple[Array, Array]:
     """Return the period of the class of a recurrent state, and the products made.
 
@@ -158,7 +158,7 @@ def period(
     return jnp.where(jnp.asarray(wanted), divisor, 1), made
 
 
-def _common_divisor(divisor: Array, gaps: Array, over: Everywhere) -> Array:
+def _common_divisor(divisor: Array, gaps: Array, over: Reductions) -> Array:
     """Return the greatest common divisor of a number and an array, where 0 counts for nothing."""
     numbers = jnp.append(gaps, divisor)
 

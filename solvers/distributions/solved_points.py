@@ -16,8 +16,8 @@ from dpsolve.solvers.model.factory import build
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.base import PolicyOperator
-from dpsolve.solvers.operators.bellman import Lattice
-from dpsolve.solvers.operators.tabular import Tabular
+from dpsolve.solvers.operators.bellman import GridOperator
+from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.solution import Problem, Solution
 
 Array = Any
@@ -55,11 +55,11 @@ def fixed_policy(
     made = model_of(problem, parameters)
     index = {name: jnp.maximum(x, 0) for name, x in policy_index.items()}
     if isinstance(made, TabularModel):
-        tabular = Tabular(made)
+        tabular = TabularOperator(made)
         return made, tabular.at(tabular.policy_of(index))
     # A block of one choice: nothing is kept over all pairs, for a policy asks for one of each.
-    lattice = Lattice(made, t=t, block=1, memory=problem.options.memory)
-    return made, lattice.at(lattice.policy_of(index))
+    operator = GridOperator(made, t=t, block=1, memory=problem.options.memory)
+    return made, operator.at(operator.policy_of(index))
 
 
 def horizon_of(problem: Problem, policy_index: Mapping[str, Array]) -> int | None:

@@ -43,7 +43,7 @@ from jax import lax
 
 from dpsolve.solvers.numerics import dense
 from dpsolve.solvers.numerics.krylov import bicgstab
-from dpsolve.solvers.numerics.partition import ALONE, Everywhere
+from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.numerics.tracing import EPS
 
 Array = Any
@@ -125,7 +125,7 @@ SMOOTHING = 10  # plain steps between restarts
 BASIS = 20  # vectors of Arnoldi's process
 
 
-def plain(push: Map, n: int, over: Everywhere = ALONE) -> Improve:
+def plain(push: Map, n: int, over: Reductions = ALONE) -> Improve:
     """Return plain iteration."""
 
     def improve(x: Array, weight: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
@@ -143,7 +143,7 @@ def plain(push: Map, n: int, over: Everywhere = ALONE) -> Improve:
     return improve
 
 
-def krylov(push: Map, n: int, over: Everywhere = ALONE) -> Improve:
+def krylov(push: Map, n: int, over: Reductions = ALONE) -> Improve:
     """Return one run of BiCGSTAB on the deflated system, after smoothing."""
 
     def improve(x: Array, weight: Array, goal: Array, budget: Array) -> tuple[Array, Array]:
@@ -162,7 +162,7 @@ def krylov(push: Map, n: int, over: Everywhere = ALONE) -> Improve:
     return improve
 
 
-def arnoldi(push: Map, n: int, over: Everywhere = ALONE) -> Improve:
+def arnoldi(push: Map, n: int, over: Reductions = ALONE) -> Improve:
     """Return one restart of the refined Arnoldi process, after smoothing."""
     m = min(BASIS, n)
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from dpsolve.solvers.numerics.partition import ALONE, Everywhere
+from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.outcomes import Outcome
 
@@ -52,7 +52,7 @@ VAIN = 3  # such rounds in a row before giving up
 UNPROVEN = 12  # the same while there is no certificate yet
 
 
-class Search(NamedTuple):
+class SearchState(NamedTuple):
     """Where the search stands.
 
     Attributes
@@ -109,7 +109,7 @@ class _Chain:
     tol: float
     max_iter: int
     from_start: bool
-    over: Everywhere
+    over: Reductions
 
 
 def invariant(
@@ -122,8 +122,8 @@ def invariant(
     tol: float,
     max_iter: int,
     from_start: bool,
-    over: Everywhere = ALONE,
-) -> Search:
+    over: Reductions = ALONE,
+) -> SearchState:
     r"""Search for the invariant distribution, inside a trace.
 
     Parameters
@@ -138,7 +138,7 @@ def invariant(
         As for :func:`~.stationary_solver.stationary_of`.
     from_start : bool
         Whether the long run from the start is wanted where there are several classes.
-    over : Everywhere
+    over : Reductions
         Reductions over all states, of which arrays may hold a part.
     """
     n = start.shape[0]
@@ -151,7 +151,7 @@ def invariant(
         forward, push = partial(jnp.matmul, matrix), partial(jnp.matmul, matrix.T)
         x, made = smoothed(push, start, WARM_UP)
         made = made + n
-    begin = Search(
+    begin = SearchState(
         x=x,
         mass=start,
         residual=infinite,
@@ -169,7 +169,9 @@ def invariant(
         code=code,
     )
     chain = _Chain(forward, push, matrix, method, tol, max_iter, from_start, over)
-    end: Search = lax.while_loop(lambda c: c.code == Outcome.RUNNING, partial(_round, chain), begin)
+    end: SearchState = lax.while_loop(
+        lambda c: c.code == Outcome.RUNNING, partial(_round, chain), begin
+    )
     none = end.code == Outcome.NOT_PROBABILITIES
     if not from_start or matrix is not None:
         none |= end.code == Outcome.SEVERAL_CLASSES
@@ -181,7 +183,7 @@ def invariant(
     )
 
 
-def _round(chain: _Chain, c: Search) -> Search:
+def _round(chain: _Chain, c: SearchState) -> SearchState:
     over = chain.over
     certain = c.delta > 0.0
     weight = jnp.where(certain, weights(c.s, c.h, c.delta, over), 1.0)
@@ -198,14 +200,14 @@ def _round(chain: _Chain, c: Search) -> Search:
         # Elimination has a bound of its own, once it is known that there is one class.
         proven = (c.cycle > 0) & jnp.isfinite(residual) & _eliminates(chain, c)
         error = jnp.where(proven, jnp.minimum(error, gth_error(mass.shape[0])), error)
-    return _judged(chain, c._replace(x=x, made=c.made + made + 2), mass, residual, error, goal)
+    return _judge(chain, c._replace(x=x, made=c.made + made + 2), mass, residual, error, goal)
 
 
-def _eliminates(chain: _Chain, c: Search) -> Array:
+def _eliminates(chain: _Chain, c: SearchState) -> Array:
     return jnp.asarray(chain.method == "gth") | (c.rounds > 0)
 
 
-def _better(chain: _Chain, c: Search, weight: Array, goal: Array) -> tuple[Array, Array]:
+def _better(chain: _Chain, c: SearchState, weight: Array, goal: Array) -> tuple[Array, Array]:
     """Improve the distribution by the method; return it and the products made."""
     push, n, over = chain.push, c.x.shape[0], chain.over
     zero = jnp.int32(0)
@@ -233,7 +235,7 @@ def _better(chain: _Chain, c: Search, weight: Array, goal: Array) -> tuple[Array
     return x, made + turns
 
 
-def _certified(chain: _Chain, c: Search, mass: Array, residual: Array) -> Search:
+def _certified(chain: _Chain, c: SearchState, mass: Array, residual: Array) -> SearchState:
     """Look for hitting times; failing that, let the links decide; and find the period."""
     forward, push, n, over = chain.forward, chain.push, mass.shape[0], chain.over
     certain = c.delta > 0.0  # once found it stays, for it is about the chain
@@ -268,9 +270,9 @@ def _certified(chain: _Chain, c: Search, mass: Array, residual: Array) -> Search
     )
 
 
-def _judged(
-    chain: _Chain, c: Search, mass: Array, residual: Array, error: Array, goal: Array
-) -> Search:
+def _judge(
+    chain: _Chain, c: SearchState, mass: Array, residual: Array, error: Array, goal: Array
+) -> SearchState:
     """Keep the better distribution, and decide whether the search ends."""
     better = (error < c.error) | ((error == c.error) & (residual <= c.residual))
     # A residual of a few units in the last place goes up and down, and means nothing.

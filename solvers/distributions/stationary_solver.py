@@ -27,7 +27,7 @@ from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE
 from dpsolve.solvers.numerics import dense
 from dpsolve.solvers.numerics.krylov import resolvent
-from dpsolve.solvers.numerics.partition import ALONE, Everywhere
+from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.outcomes import Outcome
 
 from .stationary_search import DENSE, DENSE_MOST, invariant
@@ -87,7 +87,7 @@ def stationary_of(
     max_iter: int = MAX_ITER,
     initial: Array | None = None,
     proper: Array | bool = True,
-    over: Everywhere = ALONE,
+    over: Reductions = ALONE,
 ) -> Stationary:
     """Find the stationary distribution of a chain, inside a trace or outside.
 
@@ -110,7 +110,7 @@ def stationary_of(
         long run; it is no more than a start otherwise.
     proper : bool
         False if the caller knows that the chain's entries are no probabilities.
-    over : Everywhere
+    over : Reductions
         Reductions over all states, of which arrays may hold a part. Then there are no derivatives
         and no dense methods.
 
@@ -181,7 +181,7 @@ def stationary_of(
     )
 
 
-def respond(expect: Expect, mass: Array, b: Array, over: Everywhere = ALONE) -> Array:
+def respond(expect: Expect, mass: Array, b: Array, over: Reductions = ALONE) -> Array:
     r"""Solve :math:`x - P^\top x + \mu\,1^\top x = b`, so that JAX can transpose the solution.
 
     For :math:`b = dP^\top \mu` it is how the stationary distribution :math:`\mu` responds to a
@@ -198,7 +198,7 @@ def respond(expect: Expect, mass: Array, b: Array, over: Everywhere = ALONE) -> 
     return _linear_solution(lambda x: x - push(x)[0] + mass * over.sum(x), b, over)
 
 
-def _linear_solution(g: Callable[[Array], Array], b: Array, over: Everywhere = ALONE) -> Array:
+def _linear_solution(g: Callable[[Array], Array], b: Array, over: Reductions = ALONE) -> Array:
     """Solve ``g(x) = b`` for a linear ``g`` with all eigenvalues within 1 of 1."""
 
     def solve(g: Callable[[Array], Array], b: Array) -> Array:

@@ -19,11 +19,11 @@ from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE, Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.base import BellmanOperator
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.interpolation import corners, greatest_reached
-from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE, Pairs
-from dpsolve.solvers.operators.named_arrays import Named, aligned
-from dpsolve.solvers.operators.tabular import Tabular
+from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE, PairTable
+from dpsolve.solvers.operators.named_arrays import NamedArray, aligned
+from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.operators.validation import no_choice, probability_rows, some_choice
 
 Array = Any
@@ -72,9 +72,9 @@ def diagnose(model: Any, criterion: str = "discounted") -> str:
     if found:
         return found
     for t in (None,) if model.horizon is None else range(model.horizon):
-        lattice = Lattice(model, t=t)
-        found = _pairs(lattice, "" if t is None else f" in period t={t}")
-        found = found or (_discount(lattice, criterion) if model.horizon is None else "")
+        grid_operator = GridOperator(model, t=t)
+        found = _pairs(grid_operator, "" if t is None else f" in period t={t}")
+        found = found or (_discount(grid_operator, criterion) if model.horizon is None else "")
         if found:
             return found
     return ""
@@ -108,26 +108,29 @@ def _grids(model: Model) -> str:
     return ""
 
 
-def _blocks(lattice: Lattice) -> Iterator[tuple[Pairs, Array]]:
+def _blocks(grid_operator: GridOperator) -> Iterator[tuple[PairTable, Array]]:
     """Yield the pairs, with the flattened choices they are about."""
-    if lattice.kept is not None:
-        n = lattice.kept_index()
-        yield lattice.kept, np.asarray(n.array)
+    if grid_operator.kept is not None:
+        n = grid_operator.kept_index()
+        yield grid_operator.kept, np.asarray(n.array)
         return
-    size = lattice.block_size or 1
-    for i in range(ceil(lattice.n_choices / size)):
+    size = grid_operator.block_size or 1
+    for i in range(ceil(grid_operator.n_choices / size)):
         first = np.arange(i * size, (i + 1) * size)
-        yield lattice.pairs_of_block(jnp.int32(i)), np.minimum(first, lattice.n_choices - 1)
+        yield (
+            grid_operator.pairs_of_block(jnp.int32(i)),
+            np.minimum(first, grid_operator.n_choices - 1),
+        )
 
 
 class _Place:
     """Words for a position in an array over states, choices and shocks."""
 
-    def __init__(self, lattice: Lattice, choices: Array) -> None:
-        self.lattice, self.choices = lattice, choices
+    def __init__(self, grid_operator: GridOperator, choices: Array) -> None:
+        self.grid_operator, self.choices = grid_operator, choices
 
     def of(self, at: Mapping[str, Any]) -> str:
-        model = self.lattice.model
+        model = self.grid_operator.model
         words = [
             f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
             for d, i in at.items()
@@ -135,8 +138,8 @@ class _Place:
         ]
         choice = tuple(at[d] for d in (BLOCK, CHOICE) if d in at)
         if choice:
-            number = Named(jnp.int32(int(self.choices[choice])))
-            values = self.lattice.functions.choice_values(number)
+            number = NamedArray(jnp.int32(int(self.choices[choice])))
+            values = self.grid_operator.functions.choice_values(number)
             words += [f"{c}={float(v.array):.6g}" for c, v in values.items()]
         words += [
             f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
@@ -146,20 +149,22 @@ class _Place:
         return ", ".join(words) or "every state"
 
 
-def _worst(x: Named, feasible: Named | None, place: _Place) -> tuple[float, str]:
+def _worst(x: NamedArray, feasible: NamedArray | None, place: _Place) -> tuple[float, str]:
     """Return the largest entry at a feasible pair (NaN counts as infinite), and where it is."""
     greatest, at = _greatest(x, feasible)
     return greatest, place.of(at)
 
 
-def _greatest(x: Named, feasible: Named | None) -> tuple[float, dict[str, int]]:
+def _greatest(x: NamedArray, feasible: NamedArray | None) -> tuple[float, dict[str, int]]:
     dims = x.dims
     array = np.asarray(x.array, np.float64)
     array = np.where(np.isnan(array), np.inf, array)
     if feasible is not None:
         dims = tuple(dict.fromkeys((*feasible.dims, *x.dims)))
         ok = np.asarray(aligned(feasible, dims))
-        array = np.where(ok, np.asarray(aligned(Named(jnp.asarray(array), x.dims), dims)), -np.inf)
+        array = np.where(
+            ok, np.asarray(aligned(NamedArray(jnp.asarray(array), x.dims), dims)), -np.inf
+        )
     flat = int(np.argmax(array))
     return float(array.ravel()[flat]), _indices(dims, flat, array.shape)
 
@@ -168,22 +173,22 @@ def _indices(dims: tuple[str, ...], flat: int, shape: tuple[int, ...]) -> dict[s
     return {d: int(i) for d, i in zip(dims, np.unravel_index(flat, shape), strict=True)}
 
 
-def _pairs(lattice: Lattice, when: str) -> str:
-    some = np.zeros(lattice.shape, bool)
-    for pairs, choices in _blocks(lattice):
-        place = _Place(lattice, choices)
-        some |= np.asarray(some_choice(pairs.feasible, lattice.sizes))
+def _pairs(grid_operator: GridOperator, when: str) -> str:
+    some = np.zeros(grid_operator.shape, bool)
+    for pairs, choices in _blocks(grid_operator):
+        place = _Place(grid_operator, choices)
+        some |= np.asarray(some_choice(pairs.feasible, grid_operator.sizes))
         found = (
             _rewards(pairs, place, when)
-            or _rows(lattice, pairs, place, when)
-            or _next_states(lattice, pairs, place, when)
+            or _rows(grid_operator, pairs, place, when)
+            or _next_states(grid_operator, pairs, place, when)
         )
         if found:
             return found
-    return no_choice(lattice.model, some, when)
+    return no_choice(grid_operator.model, some, when)
 
 
-def _rewards(pairs: Pairs, place: _Place, when: str) -> str:
+def _rewards(pairs: PairTable, place: _Place, when: str) -> str:
     assert pairs.raw_reward is not None
     bad = pairs.raw_reward.map(lambda r: jnp.isnan(r) | (r == jnp.inf))
     worst, where = _worst(bad, pairs.feasible, place)
@@ -195,9 +200,9 @@ def _rewards(pairs: Pairs, place: _Place, when: str) -> str:
     )
 
 
-def _rows(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
-    for name, row, matters in probability_rows(lattice.model, pairs):
-        sums = Named(row.array.sum(-1), row.dims[:-1])
+def _rows(grid_operator: GridOperator, pairs: PairTable, place: _Place, when: str) -> str:
+    for name, row, matters in probability_rows(grid_operator.model, pairs):
+        sums = NamedArray(row.array.sum(-1), row.dims[:-1])
         feasible = pairs.feasible if matters else None
         gap, where = _worst(sums.map(lambda s: jnp.abs(s - 1.0)), feasible, place)
         if gap > ROW_SUM_TOLERANCE:
@@ -213,15 +218,15 @@ def _rows(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
     return ""
 
 
-def _next_states(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> str:
+def _next_states(grid_operator: GridOperator, pairs: PairTable, place: _Place, when: str) -> str:
     for name, location in (
-        lattice.expectation.early_locations | pairs.locations | pairs.posts
+        grid_operator.expectation.early_locations | pairs.locations | pairs.posts
     ).items():
         if location.gap is None:
             continue
-        gap, at = _greatest(lattice.functions.reached(location.gap, pairs), pairs.feasible)
+        gap, at = _greatest(grid_operator.functions.reached(location.gap, pairs), pairs.feasible)
         if gap > 0:
-            spec = lattice.model.grid_of(name)
+            spec = grid_operator.model.grid_of(name)
             values = np.asarray(spec.values)
             remedy = (
                 "widen the range, or make `feasible` exclude it"
@@ -230,7 +235,7 @@ def _next_states(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> st
                 "or 'extrapolate'"
             )
             where = place.of(at | _beyond(location.gap, pairs, at))
-            what = "post variable" if name in lattice.model.post else "next state of"
+            what = "post variable" if name in grid_operator.model.post else "next state of"
             return (
                 f"from {where}{when} the {what} '{name}' lies {gap:.6g} off its grid "
                 f"[{values[0]:.6g}, {values[-1]:.6g}]; {remedy}"
@@ -238,7 +243,7 @@ def _next_states(lattice: Lattice, pairs: Pairs, place: _Place, when: str) -> st
     return ""
 
 
-def _beyond(gap: Named, pairs: Pairs, at: Mapping[str, int]) -> dict[str, int]:
+def _beyond(gap: NamedArray, pairs: PairTable, at: Mapping[str, int]) -> dict[str, int]:
     """Return where post variables and later shocks stand when a pair's gap is greatest."""
     named = {p: location for p, location in pairs.posts.items() if p in gap.dims}
     if not named:
@@ -254,27 +259,27 @@ def _beyond(gap: Named, pairs: Pairs, at: Mapping[str, int]) -> dict[str, int]:
     return max(reached, key=lambda corner: float(_at(left, corner).array)) | shocks
 
 
-def _at(x: Named, at: Mapping[str, int]) -> Named:
+def _at(x: NamedArray, at: Mapping[str, int]) -> NamedArray:
     """Keep one entry along some axes."""
     index = tuple(at.get(d, slice(None)) for d in x.dims)
-    return Named(x.array[index], tuple(d for d in x.dims if d not in at))
+    return NamedArray(x.array[index], tuple(d for d in x.dims if d not in at))
 
 
-def _discount(lattice: Lattice, criterion: str) -> str:
-    survey = lattice.survey()
+def _discount(grid_operator: GridOperator, criterion: str) -> str:
+    survey = grid_operator.survey()
     low, high = float(survey.discount_low), float(survey.discount_high)
     if criterion == "average":
         return _undiscounted(low if low != 1.0 else high)
     if not low >= 0:
         return f"the discount is {low:.6g} somewhere; it cannot be negative or NaN"
-    if lattice.constant_discount:
+    if grid_operator.constant_discount:
         return _constant_discount(high)
-    rates = modulus(lattice, survey)
+    rates = modulus(grid_operator, survey)
     if not float(rates.high) < 1 and bool(rates.monotone):
         return (
             f"the discount reaches {high:.6g}, and the spectral radius of the discounted "
-            f"transitions is {spectral_radius(lattice):.6g}; it must be below 1 for the value to "
-            "be finite"
+            f"transitions is {spectral_radius(grid_operator):.6g}; it must be below 1 for the "
+            "value to be finite"
         )
     return ""
 
@@ -317,7 +322,7 @@ def spectral_radius(operator: BellmanOperator, sweeps: int = 1_000) -> float:
 
 
 def _diagnose_tabular(model: TabularModel, criterion: str) -> str:
-    operator = Tabular(model)
+    operator = TabularOperator(model)
     survey = operator.survey()
     feasible = np.asarray(survey.feasible)
     if not feasible.all():

@@ -16,7 +16,7 @@ from dpsolve.solvers.model.grids import Grid, Iid
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
 
 from .forecast import Outlook, footprint_of, outlook_of
@@ -152,13 +152,13 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
     made = build(factory, values, sizes)
     if isinstance(made, Model):
         t = None if made.horizon is None else np.int32(0)
-        lattice = Lattice(made, t=t, memory=1)
+        operator = GridOperator(made, t=t, memory=1)
         return Description(
             **common,
             dimensions=_dimensions(made),
             states=prod(made.shape),
-            choices=lattice.n_choices,
-            structure=tuple(_structure(lattice)),
+            choices=operator.n_choices,
+            structure=tuple(_structure(operator)),
             bytes=size.bytes,
             streams=size.streams,
             outputs=("value", "lower", "upper", "policy", "policy_index", *made.outputs),
@@ -216,16 +216,16 @@ def _dimensions(model: Model) -> dict[str, str]:
     return words
 
 
-def _structure(lattice: Lattice) -> list[str]:
-    lines = [f"over {name} by its chain" for name in lattice.expectation.chains]
-    for step in lattice.expectation.steps:
-        post = lattice.model.post
+def _structure(operator: GridOperator) -> list[str]:
+    lines = [f"over {name} by its chain" for name in operator.expectation.chains]
+    for step in operator.expectation.steps:
+        post = operator.model.post
         names = ", ".join(n if n in post else f"{n}'" for n in step.states)
         shocks = f", summed over {', '.join(step.shocks)}" if step.shocks else ""
         when = "at each choice" if step.needs_choice else "before the choice is looked at"
-        rules = [lattice.model.rule_of(n) for n in step.states]
+        rules = [operator.model.rule_of(n) for n in step.states]
         how = " = ".join([names, *(r for r in rules if isinstance(r, str))][:2])
-        over = [p for p in post if any(p in lattice.functions.axes_of(r) for r in rules)]
+        over = [p for p in post if any(p in operator.functions.axes_of(r) for r in rules)]
         where = f" at each {', '.join(over)}" if over else ""
         first = "" if all(n in post for n in step.states) else "next "
         lines.append(f"{first}{how}{where}{shocks}, {when}")

@@ -23,9 +23,9 @@ from dpsolve.solvers.model.factory import Factory, build, look_over, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.base import Shortcut
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
-from dpsolve.solvers.operators.monotone import MonotoneLattice
+from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
 
 Array = Any
@@ -155,40 +155,40 @@ def outlook_of(
     if not isinstance(made, Model):
         return None
     if made.horizon is not None:
-        return _of(Lattice(made, jnp.int32(0), options.block, options.memory), None, options)
+        return _of(GridOperator(made, jnp.int32(0), options.block, options.memory), None, options)
     operators = operators or Operators(made, options)
-    assert isinstance(operators.whole, Lattice)
+    assert isinstance(operators.whole, GridOperator)
     return _of(operators.whole, operators.whole_shortcut, options)
 
 
-def _of(lattice: Lattice, shortcut: Shortcut | None, options: SolveOptions) -> Outlook:
-    states, choices = prod(lattice.shape), lattice.n_choices
-    kept, evaluations = None, states * (choices + lattice.width)
-    if lattice.kept is not None:
-        arrays = jax.tree.leaves(lattice.kept.lean())
+def _of(operator: GridOperator, shortcut: Shortcut | None, options: SolveOptions) -> Outlook:
+    states, choices = prod(operator.shape), operator.n_choices
+    kept, evaluations = None, states * (choices + operator.width)
+    if operator.kept is not None:
+        arrays = jax.tree.leaves(operator.kept.lean())
         kept = sum(x.dtype.itemsize * prod(x.shape) for x in arrays)
-        evaluations = prod(lattice.kept.reward.array.shape)
+        evaluations = prod(operator.kept.reward.array.shape)
     along, quick = None, 0
-    if isinstance(shortcut, MonotoneLattice):
+    if isinstance(shortcut, MonotoneOperator):
         along = shortcut.choice, shortcut.state
-        own = lattice.shape[lattice.states.index(shortcut.state)]
+        own = operator.shape[operator.states.index(shortcut.state)]
         levels = max(1, ceil(log2(own + 1)))
-        size = lattice.model.size_of(shortcut.choice)
+        size = operator.model.size_of(shortcut.choice)
         quick = states // own * (choices // size) * (levels * size + 2**levels)
     sampled = shortcut is not None and shortcut.vouches
     single = shortcut is not None and along is None
     return Outlook(
-        kept, lattice.width, choices, evaluations, along, quick, single, sampled,
+        kept, operator.width, choices, evaluations, along, quick, single, sampled,
         pairs=states * choices,
-        samples=states * choices > LONG and _samples(lattice, options),
+        samples=states * choices > LONG and _samples(operator, options),
     )  # fmt: skip
 
 
-def _samples(lattice: Lattice, options: SolveOptions) -> bool:
+def _samples(operator: GridOperator, options: SolveOptions) -> bool:
     """Tell whether a sample could certify, if that were asked for."""
-    if lattice.model.horizon is not None:
+    if operator.model.horizon is not None:
         return False
-    found = shortcut_of(lattice, replace(options, certificate="sampled"))
+    found = shortcut_of(operator, replace(options, certificate="sampled"))
     return found is not None and found.vouches
 
 
@@ -201,7 +201,7 @@ POOLED = {
 LIVE_AT_ONCE = 4  # arrays of the largest size that a computation holds at a time
 
 
-def lane(factory: Factory, sizes: Mapping[str, Any]) -> Lane:
+def lane_cost(factory: Factory, sizes: Mapping[str, Any]) -> LaneCost:
     """Estimate what one more point in a batch takes.
 
     The largest array that grows with the number of points tells; what all points share (the
@@ -217,7 +217,7 @@ def lane(factory: Factory, sizes: Mapping[str, Any]) -> Lane:
 
     if not signature(factory).parameters:
         jax.eval_shape(run, {})
-        return Lane(2 * results, False)
+        return LaneCost(2 * results, False)
     two, three = (
         [*_equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
         for n in (2, 3)
@@ -226,10 +226,10 @@ def lane(factory: Factory, sizes: Mapping[str, Any]) -> Lane:
     alone = any(
         equation.primitive.name in POOLED and equation.invars[0].aval.ndim > 2 for equation in two
     )
-    return Lane(2 * results + LIVE_AT_ONCE * max(grows, default=0), alone)
+    return LaneCost(2 * results + LIVE_AT_ONCE * max(grows, default=0), alone)
 
 
-class Lane(NamedTuple):
+class LaneCost(NamedTuple):
     """What one more point in a batch takes.
 
     Attributes
@@ -274,7 +274,7 @@ class Footprint:
     streams : bool
         Whether rewards are recomputed block by block.
     alone : bool
-        Whether points must not share a batch on a CPU (see :class:`~.forecast.Lane`).
+        Whether points must not share a batch on a CPU (see :class:`~.forecast.LaneCost`).
     """
 
     states: int
@@ -327,14 +327,14 @@ def footprint_of(
         return Footprint(made.n_states, made.n_actions, total, False)
     if isinstance(made, Model):
         t = None if made.horizon is None else jnp.int32(0)
-        lattice = Lattice(made, t=t, block=options.block, memory=options.memory)
+        operator = GridOperator(made, t=t, block=options.block, memory=options.memory)
         states = prod(made.shape)
-        at_once = lattice.block_size or lattice.n_choices
+        at_once = operator.block_size or operator.n_choices
         vectors = VECTORS + 6 * (made.horizon or 0)
-        total = at_once * lattice.bytes_per_choice + 8 * states * vectors
+        total = at_once * operator.bytes_per_choice + 8 * states * vectors
         total += population_bytes(made, options)
-        return Footprint(states, lattice.n_choices, total, lattice.block_size is not None)
+        return Footprint(states, operator.n_choices, total, operator.block_size is not None)
     if not isinstance(made, Mapping):
         raise no_model(factory, made)
-    one = lane(factory, sizes)
+    one = lane_cost(factory, sizes)
     return Footprint(1, 1, one.bytes, False, one.alone)

@@ -46,13 +46,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from dpsolve.solvers.numerics.krylov import bicgstab, richardson
-from dpsolve.solvers.numerics.partition import Everywhere
+from dpsolve.solvers.numerics.partition import Reductions
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.base import BellmanOperator, PolicyOperator, Survey
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
-from .stopping import Progress, first_fault, nearly_done, share_left, stuck, verdict
+from .stopping import LoopState, first_fault, nearly_done, share_left, stuck, verdict
 
 Array = Any
 GAINS = ("gain", "gain_lower", "gain_upper")
@@ -117,7 +117,7 @@ class _State:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class AverageRun(Progress):
+class AverageState(LoopState):
     """A solve under way, as :class:`.Run` is for a discounted one.
 
     Attributes
@@ -132,7 +132,7 @@ class AverageRun(Progress):
     leak: Array
 
 
-def begin(operator: BellmanOperator, live: Array | bool = True) -> AverageRun:
+def begin(operator: BellmanOperator, live: Array | bool = True) -> AverageState:
     """Look the model over and make ready for the first sweep."""
     survey = operator.survey()
     infinite, start = jnp.asarray(jnp.inf), operator.start()
@@ -155,7 +155,7 @@ def begin(operator: BellmanOperator, live: Array | bool = True) -> AverageRun:
         code=jnp.where(live, _fault(survey), jnp.int32(Outcome.NOT_FINITE)),
     )
     leak = jnp.maximum(jnp.maximum(survey.row_high - 1.0, 1.0 - survey.row_low), 0.0)
-    return AverageRun(state, jnp.where(survey.spread <= 1.0 + 1e-12, leak, jnp.inf))
+    return AverageState(state, jnp.where(survey.spread <= 1.0 + 1e-12, leak, jnp.inf))
 
 
 def _fault(survey: Survey) -> Array:
@@ -166,13 +166,13 @@ def _fault(survey: Survey) -> Array:
     return jnp.where(wrong, jnp.int32(Outcome.DISCOUNTED), code)
 
 
-def iterate(operator: BellmanOperator, options: SolveOptions, run: AverageRun) -> AverageRun:
+def iterate(operator: BellmanOperator, options: SolveOptions, run: AverageState) -> AverageState:
     """Make one sweep, bound the gain by it, and take a step."""
     return replace(run, state=_iterate(operator, run.leak, options, run.state))
 
 
 def _iterate(operator: BellmanOperator, leak: Array, options: SolveOptions, s: _State) -> _State:
-    over = operator.everywhere
+    over = operator.reductions
     tv, policy = operator.greedy(s.v)
     low, high, rounding = _bounds(s.v, tv, operator.depth, leak, over)
     error = (high - low) / 2
@@ -225,7 +225,7 @@ def _iterate(operator: BellmanOperator, leak: Array, options: SolveOptions, s: _
 
 
 def _bounds(
-    v: Array, tv: Array, depth: int, leak: Array, over: Everywhere
+    v: Array, tv: Array, depth: int, leak: Array, over: Reductions
 ) -> tuple[Array, Array, Array]:
     """Bound the gain by what one sweep did to `v`; also return the allowance for rounding."""
     change = tv - v
@@ -235,14 +235,14 @@ def _bounds(
     return over.min(change) - rounding, over.max(change) + rounding, rounding
 
 
-def _relative(v: Array, over: Everywhere) -> Array:
+def _relative(v: Array, over: Reductions) -> Array:
     """Move a value to 0 at the first state."""
     return v - over.entry(v.ravel(), jnp.int32(0))
 
 
 def _settled(operator: BellmanOperator, policy: Array, change: Array) -> Array:
     """Tell whether what a sweep changes is the same a period later."""
-    over = operator.everywhere
+    over = operator.reductions
     later = over.max(jnp.abs(operator.at(policy).expect(change) - change))
     scale = jnp.maximum(over.max(jnp.abs(change)), 1.0)
     return later <= HARMONIC * (over.max(change) - over.min(change)) + 1e-12 * scale
@@ -270,7 +270,7 @@ def _step(
     """Evaluate the greedy policy if it is to be; also tell whether that came to anything."""
     if options.method == "vi":
         return start, jnp.asarray(True)
-    over, fixed = operator.everywhere, operator.at(policy)
+    over, fixed = operator.reductions, operator.at(policy)
     if options.method == "opi":
         steps = jnp.where(daring, jnp.int32(options.steps), 0)
         found = richardson(
@@ -284,7 +284,7 @@ def _step(
 
 
 def _evaluate(
-    fixed: PolicyOperator, start: Array, aim: Array, most: Array, over: Everywhere
+    fixed: PolicyOperator, start: Array, aim: Array, most: Array, over: Reductions
 ) -> tuple[Array, Array]:
     """Solve ``x - P x + mean(x) = r``; also tell whether the residual was at least halved."""
 
@@ -299,7 +299,7 @@ def _evaluate(
     return x, (after <= aim) | (after <= 0.5 * before)
 
 
-def finish(run: AverageRun) -> RelativeValue:
+def finish(run: AverageState) -> RelativeValue:
     """Read relative value and gain off the last sweep; a failed point holds NaN."""
     s = run.state
     failed = s.code >= 10

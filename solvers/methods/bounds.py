@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dpsolve.solvers.numerics.partition import ALONE, Everywhere
+from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.base import BellmanOperator, Survey
 
@@ -99,7 +99,7 @@ class Bounds:
 def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
     """Find the rates at which the operator damps constants."""
     one = jnp.ones(())
-    over = operator.everywhere
+    over = operator.reductions
     beside = jnp.asarray(survey.magnitude, jnp.float64), jnp.asarray(survey.reach, jnp.float64)
     high = survey.discount_high * survey.row_high * survey.spread
     low = survey.discount_low * survey.row_low
@@ -136,7 +136,7 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
     )
 
 
-def bounds(v: Array, tv: Array, modulus: Modulus, depth: int, over: Everywhere = ALONE) -> Bounds:
+def bounds(v: Array, tv: Array, modulus: Modulus, depth: int, over: Reductions = ALONE) -> Bounds:
     """Bound the true value by what one sweep did to `v`."""
     w, high, low = modulus.weight, modulus.high, modulus.low
     difference = (tv - v) / w

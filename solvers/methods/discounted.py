@@ -34,7 +34,7 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
 from .bounds import Bounds, Modulus, bounds, modulus
-from .stopping import Progress, first_fault, nearly_done, share_left, stuck, verdict
+from .stopping import LoopState, first_fault, nearly_done, share_left, stuck, verdict
 
 Array = Any
 STALE = 60  # sweeps without a new smallest certified error, after which the loop gives up
@@ -96,7 +96,7 @@ class _State:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Run(Progress):
+class SolveState(LoopState):
     """A solve under way: what :func:`begin` makes, :func:`iterate` moves on, :func:`finish` reads.
 
     Attributes
@@ -116,7 +116,7 @@ def begin(
     options: SolveOptions,
     live: Array | bool = True,
     shortcut: Shortcut | None = None,
-) -> Run:
+) -> SolveState:
     """Look the model over and make ready for the first sweep.
 
     Parameters
@@ -138,31 +138,31 @@ def begin(
         return run
     vouched = _vouched_for(shortcut, options, run)
 
-    def anew() -> Run:
+    def anew() -> SolveState:
         """Go on with full sweeps, having looked at all pairs."""
         full = _looked_over(operator, operator.survey(), live)
         fresh = full.state.code == Outcome.RUNNING
         state = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), run.state, full.state)
-        return Run(state, full.rates)
+        return SolveState(state, full.rates)
 
     done = vouched.state.code != Outcome.RUNNING
-    found: Run = lax.cond(done, lambda: vouched, anew)
+    found: SolveState = lax.cond(done, lambda: vouched, anew)
     return found
 
 
-def _looked_over(operator: BellmanOperator, survey: Survey, live: Array | bool) -> Run:
+def _looked_over(operator: BellmanOperator, survey: Survey, live: Array | bool) -> SolveState:
     rates = modulus(operator, survey)
     return resume(operator, rates, operator.start(), first_fault(survey, rates), live)
 
 
-def _vouched_for(shortcut: Shortcut, options: SolveOptions, run: Run) -> Run:
+def _vouched_for(shortcut: Shortcut, options: SolveOptions, run: SolveState) -> SolveState:
     """End the run with a sweep of the shortcut's, if that is within `tol` and a sample confirms it.
 
     A run that had ended stays as it is.
     """
     s = run.state
     tv, policy = shortcut.greedy(s.v)
-    now = bounds(s.v, tv, run.rates, shortcut.depth, shortcut.everywhere)
+    now = bounds(s.v, tv, run.rates, shortcut.depth, shortcut.reductions)
     within = jnp.isfinite(tv).all() & (now.error <= options.tol)
     sound = within & shortcut.confirms(s.v, tv, policy) & (s.code == Outcome.RUNNING)
     ended = replace(
@@ -177,17 +177,17 @@ def _vouched_for(shortcut: Shortcut, options: SolveOptions, run: Run) -> Run:
     return replace(run, state=jax.tree.map(lambda a, b: jnp.where(sound, a, b), ended, s))
 
 
-def _ahead(shortcut: Shortcut, options: SolveOptions, run: Run) -> Run:
+def _ahead(shortcut: Shortcut, options: SolveOptions, run: SolveState) -> SolveState:
     """Solve by the shortcut, and begin anew from what it found."""
     options = replace(options, tol=AHEAD * options.tol)
-    end: Run = lax.while_loop(
+    end: SolveState = lax.while_loop(
         lambda run: run.running & (run.state.stale < shortcut.patience),
         lambda run: iterate(shortcut, options, run),
         run,
     )
     s = end.state
     found = s.tv + s.bounds.middle * end.rates.weight
-    sound = shortcut.everywhere.all(jnp.isfinite(found))
+    sound = shortcut.reductions.all(jnp.isfinite(found))
     value = jnp.where(sound, found, run.state.v)
     state = replace(run.state, v=value, tv=value, k=s.k, policy=s.policy)
     return replace(run, state=state)
@@ -199,7 +199,7 @@ def resume(
     value: Array,
     code: Array | Outcome = Outcome.RUNNING,
     live: Array | bool = True,
-) -> Run:
+) -> SolveState:
     """Make ready for a sweep from any value."""
     infinite = jnp.asarray(jnp.inf)
     state = _State(
@@ -217,22 +217,22 @@ def resume(
         code=jnp.where(live, jnp.int32(code), jnp.int32(Outcome.NOT_FINITE)),
         sampled=jnp.asarray(False),
     )
-    return Run(state, rates)
+    return SolveState(state, rates)
 
 
-def iterate(operator: BellmanOperator, options: SolveOptions, run: Run) -> Run:
+def iterate(operator: BellmanOperator, options: SolveOptions, run: SolveState) -> SolveState:
     """Make one sweep, bound the value by it, and take a step."""
     return replace(run, state=_iterate(operator, run.rates, options, run.state))
 
 
-def finish(run: Run) -> Fixpoint:
+def finish(run: SolveState) -> Fixpoint:
     """Read value and bounds off the last sweep; a failed point holds NaN."""
     return _finish(run.state, run.rates)
 
 
 def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s: _State) -> _State:
     tv, policy = operator.improve(s.v, s.policy)
-    now = bounds(s.v, tv, rates, operator.depth, operator.everywhere)
+    now = bounds(s.v, tv, rates, operator.depth, operator.reductions)
     improved = now.error < s.best
     stale = jnp.where(improved, 0, s.stale + 1)
     k = s.k + 1
@@ -240,7 +240,7 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
     why = jnp.where(rates.high < 1.0, why, jnp.int32(Outcome.NO_CERTIFICATE))
     given_up = jnp.where(stale >= STALE, why, jnp.int32(Outcome.RUNNING))
     code = verdict(now.error, k, given_up, _unsound(operator, s.v, tv), options)
-    changed = operator.everywhere.mean((policy != s.policy).astype(jnp.float64))
+    changed = operator.reductions.mean((policy != s.policy).astype(jnp.float64))
 
     # Which step to take: (Krylov iterations, plain evaluation steps).
     krylov, plain_steps, strikes, penalty = _schedule(s, now, code, options)
@@ -271,7 +271,7 @@ def _unsound(operator: BellmanOperator, v: Array, tv: Array) -> Array:
     A sweep of numbers far from overflow that finds NaN or +inf was told so by the reward: where
     rewards are not kept, this is where such a one is noticed.
     """
-    over = operator.everywhere
+    over = operator.reductions
     told = ~over.all(tv < jnp.inf) & (over.max(jnp.abs(v)) < TOWARDS_OVERFLOW)
     code = jnp.where(told, jnp.int32(Outcome.NOT_FINITE), jnp.int32(Outcome.DIVERGED))
     return jnp.where(over.all(jnp.isfinite(tv)), jnp.int32(Outcome.RUNNING), code)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.partition import ALONE, Cut
+from dpsolve.solvers.numerics.partition import ALONE, Partition
 from dpsolve.solvers.numerics.tracing import EPS
-from dpsolve.solvers.operators.bellman import Lattice
-from dpsolve.solvers.operators.named_arrays import Named, mapped, multiply, ordered
+from dpsolve.solvers.operators.bellman import GridOperator
+from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, multiply, ordered
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
@@ -27,9 +27,12 @@ Array = Any
 
 
 def backward(
-    model: Model, options: SolveOptions, live: Array | bool = True, cut: Cut | None = None
+    model: Model,
+    options: SolveOptions,
+    live: Array | bool = True,
+    partition: Partition | None = None,
 ) -> dict[str, Array]:
-    """Solve a finite-horizon model, inside a trace; with a `cut`, this device's part of it.
+    """Solve a finite-horizon model, inside a trace; with a `partition`, this device's part of it.
 
     Returns
     -------
@@ -37,11 +40,13 @@ def backward(
         As for an infinite horizon, with a leading axis ``t`` of length ``horizon``.
     """
     horizon = int(model.horizon or 0)
-    over = ALONE if cut is None else cut.everywhere
+    over = ALONE if partition is None else partition.reductions
 
     def period(carry: tuple[Array, Array, Array], t: Array) -> tuple[Any, dict[str, Array]]:
         v, error, code = carry
-        operator = Lattice(model, t=t, block=options.block, memory=options.memory, cut=cut)
+        operator = GridOperator(
+            model, t=t, block=options.block, memory=options.memory, partition=partition
+        )
         survey = operator.survey()
         fault = first_fault(survey, None)
         tv, policy = operator.greedy(v)
@@ -62,7 +67,7 @@ def backward(
         return (tv, error, code), out
 
     code = jnp.where(live, jnp.int32(Outcome.RUNNING), jnp.int32(Outcome.NOT_FINITE))
-    start = (_terminal(model, cut), jnp.zeros(()), code)
+    start = (_terminal(model, partition), jnp.zeros(()), code)
     (_, _, code), out = lax.scan(period, start, jnp.arange(horizon), reverse=True)
     errors = out.pop("error").reshape(-1, *(1 for _ in model.shape))
     error = jnp.max(errors)
@@ -87,7 +92,10 @@ def backward(
 
 
 def follow(
-    model: Model, options: SolveOptions, policies: Mapping[str, Array], cut: Cut | None = None
+    model: Model,
+    options: SolveOptions,
+    policies: Mapping[str, Array],
+    partition: Partition | None = None,
 ) -> dict[str, Array]:
     """Value fixed policies over the horizon, differentiably.
 
@@ -105,24 +113,26 @@ def follow(
 
     def period(v: Array, x: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
         t, labels = x
-        operator = Lattice(model, t=t, block=options.block or 1, memory=options.memory, cut=cut)
+        operator = GridOperator(
+            model, t=t, block=options.block or 1, memory=options.memory, partition=partition
+        )
         fixed = operator.at(operator.policy_of(labels))
         v = fixed.reward + fixed.apply(v)
         out = {f"policy_{c}": jnp.asarray(model.grid_of(c).values)[i] for c, i in labels.items()}
         return v, {"value": v, **out, **{f"output_{n}": y for n, y in fixed.outputs().items()}}
 
     xs = (jnp.arange(horizon), dict(policies))
-    _, out = lax.scan(period, _terminal(model, cut), xs, reverse=True)
+    _, out = lax.scan(period, _terminal(model, partition), xs, reverse=True)
     return out | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
 
 
-def _terminal(model: Model, cut: Cut | None = None) -> Array:
+def _terminal(model: Model, partition: Partition | None = None) -> Array:
     values = {n: jnp.asarray(s.values) for n, s in model.states.items()}
-    if cut is not None:
-        values[cut.state] = values[cut.state][cut.index()]
-    full = Named(jnp.ones([x.size for x in values.values()]), tuple(values))
+    if partition is not None:
+        values[partition.state] = values[partition.state][partition.index()]
+    full = NamedArray(jnp.ones([x.size for x in values.values()]), tuple(values))
     if model.terminal is None:
         return 0.0 * full.array
-    env = {n: Named(x, (n,)) for n, x in values.items()}
+    env = {n: NamedArray(x, (n,)) for n, x in values.items()}
     x = mapped(model.terminal, env, tuple(values), "terminal")
     return ordered(multiply(full, x), tuple(values)).array.astype(jnp.float64)

@@ -17,13 +17,13 @@ from jax import lax
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.choose_operator import Operators
-from dpsolve.solvers.operators.cyclic import Cyclic
+from dpsolve.solvers.operators.cyclic import CyclicOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
 from . import average, discounted
-from .average import AverageRun, RelativeValue
-from .discounted import Fixpoint, Run
+from .average import AverageState, RelativeValue
+from .discounted import Fixpoint, SolveState
 
 Array = Any
 Found = Fixpoint | RelativeValue
@@ -32,7 +32,7 @@ Found = Fixpoint | RelativeValue
 def solve(operators: Operators, options: SolveOptions, live: Array | bool = True) -> Found:
     """Solve one model at one parameter point, inside a trace."""
     operator = operators.loop
-    end: Run | AverageRun = lax.while_loop(
+    end: SolveState | AverageState = lax.while_loop(
         lambda run: run.running,
         lambda run: iterate(operator, options, run),
         begin(operators, options, live),
@@ -42,7 +42,7 @@ def solve(operators: Operators, options: SolveOptions, live: Array | bool = True
 
 def begin(
     operators: Operators, options: SolveOptions, live: Array | bool = True
-) -> Run | AverageRun:
+) -> SolveState | AverageState:
     """Make ready for the first sweep; a point that is not `live` fails at once."""
     if options.criterion == "average":
         return average.begin(operators.loop, live)
@@ -51,23 +51,27 @@ def begin(
 
 def iterate(operator: BellmanOperator, options: SolveOptions, run: Any) -> Any:
     """Make one sweep, bound what is sought by it, and take a step."""
-    if isinstance(run, AverageRun):
+    if isinstance(run, AverageState):
         return average.iterate(operator, options, run)
     return discounted.iterate(operator, options, run)
 
 
-def finish(operator: BellmanOperator, options: SolveOptions, run: Run | AverageRun) -> Found:
+def finish(
+    operator: BellmanOperator, options: SolveOptions, run: SolveState | AverageState
+) -> Found:
     """Read off what was found, over all states."""
-    if isinstance(run, AverageRun):
+    if isinstance(run, AverageState):
         return average.finish(run)
     found = discounted.finish(run)
-    return _expanded(operator, found, options.tol) if isinstance(operator, Cyclic) else found
+    return (
+        _expanded(operator, found, options.tol) if isinstance(operator, CyclicOperator) else found
+    )
 
 
 # -- from one phase to all ------------------------------------------------------------------------
 
 
-def _expanded(operator: Cyclic, found: Fixpoint, tol: float) -> Fixpoint:
+def _expanded(operator: CyclicOperator, found: Fixpoint, tol: float) -> Fixpoint:
     """Work out all phases' values, bounds and policies from those of the first."""
     every = _led_into(operator, _turned(operator, (found.value, found.lower, found.upper)))
     value, lower, upper, _ = every
@@ -90,7 +94,7 @@ def _expanded(operator: Cyclic, found: Fixpoint, tol: float) -> Fixpoint:
 Phases = tuple[Array, Array, Array, Array]  # value, bounds and policy, phases first
 
 
-def _turned(operator: Cyclic, first: tuple[Array, Array, Array]) -> Phases:
+def _turned(operator: CyclicOperator, first: tuple[Array, Array, Array]) -> Phases:
     """Go once through the turn, backwards from value and bounds of its first phase."""
     start, *rest = operator.cycle.turn
     at = jnp.asarray((*reversed(rest), start), jnp.int32)
@@ -111,7 +115,7 @@ def _turned(operator: Cyclic, first: tuple[Array, Array, Array]) -> Phases:
     return value, lower, upper, policy
 
 
-def _led_into(operator: Cyclic, every: Phases) -> Phases:
+def _led_into(operator: CyclicOperator, every: Phases) -> Phases:
     """Add the phases that lead into the turn, each after the one that it leads to."""
     if not operator.cycle.before:
         return every
@@ -127,19 +131,19 @@ def _led_into(operator: Cyclic, every: Phases) -> Phases:
 
 
 def _before(
-    operator: Cyclic, ahead: tuple[Array, ...], position: Array
+    operator: CyclicOperator, ahead: tuple[Array, ...], position: Array
 ) -> tuple[tuple[Array, Array, Array], Array]:
     """Return value, bounds and policy of a phase, given those of the one that follows it."""
-    lattice = operator.at_phase(position)
+    grid_operator = operator.at_phase(position)
     value, lower, upper = ahead
-    tv, policy = lattice.greedy(value)
-    allowance = lattice.depth * EPS * jnp.maximum(jnp.abs(value).max(), jnp.abs(tv).max())
-    survey = lattice.survey()
+    tv, policy = grid_operator.greedy(value)
+    allowance = grid_operator.depth * EPS * jnp.maximum(jnp.abs(value).max(), jnp.abs(tv).max())
+    survey = grid_operator.survey()
     rate = survey.discount_high * survey.row_high * survey.spread
     below, above = rate * jnp.max(value - lower), rate * jnp.max(upper - value)
     low, high = tv - below, tv + above
     if not operator.constant_discount:  # then a step tells more than the largest rate does
         finite = jnp.isfinite(below + above)
-        low = jnp.where(finite, lattice.greedy(lower)[0], low)
-        high = jnp.where(finite, lattice.greedy(upper)[0], high)
+        low = jnp.where(finite, grid_operator.greedy(lower)[0], low)
+        high = jnp.where(finite, grid_operator.greedy(upper)[0], high)
     return (tv, low - allowance, high + allowance), policy

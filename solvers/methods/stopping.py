@@ -24,7 +24,7 @@ FEW_SWEEPS = 8  # below so many sweeps to go, plain value iteration is the cheap
 
 
 @dataclass(frozen=True)
-class Progress:
+class LoopState:
     """A solve under way: sweeps made are its state's `k`, how it ended its `code`."""
 
     state: Any

@@ -24,7 +24,7 @@ from jax import lax
 
 from dpsolve.solvers.operators.base import BellmanOperator
 
-from .discounted import Run, finish, resume
+from .discounted import SolveState, finish, resume
 
 Array = Any
 WORTH = 0.5  # of a cold start's first certified error, above which a start is dropped
@@ -32,7 +32,7 @@ WORTH = 0.5  # of a cold start's first certified error, above which a start is d
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Past:
+class LaneMemory:
     """What a lane remembers beside its last run.
 
     Attributes
@@ -50,46 +50,48 @@ class Past:
     warm: Array
 
 
-def reached(run: Run, past: Past, reach: Array) -> Array:
+def reached(run: SolveState, lane_memory: LaneMemory, reach: Array) -> Array:
     """Return the value to start from, NaN where there is none.
 
     Parameters
     ----------
-    run : Run
+    run : SolveState
         Of the point before, which is done.
-    past : Past
+    lane_memory : LaneMemory
     reach : float
         The step to the new point, as a multiple of the step before: 0 takes the last value as it
         is, and NaN asks for a cold start.
     """
     last = finish(run).value
-    ahead = jnp.where(reach > 0.0, reach, 0.0) * (last - past.before)
+    ahead = jnp.where(reach > 0.0, reach, 0.0) * (last - lane_memory.before)
     return jnp.where(jnp.isnan(reach), jnp.nan, last + jnp.where(jnp.isfinite(ahead), ahead, 0.0))
 
 
-def remembered(run: Run, past: Past | None, warm: Array) -> Past:
+def remembered(run: SolveState, lane_memory: LaneMemory | None, warm: Array) -> LaneMemory:
     """Return what a lane remembers when its next point begins; of no past, that it has none."""
     value = finish(run).value
-    cold = jnp.asarray(jnp.inf) if past is None else past.cold
-    return Past(value, jnp.where(warm, cold, jnp.inf), warm)
+    cold = jnp.asarray(jnp.inf) if lane_memory is None else lane_memory.cold
+    return LaneMemory(value, jnp.where(warm, cold, jnp.inf), warm)
 
 
-def judge(operator: BellmanOperator, run: Run, past: Past) -> tuple[Run, Past]:
+def judge(
+    operator: BellmanOperator, run: SolveState, lane_memory: LaneMemory
+) -> tuple[SolveState, LaneMemory]:
     """Look at a sweep that was just made, and drop the start if it was the first and did not pay.
 
     After a shortcut the first full sweep is not a run's first, and nothing is dropped.
     """
     error = run.state.bounds.error
     first = run.sweeps == 1
-    dropped = past.warm & first & run.running & ~(error <= WORTH * past.cold)
+    dropped = lane_memory.warm & first & run.running & ~(error <= WORTH * lane_memory.cold)
 
-    def again() -> Run:
+    def again() -> SolveState:
         anew = resume(operator, run.rates, operator.start())
         return replace(anew, state=replace(anew.state, k=run.state.k))
 
-    due = ~past.warm & ~jnp.isfinite(past.cold)
-    cold = jnp.where(dropped, jnp.inf, jnp.where(due, error, past.cold))
+    due = ~lane_memory.warm & ~jnp.isfinite(lane_memory.cold)
+    cold = jnp.where(dropped, jnp.inf, jnp.where(due, error, lane_memory.cold))
     return (
         lax.cond(dropped, again, lambda: run),
-        replace(past, cold=cold, warm=past.warm & ~dropped),
+        replace(lane_memory, cold=cold, warm=lane_memory.warm & ~dropped),
     )

@@ -27,7 +27,7 @@ from .markov import Markov
 
 
 @dataclass(frozen=True, eq=False)
-class Post:
+class PostDecision:
     """A post-decision variable.
 
     Attributes
@@ -53,7 +53,7 @@ class Post:
             )
 
 
-def read_post(name: str, given: Any, specs: Mapping[str, Any]) -> Post:
+def read_post(name: str, given: Any, specs: Mapping[str, Any]) -> PostDecision:
     """Read an entry of a model's `post`.
 
     Parameters
@@ -70,7 +70,7 @@ def read_post(name: str, given: Any, specs: Mapping[str, Any]) -> Post:
     ModelError
         If it is no such pair, or the grid is none.
     """
-    if isinstance(given, Post):
+    if isinstance(given, PostDecision):
         return given
     try:
         spec, rule = given
@@ -86,10 +86,10 @@ def read_post(name: str, given: Any, specs: Mapping[str, Any]) -> Post:
         )
     spec = specs[spec] if isinstance(spec, str) else spec
     if isinstance(spec, Grid | Integers):
-        return Post(spec, rule)
+        return PostDecision(spec, rule)
     if not isinstance(spec, Markov | Iid):
         try:
-            return Post(Grid(vector(spec, f"the grid of post variable '{name}'")), rule)
+            return PostDecision(Grid(vector(spec, f"the grid of post variable '{name}'")), rule)
         except (TypeError, ValueError):
             pass
     raise ModelError(

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from .partition import ALONE, Everywhere
+from .partition import ALONE, Reductions
 from .tracing import EPS
 
 Array = Any
@@ -25,7 +25,7 @@ def bicgstab(
     x0: Array,
     tol: Array,
     max_iter: Array,
-    over: Everywhere = ALONE,
+    over: Reductions = ALONE,
     size: Callable[[Array], Array] | None = None,
     precondition: Callable[[Array], Array] = lambda r: r,
 ) -> tuple[Array, Array]:
@@ -41,7 +41,7 @@ def bicgstab(
         Sup-norm of the residual to reach.
     max_iter : int
         Iterations at most, of two applications each; may be traced, and 0 returns `x0`.
-    over : Everywhere
+    over : Reductions
         Sums and maxima over all entries, where they are spread over devices.
     size : function, optional
         Measures a residual, in place of the sup norm.
@@ -111,7 +111,7 @@ SMOOTHING = 20  # plain steps between two of them
 
 
 def resolvent(
-    apply: Callable[[Array], Array], b: Array, tol: float, over: Everywhere = ALONE
+    apply: Callable[[Array], Array], b: Array, tol: float, over: Reductions = ALONE
 ) -> Array:
     r"""Solve :math:`x - L x = b` for any right-hand side, or return NaN.
 

@@ -1,10 +1,10 @@
 r"""One axis of states in equal parts over devices, and reductions over all of them.
 
 Inside ``jax.shard_map`` every array over the states is a device's own part of it. Only two things
-reach beyond: a lookup of next states, which may lie in anybody's part (:meth:`Cut.gather`, or
-:meth:`Cut.ring` and :meth:`Cut.rows` where the whole would take too much memory), and a maximum or
-a sum over all states (:class:`Everywhere`). Nothing else in this room knows that there are several
-devices.
+reach beyond: a lookup of next states, which may lie in anybody's part (:meth:`Partition.gather`, or
+:meth:`Partition.ring` and :meth:`Partition.rows` where the whole would take too much memory), and a
+maximum or a sum over all states (:class:`Reductions`). Nothing else in this room knows that there
+are several devices.
 
 Parts are equal. Where they do not come out even, the last ones repeat the last member of the grid:
 a copy of a state has that state's value, so maxima and linear systems are what they were, and no
@@ -25,7 +25,7 @@ Array = Any
 
 
 @dataclass(frozen=True)
-class Everywhere:
+class Reductions:
     """Reductions over all states: a device's own, and then over the devices of a mesh axis.
 
     Attributes
@@ -108,11 +108,11 @@ class Everywhere:
         return mean if self.axis is None else lax.pmean(mean, self.axis)
 
 
-ALONE = Everywhere()
+ALONE = Reductions()
 
 
 @dataclass(frozen=True)
-class Cut:
+class Partition:
     """One state's axis in equal parts over the devices of a mesh axis.
 
     Attributes
@@ -138,9 +138,9 @@ class Cut:
         return -(-self.size // self.parts)
 
     @property
-    def everywhere(self) -> Everywhere:
+    def reductions(self) -> Reductions:
         """Reductions over all states."""
-        return Everywhere(self.axis)
+        return Reductions(self.axis)
 
     def index(self) -> Array:
         """Return the positions on the grid of this device's members."""
@@ -155,7 +155,7 @@ class Cut:
         return jnp.where(jnp.expand_dims(real, [i for i in range(x.ndim) if i != axis]), own, 0.0)
 
     def numbers_on_grid(self, numbers: Array, shape: tuple[int, ...], axis: int) -> Array:
-        """Turn numbers of :meth:`Everywhere.numbers` into positions in the whole, flattened array.
+        """Turn numbers of :meth:`Reductions.numbers` into positions in the whole, flattened array.
 
         Parameters
         ----------

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dpsolve.solvers.numerics.krylov import bicgstab
-from dpsolve.solvers.numerics.partition import ALONE, Cut, Everywhere
+from dpsolve.solvers.numerics.partition import ALONE, Partition, Reductions
 from dpsolve.solvers.numerics.tridiagonal import line_solver
 
 Array = Any
@@ -66,16 +66,16 @@ class Survey:
     magnitude: Array | float = 0.0
     reach: Array | float = 1.0
 
-    def over(self, everywhere: Everywhere) -> Survey:
+    def over(self, reductions: Reductions) -> Survey:
         """Combine what the devices saw of their own states, to one verdict.
 
         Devices that came to different ones would part ways, and wait for each other for ever.
         """
-        top = everywhere.top
+        top = reductions.top
         return Survey(
-            feasible=everywhere.all(self.feasible),
-            finite=everywhere.all(self.finite),
-            increasing=everywhere.all(self.increasing),
+            feasible=reductions.all(self.feasible),
+            finite=reductions.all(self.finite),
+            increasing=reductions.all(self.increasing),
             gap=top(self.gap),
             row_low=-top(-self.row_low),
             row_high=top(self.row_high),
@@ -106,8 +106,8 @@ class PolicyOperator(ABC):
 
     reward: Array
     discount: Array  # a number, or over the states
-    everywhere: Everywhere = ALONE
-    cut: Cut | None = None
+    reductions: Reductions = ALONE
+    partition: Partition | None = None
     line: int | None = None  # the axis of a state that may walk step by step (see .line)
     proper: Array  # no next state is extrapolated, so that the weights of `expect` are a chance
 
@@ -128,7 +128,7 @@ class PolicyOperator(ABC):
         spent : bool
             Whether all of `max_iter` was used up before `tol` was reached.
         """
-        over = self.everywhere
+        over = self.reductions
 
         def solve() -> tuple[Array, Array]:
             more = {}
@@ -149,7 +149,7 @@ class BellmanOperator(ABC):
 
     shape: tuple[int, ...]  # of the states
     constant_discount: bool  # one number for all states and choices
-    everywhere: Everywhere = ALONE  # reductions over all states, of which this may hold a part
+    reductions: Reductions = ALONE  # reductions over all states, of which this may hold a part
     depth: int  # additions that one entry of Tv goes through, for the rounding allowance
     opening: Array | None = None  # a value to start from, where one is known
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tridiagonal import LEAST
 
@@ -45,14 +45,14 @@ from .maximum import (
     over_blocks,
     tile_width,
 )
-from .model_functions import BLOCK, CHOICE, Functions, Pairs
-from .named_arrays import Named, add, aligned, multiply, take, where
+from .model_functions import BLOCK, CHOICE, ModelFunctions, PairTable
+from .named_arrays import NamedArray, add, aligned, multiply, take, where
 from .validation import survey_grids, survey_pairs
 
 Array = Any
 
 
-class Lattice(BellmanOperator):
+class GridOperator(BellmanOperator):
     """The Bellman operator of a model on its grids.
 
     Parameters
@@ -65,9 +65,9 @@ class Lattice(BellmanOperator):
         Number of choices looked at together when they do not all fit.
     memory : int
         Bytes the arrays over states and choices may take.
-    kept : Pairs, optional
+    kept : PairTable, optional
         The pairs that an operator of the same model kept, so that they need not be found again.
-    cut : Cut, optional
+    partition : Partition, optional
         The state of which this device has a part: all arrays over the states are that part then.
     """
 
@@ -77,18 +77,18 @@ class Lattice(BellmanOperator):
         t: Array | None = None,
         block: int | None = None,
         memory: int = 2**28,
-        kept: Pairs | None = None,
-        cut: Cut | None = None,
+        kept: PairTable | None = None,
+        partition: Partition | None = None,
     ) -> None:
         self.model = model
         self.states = tuple(model.states)
-        self.cut = cut
+        self.partition = partition
         self.shape = model.shape
-        if cut is not None:
-            at = self.states.index(cut.state)
-            self.shape = (*model.shape[:at], cut.width, *model.shape[at + 1 :])
-            self.everywhere = cut.everywhere
-        self.functions = Functions(model, t, cut)
+        if partition is not None:
+            at = self.states.index(partition.state)
+            self.shape = (*model.shape[:at], partition.width, *model.shape[at + 1 :])
+            self.reductions = partition.reductions
+        self.functions = ModelFunctions(model, t, partition)
         self.n_choices = self.functions.n_choices
         self.constant_discount = not callable(model.discount)
         self.expectation = Expectation(self.functions, self.shape, memory)
@@ -96,14 +96,14 @@ class Lattice(BellmanOperator):
         self._look_at_rules()
         self._choose_block(block, memory)
         self.by_rows = (
-            cut is not None
+            partition is not None
             and self.expectation.parted
             and self.block_size is not None
-            and cut.state in self.expectation.late_states
-            and model.transition[cut.state] in model.choices
-            and self.functions.shares_grid(cut.state)
+            and partition.state in self.expectation.late_states
+            and model.transition[partition.state] in model.choices
+            and self.functions.shares_grid(partition.state)
         )
-        self.kept: Pairs | None = None
+        self.kept: PairTable | None = None
         if self.block_size is None:
             self.kept = kept if kept is not None else self.pairs(self.kept_index())
 
@@ -118,7 +118,7 @@ class Lattice(BellmanOperator):
         )
         # Paths are followed from state to state, and so need all of them on one device.
         self.deterministic = (
-            self.cut is None
+            self.partition is None
             and not self.expectation.chains
             and all(
                 f.is_exact(n) and not f.axes_of(rule) & {*model.shocks, *model.post}
@@ -134,7 +134,7 @@ class Lattice(BellmanOperator):
     @property
     def walking(self) -> int | None:
         """The longest state whose rule moves it from where it is: it may walk step by step."""
-        if self.cut is not None:
+        if self.partition is not None:
             return None
         rules = self.model.transition
         own = [n for n in self.states if n in rules and n in self.functions.axes_of(rules[n])
@@ -174,23 +174,23 @@ class Lattice(BellmanOperator):
             fits = max(1, memory // 4 // self.bytes_per_choice)
             self.block_size = min(self.n_choices, block or min(fits, 32))
 
-    def _block_index(self, number: Array, dims: tuple[str, ...]) -> Named:
+    def _block_index(self, number: Array, dims: tuple[str, ...]) -> NamedArray:
         """Return the choices of blocks, flattened; the last block repeats the last choice."""
         index = jnp.minimum(number * self.width + jnp.arange(self.width), self.n_choices - 1)
-        return Named(index.astype(jnp.int32), dims)
+        return NamedArray(index.astype(jnp.int32), dims)
 
-    def kept_index(self) -> Named:
+    def kept_index(self) -> NamedArray:
         """Return all choices, by blocks."""
         numbers = jnp.arange(self.blocks)
         return self._block_index(numbers[:, None], (BLOCK, CHOICE))
 
-    def pairs_of_block(self, number: Array, *, all_feasible: bool = False) -> Pairs:
+    def pairs_of_block(self, number: Array, *, all_feasible: bool = False) -> PairTable:
         """Evaluate the model at all states and one block of choices."""
         return self.pairs(self._block_index(number, (CHOICE,)), all_feasible=all_feasible)
 
-    def pairs(self, index: Named, *, all_feasible: bool = False) -> Pairs:
+    def pairs(self, index: NamedArray, *, all_feasible: bool = False) -> PairTable:
         """Evaluate the model at all states and the choices in `index`."""
-        return Pairs.of(
+        return PairTable.of(
             self.functions,
             index,
             self.expectation.late_states,
@@ -200,26 +200,26 @@ class Lattice(BellmanOperator):
 
     # -- the operator ---------------------------------------------------------------------------
 
-    def quality(self, x: Named, pairs: Pairs, *, reward: bool = True) -> Named:
+    def quality(self, x: NamedArray, pairs: PairTable, *, reward: bool = True) -> NamedArray:
         """Return reward plus discounted continuation, -inf where infeasible."""
         future = multiply(self.expectation.at_choices(x, pairs), pairs.discount)
         if not reward:
-            worst = Named(jnp.asarray(-jnp.inf))
+            worst = NamedArray(jnp.asarray(-jnp.inf))
             return future if pairs.feasible is None else where(pairs.feasible, future, worst)
         return self._sum(pairs.reward, future)
 
-    def _sum(self, reward: Named, future: Named) -> Named:
+    def _sum(self, reward: NamedArray, future: NamedArray) -> NamedArray:
         q = add(reward, future)
         if self.mask_late:
-            q = where(reward.map(lambda r: r != -jnp.inf), q, Named(jnp.asarray(-jnp.inf)))
+            q = where(reward.map(lambda r: r != -jnp.inf), q, NamedArray(jnp.asarray(-jnp.inf)))
         return q
 
-    def over_states(self, x: Named, *extra: str) -> Array:
+    def over_states(self, x: NamedArray, *extra: str) -> Array:
         """Return an array over all states, and any axes of choices."""
         array = aligned(x, (*self.states, *extra))
         return jnp.broadcast_to(array, (*self.shape, *array.shape[len(self.shape) :]))
 
-    def _best_blocks(self, x: Named, *, reward: bool = True) -> tuple[Array, Array]:
+    def _best_blocks(self, x: NamedArray, *, reward: bool = True) -> tuple[Array, Array]:
         """Return, over the states, the maximum and the number of the first block that has it."""
         if self.kept is not None:
             q = self.quality(x, self.kept, reward=reward)
@@ -243,26 +243,26 @@ class Lattice(BellmanOperator):
     @property
     def tiles(self) -> tuple[str, int] | None:
         """The state to cut a sweep along, and members to a tile; None where that gains nothing."""
-        if self.model.feasible is None or self.block_size is None or self.cut is not None:
+        if self.model.feasible is None or self.block_size is None or self.partition is not None:
             return None
         state = max(self.states, key=self.model.size_of)
         size = self.model.size_of(state)
         width = tile_width(size, prod(self.shape) // size * self.width)
         return None if width is None else (state, width)
 
-    def best_of_blocks(self, x: Named, *, reward: bool = True) -> tuple[Array, Array]:
+    def best_of_blocks(self, x: NamedArray, *, reward: bool = True) -> tuple[Array, Array]:
         """Return the same by block after block, at some states or all."""
 
-        def feasible(number: Array) -> Named | None:
+        def feasible(number: Array) -> NamedArray | None:
             choices = self.functions.choice_values(self._block_index(number, (CHOICE,)))
             return self.functions.feasibility(self.functions.env | choices)
 
         quality = partial(self._block_quality, x, reward=reward)
-        told_apart = feasible if self.cut is None else lambda _: None
+        told_apart = feasible if self.partition is None else lambda _: None
         return best_of_blocks(quality, told_apart, self.blocks, self.shape)
 
     def _block_quality(
-        self, x: Named, number: Array, *, reward: bool = True, all_feasible: bool = False
+        self, x: NamedArray, number: Array, *, reward: bool = True, all_feasible: bool = False
     ) -> Array:
         """Return reward plus discounted continuation at one block of choices."""
         pairs = self.pairs_of_block(number, all_feasible=all_feasible)
@@ -270,17 +270,17 @@ class Lattice(BellmanOperator):
             x, pairs = self._rows_of_block(x, pairs)
         return self.over_states(self.quality(x, pairs, reward=reward), CHOICE)
 
-    def _rows_of_block(self, x: Named, pairs: Pairs) -> tuple[Named, Pairs]:
+    def _rows_of_block(self, x: NamedArray, pairs: PairTable) -> tuple[NamedArray, PairTable]:
         """Fetch just the rows that a block of choices of the cut state leads to."""
-        assert self.cut is not None
-        name = self.cut.state
+        assert self.partition is not None
+        name = self.partition.state
         wanted = pairs.locations[name].index
         axis = x.dims.index(next_axis(name))
-        rows = Named(self.cut.rows(x.array, axis, wanted.array), x.dims)
-        own = Location(Named(jnp.arange(self.width, dtype=jnp.int32), wanted.dims), here=True)
+        rows = NamedArray(self.partition.rows(x.array, axis, wanted.array), x.dims)
+        own = Location(NamedArray(jnp.arange(self.width, dtype=jnp.int32), wanted.dims), here=True)
         return rows, replace(pairs, locations=pairs.locations | {name: own})
 
-    def _greedy_by_rows(self, x: Named) -> tuple[Array, Array]:
+    def _greedy_by_rows(self, x: NamedArray) -> tuple[Array, Array]:
         """Maximise in one stage: the second would look up rows that are on other devices."""
 
         def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -303,7 +303,7 @@ class Lattice(BellmanOperator):
         value, block = self._best_blocks(x)
         if self.kept is not None:
             future = multiply(self.expectation.at_choices(x, self.kept), self.kept.discount)
-            at = Named(block, self.states)
+            at = NamedArray(block, self.states)
             q = self._sum(_rows(self.kept.reward, at), _rows(future, at))
         else:
             index = self._block_index(block[..., None], (*self.states, CHOICE))
@@ -316,14 +316,15 @@ class Lattice(BellmanOperator):
         """Return the sweep without rewards."""
         return self._best_blocks(self.expectation.before_choice(w), reward=False)[0]
 
-    def at(self, policy: Array) -> LatticePolicy:
+    def at(self, policy: Array) -> GridPolicy:
         """Fix a policy."""
-        return LatticePolicy(self, policy)
+        return GridPolicy(self, policy)
 
     def labels(self, policy: Array) -> dict[str, Array]:
         """Split a policy into an index for each choice."""
         return {
-            k: v.array for k, v in self.functions.choice_index(Named(policy, self.states)).items()
+            k: v.array
+            for k, v in self.functions.choice_index(NamedArray(policy, self.states)).items()
         }
 
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
@@ -335,7 +336,7 @@ class Lattice(BellmanOperator):
 
     def restricted(
         self, members: Mapping[str, Array], axis: str, block: int | None = None
-    ) -> Lattice:
+    ) -> GridOperator:
         """Return the same operator at some states only.
 
         Its maxima are over what :meth:`.Expectation.before_choice` of the whole returns, restricted
@@ -376,62 +377,62 @@ class Lattice(BellmanOperator):
             first = look(jnp.int32(0))
             found = lax.fori_loop(1, self.blocks, lambda i, s: s.join(look(i)), first)
         found = survey_grids(self.model, found)
-        return found if self.cut is None else found.over(self.everywhere)
+        return found if self.partition is None else found.over(self.reductions)
 
-    def _survey_of(self, pairs: Pairs) -> Survey:
+    def _survey_of(self, pairs: PairTable) -> Survey:
         locations = self.expectation.early_locations
         rewards = self.kept is not None
         return survey_pairs(self.functions, locations, pairs, self.sizes, rewards=rewards)
 
 
-def _rows(x: Named, block: Named) -> Named:
+def _rows(x: NamedArray, block: NamedArray) -> NamedArray:
     """Keep, at each state, only the choices of one block."""
     return take(x, (BLOCK,), block) if BLOCK in x.dims else x
 
 
-class LatticePolicy(PolicyOperator):
-    """A policy on a lattice; its next states are found once, not once per application."""
+class GridPolicy(PolicyOperator):
+    """A policy on grids; its next states are found once, not once per application."""
 
-    def __init__(self, lattice: Lattice, policy: Array) -> None:
-        self.lattice = lattice
-        self.everywhere, self.cut = lattice.everywhere, lattice.cut
-        index = Named(policy, lattice.states)
-        self.pairs = lattice.pairs(index)
+    def __init__(self, operator: GridOperator, policy: Array) -> None:
+        self.operator = operator
+        self.reductions, self.partition = operator.reductions, operator.partition
+        index = NamedArray(policy, operator.states)
+        self.pairs = operator.pairs(index)
         assert self.pairs.raw_reward is not None
-        self.reward = lattice.over_states(self.pairs.raw_reward)
-        self.discount = lattice.over_states(self.pairs.discount)
-        functions = lattice.functions
+        self.reward = operator.over_states(self.pairs.raw_reward)
+        self.discount = operator.over_states(self.pairs.discount)
+        functions = operator.functions
         self.env = functions.env | functions.choice_values(index)
-        self.line = lattice.walking
+        self.line = operator.walking
 
     def expect(self, f: Array) -> Array:
         """Return the expectation of a function of next period's state."""
-        x = self.lattice.expectation(f, self.pairs)
-        return self.lattice.over_states(x)
+        x = self.operator.expectation(f, self.pairs)
+        return self.operator.over_states(x)
 
     @property
     def proper(self) -> Array:
         """Whether every weight that a next state is interpolated with lies in [0, 1]."""
         found = jnp.asarray(True)
-        lattice, pairs = self.lattice, self.pairs
-        for at in (lattice.expectation.early_locations | pairs.locations).values():
+        operator, pairs = self.operator, self.pairs
+        for at in (operator.expectation.early_locations | pairs.locations).values():
             if at.weight is not None:
                 beyond = at.weight.map(lambda w: 1.0 * ~((w >= -SLACK) & (w <= 1.0 + SLACK)))
                 if set(beyond.dims) & set(pairs.posts):
-                    beyond = lattice.functions.reached(beyond, pairs)
+                    beyond = operator.functions.reached(beyond, pairs)
                 found &= ~(beyond.array > 0.0).any()
         return found
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
         """Approach the policy's value: by path doubling if its transitions are deterministic."""
-        lattice = self.lattice
-        if not lattice.deterministic:
+        operator = self.operator
+        if not operator.deterministic:
             return super().evaluate(start, tol, max_iter)
-        successor = jnp.zeros(lattice.shape, jnp.int32)
-        for name in lattice.states:
-            where_to = (lattice.expectation.early_locations | self.pairs.locations)[name]
-            index = lattice.over_states(where_to.index)
-            successor = successor * lattice.model.size_of(name) + index
+        successor = jnp.zeros(operator.shape, jnp.int32)
+        for name in operator.states:
+            where_to = (operator.expectation.early_locations | self.pairs.locations)[name]
+            index = operator.over_states(where_to.index)
+            successor = successor * operator.model.size_of(name) + index
         flat = path_doubling(
             self.reward.ravel(),
             self.discount.ravel(),
@@ -440,15 +441,15 @@ class LatticePolicy(PolicyOperator):
             tol,
             max_iter > 0,
         )
-        return flat.reshape(lattice.shape), jnp.asarray(False)
+        return flat.reshape(operator.shape), jnp.asarray(False)
 
     def outputs(self) -> dict[str, Array]:
         """Evaluate the model's outputs at the policy."""
         arrays = {}
-        for name, f in self.lattice.model.outputs.items():
+        for name, f in self.operator.model.outputs.items():
             what = f"output '{name}'"
-            x = self.lattice.functions.average(
+            x = self.operator.functions.average(
                 (f,), self.env, self.pairs.probabilities, what, self.pairs.posts
             )
-            arrays[name] = self.lattice.over_states(x)
+            arrays[name] = self.operator.over_states(x)
         return arrays

@@ -1,6 +1,6 @@
 """Which operator and which shortcut a model is solved by.
 
-A model of arrays has its own Bellman operator, a model on grids the lattice's. Where a state is a
+A model of arrays has its own Bellman operator, a model on grids another. Where a state is a
 cycle the solve loop runs on the operator of one turn (:mod:`.cyclic`), and what is found is read
 off by that of the whole model; everywhere else these two are one. Beside the operator there may be
 a shortcut: divide and conquer, with or without a certificate by a sample (:mod:`.monotone`,
@@ -14,17 +14,17 @@ from typing import Any
 
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.options import SolveOptions
 
 from .base import BellmanOperator, Shortcut
-from .bellman import Lattice
-from .cyclic import Cyclic, Turn, cycle_of
-from .mixed_precision import SingleLattice
-from .model_functions import Pairs
-from .monotone import MonotoneLattice, rising
-from .sampled_certificate import SampledLattice
-from .tabular import Tabular
+from .bellman import GridOperator
+from .cyclic import CyclicOperator, Turn, cycle_of
+from .mixed_precision import SinglePrecisionOperator
+from .model_functions import PairTable
+from .monotone import MonotoneOperator, rising
+from .sampled_certificate import SampledOperator
+from .tabular import TabularOperator
 
 
 class Operators:
@@ -35,9 +35,9 @@ class Operators:
     model : Model or TabularModel
         At one parameter point; its arrays may be traced.
     options : SolveOptions
-    cut : Cut, optional
+    partition : Partition, optional
         The state of which this device has a part.
-    kept : Pairs or Turn, optional
+    kept : PairTable or Turn, optional
         What the loop's operator of the same model kept.
     """
 
@@ -45,25 +45,25 @@ class Operators:
         self,
         model: Model | TabularModel,
         options: SolveOptions,
-        cut: Cut | None = None,
+        partition: Partition | None = None,
         kept: Any = None,
     ) -> None:
-        self.model, self.options, self.cut = model, options, cut
+        self.model, self.options, self.partition = model, options, partition
         self._kept: Any = kept
 
     @cached_property
     def loop(self) -> BellmanOperator:
         """The operator that the solve loop runs on: that of a turn, where there is a cycle."""
-        turn = cyclic(self.model, self.options, self.cut, self._kept)
+        turn = cyclic(self.model, self.options, self.partition, self._kept)
         if turn is not None:
             return turn
-        return make_operator(self.model, self.options, self.cut, self._kept)
+        return make_operator(self.model, self.options, self.partition, self._kept)
 
     @cached_property
     def whole(self) -> BellmanOperator:
         """The operator over all states, by which policies are read: the loop's, but for a cycle."""
-        if isinstance(self.loop, Cyclic):
-            return make_operator(self.model, self.options, self.cut)
+        if isinstance(self.loop, CyclicOperator):
+            return make_operator(self.model, self.options, self.partition)
         return self.loop
 
     @cached_property
@@ -81,14 +81,14 @@ class Operators:
     @property
     def may_sample(self) -> bool:
         """Whether a point's certificate may be one by a sample."""
-        return isinstance(self.whole_shortcut, SampledLattice)
+        return isinstance(self.whole_shortcut, SampledOperator)
 
 
 def make_operator(
     model: Model | TabularModel,
     options: SolveOptions,
-    cut: Cut | None = None,
-    kept: Pairs | None = None,
+    partition: Partition | None = None,
+    kept: PairTable | None = None,
 ) -> BellmanOperator:
     """Return the Bellman operator of an infinite-horizon model, over all of its states.
 
@@ -96,28 +96,33 @@ def make_operator(
     ----------
     model : Model or TabularModel
     options : SolveOptions
-    cut : Cut, optional
+    partition : Partition, optional
         The state of which this device has a part.
-    kept : Pairs, optional
+    kept : PairTable, optional
         What an operator of the same model kept.
     """
     if isinstance(model, TabularModel):
-        return Tabular(model, cut)
-    return Lattice(model, block=options.block, memory=options.memory, kept=kept, cut=cut)
+        return TabularOperator(model, partition)
+    return GridOperator(
+        model, block=options.block, memory=options.memory, kept=kept, partition=partition
+    )
 
 
 def cyclic(
-    model: Model | TabularModel, options: SolveOptions, cut: Cut | None, kept: Turn | None
-) -> Cyclic | None:
+    model: Model | TabularModel,
+    options: SolveOptions,
+    partition: Partition | None,
+    kept: Turn | None,
+) -> CyclicOperator | None:
     """Return the operator of one turn, or None where the model has no cycle or cannot be cut so."""
-    if not isinstance(model, Model) or cut is not None or not options.cycles:
+    if not isinstance(model, Model) or partition is not None or not options.cycles:
         return None
     if options.criterion != "discounted" or options.block is not None:
         return None
     cycle = cycle_of(model)
     if cycle is None:
         return None
-    operator = Cyclic(model, cycle, options.memory, kept)
+    operator = CyclicOperator(model, cycle, options.memory, kept)
     return operator if operator.one.block_size is None else None
 
 
@@ -131,32 +136,36 @@ def shortcut_of(operator: BellmanOperator, options: SolveOptions) -> Shortcut | 
     lack of memory, or a certificate by a sample. A hint that is wrong, or a guess, costs the sweeps
     of the shortcut. Single precision is tried where it is allowed.
     """
-    if not isinstance(operator, Lattice) or options.method not in ("auto", "pi"):
+    if not isinstance(operator, GridOperator) or options.method not in ("auto", "pi"):
         return None
     found = _monotone(operator, options)
     if found is not None:
         return found
     single = options.precision == "mixed" and operator.kept is not None
-    return SingleLattice(operator) if single else None
+    return SinglePrecisionOperator(operator) if single else None
 
 
-def _monotone(operator: Lattice, options: SolveOptions) -> MonotoneLattice | None:
+def _monotone(operator: GridOperator, options: SolveOptions) -> MonotoneOperator | None:
     model = operator.model
     along = rising(model)
     sampled = _samples(operator, options)
     if along is None or not (model.monotone or operator.kept is None or sampled):
         return None
     # With a block nothing is kept.
-    keywords: dict[str, Any] = {"block": 1, "memory": options.memory, "cut": operator.cut}
+    keywords: dict[str, Any] = {
+        "block": 1,
+        "memory": options.memory,
+        "partition": operator.partition,
+    }
     if sampled:
         drawn = {"sample": options.sample, "seed": options.sample_seed}
-        found: MonotoneLattice = SampledLattice(model, along, **drawn, **keywords)
+        found: MonotoneOperator = SampledOperator(model, along, **drawn, **keywords)
     else:
-        found = MonotoneLattice(model, along, **keywords)
+        found = MonotoneOperator(model, along, **keywords)
     return found if found.applicable else None
 
 
-def _samples(operator: Lattice, options: SolveOptions) -> bool:
+def _samples(operator: GridOperator, options: SolveOptions) -> bool:
     """Tell whether a certificate by a sample was asked for, and can be given."""
-    able = operator.cut is None and operator.constant_discount
+    able = operator.partition is None and operator.constant_discount
     return able and options.certificate == "sampled"

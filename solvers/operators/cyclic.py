@@ -41,14 +41,14 @@ from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.post_decision import Post
+from dpsolve.solvers.model.post_decision import PostDecision
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tracing import EPS, is_concrete
 
 from .base import BellmanOperator, PolicyOperator, Survey
-from .bellman import Lattice
-from .model_functions import Pairs
-from .named_arrays import Named, mapped
+from .bellman import GridOperator
+from .model_functions import PairTable
+from .named_arrays import NamedArray, mapped
 
 Array = Any
 PHASE = "#phase"  # the axis of phases in a policy
@@ -58,9 +58,9 @@ SLACK = 1.001  # leaves the loop's tolerance room for what rounding adds in the 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Turn:
-    """What the lattices of a turn keep, the axis of phases first in every array."""
+    """What the operators of a turn keep, the axis of phases first in every array."""
 
-    pairs: Pairs
+    pairs: PairTable
     locations: Any
     probabilities: Any
 
@@ -69,7 +69,7 @@ class Turn:
         return replace(self, pairs=self.pairs.lean())
 
 
-class Cyclic(BellmanOperator):
+class CyclicOperator(BellmanOperator):
     """The Bellman operator of one turn, over the states of its first phase.
 
     Parameters
@@ -96,22 +96,26 @@ class Cyclic(BellmanOperator):
         if kept is None and self.one.block_size is None:
             self.kept = lax.map(self._keep, self.turn)
 
-    def at_phase(self, position: Array, kept: Turn | None = None) -> Lattice:
-        """Return the lattice of one phase."""
+    def at_phase(self, position: Array, kept: Turn | None = None) -> GridOperator:
+        """Return the operator of one phase."""
         model = model_at(self.model, self.cycle.state, self.values[position])
-        lattice = Lattice(model, memory=self.memory, kept=None if kept is None else kept.pairs)
+        grid_operator = GridOperator(
+            model, memory=self.memory, kept=None if kept is None else kept.pairs
+        )
         if kept is not None:
-            lattice.expectation = lattice.expectation.given(kept.locations, kept.probabilities)
-        return lattice
+            grid_operator.expectation = grid_operator.expectation.given(
+                kept.locations, kept.probabilities
+            )
+        return grid_operator
 
     def _keep(self, position: Array) -> Turn:
-        lattice = self.at_phase(position)
-        assert lattice.kept is not None
-        known = lattice.expectation
-        return Turn(lattice.kept, known.early_locations, known.early_probabilities)
+        grid_operator = self.at_phase(position)
+        assert grid_operator.kept is not None
+        known = grid_operator.expectation
+        return Turn(grid_operator.kept, known.early_locations, known.early_probabilities)
 
     def backwards(self, step: Callable[..., tuple[Array, Any]], start: Array, given: Any) -> Any:
-        """Go through the turn from its end: ``step(lattice, carry, given of the phase)``."""
+        """Go through the turn from its end: ``step(operator, carry, given of the phase)``."""
 
         def phase(carry: Array, x: tuple[Array, Any, Any]) -> tuple[Array, Any]:
             position, kept, own = x
@@ -135,13 +139,13 @@ class Cyclic(BellmanOperator):
         """Return what a turn without rewards makes of `w`."""
         return self.backwards(lambda t, w, _: (t.growth(w), None), w, None)[0]
 
-    def at(self, policy: Array) -> TurnPolicy:
+    def at(self, policy: Array) -> CyclicPolicy:
         """Fix the policies of all phases."""
-        return TurnPolicy(self, policy)
+        return CyclicPolicy(self, policy)
 
     def labels(self, policy: Array) -> dict[str, Array]:
         """Split policies into an index for each choice, over phases and states."""
-        index = Named(policy, (PHASE, *self.one.states))
+        index = NamedArray(policy, (PHASE, *self.one.states))
         return {name: x.array for name, x in self.one.functions.choice_index(index).items()}
 
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
@@ -180,18 +184,18 @@ class Cyclic(BellmanOperator):
         )
 
 
-class TurnPolicy(PolicyOperator):
+class CyclicPolicy(PolicyOperator):
     """The policies of a turn; next states are found once, not once per application."""
 
-    def __init__(self, operator: Cyclic, policy: Array) -> None:
+    def __init__(self, operator: CyclicOperator, policy: Array) -> None:
         self.operator = operator
 
-        def look(x: tuple[Array, Turn, Array]) -> Pairs:
+        def look(x: tuple[Array, Turn, Array]) -> PairTable:
             position, kept, own = x
-            lattice = operator.at_phase(position, kept)
-            return lattice.pairs(Named(own, lattice.states))
+            grid_operator = operator.at_phase(position, kept)
+            return grid_operator.pairs(NamedArray(own, grid_operator.states))
 
-        self.pairs: Pairs = lax.map(look, (operator.turn, operator.kept, policy))
+        self.pairs: PairTable = lax.map(look, (operator.turn, operator.kept, policy))
         self.proper = jnp.asarray(True)
         self.discount = jnp.ones(())
         self.reward = self._affine(jnp.zeros(operator.shape), 1.0)
@@ -199,11 +203,11 @@ class TurnPolicy(PolicyOperator):
     def _affine(self, v: Array, reward: float) -> Array:
         """Apply the turn, its rewards times `reward`."""
 
-        def step(lattice: Lattice, v: Array, pairs: Pairs) -> tuple[Array, None]:
-            future = lattice.expectation(v, pairs)
-            v = lattice.over_states(pairs.discount) * lattice.over_states(future)
+        def step(grid_operator: GridOperator, v: Array, pairs: PairTable) -> tuple[Array, None]:
+            future = grid_operator.expectation(v, pairs)
+            v = grid_operator.over_states(pairs.discount) * grid_operator.over_states(future)
             if reward:
-                v = v + lattice.over_states(pairs.raw_reward)  # type: ignore[arg-type]
+                v = v + grid_operator.over_states(pairs.raw_reward)  # type: ignore[arg-type]
             return v, None
 
         found: Array = self.operator.backwards(step, v, self.pairs)[0]
@@ -216,8 +220,8 @@ class TurnPolicy(PolicyOperator):
     def expect(self, f: Array) -> Array:
         """Return the expectation, discounting left out, of what is a turn ahead."""
 
-        def step(lattice: Lattice, f: Array, pairs: Pairs) -> tuple[Array, None]:
-            return lattice.over_states(lattice.expectation(f, pairs)), None
+        def step(grid_operator: GridOperator, f: Array, pairs: PairTable) -> tuple[Array, None]:
+            return grid_operator.over_states(grid_operator.expectation(f, pairs)), None
 
         found: Array = self.operator.backwards(step, f, self.pairs)[0]
         return found
@@ -294,7 +298,9 @@ def _successors(model: Model, name: str) -> np.ndarray[Any, Any] | None:
     # JAX would trace even what depends on nothing that is traced.
     with jax.ensure_compile_time_eval():
         values = jnp.asarray(spec.values)
-        to = mapped(rule, {name: Named(values, (name,))}, (name,), f"the transition of '{name}'")
+        to = mapped(
+            rule, {name: NamedArray(values, (name,))}, (name,), f"the transition of '{name}'"
+        )
     if not is_concrete(to.array):
         return None
     position = np.asarray(to.array, np.float64) - spec.lo
@@ -345,7 +351,7 @@ def model_at(model: Model, state: str, value: Array) -> Model:
         transition={n: at(rule) for n, rule in model.transition.items() if n != state},
         feasible=at(model.feasible),
         shocks={n: replace(w, probs=at(w.probs)) for n, w in model.shocks.items()},
-        post={n: Post(p.spec, at(p.rule)) for n, p in model.post.items()},
+        post={n: PostDecision(p.spec, at(p.rule)) for n, p in model.post.items()},
         outputs={},
         moments={},
     )

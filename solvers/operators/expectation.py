@@ -33,8 +33,8 @@ from jax import lax
 from dpsolve.solvers.model.markov import Markov
 
 from .interpolation import Location, at_members, corners, flattened
-from .model_functions import CHOICE, Functions, Pairs
-from .named_arrays import Named, add, multiply, take, where
+from .model_functions import CHOICE, ModelFunctions, PairTable
+from .named_arrays import NamedArray, add, multiply, take, where
 
 Array = Any
 
@@ -188,7 +188,7 @@ class Expectation:
 
     Parameters
     ----------
-    functions : Functions
+    functions : ModelFunctions
         The model's.
     shape : tuple of int
         Of the states at hand.
@@ -196,9 +196,9 @@ class Expectation:
         Bytes that arrays over states and choices may take.
     """
 
-    def __init__(self, functions: Functions, shape: tuple[int, ...], memory: int) -> None:
-        model, cut = functions.model, functions.cut
-        self.functions, self.cut, self.states = functions, cut, tuple(model.states)
+    def __init__(self, functions: ModelFunctions, shape: tuple[int, ...], memory: int) -> None:
+        model, partition = functions.model, functions.partition
+        self.functions, self.partition, self.states = functions, partition, tuple(model.states)
         self.sizes = {n: model.size_of(n) for n in (*model.states, *model.shocks, *model.post)}
         self.sizes |= {next_axis(n): model.size_of(n) for n in model.states}
         self.sizes |= dict(zip(model.states, shape, strict=True))
@@ -226,9 +226,9 @@ class Expectation:
         # rest, else it looks at them one part, or one block of choices, at a time. Parts of what
         # depends on the sender's own states already are of no use to others.
         self.parted = (
-            cut is not None
+            partition is not None
             and 8 * prod(model.shape) > memory // 8
-            and self._looked_up_first(cut.state)
+            and self._looked_up_first(partition.state)
         )
 
     def _looked_up_first(self, state: str) -> bool:
@@ -237,7 +237,7 @@ class Expectation:
         return all(state not in step.dims for step in before)
 
     def given(
-        self, locations: Mapping[str, Location], probabilities: Mapping[str, Named]
+        self, locations: Mapping[str, Location], probabilities: Mapping[str, NamedArray]
     ) -> Expectation:
         """Return the same with other arrays for what does not depend on the choice."""
         other = copy.copy(self)
@@ -245,9 +245,9 @@ class Expectation:
         return other
 
     def restricted(self, members: Mapping[str, Array], axis: str) -> Expectation:
-        """Return the same at some states, from :meth:`at_choices` on; see :class:`.Lattice`."""
+        """Return the same at some states, from :meth:`at_choices` on."""
 
-        def some(x: Named) -> Named:
+        def some(x: NamedArray) -> NamedArray:
             return at_members(x, members, axis)
 
         return self.given(
@@ -255,41 +255,45 @@ class Expectation:
             {w: some(p) for w, p in self.early_probabilities.items()},
         )
 
-    def __call__(self, v: Array, pairs: Pairs) -> Named:
+    def __call__(self, v: Array, pairs: PairTable) -> NamedArray:
         """Take the expectation of a function of next period's state, at given choices."""
         return self.at_choices(self.before_choice(v), pairs)
 
-    def before_choice(self, v: Array) -> Named:
+    def before_choice(self, v: Array) -> NamedArray:
         """Take the expectation as far as it does not depend on the choice."""
         dims = tuple(n if n in self.chains else next_axis(n) for n in self.states)
         for name in self.chains:
             chain = cast("Markov", self.functions.model.states[name])
             p = jnp.asarray(chain.transition_matrix, v.dtype)
             axis = self.states.index(name)
-            if self.cut is not None and name == self.cut.state:
-                v = self._across_parts(v, p[self.cut.index()], axis)
+            if self.partition is not None and name == self.partition.state:
+                v = self._across_parts(v, p[self.partition.index()], axis)
                 continue
             v = jnp.moveaxis(jnp.tensordot(v, p, axes=(axis, 1)), -1, axis)
-        if self.cut is not None and self.cut.state not in self.chains and not self.parted:
-            v = self.cut.gather(v, self.states.index(self.cut.state))
-        x = Named(v, dims)
+        if (
+            self.partition is not None
+            and self.partition.state not in self.chains
+            and not self.parted
+        ):
+            v = self.partition.gather(v, self.states.index(self.partition.state))
+        x = NamedArray(v, dims)
         for step in self.early:
             x = self._contract(x, step, self.early_locations, self.early_probabilities)
         return x
 
     def _across_parts(self, v: Array, p: Array, axis: int) -> Array:
         """Contract the cut state's own chain with this device's rows of probabilities."""
-        assert self.cut is not None
-        width, parts = self.cut.width, self.cut.parts
-        p = jnp.pad(p, ((0, 0), (0, width * parts - self.cut.size)))
+        assert self.partition is not None
+        width, parts = self.partition.width, self.partition.parts
+        p = jnp.pad(p, ((0, 0), (0, width * parts - self.partition.size)))
 
         def visit(part: Array, first: Array) -> Array:
             columns = lax.dynamic_slice_in_dim(p, first, width, axis=1)
             return jnp.moveaxis(jnp.tensordot(part, columns, axes=(axis, 1)), -1, axis)
 
-        return self.cut.ring(v, visit)
+        return self.partition.ring(v, visit)
 
-    def at_choices(self, x: Named, pairs: Pairs) -> Named:
+    def at_choices(self, x: NamedArray, pairs: PairTable) -> NamedArray:
         """Finish the expectation at given choices."""
         for step in self.late:
             x = self._contract(x, step, pairs.locations, pairs.probabilities)
@@ -297,53 +301,58 @@ class Expectation:
 
     def _contract(
         self,
-        x: Named,
+        x: NamedArray,
         step: Step,
         locations: Mapping[str, Location],
-        probabilities: Mapping[str, Named],
-    ) -> Named:
-        cut = self.cut
-        if self.parted and cut and cut.state in step.states and not locations[cut.state].here:
+        probabilities: Mapping[str, NamedArray],
+    ) -> NamedArray:
+        partition = self.partition
+        if (
+            self.parted
+            and partition
+            and partition.state in step.states
+            and not locations[partition.state].here
+        ):
             dims = x.dims
             found: list[tuple[str, ...]] = []
 
             def visit(part: Array, first: Array) -> Array:
-                y = self._look_up(Named(part, dims), step, locations, first)
+                y = self._look_up(NamedArray(part, dims), step, locations, first)
                 found.append(y.dims)
                 return y.array
 
-            total = cut.ring(x.array, visit)
-            y = Named(total, found[0])
+            total = partition.ring(x.array, visit)
+            y = NamedArray(total, found[0])
         else:
             y = self._look_up(x, step, locations)
         return self.functions.over_shocks(y, probabilities, step.shocks)
 
     def _look_up(
         self,
-        x: Named,
+        x: NamedArray,
         step: Step,
         locations: Mapping[str, Location],
         first: Array | None = None,
-    ) -> Named:
+    ) -> NamedArray:
         """Replace next states' axes by lookups; only of the part that begins at `first`."""
         at = {self.axes[n]: locations[n] for n in step.states}
         parts = []
         for indices, weights in corners(at):
             inside = None if first is None else self._within_part(indices, first)
             part = multiply(take(x, list(at), flattened(indices, x)), *weights)
-            parts.append(part if inside is None else where(inside, part, Named(jnp.zeros(()))))
+            parts.append(part if inside is None else where(inside, part, NamedArray(jnp.zeros(()))))
         return add(*parts)
 
-    def _within_part(self, indices: dict[str, Named], first: Array) -> Named:
+    def _within_part(self, indices: dict[str, NamedArray], first: Array) -> NamedArray:
         """Count positions of the cut state from `first` on; tell which of them are in that part."""
-        assert self.cut is not None
-        axis, width = next_axis(self.cut.state), self.cut.width
+        assert self.partition is not None
+        axis, width = next_axis(self.partition.state), self.partition.width
         index = indices[axis].map(lambda i: i - first)
         indices[axis] = index.map(lambda i: jnp.clip(i, 0, width - 1))
         return index.map(lambda i: (i >= 0) & (i < width))
 
 
-def _rules(functions: Functions) -> list[Rule]:
+def _rules(functions: ModelFunctions) -> list[Rule]:
     """Return the rules of a model's states, and of the post variables that these name."""
     model = functions.model
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dpsolve.solvers.model.grids import Grid, Integers
 
-from .named_arrays import Named, add, greatest, multiply, take, where
+from .named_arrays import NamedArray, add, greatest, multiply, take, where
 
 # A next state this far outside, relative to the grid's width (or, for an integer, absolutely), is
 # rounding and not a mistake.
@@ -29,11 +29,11 @@ class Location:
 
     Attributes
     ----------
-    index : Named of int32
+    index : NamedArray of int32
         The member, or the lower end of the segment.
-    weight : Named of float64, or None
+    weight : NamedArray of float64, or None
         Weight of the upper end; None where positions are members.
-    gap : Named of float64, or None
+    gap : NamedArray of float64, or None
         How far outside the grid (or, for an integer, off the nearest member); None if that cannot
         happen.
     here : bool
@@ -41,31 +41,33 @@ class Location:
         with other devices.
     """
 
-    index: Named
-    weight: Named | None = None
-    gap: Named | None = None
+    index: NamedArray
+    weight: NamedArray | None = None
+    gap: NamedArray | None = None
     here: bool = field(metadata={"static": True}, default=False)
 
-    def map(self, f: Callable[[Named], Named]) -> Location:
+    def map(self, f: Callable[[NamedArray], NamedArray]) -> Location:
         """Apply a function to each array."""
         weight, gap = (None if x is None else f(x) for x in (self.weight, self.gap))
         return Location(f(self.index), weight, gap, self.here)
 
 
-def locate(spec: Grid | Integers, x: Named) -> Location:
+def locate(spec: Grid | Integers, x: NamedArray) -> Location:
     """Find values on a grid of points or among integers."""
     return _member(spec, x) if isinstance(spec, Integers) else _segment(spec, x)
 
 
-def _member(spec: Integers, x: Named) -> Location:
+def _member(spec: Integers, x: NamedArray) -> Location:
     value = jnp.asarray(x.array, dtype=jnp.float64)
     nearest = jnp.clip(jnp.round(value), spec.lo, spec.hi)
     index = jnp.where(jnp.isnan(nearest), 0, nearest - spec.lo).astype(jnp.int32)
     gap = jnp.abs(value - nearest)
-    return Location(Named(index, x.dims), None, Named(jnp.where(gap > SLACK, gap, 0.0), x.dims))
+    return Location(
+        NamedArray(index, x.dims), None, NamedArray(jnp.where(gap > SLACK, gap, 0.0), x.dims)
+    )
 
 
-def _segment(spec: Grid, x: Named) -> Location:
+def _segment(spec: Grid, x: NamedArray) -> Location:
     points = jnp.asarray(spec.values, dtype=jnp.float64)
     value = jnp.asarray(x.array, dtype=jnp.float64)
     n = spec.size
@@ -75,9 +77,9 @@ def _segment(spec: Grid, x: Named) -> Location:
     gap = jnp.where(outside <= SLACK * jnp.maximum(hi - lo, jnp.abs(lo)), 0.0, outside)
     if n == 1:
         return Location(
-            Named(jnp.zeros(value.shape, jnp.int32), x.dims),
+            NamedArray(jnp.zeros(value.shape, jnp.int32), x.dims),
             None,
-            None if spec.outside != "error" else Named(gap, x.dims),
+            None if spec.outside != "error" else NamedArray(gap, x.dims),
         )
     index = _segment_index(spec, points, value)
     left, right = points[index], points[index + 1]
@@ -85,9 +87,9 @@ def _segment(spec: Grid, x: Named) -> Location:
     if spec.outside != "extrapolate":
         weight = jnp.clip(weight, 0.0, 1.0)
     return Location(
-        Named(index, x.dims),
-        Named(weight, x.dims),
-        Named(gap, x.dims) if spec.outside == "error" else None,
+        NamedArray(index, x.dims),
+        NamedArray(weight, x.dims),
+        NamedArray(gap, x.dims) if spec.outside == "error" else None,
     )
 
 
@@ -106,7 +108,9 @@ def _segment_index(spec: Grid, points: Any, value: Any) -> Any:
     return jnp.clip(guess, 0, n - 2)
 
 
-Corner = tuple[dict[str, Named], list[Named]]  # a position on each axis, and weights to multiply
+Corner = tuple[
+    dict[str, NamedArray], list[NamedArray]
+]  # a position on each axis, and weights to multiply
 
 
 def corners(locations: Mapping[str, Location]) -> Iterator[Corner]:
@@ -123,27 +127,27 @@ def corners(locations: Mapping[str, Location]) -> Iterator[Corner]:
         yield {axis: at.index.map(lambda i: i + 1), **indices}, [at.weight, *weights]
 
 
-def flattened(indices: Mapping[str, Named], x: Named) -> Named:
+def flattened(indices: Mapping[str, NamedArray], x: NamedArray) -> NamedArray:
     """Return positions along axes of `x` as if these were one, the last one fastest."""
     (_, flat), *rest = indices.items()
     for axis, index in rest:
-        flat = add(Named(flat.array * x.size_of(axis), flat.dims), index)
+        flat = add(NamedArray(flat.array * x.size_of(axis), flat.dims), index)
     return flat
 
 
-def at_members(x: Named, members: Mapping[str, Any], axis: str) -> Named:
+def at_members(x: NamedArray, members: Mapping[str, Any], axis: str) -> NamedArray:
     """Keep some members of states: those axes of `x` that are these states become one, `axis`."""
     dims = [name for name in members if name in x.dims]
     if not dims:
         return x
     if dims == [axis]:
-        return Named(jnp.take(x.array, members[axis], axis=x.dims.index(axis)), x.dims)
-    return take(x, dims, flattened({n: Named(members[n], (axis,)) for n in dims}, x))
+        return NamedArray(jnp.take(x.array, members[axis], axis=x.dims.index(axis)), x.dims)
+    return take(x, dims, flattened({n: NamedArray(members[n], (axis,)) for n in dims}, x))
 
 
-def looked_up(x: Named, locations: Mapping[str, Location]) -> Named:
+def looked_up(x: NamedArray, locations: Mapping[str, Location]) -> NamedArray:
     """Replace axes of `x` by lookups; a corner without weight may hold anything, NaN included."""
-    nothing = Named(jnp.zeros(()))
+    nothing = NamedArray(jnp.zeros(()))
     parts = []
     for indices, weights in corners(locations):
         part = take(x, list(indices), flattened(indices, x))
@@ -154,9 +158,9 @@ def looked_up(x: Named, locations: Mapping[str, Location]) -> Named:
     return add(*parts)
 
 
-def greatest_reached(x: Named, locations: Mapping[str, Location]) -> Named:
+def greatest_reached(x: NamedArray, locations: Mapping[str, Location]) -> NamedArray:
     """Replace axes of `x` by its greatest value among the corners that have a weight."""
-    least = Named(jnp.asarray(-jnp.inf))
+    least = NamedArray(jnp.asarray(-jnp.inf))
     parts = []
     for indices, weights in corners(locations):
         part = take(x, list(indices), flattened(indices, x))

@@ -21,7 +21,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from .named_arrays import Named
+from .named_arrays import NamedArray
 
 Array = Any
 Best = tuple[Array, Array]  # over the states: a maximum, and the number of what has it
@@ -72,7 +72,7 @@ def over_blocks(look: Callable[[Array, Best], Best], blocks: int, shape: tuple[i
 
 def best_of_blocks(
     quality: Callable[..., Array],
-    feasible: Callable[[Array], Named | None],
+    feasible: Callable[[Array], NamedArray | None],
     blocks: int,
     shape: tuple[int, ...],
 ) -> Best:

@@ -15,23 +15,23 @@ import jax
 import jax.numpy as jnp
 
 from .base import Shortcut
-from .bellman import Lattice, LatticePolicy
+from .bellman import GridOperator, GridPolicy
 
 Array = Any
 
 
-class SingleLattice(Lattice, Shortcut):
-    """A lattice whose maxima are found in float32; policies are evaluated in float64.
+class SinglePrecisionOperator(GridOperator, Shortcut):
+    """An operator whose maxima are found in float32; policies are evaluated in float64.
 
     Parameters
     ----------
-    double : Lattice
-        The lattice itself, which keeps its rewards.
+    double : GridOperator
+        The operator itself, which keeps its rewards.
     """
 
     patience = 2
 
-    def __init__(self, double: Lattice) -> None:
+    def __init__(self, double: GridOperator) -> None:
         assert double.kept is not None
         self.__dict__.update(copy.copy(double).__dict__)
         self.double = double
@@ -46,7 +46,7 @@ class SingleLattice(Lattice, Shortcut):
         value, policy = super().greedy(_halved(v))
         return value.astype(jnp.float64), policy
 
-    def at(self, policy: Array) -> LatticePolicy:
+    def at(self, policy: Array) -> GridPolicy:
         """Fix a policy, in double precision."""
         return self.double.at(policy)
 

@@ -21,18 +21,18 @@ from jax import lax
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .interpolation import Location, corners, greatest_reached, locate, looked_up
-from .named_arrays import Named, add, mapped, multiply, top, total, where
+from .named_arrays import NamedArray, add, mapped, multiply, top, total, where
 
 Array = Any
 CHOICE = "*"  # the axis of all choices together, flattened in C order
 BLOCK = "#"  # the axis of blocks of choices, when all are looked at together
 
 
-class Functions:
+class ModelFunctions:
     """A model's functions over named axes.
 
     Parameters
@@ -41,31 +41,33 @@ class Functions:
         At one parameter point; its arrays may be traced.
     t : int array, optional
         The period, with a horizon.
-    cut : Cut, optional
+    partition : Partition, optional
         The state of which this device has a part.
     """
 
-    def __init__(self, model: Model, t: Array | None = None, cut: Cut | None = None) -> None:
+    def __init__(
+        self, model: Model, t: Array | None = None, partition: Partition | None = None
+    ) -> None:
         self.model = model
-        self.cut = cut
+        self.partition = partition
         self.order = (*model.states, BLOCK, CHOICE, *model.post, *model.shocks)
         self.n_choices = prod(model.size_of(c) for c in model.choices)
         # The barrier keeps XLA from evaluating a model without parameters at compile time, which
         # takes it longer than running it.
-        self.env: dict[str, Named] = {
-            name: Named(lax.optimization_barrier(jnp.asarray(spec.values)), (name,))
+        self.env: dict[str, NamedArray] = {
+            name: NamedArray(lax.optimization_barrier(jnp.asarray(spec.values)), (name,))
             for name, spec in (*model.states.items(), *model.shocks.items())
         }
-        if cut is not None:
-            whole = self.env[cut.state]
-            self.env[cut.state] = Named(whole.array[cut.index()], whole.dims)
+        if partition is not None:
+            whole = self.env[partition.state]
+            self.env[partition.state] = NamedArray(whole.array[partition.index()], whole.dims)
         # Only what comes after a decision may name these.
         self.post_env = {
-            name: Named(lax.optimization_barrier(jnp.asarray(post.spec.values)), (name,))
+            name: NamedArray(lax.optimization_barrier(jnp.asarray(post.spec.values)), (name,))
             for name, post in model.post.items()
         }
         if t is not None:
-            self.env["t"] = Named(jnp.asarray(t))
+            self.env["t"] = NamedArray(jnp.asarray(t))
         self.members: dict[str, Array] = {}  # of states of which not all are at hand
         self.vanishing = [w for w, s in model.shocks.items() if not _all_positive(s.probs)]
 
@@ -88,15 +90,15 @@ class Functions:
         """Return the positions on its grid of a state's members that this device has."""
         if state in self.members:
             return self.members[state]
-        if self.cut is not None and state == self.cut.state:
-            return self.cut.index()
+        if self.partition is not None and state == self.partition.state:
+            return self.partition.index()
         return jnp.arange(self.model.size_of(state), dtype=jnp.int32)
 
-    def restricted(self, members: Mapping[str, Array], axis: str) -> Functions:
+    def restricted(self, members: Mapping[str, Array], axis: str) -> ModelFunctions:
         """Return the same functions at some members of states, which lie along `axis` then."""
         part = copy.copy(self)
         part.env = self.env | {
-            name: Named(self.env[name].array[at], (axis,)) for name, at in members.items()
+            name: NamedArray(self.env[name].array[at], (axis,)) for name, at in members.items()
         }
         part.members = self.members | dict(members)
         return part
@@ -105,40 +107,40 @@ class Functions:
         """Tell whether a rule always leads to a member of the grid, and nothing is interpolated."""
         return isinstance(self.spec_of(name), Integers) or self.shares_grid(name)
 
-    def choice_index(self, index: Named) -> dict[str, Named]:
+    def choice_index(self, index: NamedArray) -> dict[str, NamedArray]:
         """Split a flattened choice into an index for each choice."""
         parts = {}
         stride = self.n_choices
         for name in self.model.choices:
             n = self.model.size_of(name)
             stride //= n
-            parts[name] = Named(index.array // stride % n, index.dims)
+            parts[name] = NamedArray(index.array // stride % n, index.dims)
         return parts
 
-    def choice_values(self, index: Named) -> dict[str, Named]:
+    def choice_values(self, index: NamedArray) -> dict[str, NamedArray]:
         """Return each choice's grid value."""
         values = {}
         for name, part in self.choice_index(index).items():
             grid = jnp.asarray(self.model.grid_of(name).values)
-            values[name] = Named(grid[part.array], part.dims)
+            values[name] = NamedArray(grid[part.array], part.dims)
         return values
 
-    def probability(self, shock: str, env: Mapping[str, Named]) -> Named:
+    def probability(self, shock: str, env: Mapping[str, NamedArray]) -> NamedArray:
         """Return a shock's probabilities: over its own axis and those of what they depend on."""
         probs = self.model.shocks[shock].probs
         if callable(probs):
             what = f"the function of probabilities of shock '{shock}'"
             return mapped(probs, env, self.order, what, own=(shock,))
-        return Named(jnp.asarray(probs), (shock,))
+        return NamedArray(jnp.asarray(probs), (shock,))
 
     def average(
         self,
         fs: Any,
-        env: Mapping[str, Named],
-        probabilities: Mapping[str, Named],
+        env: Mapping[str, NamedArray],
+        probabilities: Mapping[str, NamedArray],
         what: str,
         posts: Mapping[str, Location],
-    ) -> Named:
+    ) -> NamedArray:
         """Sum functions, each averaged over just the shocks it names.
 
         Parameters
@@ -167,7 +169,7 @@ class Functions:
             parts.append(self.over_shocks(x, probabilities, self.model.shocks))
         return add(*parts)
 
-    def _evaluated(self, f: Any, env: Mapping[str, Named], what: str) -> Named:
+    def _evaluated(self, f: Any, env: Mapping[str, NamedArray], what: str) -> NamedArray:
         return mapped(f, env, self.order, what).map(lambda a: jnp.asarray(a, jnp.float64))
 
     def _is_tabulated(self, f: Any) -> bool:
@@ -195,22 +197,24 @@ class Functions:
         return self._axes_of_pairs(f) | {*model.states, CHOICE}, corners
 
     def _at_corners(
-        self, f: Any, env: Mapping[str, Named], named: Mapping[str, Location], what: str
-    ) -> Named:
+        self, f: Any, env: Mapping[str, NamedArray], named: Mapping[str, Location], what: str
+    ) -> NamedArray:
         """Evaluate a function at the grid points beside the values of post variables."""
         parts = []
         for indices, weights in corners(named):
-            here = {p: Named(self.post_env[p].array[i.array], i.dims) for p, i in indices.items()}
+            here = {
+                p: NamedArray(self.post_env[p].array[i.array], i.dims) for p, i in indices.items()
+            }
             part = self._evaluated(f, {**env, **here}, what)
             if weights:
                 weight = multiply(*weights)
                 reached = weight.map(lambda w: w != 0.0)
-                part = where(reached, multiply(part, weight), Named(jnp.zeros(())))
+                part = where(reached, multiply(part, weight), NamedArray(jnp.zeros(())))
             parts.append(part)
         return add(*parts)
 
     def _shocks_after(
-        self, x: Named, named: Mapping[str, Location], probabilities: Mapping[str, Named]
+        self, x: NamedArray, named: Mapping[str, Location], probabilities: Mapping[str, NamedArray]
     ) -> list[str]:
         """Return the shocks that enter only after the post variables, and can be done with there.
 
@@ -225,7 +229,7 @@ class Functions:
 
     def drawn_posts(
         self, posts: Mapping[str, Location]
-    ) -> tuple[dict[str, Named], dict[str, Named]]:
+    ) -> tuple[dict[str, NamedArray], dict[str, NamedArray]]:
         """Return post variables as shocks: values, and chances of those between grid points.
 
         Such a one has an axis of its own, of the two points beside it.
@@ -235,14 +239,14 @@ class Functions:
             grid = self.post_env[name].array
             low = grid[at.index.array]
             if at.weight is None:
-                values[name] = Named(low, at.index.dims)
+                values[name] = NamedArray(low, at.index.dims)
                 continue
             dims, w = (*at.index.dims, name), at.weight.array
-            values[name] = Named(jnp.stack([low, grid[at.index.array + 1]], -1), dims)
-            chances[name] = Named(jnp.stack([1.0 - w, w], -1), dims)
+            values[name] = NamedArray(jnp.stack([low, grid[at.index.array + 1]], -1), dims)
+            chances[name] = NamedArray(jnp.stack([1.0 - w, w], -1), dims)
         return values, chances
 
-    def reached(self, x: Named, pairs: Pairs) -> Named:
+    def reached(self, x: NamedArray, pairs: PairTable) -> NamedArray:
         """Return the greatest value of a quantity after a decision, over what a pair leads to.
 
         A point of a post variable's grid that no feasible pair leads to is no matter.
@@ -256,23 +260,23 @@ class Functions:
         return self.possible(x, chances)
 
     def over_shocks(
-        self, x: Named, probabilities: Mapping[str, Named], shocks: Iterable[str]
-    ) -> Named:
+        self, x: NamedArray, probabilities: Mapping[str, NamedArray], shocks: Iterable[str]
+    ) -> NamedArray:
         """Average over shocks, those among them that a quantity depends on."""
         for w in shocks:
             if w in x.dims:
                 x = total(self.possible(multiply(x, probabilities[w]), probabilities), (w,))
         return x
 
-    def possible(self, x: Named, probabilities: Mapping[str, Named]) -> Named:
+    def possible(self, x: NamedArray, probabilities: Mapping[str, NamedArray]) -> NamedArray:
         """Zero a quantity where a shock it depends on has no chance: it may be anything there."""
         for w in self.vanishing:
             if w in x.dims and w in probabilities:
                 chance = probabilities[w].map(lambda p: p > 0)
-                x = where(chance, x, Named(jnp.zeros(())))
+                x = where(chance, x, NamedArray(jnp.zeros(())))
         return x
 
-    def feasibility(self, env: Mapping[str, Named]) -> Named | None:
+    def feasibility(self, env: Mapping[str, NamedArray]) -> NamedArray | None:
         """Tell which pairs are feasible (for every shock), or None if all are."""
         if self.model.feasible is None:
             return None
@@ -283,16 +287,18 @@ class Functions:
         if not shocks:
             return ok
         axes = tuple(ok.dims.index(d) for d in shocks)
-        return Named(ok.array.all(axes), tuple(d for d in ok.dims if d not in shocks))
+        return NamedArray(ok.array.all(axes), tuple(d for d in ok.dims if d not in shocks))
 
-    def discount(self, env: Mapping[str, Named]) -> Named:
+    def discount(self, env: Mapping[str, NamedArray]) -> NamedArray:
         """Return the discount factor, over the axes it depends on."""
         if callable(self.model.discount):
             x = mapped(self.model.discount, env, self.order, "discount")
             return x.map(lambda a: jnp.asarray(a, jnp.float64))
-        return Named(jnp.asarray(self.model.discount, jnp.float64))
+        return NamedArray(jnp.asarray(self.model.discount, jnp.float64))
 
-    def location(self, name: str, env: Mapping[str, Named], index: Named | None) -> Location:
+    def location(
+        self, name: str, env: Mapping[str, NamedArray], index: NamedArray | None
+    ) -> Location:
         """Find a state's next value, or a post variable's value, on its grid."""
         rule = self.model.rule_of(name)
         is_post = name in self.model.post
@@ -300,7 +306,7 @@ class Functions:
         if self.shares_grid(name):
             if index is not None and rule in self.model.choices:
                 return Location(self.choice_index(index)[str(rule)])
-            return Location(Named(self.positions(str(rule)), env[str(rule)].dims))
+            return Location(NamedArray(self.positions(str(rule)), env[str(rule)].dims))
         if isinstance(rule, str):
             value = env[rule]
         else:
@@ -311,50 +317,50 @@ class Functions:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Pairs:
+class PairTable:
     """Everything the model says about some pairs of a state and a choice.
 
     Attributes
     ----------
-    reward, raw_reward : Named
+    reward, raw_reward : NamedArray
         Expected reward; -inf where infeasible, or as the model's functions have it.
-    feasible : Named of bool, or None
+    feasible : NamedArray of bool, or None
         None where every choice is.
-    discount : Named
+    discount : NamedArray
         Discount factor.
     locations : dict of str to Location
         Next states, of the states asked for, and values of the post variables asked for.
-    probabilities : dict of str to Named
+    probabilities : dict of str to NamedArray
         Of every shock.
     posts : dict of str to Location
         Values of every post variable.
     """
 
-    reward: Named
-    raw_reward: Named | None
-    feasible: Named | None
-    discount: Named
+    reward: NamedArray
+    raw_reward: NamedArray | None
+    feasible: NamedArray | None
+    discount: NamedArray
     locations: dict[str, Location]
-    probabilities: dict[str, Named]
+    probabilities: dict[str, NamedArray]
     posts: dict[str, Location]
 
     @classmethod
     def of(
         cls,
-        functions: Functions,
-        index: Named,
+        functions: ModelFunctions,
+        index: NamedArray,
         states: Iterable[str],
-        probabilities: Mapping[str, Named],
+        probabilities: Mapping[str, NamedArray],
         *,
         all_feasible: bool = False,
-    ) -> Pairs:
+    ) -> PairTable:
         """Evaluate a model at all states and the choices in `index`.
 
         Parameters
         ----------
-        functions : Functions
+        functions : ModelFunctions
             The model's.
-        index : Named of int32
+        index : NamedArray of int32
             Choices.
         states : iterable of str
             States, and post variables, whose (next) values to find.
@@ -373,7 +379,7 @@ class Pairs:
         raw = functions.average(functions.model.reward, env, probabilities, "reward", posts)
         reward = raw
         if feasible is not None:
-            reward = where(feasible, raw, Named(jnp.asarray(-jnp.inf)))
+            reward = where(feasible, raw, NamedArray(jnp.asarray(-jnp.inf)))
         locations = {
             name: posts[name] if name in posts else functions.location(name, env, index)
             for name in states
@@ -381,7 +387,7 @@ class Pairs:
         discount = functions.discount(env)
         return cls(reward, raw, feasible, discount, locations, probabilities, posts)
 
-    def lean(self) -> Pairs:
+    def lean(self) -> PairTable:
         """Return what a sweep needs: infeasible choices are masked in `reward` already."""
         return replace(self, raw_reward=None, feasible=None, posts={})
 

@@ -34,10 +34,10 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .base import Shortcut
-from .bellman import Lattice
+from .bellman import GridOperator
 from .maximum import max_and_argmax
-from .model_functions import CHOICE, Pairs
-from .named_arrays import Named, aligned
+from .model_functions import CHOICE, PairTable
+from .named_arrays import NamedArray, aligned
 
 Array = Any
 SLIP = 64 * EPS  # of a quality, by which another computation of it may differ
@@ -72,8 +72,8 @@ def _applies(model: Model, choice: str, state: str) -> bool:
     return state not in rules and not isinstance(model.states[state], Integers)
 
 
-class MonotoneLattice(Lattice, Shortcut):
-    """A lattice whose greedy policy is sought by divide and conquer; see the module.
+class MonotoneOperator(GridOperator, Shortcut):
+    """An operator whose greedy policy is sought by divide and conquer; see the module.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class MonotoneLattice(Lattice, Shortcut):
     along : (str, str)
         A choice and the state that it is taken to rise with.
     **kwargs
-        As for :class:`.Lattice`.
+        As for :class:`.GridOperator`.
     """
 
     def __init__(self, model: Model, along: tuple[str, str], **kwargs: Any) -> None:
@@ -106,14 +106,15 @@ class MonotoneLattice(Lattice, Shortcut):
         choices = policy[..., None] + moves
         inside = jnp.clip(choices, 0, size - 1)
         q = self.quality(
-            self.expectation.before_choice(v), self.pairs(Named(inside, (*self.states, CHOICE)))
+            self.expectation.before_choice(v),
+            self.pairs(NamedArray(inside, (*self.states, CHOICE))),
         )
         value, at = max_and_argmax(lax.optimization_barrier(self.over_states(q, CHOICE)))
         best = jnp.take_along_axis(inside, at[..., None], -1)[..., 0]
         low = (best == choices[..., 0]) & (best > 0)
         high = (best == choices[..., -1]) & (best < size - 1)
-        settled = self.everywhere.mean((low | high).astype(jnp.float64)) <= AT_EDGE
-        settled &= self.everywhere.all(value > -jnp.inf)
+        settled = self.reductions.mean((low | high).astype(jnp.float64)) <= AT_EDGE
+        settled &= self.reductions.all(value > -jnp.inf)
         found: tuple[Array, Array] = lax.cond(
             settled, lambda: (value, best), lambda: self.greedy(v)
         )
@@ -151,7 +152,7 @@ class MonotoneLattice(Lattice, Shortcut):
         return stride, jnp.asarray(firsts, jnp.int32)
 
     def _conquer(
-        self, x: Named, others: list[str], first: Array, stride: int
+        self, x: NamedArray, others: list[str], first: Array, stride: int
     ) -> tuple[Array, Array]:
         """Maximise over one run of the choice; arrays are (others..., state).
 
@@ -194,7 +195,7 @@ class MonotoneLattice(Lattice, Shortcut):
 
     def _level(
         self,
-        x: Named,
+        x: NamedArray,
         others: list[str],
         states: Array,
         starts: Array,
@@ -229,14 +230,16 @@ class MonotoneLattice(Lattice, Shortcut):
         at = jnp.clip(at.reshape(*batch, segments), low, jnp.minimum(high, m - 1))
         return top.reshape(*batch, segments), at
 
-    def _quality_at(self, x: Named, dims: tuple[str, ...], state: Array, choice: Array) -> Array:
+    def _quality_at(
+        self, x: NamedArray, dims: tuple[str, ...], state: Array, choice: Array
+    ) -> Array:
         """Return reward plus discounted continuation at pairs given one by one."""
         functions = copy.copy(self.functions)
         own = functions.env[self.state]
-        functions.env = functions.env | {self.state: Named(own.array[state], dims)}
+        functions.env = functions.env | {self.state: NamedArray(own.array[state], dims)}
         known = self.expectation
         early = {w: p for w, p in known.early_probabilities.items() if self.state not in p.dims}
-        pairs = Pairs.of(functions, Named(choice, dims), known.late_states, early)
+        pairs = PairTable.of(functions, NamedArray(choice, dims), known.late_states, early)
         q = self.quality(x, pairs)
         return jnp.asarray(aligned(q, dims))
 

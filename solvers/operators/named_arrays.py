@@ -23,59 +23,59 @@ from dpsolve.solvers.model.arguments import arguments
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Named:
+class NamedArray:
     """An array and the names of its axes."""
 
     array: Any
     dims: tuple[str, ...] = field(metadata={"static": True}, default=())
 
-    def map(self, f: Callable[[Any], Any]) -> Named:
+    def map(self, f: Callable[[Any], Any]) -> NamedArray:
         """Apply an elementwise function."""
-        return Named(f(self.array), self.dims)
+        return NamedArray(f(self.array), self.dims)
 
     def size_of(self, dim: str) -> int:
         """Return the length of an axis."""
         return int(self.array.shape[self.dims.index(dim)])
 
 
-def ordered(x: Named, dims: Sequence[str]) -> Named:
+def ordered(x: NamedArray, dims: Sequence[str]) -> NamedArray:
     """Transpose so that the axes stand in the order of `dims`, which has at least all of them."""
     order = [x.dims.index(d) for d in dims if d in x.dims]
-    return Named(jnp.transpose(x.array, order), tuple(x.dims[i] for i in order))
+    return NamedArray(jnp.transpose(x.array, order), tuple(x.dims[i] for i in order))
 
 
-def aligned(x: Named, dims: Sequence[str]) -> Any:
+def aligned(x: NamedArray, dims: Sequence[str]) -> Any:
     """Return the array with one axis for each of `dims`, of length 1 where `x` has none."""
     y = ordered(x, dims)
     return jnp.expand_dims(y.array, [i for i, d in enumerate(dims) if d not in x.dims])
 
 
-def _combine(op: Callable[[Any, Any], Any], xs: Sequence[Named]) -> Named:
+def _combine(op: Callable[[Any, Any], Any], xs: Sequence[NamedArray]) -> NamedArray:
     dims = tuple(dict.fromkeys(d for x in sorted(xs, key=lambda x: -len(x.dims)) for d in x.dims))
     array = aligned(xs[0], dims)
     for x in xs[1:]:
         array = op(array, aligned(x, dims))
-    return Named(array, dims)
+    return NamedArray(array, dims)
 
 
-def add(*xs: Named) -> Named:
+def add(*xs: NamedArray) -> NamedArray:
     """Sum, broadcasting by name."""
     return _combine(jnp.add, xs)
 
 
-def multiply(*xs: Named) -> Named:
+def multiply(*xs: NamedArray) -> NamedArray:
     """Multiply, broadcasting by name."""
     return _combine(jnp.multiply, xs)
 
 
-def greatest(*xs: Named) -> Named:
+def greatest(*xs: NamedArray) -> NamedArray:
     """Return the greatest, broadcasting by name; NaN if one of them is."""
     return _combine(jnp.maximum, xs)
 
 
-def top(x: Named, dims: Sequence[str]) -> Named:
+def top(x: NamedArray, dims: Sequence[str]) -> NamedArray:
     """Return the maximum over some axes; NaN if an entry is."""
-    return Named(
+    return NamedArray(
         jnp.max(x.array, axis=tuple(x.dims.index(d) for d in dims)),
         tuple(d for d in x.dims if d not in dims),
     )
@@ -84,15 +84,15 @@ def top(x: Named, dims: Sequence[str]) -> Named:
 SHORT = 8  # members of an axis that are added one after another
 
 
-def total(x: Named, dims: Sequence[str]) -> Named:
+def total(x: NamedArray, dims: Sequence[str]) -> NamedArray:
     """Sum over some axes; a short one by sums of whole arrays, several times faster on a CPU."""
     if len(dims) == 1 and x.size_of(dims[0]) <= SHORT:
         axis = x.dims.index(dims[0])
         terms = (
             lax.index_in_dim(x.array, i, axis, keepdims=False) for i in range(x.size_of(dims[0]))
         )
-        return Named(reduce(jnp.add, terms), tuple(d for d in x.dims if d != dims[0]))
-    return Named(
+        return NamedArray(reduce(jnp.add, terms), tuple(d for d in x.dims if d != dims[0]))
+    return NamedArray(
         jnp.sum(x.array, axis=tuple(x.dims.index(d) for d in dims)),
         tuple(d for d in x.dims if d not in dims),
     )
@@ -100,11 +100,11 @@ def total(x: Named, dims: Sequence[str]) -> Named:
 
 def mapped(
     f: Callable[..., Any],
-    env: Mapping[str, Named],
+    env: Mapping[str, NamedArray],
     order: Sequence[str],
     what: str,
     own: Sequence[str] = (),
-) -> Named:
+) -> NamedArray:
     """Evaluate a scalar function over the axes of the arguments it names, and no others.
 
     Parameters
@@ -148,10 +148,10 @@ def mapped(
             left = [d for d in x.dims if d not in dims[:level]]
             axes[name] = left.index(dims[level]) if dims[level] in left else None
         g = jax.vmap(g, in_axes=(axes,))
-    return Named(g({name: x.array for name, x in kwargs.items()}), (*dims, *own))
+    return NamedArray(g({name: x.array for name, x in kwargs.items()}), (*dims, *own))
 
 
-def take(x: Named, axes: Sequence[str], index: Named) -> Named:
+def take(x: NamedArray, axes: Sequence[str], index: NamedArray) -> NamedArray:
     """Look up entries along `axes` (flattened together) at integer positions.
 
     Axes that `x` and `index` share are matched; those of `x` alone come along as whole rows, so
@@ -173,10 +173,10 @@ def take(x: Named, axes: Sequence[str], index: Named) -> Named:
     g: Callable[[Any, Any], Any] = look
     for _ in shared:
         g = jax.vmap(g)
-    return Named(g(rows, where), (*shared, *own, *rest))
+    return NamedArray(g(rows, where), (*shared, *own, *rest))
 
 
-def where(condition: Named, x: Named, y: Named) -> Named:
+def where(condition: NamedArray, x: NamedArray, y: NamedArray) -> NamedArray:
     """Choose elementwise, broadcasting by name."""
     dims = tuple(dict.fromkeys((*x.dims, *condition.dims, *y.dims)))
-    return Named(jnp.where(aligned(condition, dims), aligned(x, dims), aligned(y, dims)), dims)
+    return NamedArray(jnp.where(aligned(condition, dims), aligned(x, dims), aligned(y, dims)), dims)

@@ -31,11 +31,11 @@ from jax import lax
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .base import Survey
-from .bellman import Lattice
+from .bellman import GridOperator
 from .interpolation import at_members
 from .model_functions import BLOCK
-from .monotone import MonotoneLattice
-from .named_arrays import Named
+from .monotone import MonotoneOperator
+from .named_arrays import NamedArray
 
 Array = Any
 DOUBT = 1e-3  # the chance that the statement is wrong
@@ -49,7 +49,7 @@ def share(sample: int) -> float:
     return min(1.0, log(1.0 / DOUBT) / sample)
 
 
-class SampledLattice(MonotoneLattice):
+class SampledOperator(MonotoneOperator):
     """A shortcut whose result can be vouched for by a sample; see the module.
 
     Parameters
@@ -58,7 +58,7 @@ class SampledLattice(MonotoneLattice):
         States to draw.
     seed : int
     *args, **kwargs
-        As for :class:`.MonotoneLattice`.
+        As for :class:`.MonotoneOperator`.
     """
 
     vouches = True
@@ -72,7 +72,7 @@ class SampledLattice(MonotoneLattice):
 
     def survey(self) -> Survey:
         """Look over the pairs of the states drawn."""
-        found: Survey = lax.map(lambda flat: Lattice.survey(self._at_states(flat)), self.drawn)
+        found: Survey = lax.map(lambda flat: GridOperator.survey(self._at_states(flat)), self.drawn)
         return Survey(
             feasible=found.feasible.all(),
             finite=found.finite.all(),
@@ -101,13 +101,13 @@ class SampledLattice(MonotoneLattice):
             & self._best_of_drawn(x, tv, slack)
         )
 
-    def _moved(self, x: Named, policy: Array, move: int) -> Array:
+    def _moved(self, x: NamedArray, policy: Array, move: int) -> Array:
         """Return the quality of the choices that lie so many steps beside the policy's."""
         stride, _ = self.other_choices()
         size = self.model.size_of(self.choice)
         own = policy // stride % size
         moved = jnp.clip(own + move, 0, size - 1)
-        pairs = self.pairs(Named(policy + stride * (moved - own), self.states))
+        pairs = self.pairs(NamedArray(policy + stride * (moved - own), self.states))
         return self.over_states(self.quality(x, pairs))
 
     def _rises(self, policy: Array) -> Array:
@@ -116,7 +116,7 @@ class SampledLattice(MonotoneLattice):
             return jnp.asarray(True)
         return (jnp.diff(policy, axis=self.states.index(self.state)) >= 0).all()
 
-    def _best_of_drawn(self, x: Named, tv: Array, slack: Array) -> Array:
+    def _best_of_drawn(self, x: NamedArray, tv: Array, slack: Array) -> Array:
         def sound(flat: Array) -> Array:
             some = at_members(x, self._index(flat), BLOCK)
             best, _ = self._at_states(flat).best_of_blocks(some)
@@ -125,7 +125,7 @@ class SampledLattice(MonotoneLattice):
 
         return lax.map(sound, self.drawn).all()
 
-    def _at_states(self, flat: Array) -> Lattice:
+    def _at_states(self, flat: Array) -> GridOperator:
         """Return the same operator at some states, which have one axis then."""
         return self.restricted(self._index(flat), BLOCK, WIDE)
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
-from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tridiagonal import LEAST
 
 from .base import BellmanOperator, PolicyOperator, Survey
@@ -26,22 +26,22 @@ from .maximum import max_and_argmax
 Array = Any
 
 
-class Tabular(BellmanOperator):
+class TabularOperator(BellmanOperator):
     """The Bellman operator of a :class:`TabularModel`; a policy holds positions of actions.
 
     Parameters
     ----------
     model : TabularModel
         At one parameter point; its arrays may be traced.
-    cut : Cut, optional
+    partition : Partition, optional
         Of the states, of which this device has a part; then it has their rows.
     """
 
     constant_discount = True
 
-    def __init__(self, model: TabularModel, cut: Cut | None = None) -> None:
+    def __init__(self, model: TabularModel, partition: Partition | None = None) -> None:
         self.model = model
-        self.cut = cut
+        self.partition = partition
         self.shape = model.shape
         self.discount = jnp.asarray(model.discount, jnp.float64)
         # The barriers keep XLA from evaluating at compile time what depends on arrays alone.
@@ -57,14 +57,14 @@ class Tabular(BellmanOperator):
         if model.state_index is not None:
             self.pair, self.padding = _pairs_by_state(model.state_index, model.n_states)
         self.pair_number = self.pair
-        if cut is not None:
-            self._take_part(cut)
+        if partition is not None:
+            self._take_part(partition)
 
-    def _take_part(self, cut: Cut) -> None:
+    def _take_part(self, partition: Partition) -> None:
         """Keep the rows of this device's states."""
-        self.shape = (cut.width,)
-        self.everywhere = cut.everywhere
-        own = cut.index()
+        self.shape = (partition.width,)
+        self.reductions = partition.reductions
+        own = partition.index()
         rows = own
         if self.pair is not None:
             self.pair_number, self.padding = self.pair[own], self.padding[own]
@@ -83,7 +83,7 @@ class Tabular(BellmanOperator):
         return self.discount * (self.transition @ self._whole(v))
 
     def _whole(self, v: Array) -> Array:
-        return v if self.cut is None else self.cut.gather(v, 0)
+        return v if self.partition is None else self.partition.gather(v, 0)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
         """Return ``Tv`` and the first maximising policy."""
@@ -142,7 +142,7 @@ class Tabular(BellmanOperator):
             discount_high=self.discount,
             spread=one,
         )
-        return found if self.cut is None else found.over(self.everywhere)
+        return found if self.partition is None else found.over(self.reductions)
 
 
 def _pairs_by_state(state: np.ndarray[Any, Any], n: int) -> tuple[Array, Array]:
@@ -158,12 +158,12 @@ def _pairs_by_state(state: np.ndarray[Any, Any], n: int) -> tuple[Array, Array]:
 class TabularPolicy(PolicyOperator):
     """One policy's rows of the arrays."""
 
-    def __init__(self, operator: Tabular, policy: Array) -> None:
+    def __init__(self, operator: TabularOperator, policy: Array) -> None:
         self.operator = operator
-        self.everywhere, self.cut = operator.everywhere, operator.cut
+        self.reductions, self.partition = operator.reductions, operator.partition
         self.discount = operator.discount
         self.proper = jnp.asarray(True)
-        self.line = 0 if operator.cut is None and operator.shape[0] >= LEAST else None
+        self.line = 0 if operator.partition is None and operator.shape[0] >= LEAST else None
         self.action = operator.labels(policy)["action"]
         own = jnp.arange(operator.shape[0])
         at = (own, policy) if operator.pair is None else (operator.pair[own, policy],)

@@ -20,8 +20,8 @@ from dpsolve.solvers.model.model import Model
 
 from .base import Survey
 from .interpolation import Location
-from .model_functions import Functions, Pairs
-from .named_arrays import Named, aligned, total
+from .model_functions import ModelFunctions, PairTable
+from .named_arrays import NamedArray, aligned, total
 
 Array = Any
 
@@ -39,9 +39,9 @@ def survey_grids(model: Model, found: Survey) -> Survey:
 
 
 def survey_pairs(
-    functions: Functions,
+    functions: ModelFunctions,
     locations: Mapping[str, Location],
-    pairs: Pairs,
+    pairs: PairTable,
     states: Mapping[str, int],
     *,
     rewards: bool,
@@ -50,11 +50,11 @@ def survey_pairs(
 
     Parameters
     ----------
-    functions : Functions
+    functions : ModelFunctions
         The model's.
     locations : dict of str to Location
         Next states that do not depend on the choice.
-    pairs : Pairs
+    pairs : PairTable
     states : dict of str to int
         Axes of the states at hand, and their lengths.
     rewards : bool
@@ -63,7 +63,7 @@ def survey_pairs(
     """
     top = _maximum_over(pairs.feasible)
 
-    def bottom(x: Named) -> Array:
+    def bottom(x: NamedArray) -> Array:
         return -top(x.map(jnp.negative))
 
     gap, spread = jnp.zeros(()), jnp.ones(())
@@ -98,44 +98,46 @@ def survey_pairs(
     )
 
 
-def probability_rows(model: Model, pairs: Pairs) -> Iterator[tuple[str, Named, bool]]:
+def probability_rows(model: Model, pairs: PairTable) -> Iterator[tuple[str, NamedArray, bool]]:
     """Yield each chain's and shock's probabilities, rows last, and whether feasibility matters."""
     for name, spec in model.states.items():
         if isinstance(spec, Markov):
             matrix = jnp.asarray(spec.transition_matrix)
-            yield name, Named(matrix, (name, name + "'")), False
+            yield name, NamedArray(matrix, (name, name + "'")), False
     for name in model.shocks:
         row = pairs.probabilities[name]
-        yield name, Named(jnp.moveaxis(row.array, row.dims.index(name), -1),
+        yield name, NamedArray(jnp.moveaxis(row.array, row.dims.index(name), -1),
                           (*(d for d in row.dims if d != name), name)), True  # fmt: skip
 
 
-def _largest(x: Named) -> Array:
+def _largest(x: NamedArray) -> Array:
     return jnp.max(jnp.where(jnp.isnan(x.array), jnp.inf, x.array))
 
 
-def _maximum_over(feasible: Named | None) -> Callable[[Named], Array]:
+def _maximum_over(feasible: NamedArray | None) -> Callable[[NamedArray], Array]:
     """Return a maximum over feasible pairs, in which NaN counts as infinite."""
 
-    def top(x: Named) -> Array:
+    def top(x: NamedArray) -> Array:
         array = jnp.where(jnp.isnan(x.array), jnp.inf, x.array)
         if feasible is None or not x.dims:
             return jnp.max(array)
         dims = tuple(dict.fromkeys((*feasible.dims, *x.dims)))
-        masked = jnp.where(aligned(feasible, dims), aligned(Named(array, x.dims), dims), -jnp.inf)
+        masked = jnp.where(
+            aligned(feasible, dims), aligned(NamedArray(array, x.dims), dims), -jnp.inf
+        )
         return jnp.max(masked)
 
     return top
 
 
-def some_choice(feasible: Named | None, states: Mapping[str, int]) -> Array:
+def some_choice(feasible: NamedArray | None, states: Mapping[str, int]) -> Array:
     """Tell which states have a feasible choice, given which pairs are (all, if None)."""
     shape = tuple(states.values())
     if feasible is None:
         return jnp.ones(shape, bool)
     choices = tuple(i for i, d in enumerate(feasible.dims) if d not in states)
     left = tuple(d for d in feasible.dims if d in states)
-    some = aligned(Named(feasible.array.any(choices), left), tuple(states))
+    some = aligned(NamedArray(feasible.array.any(choices), left), tuple(states))
     return jnp.broadcast_to(some, shape)
 
 

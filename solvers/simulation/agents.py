@@ -32,15 +32,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dpsolve.solvers.operators.named_arrays import Named
+from dpsolve.solvers.operators.named_arrays import NamedArray
 
 from .streams import Keys, agent_keys, uniform
-from .tables import Law
+from .tables import PolicyTables
 
 Array = Any
 
 
-def _look(x: Named, at: Mapping[str, Array]) -> Array:
+def _look(x: NamedArray, at: Mapping[str, Array]) -> Array:
     """Look up a table at the positions of many agents."""
     position = _position(x.dims, x.array.shape, at)
     return x.array.ravel().at[position].get(mode="promise_in_bounds")
@@ -79,56 +79,60 @@ def _invert(cumulative: Array, start: Array, last: Array | int, longest: int, u:
     return found
 
 
-def _draw(x: Named, at: Mapping[str, Array], u: Array) -> Array:
+def _draw(x: NamedArray, at: Mapping[str, Array], u: Array) -> Array:
     """Draw from the rows of cumulative probabilities along the last axis of `x`."""
     n, none = x.array.shape[-1], jnp.zeros(u.shape, jnp.int32)
     start = _position(x.dims, x.array.shape, {**at, x.dims[-1]: none})
     return _invert(x.array.ravel(), start, n - 1, n, u)
 
 
-def _step(law: Law, at: dict[str, Array], keys: Keys, t: Array) -> tuple[Any, dict[str, Array]]:
+def _step(
+    tables: PolicyTables, at: dict[str, Array], keys: Keys, t: Array
+) -> tuple[Any, dict[str, Array]]:
     """Draw the shocks of period `t`; return the positions with them, and the next states'."""
-    base = jnp.uint32(1) + t.astype(jnp.uint32) * np.uint32(len(law.draws))
+    base = jnp.uint32(1) + t.astype(jnp.uint32) * np.uint32(len(tables.draws))
 
     def luck(name: str) -> Array:
         # The barrier keeps XLA from making the number anew in each step of the bisection.
-        number = uniform(keys, base + np.uint32(law.draws.index(name)))
+        number = uniform(keys, base + np.uint32(tables.draws.index(name)))
         return lax.optimization_barrier(number)
 
-    if law.rows is not None:
-        rows, state = law.rows, at["state"]
+    if tables.rows is not None:
+        rows, state = tables.rows, at["state"]
         start = rows.start[state]
         entry = start + _invert(
             rows.cumulative, start, rows.last[state], rows.longest, luck("state")
         )
         return at, {"state": rows.columns.at[entry].get(mode="promise_in_bounds")}
-    now = at | {w: _draw(chance, at, luck(w)) for w, chance in law.shocks.items()}
+    now = at | {w: _draw(chance, at, luck(w)) for w, chance in tables.shocks.items()}
 
     def moved(name: str, now: dict[str, Array]) -> Array:
-        index, weight = law.moves[name]
+        index, weight = tables.moves[name]
         to = _look(index, now)
         return to if weight is None else to + (luck(name) < _look(weight, now)).astype(jnp.int32)
 
-    now |= {name: moved(name, now) for name in law.posts}
+    now |= {name: moved(name, now) for name in tables.posts}
     after = {
-        name: _draw(law.chains[name], now, luck(name)) if name in law.chains else moved(name, now)
-        for name, _ in law.states
+        name: _draw(tables.chains[name], now, luck(name))
+        if name in tables.chains
+        else moved(name, now)
+        for name, _ in tables.states
     }
     return now, after
 
 
-def _begin(law: Law, start: Array, keys: Keys) -> dict[str, Array]:
+def _begin(tables: PolicyTables, start: Array, keys: Keys) -> dict[str, Array]:
     """Draw the initial nodes from the cumulative masses (states,), flattened."""
     u = uniform(keys, jnp.uint32(0))
     node = _invert(start, jnp.zeros(u.shape, jnp.int32), start.shape[0] - 1, start.shape[0], u)
-    indices = jnp.unravel_index(node, law.shape)
-    return {name: i.astype(jnp.int32) for (name, _), i in zip(law.states, indices, strict=True)}
+    indices = jnp.unravel_index(node, tables.shape)
+    return {name: i.astype(jnp.int32) for (name, _), i in zip(tables.states, indices, strict=True)}
 
 
-def _burn(law: Law, at: dict[str, Array], keys: Keys, burn: int) -> dict[str, Array]:
+def _burn(tables: PolicyTables, at: dict[str, Array], keys: Keys, burn: int) -> dict[str, Array]:
     if burn == 0:
         return at
-    moved: dict[str, Array] = lax.fori_loop(0, burn, lambda t, x: _step(law, x, keys, t)[1], at)
+    moved: dict[str, Array] = lax.fori_loop(0, burn, lambda t, x: _step(tables, x, keys, t)[1], at)
     return moved
 
 
@@ -137,7 +141,7 @@ Static = partial(jax.jit, static_argnames=("agents", "periods", "burn", "by_peri
 
 @Static
 def panel(
-    law: Law,
+    tables: PolicyTables,
     start: Array,
     key: Keys,
     first: Array,
@@ -151,7 +155,7 @@ def panel(
 
     Parameters
     ----------
-    law : Law
+    tables : PolicyTables
     start : array (states,)
         Cumulative masses of the initial distribution, over all states flattened.
     key : (uint32, uint32)
@@ -167,21 +171,21 @@ def panel(
     dict of str to array (periods, agents)
     """
     keys = agent_keys(key, first + jnp.arange(agents, dtype=jnp.uint32))
-    at = _burn(law, _begin(law, start, keys), keys, burn)
+    at = _burn(tables, _begin(tables, start, keys), keys, burn)
 
     def period(at: dict[str, Array], x: Any) -> tuple[dict[str, Array], dict[str, Array]]:
-        t, here = x if by_period else (x, law)
+        t, here = x if by_period else (x, tables)
         now, after = _step(here, at, keys, t)
         return after, {name: _look(table, now) for name, table in here.values.items()}
 
     t = jnp.arange(burn, burn + periods)
-    recorded: dict[str, Array] = lax.scan(period, at, (t, law) if by_period else t)[1]
+    recorded: dict[str, Array] = lax.scan(period, at, (t, tables) if by_period else t)[1]
     return recorded
 
 
 @Static
 def tally(
-    law: Law,
+    tables: PolicyTables,
     start: Array,
     key: Keys,
     first: Array,
@@ -215,15 +219,15 @@ def tally(
         Of each function, over the periods.
     """
     keys = agent_keys(key, first + jnp.arange(agents, dtype=jnp.uint32))
-    at = _burn(law, _begin(law, start, keys), keys, burn)
-    n, names = prod(law.shape), tuple(name for name, _ in law.states)
+    at = _burn(tables, _begin(tables, start, keys), keys, burn)
+    n, names = prod(tables.shape), tuple(name for name, _ in tables.states)
     base = group.astype(jnp.int64) * n
     none = jnp.zeros(groups.shape[0] * n, jnp.int64)
 
     def period(carry: Any, x: Any) -> tuple[Any, Any]:
         at, counts, sums = carry
-        t, here = x if by_period else (x, law)
-        node = _position(names, law.shape, at)
+        t, here = x if by_period else (x, tables)
+        node = _position(names, tables.shape, at)
         counts = counts.at[base + node].add(1, mode="drop")
         sums = tuple(
             total + share.at[node].get(mode="promise_in_bounds")
@@ -234,6 +238,6 @@ def tally(
 
     t = jnp.arange(burn, burn + periods)
     zero = tuple(jnp.zeros(agents) for _ in shares)
-    carry, each = lax.scan(period, (at, none, zero), (t, law) if by_period else t)
+    carry, each = lax.scan(period, (at, none, zero), (t, tables) if by_period else t)
     counts = each if by_period else carry[1]
     return counts.reshape(*counts.shape[:-1], groups.shape[0], n), carry[2]

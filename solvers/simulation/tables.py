@@ -22,9 +22,9 @@ from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.operators.bellman import LatticePolicy
+from dpsolve.solvers.operators.bellman import GridPolicy
 from dpsolve.solvers.operators.interpolation import SLACK
-from dpsolve.solvers.operators.named_arrays import Named, mapped, ordered
+from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, ordered
 from dpsolve.solvers.operators.tabular import TabularPolicy
 from dpsolve.solvers.solution import Problem
 
@@ -56,34 +56,34 @@ class Rows:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Law:
+class PolicyTables:
     """How an agent moves, and what is seen of it: tables over states and shocks.
 
     With a horizon every array has an axis of periods in front, which the names do not count.
 
     Attributes
     ----------
-    shocks : dict of str to Named (..., shock)
+    shocks : dict of str to NamedArray (..., shock)
         Cumulative probabilities, over what they depend on.
-    moves : dict of str to (Named, Named or None)
+    moves : dict of str to (NamedArray, NamedArray or None)
         Of each state with a rule: the next position, and the weight of the one above it. Of each
         post variable: its position, likewise.
-    chains : dict of str to Named (state, next)
+    chains : dict of str to NamedArray (state, next)
         Cumulative probabilities of each Markov state.
     rows : Rows or None
         Of a model given by arrays, in place of all these.
-    values : dict of str to Named
+    values : dict of str to NamedArray
         What is recorded: variables by name.
     states, posts, draws : tuple of (name, size), of str and of str
         The states in order; the post variables; what is drawn in a period, in the order of its
         places (static).
     """
 
-    shocks: dict[str, Named]
-    moves: dict[str, tuple[Named, Named | None]]
-    chains: dict[str, Named]
+    shocks: dict[str, NamedArray]
+    moves: dict[str, tuple[NamedArray, NamedArray | None]]
+    chains: dict[str, NamedArray]
     rows: Rows | None
-    values: dict[str, Named]
+    values: dict[str, NamedArray]
     states: tuple[tuple[str, int], ...] = field(metadata={"static": True})
     posts: tuple[str, ...] = field(metadata={"static": True})
     draws: tuple[str, ...] = field(metadata={"static": True})
@@ -102,14 +102,14 @@ def variable_names(model: Model | TabularModel) -> tuple[tuple[str, ...], tuple[
     return tuple(usual), tuple(w for w in (*model.shocks, *model.post) if w not in usual)
 
 
-def law_of(
+def policy_tables(
     model: Model | TabularModel,
     problem: Problem,
     parameters: Mapping[str, Any],
     policy_index: Mapping[str, Array],
     variables: Sequence[str],
     periods: int | None = None,
-) -> Law:
+) -> PolicyTables:
     """Make the tables of a policy.
 
     Parameters
@@ -130,12 +130,12 @@ def law_of(
     """
     plain, compiled = _tables(problem, tuple(variables), periods)
     if isinstance(model, TabularModel):
-        return cast("Law", plain(dict(parameters), dict(policy_index)))
-    law: Law = jax.tree.map(np.asarray, compiled(dict(parameters), dict(policy_index)))
-    _refuse_extrapolation(model, law, periods is not None)
-    shocks = {name: x.map(cumulated) for name, x in law.shocks.items()}
-    chains = {name: x.map(cumulated) for name, x in law.chains.items()}
-    return replace(law, shocks=shocks, chains=chains)
+        return cast("PolicyTables", plain(dict(parameters), dict(policy_index)))
+    tables: PolicyTables = jax.tree.map(np.asarray, compiled(dict(parameters), dict(policy_index)))
+    _refuse_extrapolation(model, tables, periods is not None)
+    shocks = {name: x.map(cumulated) for name, x in tables.shocks.items()}
+    chains = {name: x.map(cumulated) for name, x in tables.chains.items()}
+    return replace(tables, shocks=shocks, chains=chains)
 
 
 def cumulated(p: Numpy) -> Numpy:
@@ -153,28 +153,28 @@ def cumulated(p: Numpy) -> Numpy:
 def _tables(problem: Problem, variables: tuple[str, ...], periods: int | None) -> Any:
     """Return the function of parameters and policy that evaluates the model; and compiled."""
 
-    def one(parameters: Any, index: Any, t: Array | None = None) -> Law:
+    def one(parameters: Any, index: Any, t: Array | None = None) -> PolicyTables:
         _, fixed = fixed_policy(problem, parameters, index, t)
         if isinstance(fixed, TabularPolicy):
-            return _tabular_law(fixed, variables)
-        assert isinstance(fixed, LatticePolicy)
-        return _lattice_law(fixed, variables)
+            return _tables_of_arrays(fixed, variables)
+        assert isinstance(fixed, GridPolicy)
+        return _tables_of_grids(fixed, variables)
 
-    def many(parameters: Any, index: Any) -> Law:
+    def many(parameters: Any, index: Any) -> PolicyTables:
         early = {name: x[:periods] for name, x in index.items()}
         ts = jnp.arange(periods, dtype=jnp.int32)
-        law: Law = lax.map(lambda x: one(parameters, x[0], x[1]), (early, ts))
-        return law
+        tables: PolicyTables = lax.map(lambda x: one(parameters, x[0], x[1]), (early, ts))
+        return tables
 
     return one, jax.jit(one if periods is None else many)
 
 
-def _lattice_law(fixed: LatticePolicy, variables: Sequence[str]) -> Law:
-    lattice = fixed.lattice
-    model = lattice.model
+def _tables_of_grids(fixed: GridPolicy, variables: Sequence[str]) -> PolicyTables:
+    operator = fixed.operator
+    model = operator.model
     order = (*model.states, *model.post, *model.shocks)
-    env = lattice.functions.post_env | fixed.env
-    found = lattice.expectation.early_locations | fixed.pairs.locations | fixed.pairs.posts
+    env = operator.functions.post_env | fixed.env
+    found = operator.expectation.early_locations | fixed.pairs.locations | fixed.pairs.posts
     last = {w: p.dims for w, p in fixed.pairs.probabilities.items()}
     values = {}
     for name in variables:
@@ -182,34 +182,34 @@ def _lattice_law(fixed: LatticePolicy, variables: Sequence[str]) -> Law:
             values[name] = env[name]
         else:
             values[name] = mapped(model.outputs[name], env, order, f"output '{name}'")
-    return Law(
+    return PolicyTables(
         shocks={
             w: ordered(p, (*(d for d in last[w] if d != w), w))
             for w, p in fixed.pairs.probabilities.items()
         },
         moves={name: (at.index, at.weight) for name, at in found.items()},
         chains={
-            name: Named(jnp.asarray(spec.transition_matrix), (name, f"{name}'"))
+            name: NamedArray(jnp.asarray(spec.transition_matrix), (name, f"{name}'"))
             for name, spec in model.states.items()
             if isinstance(spec, Markov)
         },
         rows=None,
         values=values,
-        states=tuple(zip(lattice.states, lattice.shape, strict=True)),
+        states=tuple(zip(operator.states, operator.shape, strict=True)),
         posts=tuple(model.post),
         draws=(*model.shocks, *model.states, *model.post),
     )
 
 
-def _tabular_law(fixed: TabularPolicy, variables: Sequence[str]) -> Law:
+def _tables_of_arrays(fixed: TabularPolicy, variables: Sequence[str]) -> PolicyTables:
     n = int(fixed.action.shape[0])
     own = {"state": np.arange(n), "action": np.asarray(fixed.action)}
-    return Law(
+    return PolicyTables(
         shocks={},
         moves={},
         chains={},
         rows=_rows(fixed, n),
-        values={name: Named(own[name], ("state",)) for name in variables},
+        values={name: NamedArray(own[name], ("state",)) for name in variables},
         states=(("state", n),),
         posts=(),
         draws=("state",),
@@ -250,8 +250,8 @@ def _entries(fixed: TabularPolicy, n: int) -> tuple[Numpy, Numpy, Numpy]:
     return own, columns, dense[own, columns]
 
 
-def _refuse_extrapolation(model: Model, law: Law, by_period: bool) -> None:
-    for name, (_, weight) in law.moves.items():
+def _refuse_extrapolation(model: Model, tables: PolicyTables, by_period: bool) -> None:
+    for name, (_, weight) in tables.moves.items():
         if weight is None:
             continue
         w = np.asarray(weight.array)

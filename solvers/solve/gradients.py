@@ -49,14 +49,14 @@ from dpsolve.solvers.model.factory import Factory, build, gradient_mistake, sign
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.krylov import resolvent
-from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.choose_operator import Operators, make_operator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, Outcome
 
 from .point import read_model, read_off, solve_point
-from .statistics import follows, horizon_path, masked
+from .statistics import follows, horizon_path, mask
 
 Array = Any
 Arrays = dict[str, Array]
@@ -86,7 +86,7 @@ def point_with_gradients(
     sizes: Mapping[str, Any],
     options: SolveOptions,
     values: Values,
-    cut: Cut | None = None,
+    partition: Partition | None = None,
 ) -> Arrays:
     """Solve a point as :func:`~.point.solve_point` does, and add the gradients asked for.
 
@@ -98,7 +98,12 @@ def point_with_gradients(
     """
     check_gradients(factory, options)
     return _with_gradients(
-        factory, sizes, options, values, lambda v: solve_point(factory, sizes, options, v, cut), cut
+        factory,
+        sizes,
+        options,
+        values,
+        lambda v: solve_point(factory, sizes, options, v, partition),
+        partition,
     )
 
 
@@ -108,10 +113,10 @@ def gradients_of(
     options: SolveOptions,
     values: Values,
     arrays: Arrays,
-    cut: Cut | None = None,
+    partition: Partition | None = None,
 ) -> Arrays:
     """Add the gradients asked for to a model's solution that is at hand."""
-    return _with_gradients(factory, sizes, options, values, lambda _: arrays, cut)
+    return _with_gradients(factory, sizes, options, values, lambda _: arrays, partition)
 
 
 def _with_gradients(
@@ -120,11 +125,11 @@ def _with_gradients(
     options: SolveOptions,
     values: Values,
     solve: Callable[[Values], Arrays],
-    cut: Cut | None = None,
+    partition: Partition | None = None,
 ) -> Arrays:
     if not options.gradients:
         return solve(values)
-    out, push = _linearized(factory, sizes, options, values, solve, cut)
+    out, push = _linearized(factory, sizes, options, values, solve, partition)
     failed = out["code"] >= 10
     # One after the other, in one compiled loop: each linear solve ends by itself.
     names = list(values)
@@ -132,7 +137,7 @@ def _with_gradients(
     moved = lax.map(lambda row: push(dict(zip(names, row, strict=True))), dots)
     found = {
         # What is no number has no derivative, either.
-        f"d_{variable}_d_{name}": masked(x[i], failed | jnp.isnan(out[variable]))
+        f"d_{variable}_d_{name}": mask(x[i], failed | jnp.isnan(out[variable]))
         for i, name in enumerate(options.gradients)
         for variable, x in moved.items()
     }
@@ -175,7 +180,7 @@ def _linearized(
     options: SolveOptions,
     values: Values,
     solve: Callable[[Values], Arrays],
-    cut: Cut | None,
+    partition: Partition | None,
 ) -> tuple[Arrays, Callable[[Values], Arrays]]:
     """Solve a point, and return how what is differentiated moves with the parameters."""
     if _is_own(factory, sizes, values):
@@ -187,7 +192,7 @@ def _linearized(
         _, push, out = jax.linearize(own, values, has_aux=True)
         return out, push
     out = solve(values)
-    respond_to = _response(factory, sizes, options, values, out, cut)
+    respond_to = _response(factory, sizes, options, values, out, partition)
 
     def moves(dots: Values) -> Arrays:
         every = respond_to(dots)
@@ -207,7 +212,7 @@ def _response(
     options: SolveOptions,
     values: Values,
     out: Arrays,
-    cut: Cut | None = None,
+    partition: Partition | None = None,
 ) -> Callable[[Values], Arrays]:
     """Return how a model's solution moves with the parameters, at its fixed policy."""
     index = {
@@ -219,8 +224,8 @@ def _response(
     def through_time(values: Values) -> Arrays:
         made = build(factory, values, sizes)
         assert isinstance(made, Model)
-        path, _ = horizon_path(made, options, index, False, cut)
-        return follow(made, options, index, cut) | path
+        path, _ = horizon_path(made, options, index, False, partition)
+        return follow(made, options, index, partition) | path
 
     if build(factory, values, sizes).horizon is not None:
         push: Callable[[Values], Arrays] = jax.linearize(through_time, values)[1]
@@ -228,7 +233,7 @@ def _response(
 
     def at(values: Values) -> tuple[Any, Any, PolicyOperator]:
         made = build(factory, values, sizes)
-        operator = make_operator(made, options, cut)
+        operator = make_operator(made, options, partition)
         return made, operator, operator.at(operator.policy_of(index))
 
     def once(values: Values) -> Arrays:
@@ -253,7 +258,7 @@ def _response(
         moved: Arrays = step(dots)
         moved["value"] = _resolvent(fixed, moved["value"])
         if options.stationary:
-            moving = respond(fixed.expect, mass, moved["distribution"], fixed.everywhere)
+            moving = respond(fixed.expect, mass, moved["distribution"], fixed.reductions)
             # With several recurrent classes the shares of each move, too: no derivative is right.
             unique = out["distribution_period"] > 0
             moved["distribution"] = jnp.where(unique, moving, jnp.nan)
@@ -272,7 +277,7 @@ def _tangent(primal: Array, moved: Array | None) -> Array:
 def _resolvent(fixed: PolicyOperator, b: Array) -> Array:
     """Solve ``x - L x = b``, so that JAX can transpose the solution."""
     transposed = jax.linear_transpose(fixed.apply, b)
-    over = fixed.everywhere
+    over = fixed.reductions
     x: Array = lax.custom_linear_solve(
         lambda x: x - fixed.apply(x),
         b,

@@ -23,17 +23,17 @@ from dpsolve.solvers.model.array_factory import no_model, own_arrays
 from dpsolve.solvers.model.factory import Factory, build, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.partition import Cut
+from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.operators.base import BellmanOperator
-from dpsolve.solvers.operators.bellman import Lattice, LatticePolicy
+from dpsolve.solvers.operators.bellman import GridOperator, GridPolicy
 from dpsolve.solvers.operators.choose_operator import Operators
-from dpsolve.solvers.operators.cyclic import Cyclic, Turn
-from dpsolve.solvers.operators.model_functions import Pairs
+from dpsolve.solvers.operators.cyclic import CyclicOperator, Turn
+from dpsolve.solvers.operators.model_functions import PairTable
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, Outcome
 from dpsolve.solvers.solution import CERTIFICATE
 
-from .statistics import horizon_path, masked, population
+from .statistics import horizon_path, mask, population
 
 Array = Any
 log = logging.getLogger("dpsolve")
@@ -44,9 +44,9 @@ def solve_point(
     sizes: Mapping[str, Any],
     options: SolveOptions,
     values: Mapping[str, Any],
-    cut: Cut | None = None,
+    partition: Partition | None = None,
 ) -> dict[str, Array]:
-    """Build the model at one parameter point and solve it; with a `cut`, this device's part of it.
+    """Build the model at one parameter point and solve it; with a `partition`, this device's part.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def solve_point(
         and the numbers in ``PER_POINT``; or a factory's own arrays (and the numbers). Gradients are
         added by :func:`~.gradients.point_with_gradients`.
     """
-    return solve_made(factory, announced(factory, sizes, values), options, values, cut)
+    return solve_made(factory, announced(factory, sizes, values), options, values, partition)
 
 
 def announced(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
@@ -73,11 +73,11 @@ def solve_made(
     made: Any,
     options: SolveOptions,
     values: Mapping[str, Any],
-    cut: Cut | None = None,
+    partition: Partition | None = None,
 ) -> dict[str, Array]:
     """Solve what a factory made at one parameter point, as :func:`solve_point` does."""
     if isinstance(made, Model | TabularModel):
-        return solve_model(made, options, is_live(values), signature(factory).name, cut)
+        return solve_model(made, options, is_live(values), signature(factory).name, partition)
     if isinstance(made, Mapping):
         check_asked(made, options, signature(factory).name)
         return own_arrays(made, is_live(values), options.tol)
@@ -94,16 +94,16 @@ def solve_model(
     options: SolveOptions,
     live: Array | bool = True,
     name: str = "the model",
-    cut: Cut | None = None,
+    partition: Partition | None = None,
 ) -> dict[str, Array]:
     """Solve a model that is at hand; a point that is not `live` fails at once."""
     check_asked(model, options, name)
     if isinstance(model, Model) and model.horizon is not None:
-        arrays = backward(model, options, live, cut)
+        arrays = backward(model, options, live, partition)
         policies = {c: arrays[f"policy_index_{c}"] for c in model.choices}
-        more, code = horizon_path(model, options, policies, arrays["code"] >= 10, cut)
+        more, code = horizon_path(model, options, policies, arrays["code"] >= 10, partition)
         return _with_code(arrays, more, code)
-    operators = Operators(model, options, cut)
+    operators = Operators(model, options, partition)
     return read_model(operators, solve(operators, options, live))
 
 
@@ -133,9 +133,9 @@ def fields(
     arrays = {name: getattr(found, name) for name in ("value", *bounds)}
     failed = found.code >= 10
     for choice, index in operator.labels(found.policy).items():
-        arrays[f"policy_index_{choice}"] = masked(index, failed)
+        arrays[f"policy_index_{choice}"] = mask(index, failed)
     for name, x in read_off(model, operator, found.policy).items():
-        arrays[name] = x if name.startswith("grid_") else masked(x, failed)
+        arrays[name] = x if name.startswith("grid_") else mask(x, failed)
     return arrays | {name: getattr(found, name) for name in PER_POINT}
 
 
@@ -149,7 +149,7 @@ def read_off(
     arrays = {f"policy_{c}": jnp.asarray(model.grid_of(c).values)[i] for c, i in labels.items()}
     if model.outputs:
         fixed = operator.at(policy)
-        assert isinstance(fixed, LatticePolicy)
+        assert isinstance(fixed, GridPolicy)
         arrays |= {f"output_{name}": x for name, x in fixed.outputs().items()}
     return arrays | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
 
@@ -159,7 +159,7 @@ def begin_point(
     values: Mapping[str, Any],
     start: Array | None = None,
     wanted: Array | bool = True,
-) -> tuple[Pairs | Turn | None, Any, Array]:
+) -> tuple[PairTable | Turn | None, Any, Array]:
     """Make ready for the first sweep; a NaN among the parameters ends the run at once.
 
     Parameters
@@ -175,18 +175,18 @@ def begin_point(
 
     Returns
     -------
-    kept : Pairs, Turn or None
+    kept : PairTable, Turn or None
         What the operator keeps, so that another of the same model need not find it again.
-    run : Run or AverageRun
+    run : SolveState or AverageState
     started : bool
         Whether `start` was used.
     """
     operator = operators.loop
     started = jnp.asarray(False)
     if start is not None:
-        started = operator.everywhere.all(jnp.isfinite(start))
+        started = operator.reductions.all(jnp.isfinite(start))
         operator.opening = jnp.where(started, start, operator.start())
     live = is_live(values)
     run = begin(operators, operators.options, live & wanted)
-    kept = operator.kept if isinstance(operator, Lattice | Cyclic) else None
+    kept = operator.kept if isinstance(operator, GridOperator | CyclicOperator) else None
     return None if kept is None else kept.lean(), run, started & live

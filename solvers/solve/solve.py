@@ -27,7 +27,7 @@ from .compile_clock import compile_clock
 from .gradients import differentiable_point
 from .point import announced, solve_made, solve_model
 from .result_dims import arrays_dims, shape_of
-from .statistics import told
+from .statistics import explain_statistics
 
 Array = Any
 
@@ -206,7 +206,7 @@ def explain(
     """
     if code < 10:
         asked = options.stationary or options.periods is not None or options.initial is not None
-        return told(code, model, options, arrays) if asked else sentence(code)
+        return explain_statistics(code, model, options, arrays) if asked else sentence(code)
     try:
         text = diagnose(model(), options.criterion) or sentence(code)
     except ModelError as error:  # at these parameters the model cannot even be built

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dpsolve.solvers.distributions.distribution import explained
+from dpsolve.solvers.distributions.distribution import explain_distribution
 from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.moments import expanded, moments_of
 from dpsolve.solvers.distributions.path import path_of, pushed
@@ -23,9 +23,9 @@ from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.inspection.forecast import path_periods
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.partition import ALONE, Cut, Everywhere
+from dpsolve.solvers.numerics.partition import ALONE, Partition, Reductions
 from dpsolve.solvers.operators.base import PolicyOperator
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence
 
@@ -37,10 +37,10 @@ OF_DISTRIBUTION = ("distribution_residual", "distribution_error", "distribution_
 CLASSES = "distribution_classes"  # a state of each recurrent class: for messages, and not stored
 
 
-# -- what is told of it --------------------------------------------------------------------------
+# -- what is told of it ---------------------------------------------------------------------------
 
 
-def told(
+def explain_statistics(
     code: int, model: Callable[[], Any], options: SolveOptions, arrays: Mapping[str, Any]
 ) -> str:
     """Return the sentence of a point that did not fail, outside a trace.
@@ -78,7 +78,7 @@ def _of_chain(code: int, made: Any, options: SolveOptions, arrays: Mapping[str, 
         "residual": arrays["distribution_residual"],
         "classes": arrays[CLASSES],
     }
-    text = explained(numbers, {name: arrays[f"grid_{name}"] for name in names})
+    text = explain_distribution(numbers, {name: arrays[f"grid_{name}"] for name in names})
     if code == Outcome.SEVERAL_CLASSES and options.initial is None:
         return f"{text}; in a sweep, [solve] initial = {{ {names[0]} = VALUE }}"
     return text
@@ -114,9 +114,11 @@ def population(
             fixed.reward.shape,
             method=options.distribution_method,
             tol=options.distribution_tol,
-            initial=_start(model, fixed.cut, options) if options.initial is not None else None,
+            initial=_start(model, fixed.partition, options)
+            if options.initial is not None
+            else None,
             proper=fixed.proper & ~failed,
-            over=fixed.everywhere,
+            over=fixed.reductions,
         )
         mass, code = found.mass, found.code.astype(jnp.int32)
         arrays["distribution"] = mass
@@ -124,12 +126,12 @@ def population(
         arrays["distribution_error"] = found.error_bound
         arrays["distribution_period"] = found.period.astype(jnp.int32)
         arrays[CLASSES] = found.classes
-        if fixed.cut is not None:
-            axis = _axis(model, fixed.cut)
-            arrays[CLASSES] = fixed.cut.numbers_on_grid(found.classes, model.shape, axis)
+        if fixed.partition is not None:
+            axis = _axis(model, fixed.partition)
+            arrays[CLASSES] = fixed.partition.numbers_on_grid(found.classes, model.shape, axis)
     arrays |= follows(model, fixed, options, mass)
-    code = _judged(arrays, fixed.proper, code, fixed.everywhere)
-    return {name: masked(x, failed) for name, x in arrays.items()}, code
+    code = _judge(arrays, fixed.proper, code, fixed.reductions)
+    return {name: mask(x, failed) for name, x in arrays.items()}, code
 
 
 def follows(
@@ -144,21 +146,23 @@ def follows(
         found = moments_of(model, fixed, mass, expanded(model, options.moments))
         arrays |= {f"moment_{name}": x for name, x in found.items()}
     if options.periods is not None:
-        start = _start(model, fixed.cut, options)
+        start = _start(model, fixed.partition, options)
         arrays["distribution_path"] = path_of(
             lambda mass, _: pushed(fixed.expect, mass), start, options.periods
         )
     return arrays
 
 
-def _axis(model: Model | TabularModel, cut: Cut) -> int:
-    return list(model.states).index(cut.state) if isinstance(model, Model) else 0
+def _axis(model: Model | TabularModel, partition: Partition) -> int:
+    return list(model.states).index(partition.state) if isinstance(model, Model) else 0
 
 
-def _start(model: Model | TabularModel, cut: Cut | None, options: SolveOptions) -> Array:
+def _start(
+    model: Model | TabularModel, partition: Partition | None, options: SolveOptions
+) -> Array:
     """Return where the distribution starts, or this device's part of it."""
     whole = initial_mass(model, options)
-    return whole if cut is None else cut.part(whole, _axis(model, cut))
+    return whole if partition is None else partition.part(whole, _axis(model, partition))
 
 
 def horizon_path(
@@ -166,7 +170,7 @@ def horizon_path(
     options: SolveOptions,
     policies: Mapping[str, Array],
     failed: Array | bool,
-    cut: Cut | None = None,
+    partition: Partition | None = None,
 ) -> tuple[Arrays, Array]:
     """Push a distribution through the periods of a finite horizon, if the options ask for it.
 
@@ -180,16 +184,16 @@ def horizon_path(
         return {}, jnp.int32(Outcome.SOLVED)
 
     def step(mass: Array, t: Array) -> Array:
-        operator = Lattice(model, t=t, block=1, memory=options.memory, cut=cut)
+        operator = GridOperator(model, t=t, block=1, memory=options.memory, partition=partition)
         # A failed point has -1 for a policy; its path is masked.
         policy = operator.policy_of({c: jnp.maximum(i[t], 0) for c, i in policies.items()})
         fixed = operator.at(policy)
         return jnp.where(fixed.proper, pushed(fixed.expect, mass), jnp.nan)
 
-    arrays = {"distribution_path": path_of(step, _start(model, cut, options), periods)}
-    over = ALONE if cut is None else cut.everywhere
-    code = _judged(arrays, True, jnp.int32(Outcome.SOLVED), over)
-    return {name: masked(x, failed) for name, x in arrays.items()}, code
+    arrays = {"distribution_path": path_of(step, _start(model, partition, options), periods)}
+    over = ALONE if partition is None else partition.reductions
+    code = _judge(arrays, True, jnp.int32(Outcome.SOLVED), over)
+    return {name: mask(x, failed) for name, x in arrays.items()}, code
 
 
 def initial_mass(model: Model | TabularModel, options: SolveOptions) -> Array:
@@ -197,7 +201,7 @@ def initial_mass(model: Model | TabularModel, options: SolveOptions) -> Array:
     return read_initial(dict(options.initial or ()), model)
 
 
-def _judged(arrays: Arrays, proper: Array | bool, code: Array, over: Everywhere) -> Array:
+def _judge(arrays: Arrays, proper: Array | bool, code: Array, over: Reductions) -> Array:
     """Let a path that is none be told: an initial value off its grid, or extrapolation."""
     if "distribution_path" not in arrays:
         return code
@@ -206,7 +210,7 @@ def _judged(arrays: Arrays, proper: Array | bool, code: Array, over: Everywhere)
     return jnp.where((code == Outcome.SOLVED) & ~good, bad, code)
 
 
-def masked(x: Array, failed: Array | bool) -> Array:
+def mask(x: Array, failed: Array | bool) -> Array:
     """Take what a failed point cannot have out of an array."""
     missing = jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1
     return jnp.where(failed, missing, x)

@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from dpsolve.hpc.progress import Silent
-from dpsolve.hpc.run.sweep import Outcome, run_sweep
+from dpsolve.hpc.run.sweep import SweepReport, run_sweep
 from dpsolve.hpc.store.event_log import Event
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
@@ -112,7 +112,7 @@ def cake(tmp_path: Path) -> Callable[..., Sweep]:
     return make
 
 
-def run(sweep: Sweep, progress: Any = None, **arguments: Any) -> Outcome:
+def run(sweep: Sweep, progress: Any = None, **arguments: Any) -> SweepReport:
     return run_sweep(sweep, resolve(sweep.model), progress=progress or Silent(), **arguments)
 
 

@@ -74,11 +74,11 @@ class Several:
         """Start some of the processes, by default all of them."""
         count = self.count or len(self.devices)
         for i in which or range(len(self.devices)):
-            seat = ["--distributed", "--coordinator", f"127.0.0.1:{self.port}"]
-            seat += ["--processes", str(count), "--process-id", str(i)]
+            process_address = ["--distributed", "--coordinator", f"127.0.0.1:{self.port}"]
+            process_address += ["--processes", str(count), "--process-id", str(i)]
             with (self.folder / f"process-{i}.out").open("wb") as file:
                 self.started[i] = subprocess.Popen(
-                    command(*self.words, *seat), cwd=self.folder, stdout=file,
+                    command(*self.words, *process_address), cwd=self.folder, stdout=file,
                     stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                     env=environment(self.devices[i]),
                 )  # fmt: skip

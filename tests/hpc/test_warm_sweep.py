@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from dpsolve import RefusedError
 from dpsolve.hpc.cli.main import cli
 from dpsolve.hpc.cluster import worker as desks
-from dpsolve.hpc.cluster.messages import Order, Post
-from dpsolve.hpc.cluster.worker import Desk
+from dpsolve.hpc.cluster.messages import RunInfo, TaskOrder
+from dpsolve.hpc.cluster.worker import TaskRunner
 from dpsolve.hpc.plan.design import Bucket, make_design
 from dpsolve.hpc.plan.tasks import Task, cut
 from dpsolve.hpc.run.executor import LocalExecutor, numbers_of
@@ -126,11 +126,11 @@ def test_whoever_runs_a_task_and_in_whatever_portions_the_store_is_the_same(
     monkeypatch.setattr(desks, "PORTIONS", 10**6)
     monkeypatch.setattr("dpsolve.sharding.devices.threads.cores", lambda: 1)
     monkeypatch.setattr("dpsolve.sharding.batches.program.Program.workers", 1)
-    desk = Desk(Post(store=str(store.path), topic=""))
-    program = desk._compiled(store.tasks[0], 0, lambda _: None)[0]
+    runner = TaskRunner(RunInfo(store=str(store.path), topic=""))
+    program = runner._compiled(store.tasks[0], 0, lambda _: None)[0]
     assert program.lanes == 1
     assert [*desks._portions(store.tasks[0], program)] == [(0, 8), (8, 16), (16, 20)]
-    desk.perform(Order(id="", task=0), lambda _: None)
+    runner.perform(TaskOrder(id="", task=0), lambda _: None)
     assert_equal_stores(tmp_path / "whole.zarr", tmp_path / "parts.zarr")
 
 

@@ -20,24 +20,24 @@ from jax.sharding import PartitionSpec
 
 import dpsolve as dp
 from dpsolve.sharding.batches.rounds import Rounds
-from dpsolve.sharding.devices.fit import make_cut
+from dpsolve.sharding.devices.fit import make_partition
 from dpsolve.sharding.devices.mesh import STATES, MeshShape, make_mesh
 from dpsolve.sharding.solve import solve
 from dpsolve.solvers.library import savings
 from dpsolve.solvers.model.mdp import TabularModel
-from dpsolve.solvers.numerics.partition import Cut, Everywhere
-from dpsolve.solvers.operators.bellman import Lattice
-from dpsolve.solvers.operators.tabular import Tabular
+from dpsolve.solvers.numerics.partition import Partition, Reductions
+from dpsolve.solvers.operators.bellman import GridOperator
+from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.options import SolveOptions
 from reference import Problem, Space, Table, random_arrays, random_problem
 
 PLENTY, POOR = 2**28, 8  # bytes: everything is kept and gathered, or nothing is
 
 
-def cut_of(model: Any, parts: int) -> Cut:
-    cut = make_cut(lambda: model, {}, MeshShape(states=parts))
-    assert cut is not None
-    return cut
+def cut_of(model: Any, parts: int) -> Partition:
+    partition = make_partition(lambda: model, {}, MeshShape(states=parts))
+    assert partition is not None
+    return partition
 
 
 def most_parts(problem: Problem) -> int:
@@ -45,14 +45,14 @@ def most_parts(problem: Problem) -> int:
     return max(free or [len(s.values) for s in problem.states.values()])
 
 
-def over_devices(cut: Cut, axis: int, f: Callable[..., Any], *arrays: Any) -> Any:
+def over_devices(partition: Partition, axis: int, f: Callable[..., Any], *arrays: Any) -> Any:
     """Apply `f` to the parts of arrays over the states, and put its results together."""
     where = PartitionSpec(*[None] * axis, STATES)
-    mesh = make_mesh(MeshShape(states=cut.parts))
+    mesh = make_mesh(MeshShape(states=partition.parts))
     shared = jax.shard_map(f, mesh=mesh, in_specs=where, out_specs=where, check_vma=False)
-    members = np.minimum(np.arange(cut.width * cut.parts), cut.size - 1)
+    members = np.minimum(np.arange(partition.width * partition.parts), partition.size - 1)
     found = jax.jit(shared)(*(np.take(x, members, axis) for x in arrays))
-    return jax.tree.map(lambda x: np.take(np.asarray(x), np.arange(cut.size), axis), found)
+    return jax.tree.map(lambda x: np.take(np.asarray(x), np.arange(partition.size), axis), found)
 
 
 def sweep(operator: Any, v: Any, policy: Any) -> tuple[Any, ...]:
@@ -84,16 +84,16 @@ def assert_oracles_sweep(table: Table, v: Any, policy: Any, found: Any, flat: An
 
 def check_sweep(problem: Problem, parts: int, memory: int, seed: int = 0) -> None:
     model, rng = problem.model(), np.random.default_rng(seed)
-    cut = cut_of(model, parts)
+    partition = cut_of(model, parts)
     v = rng.normal(size=problem.shape)
     policy = rng.integers(0, np.prod(problem.choice_shape), problem.shape).astype(np.int32)
     t = None if problem.horizon is None else 0
 
     def f(v: Any, policy: Any) -> Any:
         now = None if t is None else jnp.int32(t)
-        return sweep(Lattice(model, t=now, memory=memory, cut=cut), v, policy)
+        return sweep(GridOperator(model, t=now, memory=memory, partition=partition), v, policy)
 
-    found = over_devices(cut, list(problem.states).index(cut.state), f, v, policy)
+    found = over_devices(partition, list(problem.states).index(partition.state), f, v, policy)
 
     def flat(labels: dict[str, Any]) -> Any:
         chosen = [labels[c].ravel() for c in problem.choices]
@@ -184,16 +184,16 @@ def test_what_depends_on_the_senders_states_is_not_passed_on() -> None:
     # Parts of an expectation that holds x already would hold the sender's x: that was a wrong
     # value, certified.
     model = pipeline().model()
-    cut = cut_of(model, 2)
+    partition = cut_of(model, 2)
 
     def f(x: Any) -> Any:
-        lattice = Lattice(model, memory=POOR, cut=cut)
-        assert lattice.expectation.steps[0].states == ("last",)
-        assert "x" in lattice.expectation.steps[0].dims
-        assert not lattice.expectation.parted
+        grid_operator = GridOperator(model, memory=POOR, partition=partition)
+        assert grid_operator.expectation.steps[0].states == ("last",)
+        assert "x" in grid_operator.expectation.steps[0].dims
+        assert not grid_operator.expectation.parted
         return x
 
-    over_devices(cut, 1, f, np.zeros((3, 5)))
+    over_devices(partition, 1, f, np.zeros((3, 5)))
 
 
 def mdp_forms(n: int, m: int = 3) -> dict[str, tuple[TabularModel, Table]]:
@@ -227,13 +227,13 @@ def test_a_sweep_over_arrays_is_the_oracles(form: str, n: int, parts: int) -> No
         assert (model.transition.rows is None) == (form == "padded")
     rng = np.random.default_rng(n)
     v, policy = rng.normal(size=n), table.feasible.argmax(1)
-    cut = cut_of(model, parts)
+    partition = cut_of(model, parts)
 
     def f(v: Any, action: Any) -> Any:
-        operator = Tabular(model, cut)
+        operator = TabularOperator(model, partition)
         return sweep(operator, v, operator.policy_of({"action": action}))
 
-    found = over_devices(cut, 0, f, v, policy.astype(np.int32))
+    found = over_devices(partition, 0, f, v, policy.astype(np.int32))
     assert_oracles_sweep(table, v, policy, found, lambda labels: labels["action"])
 
 
@@ -245,7 +245,7 @@ def test_reductions_over_devices_are_those_over_all_states() -> None:
     broken = np.where(np.arange(8) == 5, np.nan, x)
 
     def f(x: Any, y: Any, broken: Any) -> Any:
-        over = Everywhere(STATES)
+        over = Reductions(STATES)
         numbers = [
             over.max(x), over.min(x), over.sum(x), over.dot(x, y), over.mean(x), over.all(x < 9),
             over.all(x < x[0] + 1e-9), over.max(broken), over.min(broken),
@@ -465,7 +465,7 @@ def rounds(request: pytest.FixtureRequest) -> Rounds:
     """Savings on 4 devices; the poor one neither keeps rewards nor gathers values."""
     sizes, shape = {"n_a": 256, "n_z": 3}, MeshShape(states=4)
     options = SolveOptions(memory=request.param, method="opi")
-    made = Rounds(savings, sizes, options, 1, shape, make_cut(savings, sizes, shape))
+    made = Rounds(savings, sizes, options, 1, shape, make_partition(savings, sizes, shape))
     made.compile()
     return made
 

@@ -16,7 +16,7 @@ from dpsolve.hpc.cluster.compilation_cache import remove_truncated
 from dpsolve.hpc.cluster.dask_executor import DaskExecutor
 from dpsolve.hpc.run.executor import prepare
 from dpsolve.hpc.run.job_paths import cache_folder
-from dpsolve.hpc.store.event_log import Event, read_ledger
+from dpsolve.hpc.store.event_log import Event, read_events
 from dpsolve.hpc.store.failures import write_failed
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
@@ -104,7 +104,7 @@ def naughty(tmp_path: Path) -> Callable[..., Sweep]:
 
 
 def events(path: Path, *kinds: str) -> list[Event]:
-    found = read_ledger(open_store(path))
+    found = read_events(open_store(path))
     assert done_twice(found) == []
     return [event for event in found if not kinds or event.what in kinds]
 
@@ -307,7 +307,7 @@ def test_a_worker_whose_job_is_nearly_over_takes_no_task(
 
     monkeypatch.setenv(shutdown.JOB_END, str(time.time() + 60))
     worker.check_time(10.0, "a task takes")
-    with pytest.raises(worker.Late, match=r"and the job has (59|60) s left"):
+    with pytest.raises(worker.TooLittleTime, match=r"and the job has (59|60) s left"):
         worker.check_time(50.0, "a task takes")
     worker.check_time(0.0, "nothing is known yet")
 

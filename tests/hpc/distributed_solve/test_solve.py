@@ -15,13 +15,13 @@ import zarr
 import dpsolve as dp
 from dpsolve.hpc.cli import solve
 from dpsolve.hpc.distributed_solve.checkpoints import Checkpoints
-from dpsolve.hpc.distributed_solve.slurm_step import find_seat, nodes_of
-from dpsolve.hpc.distributed_solve.solve import Ending, solve_into_store
+from dpsolve.hpc.distributed_solve.slurm_step import find_address, nodes_of
+from dpsolve.hpc.distributed_solve.solve import SolveReport, solve_into_store
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.reader import Reading
 from dpsolve.sharding.devices.mesh import MeshShape
-from dpsolve.sharding.processes.group import SILENCE, Roll
+from dpsolve.sharding.processes.group import SILENCE, ProcessGroup
 from dpsolve.sharding.processes.rendezvous import alone
 from dpsolve.solvers.errors import RefusedError, UsageError
 
@@ -34,28 +34,28 @@ KEEP = ("--keep", "value,lower,upper,policy,eaten")
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
     (folder / "slow.py").write_text(SLOW)
     return folder
 
 
 @pytest.fixture(scope="module")
-def by_one(desk: Path) -> Path:
+def by_one(runner: Path) -> Path:
     """A store by one process with four devices."""
-    done = solve_alone(desk, "slow.py", *KEEP, "--mesh", "states=4", "--store", "one.zarr",
+    done = solve_alone(runner, "slow.py", *KEEP, "--mesh", "states=4", "--store", "one.zarr",
                        devices=4)  # fmt: skip
     assert done.code == 0, done.output
-    return desk / "one.zarr"
+    return runner / "one.zarr"
 
 
 @pytest.fixture(scope="module")
-def by_two(desk: Path) -> Path:
+def by_two(runner: Path) -> Path:
     """A store by two processes with two devices each."""
-    ended = Several(desk, ["slow.py", *KEEP, "--mesh", "states=4", "--store", "two.zarr"])
+    ended = Several(runner, ["slow.py", *KEEP, "--mesh", "states=4", "--store", "two.zarr"])
     for done in ended.start().end():
         assert done.code == 0, done.output
-    return desk / "two.zarr"
+    return runner / "two.zarr"
 
 
 def assert_same_answer(one: Path, other: Path) -> None:
@@ -110,10 +110,10 @@ def test_an_altered_part_is_found(by_two: Path, tmp_path: Path):
     assert "lower is missing: its file c.0.0.2 is not there" in claims
 
 
-def kill_one(desk: Path, store: Path, dead: int) -> list[Ended]:
+def kill_one(runner: Path, store: Path, dead: int) -> list[Ended]:
     """Start two processes, and kill one of them after a checkpoint."""
     words = ["slow.py", *VI, "--checkpoint", "0.02", "--store", store.name]
-    several = Several(desk, words).start()
+    several = Several(runner, words).start()
     parts = (store / "status" / "checkpoint").glob
     until(lambda: len(list(parts("*/*.part"))) >= 4, "a checkpoint", pause=0.01)
     several.tell(dead, signal.SIGKILL)
@@ -125,16 +125,16 @@ def kill_one(desk: Path, store: Path, dead: int) -> list[Ended]:
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_other_and_the_same_command_resumes(desk: Path):
-    store = desk / "killed.zarr"
-    left = kill_one(desk, store, 1)[0]
+def test_a_killed_process_ends_the_other_and_the_same_command_resumes(runner: Path):
+    store = runner / "killed.zarr"
+    left = kill_one(runner, store, 1)[0]
     assert left.code == 130, left.output
     assert "process 1 on" in left.output
     assert "was lost: its connection closed" in left.output
     assert "the same command goes on from the last checkpoint" in left.output
 
     words = ["slow.py", *VI, "--store", store.name]
-    ends = Several(desk, words).start().end()
+    ends = Several(runner, words).start().end()
     assert [done.code for done in ends] == [0, 0], ends
     resumed = sweeps_of(ends[0].output, "resuming after")
     total = int(dp.open(store).iterations.compute().item())
@@ -144,7 +144,7 @@ def test_a_killed_process_ends_the_other_and_the_same_command_resumes(desk: Path
     assert not (store / "status" / "checkpoint").exists()
 
 
-class Losing(Roll):
+class Losing(ProcessGroup):
     """One whose thread has just noticed a loss, and is about to end this process."""
 
     def __init__(self) -> None:
@@ -167,8 +167,8 @@ def test_the_error_that_a_loss_brings_is_not_shown(monkeypatch: Any, capfd: Any)
 
 
 @pytest.mark.slow
-def test_the_end_of_process_0_ends_the_others_too(desk: Path):
-    left = kill_one(desk, desk / "headless.zarr", 0)[1]
+def test_the_end_of_process_0_ends_the_others_too(runner: Path):
+    left = kill_one(runner, runner / "headless.zarr", 0)[1]
     if left.code == -signal.SIGABRT:  # JAX lost its service with process 0, and was faster
         assert "JAX distributed service" in left.output
     else:
@@ -178,25 +178,25 @@ def test_the_end_of_process_0_ends_the_others_too(desk: Path):
 
 
 @pytest.mark.slow
-def test_a_process_that_never_comes_is_named(desk: Path):
+def test_a_process_that_never_comes_is_named(runner: Path):
     words = ["slow.py", "--wait", "1", "--store", "never.zarr"]
-    (done,) = Several(desk, words).start(0).end()
+    (done,) = Several(runner, words).start(0).end()
     assert done.code == 130
     assert "process 1 did not come to 127.0.0.1:" in done.output
     assert "1 of 2 processes are there" in done.output
-    assert not (desk / "never.zarr").exists()
+    assert not (runner / "never.zarr").exists()
 
 
 @pytest.mark.slow
-def test_a_process_with_other_devices_is_told_once_and_ends_all(desk: Path):
+def test_a_process_with_other_devices_is_told_once_and_ends_all(runner: Path):
     words = ["slow.py", "--mesh", "states=4", "--store", "odd.zarr"]
-    ends = Several(desk, words, devices=(2, 1)).start().end()
+    ends = Several(runner, words, devices=(2, 1)).start().end()
     assert [done.code for done in ends] == [2, 2], ends
     (said,) = [done.output for done in ends if "error:" in done.output]
     assert "the mesh points=1,states=4 takes 4 devices, and there are 3" in said
     assert "process 1 on" in said
     assert "XLA_FLAGS=" in said
-    assert not (desk / "odd.zarr").exists()
+    assert not (runner / "odd.zarr").exists()
 
 
 # -- what SLURM says ------------------------------------------------------------------------------
@@ -223,14 +223,21 @@ def test_lists_of_nodes_are_read_as_slurm_writes_them(text: str, nodes: list[str
 
 
 def test_a_step_tells_who_this_is_and_where_all_meet():
-    seat = find_seat(environment=STEP)
-    assert (seat.process, seat.processes, seat.run) == (3, 5, "70.1")
-    assert seat.hosts == ("gpu08", "gpu08", "gpu09", "gpu09", "gpu10")
-    assert seat.coordinator.startswith("gpu08:")
-    assert find_seat(environment=STEP | {"SLURM_STEP_ID": "2"}).address[1] != seat.address[1]
-    cyclic = find_seat(environment=STEP | {"SLURM_DISTRIBUTION": "cyclic:block"})
+    process_address = find_address(environment=STEP)
+    assert (process_address.process, process_address.processes, process_address.run) == (
+        3,
+        5,
+        "70.1",
+    )
+    assert process_address.hosts == ("gpu08", "gpu08", "gpu09", "gpu09", "gpu10")
+    assert process_address.coordinator.startswith("gpu08:")
+    assert (
+        find_address(environment=STEP | {"SLURM_STEP_ID": "2"}).endpoint[1]
+        != process_address.endpoint[1]
+    )
+    cyclic = find_address(environment=STEP | {"SLURM_DISTRIBUTION": "cyclic:block"})
     assert cyclic.hosts == ("gpu08", "gpu09", "gpu10", "gpu08", "gpu09")
-    given = find_seat("other:1234", 2, 1, STEP)
+    given = find_address("other:1234", 2, 1, STEP)
     assert (given.coordinator, given.processes, given.process) == ("other:1234", 2, 1)
 
 
@@ -238,15 +245,15 @@ def test_a_step_tells_who_this_is_and_where_all_meet():
     ("visible", "devices"), [("0,1,2,3", (2, 3)), ("0,1", (1,)), ("1", None), ("", None)]
 )
 def test_processes_of_one_node_share_its_gpus(visible: str, devices: tuple[int, ...] | None):
-    seat = find_seat(environment=STEP | {"CUDA_VISIBLE_DEVICES": visible})
-    assert seat.local_devices == devices
+    process_address = find_address(environment=STEP | {"CUDA_VISIBLE_DEVICES": visible})
+    assert process_address.local_devices == devices
 
 
 def test_without_srun_everything_is_to_be_given():
     with pytest.raises(UsageError, match="--processes, --process-id not given"):
-        find_seat("n1:1234", environment={})
+        find_address("n1:1234", environment={})
     with pytest.raises(UsageError, match="inside SLURM job 70, but not in a step of it"):
-        find_seat(environment={"SLURM_JOB_ID": "70", "SLURM_PROCID": "0"})
+        find_address(environment={"SLURM_JOB_ID": "70", "SLURM_PROCID": "0"})
 
 
 # -- in this process, on its eight devices --------------------------------------------------------
@@ -275,14 +282,14 @@ def reading(model: str | Path, store: Path, tol: float = 1e-5, **given: Any) -> 
     return read_target(str(model), tol=tol, store=str(store), **(words | given))
 
 
-def into_store(read: Reading, states: int, every: float = 0.0, progress: Any = None) -> Ending:
+def into_store(read: Reading, states: int, every: float = 0.0, progress: Any = None) -> SolveReport:
     return solve_into_store(
-        read.sweep, read.source, mesh=MeshShape(states=states), roll=alone(), every=every,
+        read.sweep, read.source, mesh=MeshShape(states=states), group=alone(), every=every,
         progress=progress or Silent(),
     )  # fmt: skip
 
 
-def interrupted(read: Reading, states: int) -> Ending:
+def interrupted(read: Reading, states: int) -> SolveReport:
     found = into_store(read, states, every=1e-3, progress=Ender())
     assert found.interrupted == "SIGTERM"
     assert found.exit_code == 130

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dpsolve import ModelError, UsageError
 from dpsolve.hpc.plan.plan import Plan, estimate, make_plan
-from dpsolve.hpc.plan.tasks import Crew, block_shape, cut, points_per_task
+from dpsolve.hpc.plan.tasks import WorkerCount, block_shape, cut, points_per_task
 from dpsolve.hpc.run.sweep import create_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
@@ -85,15 +85,17 @@ def test_small_models_make_few_tasks_and_large_ones_lose_little() -> None:
 def test_a_new_store_has_tasks_for_all_who_may_work_on_it() -> None:
     tiny = {"points": 10**6, "point_bytes": 68, "lanes": 64}
     assert math.ceil(10**6 / points_per_task(**tiny)) == 64
-    assert math.ceil(10**6 / points_per_task(**tiny, crew=Crew(1_000))) >= 4_000
-    assert points_per_task(**tiny, crew=Crew(2_000)) == 64
-    assert points_per_task(**tiny, crew=Crew(100_000)) == 64  # a batch at the least
-    assert points_per_task(**tiny, crew=Crew(100_000, batches=8)) == 512  # or one for each core
+    assert math.ceil(10**6 / points_per_task(**tiny, worker_count=WorkerCount(1_000))) >= 4_000
+    assert points_per_task(**tiny, worker_count=WorkerCount(2_000)) == 64
+    assert points_per_task(**tiny, worker_count=WorkerCount(100_000)) == 64  # a batch at the least
+    assert (
+        points_per_task(**tiny, worker_count=WorkerCount(100_000, batches=8)) == 512
+    )  # or one for each core
     # What is fine for few workers stays as it is.
-    assert points_per_task(**tiny, crew=Crew(2)) == points_per_task(**tiny)
+    assert points_per_task(**tiny, worker_count=WorkerCount(2)) == points_per_task(**tiny)
     large = {"points": 1_000, "point_bytes": 4 * 200_000, "lanes": 1}
-    assert points_per_task(**large, crew=Crew(4)) == points_per_task(**large)
-    assert points_per_task(**tiny, crew=Crew()) == points_per_task(**tiny)
+    assert points_per_task(**large, worker_count=WorkerCount(4)) == points_per_task(**large)
+    assert points_per_task(**tiny, worker_count=WorkerCount()) == points_per_task(**tiny)
 
 
 def test_buckets_share_the_workers_by_their_points(toy: str, tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_buckets_share_the_workers_by_their_points(toy: str, tmp_path: Path) -> 
     raw = {"model": toy, "grid": grid, "store": {"path": str(tmp_path / "s.zarr")}}
     sweep = sweep_from(raw)
     source = resolve(sweep.model)
-    here, there = make_plan(sweep, source), make_plan(sweep, source, Crew(6))
+    here, there = make_plan(sweep, source), make_plan(sweep, source, WorkerCount(6))
     assert [len(part.tasks) for part in here.buckets] == [3, 3]
     assert [len(part.tasks) for part in there.buckets] == [13, 13]  # 12 or more
 
@@ -113,8 +115,8 @@ def test_the_cut_of_a_store_stays_wherever_it_goes_on(toy: str, tmp_path: Path) 
         "store": {"path": str(tmp_path / "s.zarr"), "keep": ["price"]},
     }
     sweep = sweep_from(raw)
-    made = create_store(sweep, resolve(sweep.model), crew=Crew(20))
-    opened = create_store(sweep, resolve(sweep.model), crew=Crew(3))
+    made = create_store(sweep, resolve(sweep.model), worker_count=WorkerCount(20))
+    opened = create_store(sweep, resolve(sweep.model), worker_count=WorkerCount(3))
     assert len(made.tasks) > len(plan_of(sweep).tasks)
     assert opened.tasks == made.tasks
     assert run(sweep).solved == 20_000  # in this process, without a crew

@@ -15,7 +15,7 @@ import pytest
 
 from dpsolve.hpc.process_alive import process_age
 from dpsolve.hpc.run import single_driver
-from dpsolve.hpc.run.single_driver import Presence, driving, presence
+from dpsolve.hpc.run.single_driver import DriverRecord, driver_record, driving
 from dpsolve.hpc.store.store import Store, open_store
 from dpsolve.hpc.sweep_file.fields import Sweep
 from dpsolve.solvers.errors import RefusedError
@@ -57,10 +57,10 @@ def drive(store: Store, stop: Callable[[], None] = lambda: None, note: list[str]
 def test_a_driver_leaves_nothing_behind(store: Store) -> None:
     before = files(store.path)
     with drive(store) as own:
-        found = presence(store)
+        found = driver_record(store)
         assert found is not None
         assert (found.id, found.process, found.alive) == (own.id, os.getpid(), True)
-    assert presence(store) is None
+    assert driver_record(store) is None
     assert files(store.path) == before
 
 
@@ -104,12 +104,12 @@ def test_a_killed_driver_of_this_machine_is_replaced_at_once(store: Store) -> No
             pass
         process.kill()
     with drive(store) as own:
-        assert presence(store) == own
+        assert driver_record(store) == own
 
 
 def test_a_number_that_came_round_again_is_another_process(store: Store) -> None:
     leave_record(store, host=os.uname().nodename, process=os.getpid(), process_start=1)
-    found = presence(store)
+    found = driver_record(store)
     assert found is not None
     assert not found.alive
     with drive(store):
@@ -127,7 +127,7 @@ def test_a_silent_driver_elsewhere_is_waited_for_and_then_replaced(store: Store)
     notes: list[str] = []
     began = time.monotonic()
     with drive(store, note=notes) as own:
-        found = presence(store)
+        found = driver_record(store)
         assert found is not None
         assert found.id == own.id
     assert time.monotonic() - began > 0.3
@@ -141,16 +141,16 @@ def test_a_driver_that_was_replaced_stops(store: Store) -> None:
         leave_record(store, id="another")
         assert stopped.wait(5)
     assert "another driver has taken over" in notes[0]
-    found = presence(store)
+    found = driver_record(store)
     assert found is not None
     assert found.id == "another"  # and its record is left alone
 
 
 def test_a_damaged_record_is_nobodys(store: Store) -> None:
     record(store).write_text("{")
-    assert presence(store) is None
+    assert driver_record(store) is None
     with drive(store):
-        assert presence(store) is not None
+        assert driver_record(store) is not None
 
 
 def test_a_file_system_without_links_will_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +165,8 @@ def test_a_file_system_without_links_will_do(store: Store, monkeypatch: pytest.M
 def test_looking_changes_nothing(store: Store) -> None:
     leave_record(store, silent=5.0)
     before = files(store.path)
-    found = presence(store)
-    assert isinstance(found, Presence)
+    found = driver_record(store)
+    assert isinstance(found, DriverRecord)
     assert found.silence == pytest.approx(5.0, abs=2.0)
     assert files(store.path) == before
 

@@ -101,10 +101,10 @@ def test_a_worker_needs_only_the_path_and_a_number(
     run(undisturbed)
     create(make_plan(sweep, resolve("cake")), "test")
     shown = fresh_python(f"""
-from dpsolve.hpc.cluster.worker import Desk
-from dpsolve.hpc.cluster.messages import Order, Post
-desk = Desk(Post(store={sweep.store.path!r}, topic=""))
-done = [desk.perform(Order(id="", task=number), lambda _: None) for number in (2, 0)]
+from dpsolve.hpc.cluster.worker import TaskRunner
+from dpsolve.hpc.cluster.messages import RunInfo, TaskOrder
+runner = TaskRunner(RunInfo(store={sweep.store.path!r}, topic=""))
+done = [runner.perform(TaskOrder(id="", task=number), lambda _: None) for number in (2, 0)]
 print([report["receipt"]["solved"] for report in done])
 """)
     assert shown.strip() == "[2, 2]"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpsolve.hpc.store.event_log import read_ledger
+from dpsolve.hpc.store.event_log import read_events
 from dpsolve.hpc.store.store import Store, open_store
 
 from ..conftest import assert_equal_stores, done_twice
@@ -85,7 +85,7 @@ class Chaos:
 
         def busy() -> list[str]:
             doing: dict[str, str] = {}
-            for event in read_ledger(open_store(self.store)):
+            for event in read_events(open_store(self.store)):
                 if event.what == "begun":
                     doing = {}
                 elif event.what == "started":
@@ -199,7 +199,7 @@ def test_the_store_survives_anything(slurm: LocalSlurm, tmp_path: Path) -> None:
     assert_equal_stores(chaos.store, undisturbed)
     store = open_store(chaos.store)
     assert len(store.receipts()) == tasks
-    events = read_ledger(store)
+    events = read_events(store)
     assert {event.task for event in events if event.what == "committed"} == {*range(tasks)}
     assert done_twice(events) == []
     assert chaos.computed_after_commit(store) == []

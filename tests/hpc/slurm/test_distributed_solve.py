@@ -24,7 +24,7 @@ VI = ["--method", "vi", "--with", "solve.max_iter=100000"]
 
 
 @pytest.fixture
-def desk(slurm: LocalSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runner(slurm: LocalSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model, in which each process will have two devices."""
     (tmp_path / "slow.py").write_text(SLOW)
     monkeypatch.chdir(tmp_path)
@@ -32,28 +32,28 @@ def desk(slurm: LocalSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-def test_srun_tells_the_processes_all_they_need(slurm: LocalSlurm, desk: Path):
+def test_srun_tells_the_processes_all_they_need(slurm: LocalSlurm, runner: Path):
     done = slurm.done(*SRUN, *SOLVE, "--mesh", "states=4", "--store", "x.zarr", seconds=180)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "points=1,states=4, 2 processes on 2 hosts" in done.stdout
     assert done.stdout.count("slow: solved") == 1
-    assert dp.verify(desk / "x.zarr").ok
-    assert len(list((desk / "x.zarr" / "value").glob("c.*"))) == 4
+    assert dp.verify(runner / "x.zarr").ok
+    assert len(list((runner / "x.zarr" / "value").glob("c.*"))) == 4
 
 
-def test_a_node_that_lacks_its_process_is_named(slurm: LocalSlurm, desk: Path):
+def test_a_node_that_lacks_its_process_is_named(slurm: LocalSlurm, runner: Path):
     late = "[ $SLURM_PROCID = 1 ] && sleep 20 || exec "  # process 1 hangs before it starts
     line = late + " ".join([*SOLVE, "--wait", "2", "--store", "x.zarr"])
     done = slurm.done(*SRUN, "--kill-on-bad-exit=1", "bash", "-c", line, seconds=180)
     assert done.returncode != 0
     assert "process 1 (expected on n2) did not come to n1:" in done.stderr
-    assert not (desk / "x.zarr").exists()
+    assert not (runner / "x.zarr").exists()
 
 
-def test_a_killed_process_is_named_and_the_same_step_resumes(slurm: LocalSlurm, desk: Path):
+def test_a_killed_process_is_named_and_the_same_step_resumes(slurm: LocalSlurm, runner: Path):
     words: list[str] = [*SRUN, *SOLVE, *VI, "--store", "x.zarr"]
-    folder = desk / "x.zarr" / "status" / "checkpoint"
-    with (desk / "out").open("w") as file:
+    folder = runner / "x.zarr" / "status" / "checkpoint"
+    with (runner / "out").open("w") as file:
         step = subprocess.Popen(
             [*words, "--checkpoint", "0.02"], env=slurm.environment, stdout=file, stderr=file
         )
@@ -66,12 +66,12 @@ def test_a_killed_process_is_named_and_the_same_step_resumes(slurm: LocalSlurm, 
     ]
     os.kill(victim, signal.SIGKILL)
     assert step.wait(60) != 0
-    said = (desk / "out").read_text()
+    said = (runner / "out").read_text()
     assert "process 1 on n2" in said
     assert "was lost" in said
-    assert not open_store(desk / "x.zarr").receipts()
+    assert not open_store(runner / "x.zarr").receipts()
 
     done = slurm.done(*words, seconds=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sweeps_of(done.stdout + done.stderr, "resuming after") > 0
-    assert dp.verify(desk / "x.zarr").ok
+    assert dp.verify(runner / "x.zarr").ok

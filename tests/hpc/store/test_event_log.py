@@ -11,7 +11,7 @@ import zarr
 
 from dpsolve.hpc.run.job_logs import attempts, excerpt, mark
 from dpsolve.hpc.run.job_paths import logs_folder
-from dpsolve.hpc.store.event_log import Event, Ledger, folder_of, read_ledger
+from dpsolve.hpc.store.event_log import Event, EventLog, folder_of, read_events
 from dpsolve.hpc.store.store import Store, open_store
 from dpsolve.hpc.sweep_file.fields import Sweep
 
@@ -24,50 +24,50 @@ def store(toy_sweep: Callable[..., Sweep]) -> Store:
 
 
 def test_a_sweep_in_one_process_keeps_no_ledger(store: Store) -> None:
-    assert read_ledger(store) == []
+    assert read_events(store) == []
     assert not folder_of(store).exists()
 
 
 def test_events_of_several_writers_come_in_the_order_of_time(store: Store) -> None:
-    one, other = Ledger(store, "driver"), Ledger(store, "worker")
+    one, other = EventLog(store, "driver"), EventLog(store, "worker")
     one.write("begun", tasks=3)
     other.write("started", task=0)
     one.write("lost", task=0, cause="job", message="its job\nended")
-    events = read_ledger(store)
+    events = read_events(store)
     assert [event.what for event in events] == ["begun", "started", "lost"]
     assert [event.task for event in events] == [None, 0, 0]
     assert events[1].writer == other.writer
     assert "message its job ended" in str(events[2])
-    assert [event.what for event in read_ledger(store, "worker")] == ["started"]
+    assert [event.what for event in read_events(store, "worker")] == ["started"]
 
 
 def test_a_torn_line_is_skipped_and_hides_nothing(store: Store) -> None:
-    ledger = Ledger(store, "worker")
-    ledger.write("started", task=0)
-    ledger.close()
-    with ledger.path.open("ab") as file:
+    event_log = EventLog(store, "worker")
+    event_log.write("started", task=0)
+    event_log.close()
+    with event_log.path.open("ab") as file:
         file.write(b'{"t": 1.0, "what": "comm')
-    other = Ledger(store, "driver")
+    other = EventLog(store, "driver")
     other.write("lost", task=0)
-    assert [event.what for event in read_ledger(store)] == ["started", "lost"]
+    assert [event.what for event in read_events(store)] == ["started", "lost"]
 
 
 def test_threads_do_not_mix_their_lines(store: Store) -> None:
-    ledger = Ledger(store, "worker")
+    event_log = EventLog(store, "worker")
     words = "x" * 3000
     threads = [
-        threading.Thread(target=lambda: [ledger.write("said", words=words) for _ in range(50)])
+        threading.Thread(target=lambda: [event_log.write("said", words=words) for _ in range(50)])
         for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [event.facts["words"] for event in read_ledger(store)] == [words] * 200
+    assert [event.facts["words"] for event in read_events(store)] == [words] * 200
 
 
 def test_readers_of_zarr_do_not_see_it(store: Store) -> None:
-    Ledger(store, "worker").write("started", task=0)
+    EventLog(store, "worker").write("started", task=0)
     group = zarr.open_group(store.path, mode="r", use_consolidated=False)
     assert "status" in dict(group.members(max_depth=None))  # a warning would be an error here
     assert len(store.receipts()) == len(store.tasks)
@@ -84,7 +84,7 @@ def test_work_done_twice_is_found() -> None:
 
 
 def test_every_attempt_is_found_with_its_log(store: Store) -> None:
-    worker, driver = Ledger(store, "worker"), Ledger(store, "driver")
+    worker, driver = EventLog(store, "worker"), EventLog(store, "driver")
     worker.write("joined", job="17")
     for end in ("error", "committed"):
         worker.write("started", task=2)
@@ -108,4 +108,4 @@ def test_a_store_on_a_disk_that_refuses_is_told(store: Store, tmp_path: Path) ->
 
     folder_of(store).write_text("a file stands where the folder belongs")
     with pytest.raises(StoreError):
-        Ledger(store, "worker").write("started", task=0)
+        EventLog(store, "worker").write("started", task=0)

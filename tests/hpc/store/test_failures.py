@@ -9,7 +9,7 @@ import pytest
 
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.run.sweep import resume
-from dpsolve.hpc.store.event_log import Event, read_ledger
+from dpsolve.hpc.store.event_log import Event, read_events
 from dpsolve.hpc.store.failures import write_failed
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep
@@ -33,7 +33,7 @@ def test_a_resume_leaves_failed_points_alone_unless_it_is_told_otherwise(
     again = resume(path, progress=Silent(), retry_failed=True)
     assert (again.solved, again.failed, again.computed) == (3, 0, 1)
     assert_equal_stores(path, run(toy_sweep("undisturbed.zarr")).path)
-    assert [(e.what, e.task) for e in read_ledger(open_store(path))] == [("retried", 1)]
+    assert [(e.what, e.task) for e in read_events(open_store(path))] == [("retried", 1)]
 
 
 def test_a_sweep_computes_them_once_more_as_well(

@@ -13,7 +13,7 @@ import dpsolve as dp
 from dpsolve.hpc.store import checksums
 from dpsolve.hpc.verify.definition import define
 from dpsolve.hpc.verify.point import Stored, examine
-from dpsolve.hpc.verify.proofs import Claim, Interval, Place, Step, find_weight
+from dpsolve.hpc.verify.proofs import Claim, Interval, Place, ValueProof, find_weight
 from dpsolve.hpc.verify.verification import Verification
 
 from ...reference import random_arrays, random_problem, solve_arrays
@@ -130,7 +130,7 @@ def test_the_interval_from_any_value_holds_the_true_one(seed: int) -> None:
     for size in (1e-9, 1e-3, 10.0):
         value = true + size * rng.uniform(-1, 1, definition.n)
         claim = Claim(value, value, value, ("lower", "upper"))
-        proven = Step(place, None, claim, claim, 0.0).interval(Interval(value, value))
+        proven = ValueProof(place, None, claim, claim, 0.0).interval(Interval(value, value))
         assert (proven.low <= true).all()
         assert (true <= proven.high).all()
         assert np.max(proven.high - proven.low) < 1e3 * size + 1e-9

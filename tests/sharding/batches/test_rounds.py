@@ -12,7 +12,7 @@ from dpsolve.sharding.batches import refill
 from dpsolve.sharding.batches.program import Program
 from dpsolve.sharding.batches.refill import Results, serve
 from dpsolve.sharding.batches.rounds import Rounds
-from dpsolve.sharding.devices.fit import make_cut
+from dpsolve.sharding.devices.fit import make_partition
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
@@ -35,7 +35,7 @@ def chain(beta: float = 0.9, rate: float = 0.1, off: float = 0.0, *, n: int = 6)
 @lru_cache
 def rounds(points: int, states: int = 1, lanes: int = LANES) -> Rounds:
     shape = MeshShape(points, states)
-    return Rounds(chain, {"n": 6}, OPTIONS, lanes, shape, make_cut(chain, {"n": 6}, shape))
+    return Rounds(chain, {"n": 6}, OPTIONS, lanes, shape, make_partition(chain, {"n": 6}, shape))
 
 
 def columns(beta: Any, off: Any = 0.0, rate: Any = 0.1) -> dict[str, Any]:

@@ -185,7 +185,10 @@ def test_a_quantile_cuts_the_distribution_where_it_should(savings: dp.Solution) 
     panel = dp.simulate(savings, 11, agents=4000, periods=100)
     for p in (25, 50, 75, 90):
         cut = panel.moments([f"p{p}_a"])[f"p{p}_a"].value
-        shares = {"below": lambda a, cut=cut: a < cut, "up_to": lambda a, cut=cut: a <= cut}
+        shares = {
+            "below": lambda a, cut=cut: a < cut,
+            "up_to": lambda a, cut=cut: a <= cut,
+        }
         exact, found = mu.moments(shares), panel.moments(shares)
         assert float(exact["below"]) - 4 * found["below"].error < p / 100
         assert float(exact["up_to"]) + 4 * found["up_to"].error >= p / 100

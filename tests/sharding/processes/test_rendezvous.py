@@ -14,8 +14,8 @@ import pytest
 
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.sharding.processes import group as roll_module
-from dpsolve.sharding.processes.group import Roll
-from dpsolve.sharding.processes.rendezvous import Seat, alone, check_devices, join
+from dpsolve.sharding.processes.group import ProcessGroup
+from dpsolve.sharding.processes.rendezvous import ProcessAddress, alone, check_devices, join
 from dpsolve.sharding.processes.stepwise import Stepwise, stepwise
 from dpsolve.solvers.errors import PeerError, UsageError
 from dpsolve.solvers.library import as_factory
@@ -31,10 +31,10 @@ class Table:
             self.address = f"127.0.0.1:{server.getsockname()[1]}"
         self.processes, self.given = processes, given
         self.told: dict[int, str] = {}
-        self.rolls: dict[int, Roll] = {}
+        self.rolls: dict[int, ProcessGroup] = {}
 
-    def seat(self, number: int, **other: Any) -> Seat:
-        return Seat(self.address, self.processes, number, **(self.given | other))
+    def process_address(self, number: int, **other: Any) -> ProcessAddress:
+        return ProcessAddress(self.address, self.processes, number, **(self.given | other))
 
     def all(self, work: Callable[[int], Any], *which: int) -> dict[int, Any]:
         """Do something in each thread; return what came of it, an error included."""
@@ -53,15 +53,17 @@ class Table:
             thread.join(30)
         return found
 
-    def join(self, wait: float = 10.0) -> dict[int, Roll]:
-        self.rolls = self.all(lambda i: join(self.seat(i), wait, lambda text: self.tell(i, text)))
+    def join(self, wait: float = 10.0) -> dict[int, ProcessGroup]:
+        self.rolls = self.all(
+            lambda i: join(self.process_address(i), wait, lambda text: self.tell(i, text))
+        )
         return self.rolls
 
     def close(self) -> None:
-        for roll in self.rolls.values():
-            roll._ended.set()
-        for roll in self.rolls.values():
-            for line in roll._lines.values():
+        for group in self.rolls.values():
+            group._ended.set()
+        for group in self.rolls.values():
+            for line in group._lines.values():
                 line.close()
 
     def tell(self, number: int, text: str) -> None:
@@ -100,7 +102,7 @@ def test_every_process_hears_what_each_said_in_their_order(seats: Callable[..., 
 
 def test_who_did_not_come_is_named_with_its_host_by_all_who_did(seats: Callable[..., Table]):
     table = seats(3, hosts=("n1", "n2", "n3"))
-    found = table.all(lambda i: join(table.seat(i), 1.0, print), 0, 1)
+    found = table.all(lambda i: join(table.process_address(i), 1.0, print), 0, 1)
     for error in found.values():
         assert isinstance(error, PeerError)
         text = str(error)
@@ -114,7 +116,7 @@ def test_who_did_not_come_is_named_with_its_host_by_all_who_did(seats: Callable[
 
 def test_a_coordinator_that_never_comes_is_named(seats: Callable[..., Table]):
     table = seats(2, hosts=("n1", "n2"))
-    found = table.all(lambda i: join(table.seat(i), 1.0, print), 1)
+    found = table.all(lambda i: join(table.process_address(i), 1.0, print), 1)
     assert "process 0 (expected on n1) did not come: for 1 s" in str(found[1])
     assert table.address in str(found[1])
 
@@ -122,13 +124,13 @@ def test_a_coordinator_that_never_comes_is_named(seats: Callable[..., Table]):
 def test_two_processes_of_one_number_are_told(seats: Callable[..., Table]):
     table = seats(3)
     numbers = {0: 0, 1: 1, 2: 1}
-    found = table.all(lambda i: join(table.seat(numbers[i]), 5.0, print))
+    found = table.all(lambda i: join(table.process_address(numbers[i]), 5.0, print))
     assert all("two processes have the number 1" in str(error) for error in found.values())
 
 
 def test_a_process_of_another_job_is_sent_away(seats: Callable[..., Table]):
     table = seats(2)
-    found = table.all(lambda i: join(table.seat(i, run=f"7.{i}"), 1.5, print))
+    found = table.all(lambda i: join(table.process_address(i, run=f"7.{i}"), 1.5, print))
     assert "belongs to another solve (7.1, not 7.0)" in str(found[1])
     assert "process 1 did not come" in str(found[0])
     assert "belongs to another solve" in str(found[0])
@@ -136,9 +138,9 @@ def test_a_process_of_another_job_is_sent_away(seats: Callable[..., Table]):
 
 def test_a_port_that_is_taken_is_told():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        seat = Seat(f"127.0.0.1:{server.getsockname()[1]}", 2, 0)
+        process_address = ProcessAddress(f"127.0.0.1:{server.getsockname()[1]}", 2, 0)
         with pytest.raises(PeerError, match=r"cannot listen at .* a free port"):
-            join(seat, 1.0, print)
+            join(process_address, 1.0, print)
 
 
 @pytest.mark.parametrize("dead", [0, 2])
@@ -196,12 +198,12 @@ def test_a_round_that_takes_too_long_ends_all(
 
 
 @pytest.mark.parametrize(
-    ("seat", "named"),
+    ("process_address", "named"),
     [(("n1:1", 2, 2), "process 2 of 2"), (("n1", 2, 0), "HOST:PORT"), (("n1:x", 2, 0), "'n1:x'")],
 )
-def test_a_seat_that_cannot_be_is_refused(seat: Any, named: str):
+def test_a_seat_that_cannot_be_is_refused(process_address: Any, named: str):
     with pytest.raises(UsageError, match=named):
-        Seat(*seat)
+        ProcessAddress(*process_address)
 
 
 def test_too_few_devices_are_told_with_what_decides():

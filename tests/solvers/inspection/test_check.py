@@ -6,7 +6,7 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers.inspection.check import spectral_radius
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 
 
 def model(**changes):
@@ -85,7 +85,7 @@ def test_single_discounts_above_one_can_be_fine() -> None:
         discount=lambda n: jnp.where(n == 0, 1.2, 0.5),
     )
     dp.check(m)
-    assert spectral_radius(Lattice(m)) == pytest.approx(np.sqrt(0.6), rel=1e-6)
+    assert spectral_radius(GridOperator(m)) == pytest.approx(np.sqrt(0.6), rel=1e-6)
     s = dp.solve(m, tol=1e-8)
     assert s.status == "solved", s.message
     v0 = (1 + 1.2 * 2) / (1 - 0.6)

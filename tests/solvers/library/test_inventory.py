@@ -13,7 +13,7 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers.library import inventory
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 
 GIVEN = {"beta": 0.95, "mean_demand": 4.0, "price": 2.5, "cost": 1.0, "fixed": 5.0,
          "holding": 0.04, "shortage": 0.6}  # fmt: skip
@@ -76,11 +76,11 @@ def test_without_a_fixed_cost_it_orders_up_to_a_base_stock() -> None:
 
 def test_a_sweep_of_many_states_choices_and_demands_keeps_no_more_than_pairs() -> None:
     made = []
-    jax.make_jaxpr(lambda: made.append(Lattice(inventory(n_stock=14_999, n_order=120))))()
-    (lattice,) = made
-    assert lattice.block_size is None
-    assert [s.states for s in lattice.expectation.steps] == [("stock",), ("level",)]
-    assert lattice.expectation.early[0].shocks == ("demand",)
+    jax.make_jaxpr(lambda: made.append(GridOperator(inventory(n_stock=14_999, n_order=120))))()
+    (operator,) = made
+    assert operator.block_size is None
+    assert [s.states for s in operator.expectation.steps] == [("stock",), ("level",)]
+    assert operator.expectation.early[0].shocks == ("demand",)
 
 
 def test_an_order_that_cannot_clear_the_backlog_is_refused() -> None:

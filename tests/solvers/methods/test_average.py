@@ -12,7 +12,7 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers.methods.average import begin, finish, iterate
-from dpsolve.solvers.operators.tabular import Tabular
+from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
@@ -86,8 +86,10 @@ def test_queue_control_at_many_points_in_rounds_and_over_devices() -> None:
     np.testing.assert_allclose(many.gain, gains, atol=1e-8)
     one = average(queue, {"arrive": 0.2}, tol=1e-8)
     np.testing.assert_allclose(many.value[1], one.value, atol=1e-6)
-    cut = dp.solve_many(queue, {"arrive": arrive}, criterion="average", tol=1e-8, mesh="states=2")
-    np.testing.assert_allclose(cut.gain, gains, atol=1e-8)
+    shared = dp.solve_many(
+        queue, {"arrive": arrive}, criterion="average", tol=1e-8, mesh="states=2"
+    )
+    np.testing.assert_allclose(shared.gain, gains, atol=1e-8)
     assert many.point(2).to_xarray()["gain"].shape == ()
     assert dp.verify(many).ok
     assert dp.verify(one).ok
@@ -193,11 +195,11 @@ def test_bounds_hold_at_every_sweep(method: str) -> None:
 
     @jax.jit
     def first(seed):
-        return begin(Tabular(random_problem(seed)))
+        return begin(TabularOperator(random_problem(seed)))
 
     @jax.jit
     def on(seed, run):
-        run = iterate(Tabular(random_problem(seed)), options, run)
+        run = iterate(TabularOperator(random_problem(seed)), options, run)
         return run, finish(run)
 
     for seed in (1.0, 2.0, 3.0):

@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec
 
 import dpsolve as dp
 from dpsolve.hpc.verify.definition import define
-from dpsolve.sharding.devices.fit import make_cut
+from dpsolve.sharding.devices.fit import make_partition
 from dpsolve.sharding.devices.mesh import STATES, MeshShape, make_mesh
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.expectation import Rule, plan
 
 DRAW = np.random.default_rng(6)
@@ -198,10 +198,10 @@ def test_a_model_with_post_is_the_model_without(pair: Callable[..., Any]) -> Non
     for block in (None, 3):  # kept, and streaming
 
         def sweep(v: Any, model: dp.Model = given, block: int | None = block) -> Any:
-            lattice = Lattice(model, block=block)
-            best, policy = lattice.greedy(v)
-            fixed = lattice.at(policy)
-            return best, policy, fixed.reward + fixed.apply(v), lattice.survey().gap
+            operator = GridOperator(model, block=block)
+            best, policy = operator.greedy(v)
+            fixed = operator.at(policy)
+            return best, policy, fixed.reward + fixed.apply(v), operator.survey().gap
 
         best, policy, step, gap = jax.jit(sweep)(v)
         np.testing.assert_allclose(np.ravel(best), q.max(1), atol=1e-12)
@@ -386,7 +386,7 @@ def test_post_is_looked_up_after_every_rule_that_names_it() -> None:
 
 def test_a_sweep_costs_post_times_shocks_and_pairs_but_not_their_product() -> None:
     def largest(model: dp.Model) -> int:
-        jaxpr = jax.make_jaxpr(lambda v: Lattice(model).greedy(v)[0])(jnp.zeros(model.shape))
+        jaxpr = jax.make_jaxpr(lambda v: GridOperator(model).greedy(v)[0])(jnp.zeros(model.shape))
         return max(v.aval.size for eqn in jaxpr.jaxpr.eqns for v in eqn.outvars)
 
     given, meant = plain()
@@ -400,21 +400,21 @@ def test_a_sweep_costs_post_times_shocks_and_pairs_but_not_their_product() -> No
 )
 def test_states_over_devices(pair: Callable[..., Any], memory: int) -> None:
     given, meant = pair()
-    cut = make_cut(lambda: given, {}, MeshShape(states=2))
-    assert cut is not None
-    axis = list(given.states).index(cut.state)
+    partition = make_partition(lambda: given, {}, MeshShape(states=2))
+    assert partition is not None
+    axis = list(given.states).index(partition.state)
     v = DRAW.normal(size=given.shape)
     where = PartitionSpec(*[None] * axis, STATES)
 
     def sweep(v: Any) -> Any:
-        lattice = Lattice(given, memory=memory, cut=cut)
-        best, policy = lattice.greedy(v)
-        fixed = lattice.at(policy)
+        operator = GridOperator(given, memory=memory, partition=partition)
+        best, policy = operator.greedy(v)
+        fixed = operator.at(policy)
         return best, fixed.reward + fixed.apply(v)
 
     shared = jax.shard_map(sweep, mesh=make_mesh(MeshShape(states=2)), in_specs=where,
                            out_specs=where, check_vma=False)  # fmt: skip
-    members = np.minimum(np.arange(2 * cut.width), cut.size - 1)
+    members = np.minimum(np.arange(2 * partition.width), partition.size - 1)
     for found in jax.jit(shared)(np.take(v, members, axis)):
-        whole = np.take(np.asarray(found), np.arange(cut.size), axis)
+        whole = np.take(np.asarray(found), np.arange(partition.size), axis)
         np.testing.assert_allclose(whole.ravel(), _defined(meant, v).max(1), atol=1e-11)

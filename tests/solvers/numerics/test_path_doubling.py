@@ -6,7 +6,7 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers.numerics.path_doubling import path_doubling
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.99, 0.9999])
@@ -34,24 +34,24 @@ def test_only_sure_transitions_to_grid_points_count_as_deterministic() -> None:
     common = {"choices": {"c": "x"}, "reward": lambda x, c: x - c, "discount": 0.9}
     x = {"x": dp.grid(0.0, 1.0, 5)}
     w = {"w": dp.iid([0.0, 0.1], [0.5, 0.5])}
-    assert Lattice(dp.Model(states=x, transition={"x": "c"}, **common)).deterministic
-    assert Lattice(
+    assert GridOperator(dp.Model(states=x, transition={"x": "c"}, **common)).deterministic
+    assert GridOperator(
         dp.Model(
             states=x, transition={"x": "c"}, shocks=w, **common | {"reward": lambda x, w: x + w}
         )
     ).deterministic
     moved = dp.Model(states=x, transition={"x": lambda x, c: (x + c) / 2}, **common)
-    assert not Lattice(moved).deterministic
+    assert not GridOperator(moved).deterministic
     chained = dp.Model(
         states=x | {"z": dp.markov([0.0, 1.0], np.full((2, 2), 0.5))},
         transition={"x": "c"},
         **common,
     )
-    assert not Lattice(chained).deterministic
+    assert not GridOperator(chained).deterministic
     number = dp.Model(
         states={"x": dp.integers(0, 3)},
         shocks=w | {"w": dp.iid([0, 1], [0.5, 0.5])},
         transition={"x": lambda x, w: jnp.minimum(x + w, 3)},
         **common,
     )
-    assert not Lattice(number).deterministic
+    assert not GridOperator(number).deterministic

@@ -10,7 +10,7 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers.operators.choose_operator import Operators
-from dpsolve.solvers.operators.cyclic import Cyclic, cycle_of
+from dpsolve.solvers.operators.cyclic import CyclicOperator, cycle_of
 from dpsolve.solvers.options import SolveOptions
 
 DEMAND = np.arange(4)
@@ -120,8 +120,8 @@ def test_what_follows_from_the_policy_has_all_states() -> None:
     for name in ("mean_s", "mean_late"):
         assert float(solution.moments[name]) == pytest.approx(float(plain.moments[name]), abs=1e-7)
     np.testing.assert_allclose(dp.stationary(solution).mass, dp.stationary(plain).mass, atol=1e-7)
-    cut = dp.solve(shop, tol=1e-8, mesh="states=2")
-    holds(cut, exact(0.95, 1.0))
+    shared = dp.solve(shop, tol=1e-8, mesh="states=2")
+    holds(shared, exact(0.95, 1.0))
 
 
 # -- other cycles ---------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_every_kind_of_cycle_gives_the_plain_value(kind: str) -> None:
     params, tol = {"kind": kind, "phases": 5}, 1e-5 if kind == "swings" else 1e-7
     solution = dp.solve(walk, params, tol=tol)
     plain = dp.solve(walk, params, tol=tol, cycles=False)
-    assert isinstance(Operators(walk(kind=kind), SolveOptions()).loop, Cyclic)
+    assert isinstance(Operators(walk(kind=kind), SolveOptions()).loop, CyclicOperator)
     assert solution.status == plain.status == "solved"
     assert (solution.lower <= plain.upper).all()
     assert (plain.lower <= solution.upper).all()
@@ -197,9 +197,9 @@ def test_which_states_are_cycles() -> None:
         assert cycle_of(walk(kind=kind)) is None
         assert dp.solve(walk, {"kind": kind}).status == "solved"
     assert dp.solve(walk, {"kind": "traced"}).status == "solved"
-    assert not isinstance(Operators(walk(), SolveOptions(cycles=False)).loop, Cyclic)
+    assert not isinstance(Operators(walk(), SolveOptions(cycles=False)).loop, CyclicOperator)
     average = SolveOptions(criterion="average")
-    assert not isinstance(Operators(walk(beta=1.0), average).loop, Cyclic)
+    assert not isinstance(Operators(walk(beta=1.0), average).loop, CyclicOperator)
 
 
 def test_the_average_reward_of_a_cycle() -> None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dpsolve as dp
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.expectation import Rule, plan
 
 
@@ -60,7 +60,9 @@ def test_a_sweep_never_builds_states_times_choices_times_shocks() -> None:
         reward=[lambda x, w: x * jnp.exp(w), lambda y, c: -((y - c) ** 2) * 0.01],
         discount=0.9,
     )
-    assert _largest_array(lambda v: Lattice(model).greedy(v)[0], jnp.zeros((n, m))) <= n * m * 32
+    assert (
+        _largest_array(lambda v: GridOperator(model).greedy(v)[0], jnp.zeros((n, m))) <= n * m * 32
+    )
 
 
 def test_streaming_keeps_memory_at_states_times_block() -> None:
@@ -74,5 +76,6 @@ def test_streaming_keeps_memory_at_states_times_block() -> None:
         discount=0.9,
     )
     assert (
-        _largest_array(lambda v: Lattice(model, block=block).greedy(v), jnp.zeros(n)) <= n * block
+        _largest_array(lambda v: GridOperator(model, block=block).greedy(v), jnp.zeros(n))
+        <= n * block
     )

@@ -13,11 +13,11 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers.operators import maximum
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.interpolation import at_members
 from dpsolve.solvers.operators.maximum import FEW, argmax, max_and_argmax
 from dpsolve.solvers.operators.model_functions import BLOCK
-from dpsolve.solvers.operators.named_arrays import SHORT, Named, total
+from dpsolve.solvers.operators.named_arrays import SHORT, NamedArray, total
 
 INF = np.inf
 
@@ -63,7 +63,7 @@ def test_few_choices_and_many_are_compared_alike(n: int) -> None:
         discount=0.9,
     )
     v = np.sin(x)
-    value, policy = jax.jit(Lattice(model).greedy)(jnp.asarray(v))
+    value, policy = jax.jit(GridOperator(model).greedy)(jnp.asarray(v))
     y = np.linspace(0.0, 2.0, n)
     q = np.where(y <= x[:, None] - 0.5, -((y - 0.4 * x[:, None]) ** 2) + 0.9 * v[:, None], -np.inf)
     np.testing.assert_allclose(value, q.max(-1), rtol=1e-13)
@@ -73,7 +73,7 @@ def test_few_choices_and_many_are_compared_alike(n: int) -> None:
 @pytest.mark.parametrize("n", [1, SHORT, SHORT + 1])
 def test_a_short_axis_is_summed_like_a_long_one(n: int) -> None:
     x = np.random.default_rng(n).normal(size=(4, n, 3))
-    found = total(Named(jnp.asarray(x), ("a", "w", "b")), ("w",))
+    found = total(NamedArray(jnp.asarray(x), ("a", "w", "b")), ("w",))
     assert found.dims == ("a", "b")
     np.testing.assert_allclose(found.array, x.sum(1), rtol=1e-13, atol=1e-14)
 
@@ -122,17 +122,19 @@ def test_a_sweep_by_tiles_is_the_sweep(make: Any, pairs: int, monkeypatch: Any) 
     model = make()
     v = jnp.asarray(np.random.default_rng(0).normal(size=model.shape))
 
-    def both(lattice: Lattice) -> Any:
-        return jax.jit(lambda v: (lattice.greedy(v), lattice.growth(jnp.abs(v) + 1)))(v)
+    def both(operator: GridOperator) -> Any:
+        return jax.jit(lambda v: (operator.greedy(v), operator.growth(jnp.abs(v) + 1)))(v)
 
-    lattice = Lattice(model, block=7)
+    operator = GridOperator(model, block=7)
     monkeypatch.setattr(maximum, "PAIRS", 2**40)
-    assert lattice.tiles is None
-    whole = both(lattice)
+    assert operator.tiles is None
+    whole = both(operator)
     monkeypatch.setattr(maximum, "PAIRS", pairs)
-    assert lattice.tiles is not None
-    assert lattice.tiles[0] == "a"
-    for expected, found in zip(jax.tree.leaves(whole), jax.tree.leaves(both(lattice)), strict=True):
+    assert operator.tiles is not None
+    assert operator.tiles[0] == "a"
+    for expected, found in zip(
+        jax.tree.leaves(whole), jax.tree.leaves(both(operator)), strict=True
+    ):
         np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
@@ -147,8 +149,8 @@ def test_rewards_of_blocks_that_are_passed_over_are_not_asked_for(monkeypatch: A
 
     monkeypatch.setattr(maximum, "PAIRS", 2**6)
     states = {"a": dp.grid(0.0, 20.0, 40), "z": dp.rouwenhorst(2, 0.9, 0.1)}
-    lattice = Lattice(household(reward=reward, states=states), block=4)
-    jax.block_until_ready(jax.jit(lattice.greedy)(jnp.zeros((40, 2))))
+    operator = GridOperator(household(reward=reward, states=states), block=4)
+    jax.block_until_ready(jax.jit(operator.greedy)(jnp.zeros((40, 2))))
     jax.effects_barrier()
     again = 40 * 2 * 4  # in each state's best block
     assert 40 * 2 * 20 < len(asked) - again < 0.75 * 40 * 2 * 40
@@ -156,18 +158,18 @@ def test_rewards_of_blocks_that_are_passed_over_are_not_asked_for(monkeypatch: A
 
 @pytest.mark.parametrize("names", [("a",), ("a", "h", "last"), ("h", "last")])
 def test_an_operator_on_some_states_is_the_operator_there(names: tuple[str, ...]) -> None:
-    lattice = Lattice(farmer(), block=50)
+    operator = GridOperator(farmer(), block=50)
     rng = np.random.default_rng(0)
-    v = jnp.asarray(rng.normal(size=lattice.shape))
-    members = {n: jnp.asarray(rng.integers(lattice.sizes[n], size=6), jnp.int32) for n in names}
+    v = jnp.asarray(rng.normal(size=operator.shape))
+    members = {n: jnp.asarray(rng.integers(operator.sizes[n], size=6), jnp.int32) for n in names}
     axis = names[0] if len(names) == 1 else BLOCK
 
     @jax.jit
     def both(v: Any) -> Any:
-        x = lattice.expectation.before_choice(v)
-        part = lattice.restricted(members, axis, block=20)
+        x = operator.expectation.before_choice(v)
+        part = operator.restricted(members, axis, block=20)
         best, _ = part.best_of_blocks(at_members(x, members, axis))
-        return lattice.greedy(v)[0], best, part.survey().feasible
+        return operator.greedy(v)[0], best, part.survey().feasible
 
     whole, best, feasible = both(v)
     whole = np.asarray(whole)

@@ -6,8 +6,8 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers.library import savings
-from dpsolve.solvers.operators.bellman import Lattice
-from dpsolve.solvers.operators.mixed_precision import SingleLattice
+from dpsolve.solvers.operators.bellman import GridOperator
+from dpsolve.solvers.operators.mixed_precision import SinglePrecisionOperator
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +26,9 @@ def test_what_is_certified_does_not_change(double: dp.Solution) -> None:
 
 @pytest.mark.slow
 def test_its_sweeps_are_those_of_single_precision(double: dp.Solution) -> None:
-    lattice = Lattice(savings(n_a=60, n_z=3))
-    value, policy = jax.jit(SingleLattice(lattice).greedy)(double.value)
-    expected, _ = jax.jit(lattice.greedy)(double.value)
+    operator = GridOperator(savings(n_a=60, n_z=3))
+    value, policy = jax.jit(SinglePrecisionOperator(operator).greedy)(double.value)
+    expected, _ = jax.jit(operator.greedy)(double.value)
     error = np.abs(value - expected).max()
     assert 0 < error <= 1e-5 * np.abs(expected).max()
     assert value.dtype == np.float64

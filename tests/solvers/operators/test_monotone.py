@@ -8,9 +8,9 @@ import pytest
 import dpsolve as dp
 from dpsolve.solvers.library import savings
 from dpsolve.solvers.model.factory import build, split
-from dpsolve.solvers.operators.bellman import Lattice
+from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.choose_operator import shortcut_of
-from dpsolve.solvers.operators.monotone import MonotoneLattice, rising
+from dpsolve.solvers.operators.monotone import MonotoneOperator, rising
 from dpsolve.solvers.options import SolveOptions
 
 
@@ -24,8 +24,8 @@ def household(n_a: int) -> dp.Model:
 def test_a_rising_choice_is_found_as_by_a_full_sweep(n: int) -> None:
     model = household(n)
     assert rising(model) == ("a_next", "a")
-    quick = jax.jit(MonotoneLattice(model, ("a_next", "a"), block=1).greedy)
-    full = jax.jit(Lattice(model).greedy)
+    quick = jax.jit(MonotoneOperator(model, ("a_next", "a"), block=1).greedy)
+    full = jax.jit(GridOperator(model).greedy)
     v = jnp.zeros(model.shape)
     for _ in range(4):
         value, policy = quick(v)
@@ -40,9 +40,9 @@ def test_a_sweep_begins_beside_the_last_policy(away: int) -> None:
     """Near or far, what is found is what a full sweep finds."""
     model = household(257)
     v = jnp.log1p(jnp.asarray(model.states["a"].values))[:, None] * jnp.ones(3)
-    expected, best = jax.jit(Lattice(model).greedy)(v)
-    lattice = MonotoneLattice(model, ("a_next", "a"), block=1)
-    value, policy = jax.jit(lattice.improve)(v, jnp.clip(best + away, 0, 256))
+    expected, best = jax.jit(GridOperator(model).greedy)(v)
+    operator = MonotoneOperator(model, ("a_next", "a"), block=1)
+    value, policy = jax.jit(operator.improve)(v, jnp.clip(best + away, 0, 256))
     np.testing.assert_allclose(value, expected, rtol=1e-13)
     np.testing.assert_array_equal(policy, best)
 
@@ -80,8 +80,8 @@ def test_several_choices_are_searched_along_the_one_that_rises() -> None:
         discount=0.95,
     )
     v = jnp.log1p(model.states["a"].values)[:, None] * jnp.ones(2)
-    value, _ = jax.jit(MonotoneLattice(model, ("a_next", "a"), block=1).greedy)(v)
-    np.testing.assert_allclose(value, jax.jit(Lattice(model).greedy)(v)[0], rtol=1e-13)
+    value, _ = jax.jit(MonotoneOperator(model, ("a_next", "a"), block=1).greedy)(v)
+    np.testing.assert_allclose(value, jax.jit(GridOperator(model).greedy)(v)[0], rtol=1e-13)
 
 
 def falling(monotone: dict[str, str]) -> dp.Model:
@@ -108,11 +108,11 @@ def test_a_wrong_hint_costs_time_and_no_accuracy() -> None:
 
 def test_it_is_tried_by_hint_or_where_rewards_stream_and_not_for_few_choices() -> None:
     options = SolveOptions()
-    assert shortcut_of(Lattice(falling({})), options) is None
-    assert shortcut_of(Lattice(falling({"y": "x"})), options) is not None
-    assert shortcut_of(Lattice(falling({"y": "x"})), SolveOptions(method="vi")) is None
-    assert shortcut_of(Lattice(household(300), memory=2**16), options) is not None
-    assert shortcut_of(Lattice(household(50), memory=2**12), options) is None
+    assert shortcut_of(GridOperator(falling({})), options) is None
+    assert shortcut_of(GridOperator(falling({"y": "x"})), options) is not None
+    assert shortcut_of(GridOperator(falling({"y": "x"})), SolveOptions(method="vi")) is None
+    assert shortcut_of(GridOperator(household(300), memory=2**16), options) is not None
+    assert shortcut_of(GridOperator(household(50), memory=2**12), options) is None
 
 
 @pytest.mark.slow
