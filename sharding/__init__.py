@@ -1,1 +1,4 @@
-"""One call over many points and many devices."""
+"""One call over many points and many devices.
+
+Read ``solve_many.py`` (what a user calls), then ``batches/program.py``.
+"""

@@ -1,1 +1,4 @@
-"""One model on several machines, into a store."""
+"""One model on several machines, into a store.
+
+Read ``solve.py`` first, then ``commit.py`` and ``checkpoints.py``.
+"""

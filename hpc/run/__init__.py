@@ -1,1 +1,4 @@
-"""A sweep from beginning to end, in this process."""
+"""A sweep from beginning to end, in this process.
+
+Read ``sweep.py`` first, then ``executor.py``.
+"""

@@ -1,1 +1,5 @@
-"""Workers in SLURM jobs."""
+"""Workers in SLURM jobs.
+
+Read ``executor.py`` first, then ``job_pool.py`` and ``worker_job.py``; in the job,
+``worker_process.py``.
+"""

@@ -1,1 +1,4 @@
-"""Devices, meshes, and what fits on them."""
+"""Devices, meshes, and what fits on them.
+
+Read ``mesh.py`` first.
+"""

@@ -1,1 +1,4 @@
-"""Panels of simulated agents."""
+"""Panels of simulated agents.
+
+Read ``simulate.py`` first.
+"""

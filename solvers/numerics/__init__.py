@@ -1,1 +1,4 @@
-"""Numerical building blocks that know no model."""
+"""Numerical building blocks that know no model.
+
+Each module stands by itself.
+"""
