@@ -1,4 +1,5 @@
 """Many calls over many machines: sweep files, plan, store, workers, SLURM, command line.
 
-Read as the data flows: ``sweep_file``, ``plan``, ``store``, ``run``, ``cluster``, ``slurm``, ``cli``.
+Read as the data flows: ``sweep_file``, ``plan``, ``store``, ``run``, ``cluster``, ``slurm``,
+``cli``.
 """
