@@ -144,7 +144,7 @@ from jax.sharding import PartitionSpec
 import dpsolve as dp
 from dpsolve.sharding.devices.fit import make_partition
 from dpsolve.sharding.devices.mesh import STATES, MeshShape, make_mesh
-from dpsolve.solvers.model.factory import build
+from dpsolve.solvers.model.factory_signature import build
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.library import savings
 shape, sizes = MeshShape(1, 2), {"n_a": 5_000, "n_z": 25}

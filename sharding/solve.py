@@ -18,7 +18,7 @@ from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import rebuild
-from dpsolve.solvers.model.factory import Factory, Sizes, split
+from dpsolve.solvers.model.factory_signature import Factory, Sizes, split
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
@@ -26,7 +26,12 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT
 from dpsolve.solvers.solution import Problem, Solution
 from dpsolve.solvers.solve.compile_clock import compile_clock
-from dpsolve.solvers.solve.solve import check_sizes, explain, solve_on_one_device, solve_options
+from dpsolve.solvers.solve.one_device import (
+    check_sizes,
+    explain,
+    solve_on_one_device,
+    solve_options,
+)
 
 Array = Any
 

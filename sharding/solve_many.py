@@ -13,15 +13,15 @@ from dpsolve.sharding.batches.program import program_for
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.library import as_factory
-from dpsolve.solvers.model.factory import Factory, Sizes, look_over, split
+from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, split
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT
 from dpsolve.solvers.solution import Problem, Solution
 from dpsolve.solvers.solve.compile_clock import compile_clock
 from dpsolve.solvers.solve.gradients import differentiable_point
+from dpsolve.solvers.solve.one_device import check_sizes, solve_options
 from dpsolve.solvers.solve.result_dims import ModelShape, arrays_dims, shape_of
-from dpsolve.solvers.solve.solve import check_sizes, solve_options
 
 
 def solve_many(

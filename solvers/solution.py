@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from dpsolve.solvers.model.factory import Factory, signature
+from dpsolve.solvers.model.factory_signature import Factory, signature
 from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .errors import UsageError

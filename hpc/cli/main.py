@@ -17,11 +17,11 @@ import click
 from dpsolve._version import __version__
 from dpsolve.solvers.errors import DpsolveError, ModelError
 
-from .cluster import cancel, logs, profiles, submit
 from .models import check, describe, models
 from .options import COMMAND_LINE, examples
 from .solve import solve
 from .store import doctor, plot, status, verify
+from .submit import cancel, logs, profiles, submit
 from .sweep import plan, resume, sweep
 
 

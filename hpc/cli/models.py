@@ -13,7 +13,7 @@ from .options import assignments, examples, listed, read_target, set_option
 def models() -> None:
     """List the built-in models with their parameters."""
     from dpsolve.solvers.library import BUILTIN
-    from dpsolve.solvers.model.factory import signature
+    from dpsolve.solvers.model.factory_signature import signature
 
     width = max(len(name) for name in BUILTIN) + 2
     for name, factory in BUILTIN.items():
@@ -61,7 +61,7 @@ def check(target: str, fixed: tuple[str, ...]) -> None:
     """
     from dpsolve.hpc.sweep_file.model_source import resolve
     from dpsolve.solvers.inspection.check import check as check_model
-    from dpsolve.solvers.model.factory import signature
+    from dpsolve.solvers.model.factory_signature import signature
 
     if Path(target).suffix == ".toml":
         _check_sweep(target, fixed)

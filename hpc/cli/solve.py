@@ -19,7 +19,7 @@ from dpsolve.solvers.errors import AgreedError, DpsolveError, PeerError, UsageEr
 from .options import assignments, command_line, examples, listed, read_target, set_option
 
 if TYPE_CHECKING:
-    from dpsolve.hpc.distributed_solve.solve import SolveReport
+    from dpsolve.hpc.distributed_solve.stored_solve import SolveReport
     from dpsolve.hpc.sweep_file.reader import Reading
     from dpsolve.sharding.processes.group import ProcessGroup
     from dpsolve.solvers.solution import Solution
@@ -99,8 +99,8 @@ def solve_stored(
 ) -> None:
     """Solve one model into a store, and tell how it ended; see `_OPTIONS`."""
     from dpsolve.hpc.distributed_solve.agreement import together
-    from dpsolve.hpc.distributed_solve.slurm_step import find_address
-    from dpsolve.hpc.distributed_solve.solve import solve_into_store
+    from dpsolve.hpc.distributed_solve.srun_address import find_address
+    from dpsolve.hpc.distributed_solve.stored_solve import solve_into_store
     from dpsolve.hpc.progress import Silent, progress_for
     from dpsolve.sharding.devices.mesh import MeshShape
     from dpsolve.sharding.processes.rendezvous import alone, end, start

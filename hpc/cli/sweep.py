@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpsolve.sharding.batches.warm_order import START, STRAND
+from dpsolve.sharding.batches.solving_order import START, STRAND
 from dpsolve.solvers.errors import UsageError
 
 from .options import (

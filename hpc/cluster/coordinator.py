@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.event_log import EventLog, read_events
-from dpsolve.hpc.store.failures import write_failed
+from dpsolve.hpc.store.failed_points import write_failed
 from dpsolve.solvers.errors import ClusterError
 
+from .error_causes import cause_of, is_of_environment
 from .messages import RunInfo, TaskOrder
-from .retries import Cause, Retries, Verdict, cause_of, is_of_environment
+from .retries import Cause, Retries, Verdict
 from .task_queue import TaskQueue, WorkerState
 from .worker import dismiss, introduce, perform
 

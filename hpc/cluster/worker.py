@@ -36,12 +36,12 @@ from dpsolve.hpc.run.job_logs import mark
 from dpsolve.hpc.store.buckets import Receipt, receipt
 from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.hpc.store.store import Store, open_store
-from dpsolve.sharding.batches.warm_order import STRAND
+from dpsolve.sharding.batches.solving_order import STRAND
 from dpsolve.solvers.errors import DpsolveError
 
+from .error_causes import Unprepared, cause_of, in_short, is_of_environment
 from .memory_guard import guard_memory, oom_kills
 from .messages import RunInfo, TaskOrder
-from .retries import Unprepared, cause_of, in_short, is_of_environment
 from .shutdown import job_end, on_leave, told_to_leave
 
 if TYPE_CHECKING:

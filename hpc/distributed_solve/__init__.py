@@ -1,4 +1,4 @@
 """One model on several machines, into a store.
 
-Read ``solve.py`` first, then ``commit.py`` and ``checkpoints.py``.
+Read ``stored_solve.py`` first, then ``commit.py`` and ``checkpoints.py``.
 """

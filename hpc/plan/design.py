@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dpsolve.hpc.sweep_file.consistency import disagreements
 from dpsolve.hpc.sweep_file.fields import Range, Sample, Span, Sweep
 from dpsolve.hpc.sweep_file.mistakes import report
-from dpsolve.solvers.model.factory import Signature
+from dpsolve.solvers.model.factory_signature import Signature
 
 POINT = "point"
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from dpsolve.hpc.sweep_file.fields import asked_for, options_of
 from dpsolve.hpc.zarr_format import ZarrArray, item_bytes
-from dpsolve.sharding.batches.warm_order import START, STRAND
+from dpsolve.sharding.batches.solving_order import START, STRAND
 
 from . import store_schema
 from .tasks import TASKS_EACH, Task, WorkerCount, block_shape, cut, points_per_task
@@ -198,7 +198,7 @@ def make_plan(sweep: Sweep, source: ModelSource, worker_count: WorkerCount | Non
         If the model is wrong.
     """
     from dpsolve.sharding.batches.program import program
-    from dpsolve.solvers.model.factory import signature
+    from dpsolve.solvers.model.factory_signature import signature
 
     from .design import make_design
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dpsolve.hpc.plan.design import POINT
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.store import Store
-from dpsolve.sharding.batches.warm_order import START, solving_order
+from dpsolve.sharding.batches.solving_order import START, solving_order
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.design import Bucket
@@ -214,7 +214,7 @@ def prepare(store: Store, number: int, halvings: int = 0, mesh: str = AUTO) -> P
     """
     from dpsolve.sharding.batches.program import Program, program, program_for
     from dpsolve.sharding.devices.mesh import MeshShape
-    from dpsolve.solvers.model.factory import signature
+    from dpsolve.solvers.model.factory_signature import signature
 
     factory = store.source.load()
     stored = store.buckets[number]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dpsolve.hpc.plan.plan import make_plan
 from dpsolve.hpc.store.buckets import Receipt, worst
 from dpsolve.hpc.store.create import open_or_create
-from dpsolve.hpc.store.failures import clear_failed, has_failed
+from dpsolve.hpc.store.failed_points import clear_failed, has_failed
 from dpsolve.hpc.store.provenance import version_notes
 from dpsolve.hpc.store.store import Store, open_store
 

@@ -23,7 +23,7 @@ from dpsolve.hpc.plan.design import POINT, point_label, point_parameters
 from dpsolve.solvers.distributions.solved_points import fixed_policy
 from dpsolve.solvers.errors import StoreError, UsageError, did_you_mean
 from dpsolve.solvers.methods.finite_horizon import follow
-from dpsolve.solvers.model.factory import Sizes, build, signature
+from dpsolve.solvers.model.factory_signature import Sizes, build, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import EPS

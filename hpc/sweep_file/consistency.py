@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dpsolve.solvers.errors import did_you_mean
-from dpsolve.solvers.model.factory import REQUIRED, Signature, gradient_mistake
+from dpsolve.solvers.model.factory_signature import REQUIRED, Signature, gradient_mistake
 
 from .fields import GRADIENT, Sample
 from .mistakes import Key, Mistake

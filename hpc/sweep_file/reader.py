@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dpsolve.solvers.errors import DpsolveError, RefusedError, UsageError
-from dpsolve.solvers.model.factory import Signature, signature
+from dpsolve.solvers.model.factory_signature import Signature, signature
 from dpsolve.solvers.options import SolveOptions
 
 from .consistency import disagreements

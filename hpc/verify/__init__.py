@@ -1,5 +1,6 @@
 """An independent check of stored results, in NumPy.
 
-Read ``verification.py`` (the run), ``point.py`` (one point), then ``proofs.py``: what the numbers
-prove. ``definition.py`` and ``bellman.py`` are the operator, written a second time, in NumPy.
+Read ``verification.py`` (the run), ``stored_point.py`` (one point), then ``proofs.py``: what the
+numbers prove. ``definition.py`` and ``bellman.py`` are the operator, written a second time, in
+NumPy.
 """

@@ -69,7 +69,7 @@ def coordinates(path: Path) -> tuple[dict[str, Block], list[str]]:
 def metadata_faults(store: Store) -> Iterator[str]:
     """Compare attributes, metadata and coordinates with the sweep that the store holds."""
     from dpsolve.hpc.sweep_file.fields import options_of, sweep_from
-    from dpsolve.solvers.model.factory import signature
+    from dpsolve.solvers.model.factory_signature import signature
 
     attributes = store.attributes
     if hashlib.sha256(store.source.source.encode()).hexdigest() != attributes["model_sha256"]:

@@ -4,7 +4,7 @@ Three checks, which share no code with the solver:
 
 1. every file, number and coordinate of the store is what was written (:mod:`.audit`);
 2. at a seeded sample of points, or at all, the definition of the model confirms the stored bounds,
-   policy and outputs (:mod:`.point`, :mod:`.proofs`);
+   policy and outputs (:mod:`.stored_point`, :mod:`.proofs`);
 3. the records of each point agree with each other.
 
 What is not confirmed is a fault, with the point named by its parameters.
@@ -37,8 +37,8 @@ from . import audit
 from .bellman import Index
 from .definition import define
 from .distributions import MOST_STATES, Asked
-from .point import Findings, Stored, examine
 from .proofs import axes, menus
+from .stored_point import Findings, Stored, examine
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.tasks import Task

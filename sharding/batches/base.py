@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS, STATES, MeshShape, make_mesh
-from dpsolve.solvers.model.factory import Factory, signature
+from dpsolve.solvers.model.factory_signature import Factory, signature
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.options import SolveOptions
 

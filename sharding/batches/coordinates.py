@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from dpsolve.solvers.model.array_factory import named
-from dpsolve.solvers.model.factory import Factory, build
+from dpsolve.solvers.model.factory_signature import Factory, build
 
 Numpy = np.ndarray[Any, Any]
 

@@ -20,7 +20,7 @@ from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, footprint_of, outlook_of
 from dpsolve.solvers.inspection.requests import Refusal, refusals
 from dpsolve.solvers.model.array_factory import Dims
-from dpsolve.solvers.model.factory import Factory, Sizes, build, signature
+from dpsolve.solvers.model.factory_signature import Factory, Sizes, build, signature
 from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.solve.gradients import gradients_of, point_with_gradients, read_point

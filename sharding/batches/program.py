@@ -7,8 +7,8 @@ side by side under ``vmap``; each stops by its own criterion and keeps what it h
 left over is filled with NaN, which fails before its first sweep.
 
 Unless starts are *warm*: then a point begins from the value of the point before it in its strand
-(:mod:`.warm_order`), and its bits depend on its place among the points, though not on which lane or
-group takes it, or when; its bounds are its own in any case. By default they are warm where one
+(:mod:`.solving_order`), and its bits depend on its place among the points, though not on which lane
+or group takes it, or when; its bounds are its own in any case. By default they are warm where one
 point is enough for a core, by the model's own size, so that the answer is the same on every device.
 """
 
@@ -28,10 +28,10 @@ from dpsolve.sharding.devices.mesh import ONE_DEVICE, MeshShape, device_memory
 from dpsolve.sharding.devices.threads import cores
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.model.array_factory import rebuild
-from dpsolve.solvers.model.factory import Factory, Signature, Sizes, signature
+from dpsolve.solvers.model.factory_signature import Factory, Signature, Sizes, signature
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, word
-from dpsolve.solvers.solve.solve import check_sizes, explain
+from dpsolve.solvers.solve.one_device import check_sizes, explain
 
 from .coordinates import coordinates
 from .lanes import CPU_BYTES, fitting_lanes, hangs_beside_others
@@ -40,7 +40,7 @@ from .refill import Results, serve
 from .result_arrays import Layout, make_layout, with_starts
 from .rounds import Rounds
 from .single_pass import SinglePass
-from .warm_order import START
+from .solving_order import START
 
 Numpy = np.ndarray[Any, Any]
 log = logging.getLogger("dpsolve")

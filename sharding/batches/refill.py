@@ -16,7 +16,7 @@ from dpsolve.sharding.devices.threads import side_by_side
 from .base import trimmed
 from .rounds import Rounds
 from .single_pass import SinglePass
-from .warm_order import STRAND, Start, strands
+from .solving_order import STRAND, Start, strands
 
 Numpy = np.ndarray[Any, Any]
 

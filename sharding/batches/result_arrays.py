@@ -16,7 +16,7 @@ from dpsolve.solvers.solve.result_dims import differentiated
 from dpsolve.solvers.solve.statistics import OF_DISTRIBUTION
 
 from .outline import ResultShapes
-from .warm_order import START
+from .solving_order import START
 
 LONG_NAMES = {
     "value": "value function",

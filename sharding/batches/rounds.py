@@ -15,7 +15,7 @@ round to round stays on its device: every array has a leading axis of devices.
 
 Where starts are *warm*, the next point of a lane begins from what the lane found last
 (:mod:`.warm_start`), which is at hand: nothing moves. Which points follow each other in a lane
-is decided beforehand (:mod:`.warm_order`), so that timing decides nothing.
+is decided beforehand (:mod:`.solving_order`), so that timing decides nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dpsolve.sharding.devices.mesh import POINTS, STATES
 from dpsolve.solvers.methods.discounted import SolveState
 from dpsolve.solvers.methods.loop import iterate
 from dpsolve.solvers.methods.warm_start import LaneMemory, judge, reached, remembered
-from dpsolve.solvers.model.factory import build, signature
+from dpsolve.solvers.model.factory_signature import build, signature
 from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.solve.gradients import gradients_of, read_point
 from dpsolve.solvers.solve.point import begin_point

@@ -9,7 +9,7 @@ import jax
 
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.inspection.forecast import Footprint
-from dpsolve.solvers.model.factory import Factory, look_over, signature
+from dpsolve.solvers.model.factory_signature import Factory, look_over, signature
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.solve.result_dims import ModelShape, shape_of
 

@@ -21,7 +21,7 @@ from dpsolve.sharding.batches.single_pass import SinglePass
 from dpsolve.sharding.devices.fit import iterates, make_partition
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.errors import UsageError
-from dpsolve.solvers.model.factory import Factory
+from dpsolve.solvers.model.factory_signature import Factory
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.options import SolveOptions
 

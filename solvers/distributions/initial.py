@@ -20,7 +20,7 @@ from dpsolve.solvers.operators.named_arrays import NamedArray
 from dpsolve.solvers.solution import Solution
 
 from .solved_points import model_of
-from .stationary_solver import stationary_of
+from .stationary_derivatives import stationary_of
 
 Array = Any
 SUM_TOLERANCE = 1e-9

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from dpsolve.solvers.errors import ModelError
-from dpsolve.solvers.model.factory import build
+from dpsolve.solvers.model.factory_signature import build
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.base import PolicyOperator

@@ -24,8 +24,8 @@ from dpsolve.solvers.solution import Problem, Solution
 from .distribution import Distribution
 from .initial import check_masses, initial_of
 from .solved_points import at_points, fixed_policy, horizon_of, states_of
-from .stationary_search import DENSE_MOST
-from .stationary_solver import MAX_ITER, Stationary, stationary_of
+from .stationary_derivatives import MAX_ITER, Stationary, stationary_of
+from .stationary_methods import DENSE_MOST
 
 Array = Any
 

@@ -1,4 +1,4 @@
-r"""Methods for a stationary distribution: power, Krylov, Arnoldi; GTH, linear, null space.
+r"""Methods for a stationary distribution: dense (GTH, linear, null space) or by products.
 
 *Of small chains, by direct elimination:*
 
@@ -223,3 +223,6 @@ def averaged(push: Map, x: Array, cycle: Array) -> Array:
 
     _, total = lax.fori_loop(1, cycle, step, (x, x))
     return total / jnp.maximum(cycle, 1)
+
+
+DENSE_MOST = 256  # states up to which `auto` makes a matrix

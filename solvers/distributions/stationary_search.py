@@ -1,4 +1,4 @@
-r"""Search for a stationary distribution: dense or not, rounds of a method and its certificate.
+r"""Search for a stationary distribution: rounds of a method and of its certificate.
 
 A round improves the distribution by a method (:mod:`.stationary_methods`, or
 :mod:`.stationary_methods` for small chains), clips and normalises it, makes one plain step, and
@@ -25,6 +25,7 @@ from dpsolve.solvers.outcomes import Outcome
 from .certificate import distance, hitting_times, slack, weights
 from .recurrent_classes import LINK, NAMED, period, recurrent_classes
 from .stationary_methods import (
+    DENSE_MOST,
     Map,
     arnoldi,
     averaged,
@@ -43,7 +44,6 @@ Array = Any
 
 DENSE = ("linear", "null", "gth")
 GTH_MOST = 128  # states up to which elimination costs no more than anything else
-DENSE_MOST = 256  # states up to which `auto` makes a matrix
 FIRST = 1e-3  # of tol: the residual to reach before anything is known of the chain
 WARM_UP = 30  # plain steps before elimination chooses the state that it ends with
 FLOOR = 100 * EPS  # of a residual that can still be reduced
@@ -135,7 +135,7 @@ def invariant(
     code : int
         RUNNING, or else nothing is done.
     method, tol, max_iter
-        As for :func:`~.stationary_solver.stationary_of`.
+        As for :func:`~.stationary_derivatives.stationary_of`.
     from_start : bool
         Whether the long run from the start is wanted where there are several classes.
     over : Reductions

@@ -14,7 +14,7 @@ from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.methods.bounds import modulus
 from dpsolve.solvers.model.array_factory import named as named_arrays
 from dpsolve.solvers.model.array_factory import no_model, rebuild, refusal
-from dpsolve.solvers.model.factory import signature, split
+from dpsolve.solvers.model.factory_signature import signature, split
 from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE, Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model

@@ -11,7 +11,7 @@ import numpy as np
 
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import no_model, shapes_of
-from dpsolve.solvers.model.factory import Signature, build, look_over, signature, split
+from dpsolve.solvers.model.factory_signature import Signature, build, look_over, signature, split
 from dpsolve.solvers.model.grids import Grid, Iid
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel

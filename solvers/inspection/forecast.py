@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 
-from dpsolve.solvers.distributions.stationary_search import DENSE_MOST
+from dpsolve.solvers.distributions.stationary_methods import DENSE_MOST
 from dpsolve.solvers.model.array_factory import abstract_points, named, no_model
-from dpsolve.solvers.model.factory import Factory, build, look_over, signature
+from dpsolve.solvers.model.factory_signature import Factory, build, look_over, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.base import Shortcut

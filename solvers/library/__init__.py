@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
-from dpsolve.solvers.model.factory import Factory
+from dpsolve.solvers.model.factory_signature import Factory
 
 from .ascent import ascent
 from .cake import cake

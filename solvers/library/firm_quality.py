@@ -5,8 +5,8 @@ from jax import lax
 from jax.scipy.special import ndtr
 
 from dpsolve.solvers.distributions.certificate import distance, slack
+from dpsolve.solvers.distributions.stationary_derivatives import stationary_of
 from dpsolve.solvers.distributions.stationary_methods import hitting
-from dpsolve.solvers.distributions.stationary_solver import stationary_of
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.numerics.fixed_point import implicit
 from dpsolve.solvers.options import STATIONARY_METHODS, canonical

@@ -28,7 +28,7 @@ import numpy as np
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.outcomes import RECORDS, Outcome
 
-from .factory import Factory, Sizes, build, look_over, signature
+from .factory_signature import Factory, Sizes, build, look_over, signature
 
 Array = Any
 Dims = tuple[str, ...]

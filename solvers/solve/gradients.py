@@ -40,12 +40,12 @@ import numpy as np
 from jax import lax
 
 from dpsolve.solvers.distributions.path import pushed
-from dpsolve.solvers.distributions.stationary_solver import respond
+from dpsolve.solvers.distributions.stationary_derivatives import respond
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.inspection.requests import NO_GRADIENTS
 from dpsolve.solvers.methods.finite_horizon import follow
 from dpsolve.solvers.methods.loop import finish
-from dpsolve.solvers.model.factory import Factory, build, gradient_mistake, signature
+from dpsolve.solvers.model.factory_signature import Factory, build, gradient_mistake, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.krylov import resolvent

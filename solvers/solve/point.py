@@ -20,7 +20,7 @@ from dpsolve.solvers.methods.discounted import Fixpoint
 from dpsolve.solvers.methods.finite_horizon import backward
 from dpsolve.solvers.methods.loop import Found, begin, solve
 from dpsolve.solvers.model.array_factory import no_model, own_arrays
-from dpsolve.solvers.model.factory import Factory, build, signature
+from dpsolve.solvers.model.factory_signature import Factory, build, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Partition

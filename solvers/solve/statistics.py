@@ -18,7 +18,7 @@ from dpsolve.solvers.distributions.distribution import explain_distribution
 from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.moments import expanded, moments_of
 from dpsolve.solvers.distributions.path import path_of, pushed
-from dpsolve.solvers.distributions.stationary_solver import stationary_of
+from dpsolve.solvers.distributions.stationary_derivatives import stationary_of
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.inspection.forecast import path_periods
 from dpsolve.solvers.model.mdp import TabularModel

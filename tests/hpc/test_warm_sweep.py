@@ -25,9 +25,9 @@ from dpsolve.hpc.run.sweep import create_store, resume
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
-from dpsolve.sharding.batches.warm_order import STRAND
+from dpsolve.sharding.batches.solving_order import STRAND
 from dpsolve.solvers.library import growth as growth_factory
-from dpsolve.solvers.model.factory import signature
+from dpsolve.solvers.model.factory_signature import signature
 
 from .conftest import Listener, assert_equal_stores, run
 

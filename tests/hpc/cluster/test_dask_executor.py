@@ -17,7 +17,7 @@ from dpsolve.hpc.cluster.dask_executor import DaskExecutor
 from dpsolve.hpc.run.executor import prepare
 from dpsolve.hpc.run.job_paths import cache_folder
 from dpsolve.hpc.store.event_log import Event, read_events
-from dpsolve.hpc.store.failures import write_failed
+from dpsolve.hpc.store.failed_points import write_failed
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.solvers.errors import ClusterError

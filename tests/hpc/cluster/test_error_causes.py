@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dpsolve.hpc.cluster.retries import cause_of, in_short, is_of_environment
+from dpsolve.hpc.cluster.error_causes import cause_of, in_short, is_of_environment
 from dpsolve.solvers.errors import DeviceError, ModelError, StoreError, UsageError
 
 CALLBACK = """INTERNAL: CpuCallback error calling callback: Traceback (most recent call last):

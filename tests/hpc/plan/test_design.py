@@ -10,7 +10,7 @@ import pytest
 from dpsolve import UsageError
 from dpsolve.hpc.plan.design import Bucket, Design, make_design
 from dpsolve.hpc.sweep_file.fields import sweep_from
-from dpsolve.solvers.model.factory import signature
+from dpsolve.solvers.model.factory_signature import signature
 
 
 def model(a=1.0, b=2.0, c=3.0, *, n=5, kind="x"):

@@ -15,7 +15,7 @@ from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.run.sweep import run_sweep
 from dpsolve.hpc.sweep_file.fields import sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
-from dpsolve.hpc.verify.point import Stored, examine
+from dpsolve.hpc.verify.stored_point import Stored, examine
 
 MACHINE = '''
 import dpsolve as dp

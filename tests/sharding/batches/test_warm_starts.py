@@ -12,7 +12,7 @@ import dpsolve as dp
 from dpsolve.sharding.batches.program import Program, program
 from dpsolve.sharding.batches.refill import Results, serve
 from dpsolve.sharding.batches.rounds import Rounds
-from dpsolve.sharding.batches.warm_order import STRAND, strands
+from dpsolve.sharding.batches.solving_order import STRAND, strands
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.library import growth
 from dpsolve.solvers.options import SolveOptions

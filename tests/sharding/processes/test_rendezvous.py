@@ -19,7 +19,7 @@ from dpsolve.sharding.processes.rendezvous import ProcessAddress, alone, check_d
 from dpsolve.sharding.processes.stepwise import Stepwise, stepwise
 from dpsolve.solvers.errors import PeerError, UsageError
 from dpsolve.solvers.library import as_factory
-from dpsolve.solvers.model.factory import split
+from dpsolve.solvers.model.factory_signature import split
 from dpsolve.solvers.options import SolveOptions
 
 

@@ -10,7 +10,7 @@ from scipy import sparse
 
 import dpsolve as dp
 from dpsolve.solvers.distributions import certificate
-from dpsolve.solvers.distributions.stationary_solver import Stationary, respond, stationary_of
+from dpsolve.solvers.distributions.stationary_derivatives import Stationary, respond, stationary_of
 from dpsolve.solvers.outcomes import Outcome
 
 Matrix = np.ndarray

@@ -10,7 +10,7 @@ import pytest
 import dpsolve as dp
 from dpsolve.sharding.batches.program import program
 from dpsolve.solvers.library import BUILTIN
-from dpsolve.solvers.model.factory import split
+from dpsolve.solvers.model.factory_signature import split
 
 
 def newton(a: float = 2.0, *, steps: int = 3) -> dict[str, Any]:

@@ -218,7 +218,7 @@ class StoredSolve:
         from dpsolve.sharding.processes.stepwise import numbers
         from dpsolve.solvers.model.array_factory import rebuild
         from dpsolve.solvers.outcomes import word
-        from dpsolve.solvers.solve.solve import explain
+        from dpsolve.solvers.solve.one_device import explain
 
         arrays = solve.results()
         known = {k: x.reshape(x.shape[x.ndim - len(solve.dims[k]) :])

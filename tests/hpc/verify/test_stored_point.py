@@ -12,8 +12,8 @@ import pytest
 import dpsolve as dp
 from dpsolve.hpc.store import checksums
 from dpsolve.hpc.verify.definition import define
-from dpsolve.hpc.verify.point import Stored, examine
 from dpsolve.hpc.verify.proofs import Claim, Interval, Place, ValueProof, find_weight
+from dpsolve.hpc.verify.stored_point import Stored, examine
 from dpsolve.hpc.verify.verification import Verification
 
 from ...reference import random_arrays, random_problem, solve_arrays

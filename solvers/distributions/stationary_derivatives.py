@@ -1,4 +1,4 @@
-r"""Stationary distribution of a chain known by its products, with its derivatives.
+r"""Stationary distribution of a chain known by its products, and its derivatives.
 
 The products are :math:`P f`, a policy's expectation, and :math:`P^\top \mu`, its transpose, which
 JAX makes of it. :mod:`.stationary_search` searches for the distribution and certifies its distance;
@@ -30,7 +30,8 @@ from dpsolve.solvers.numerics.krylov import resolvent
 from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.outcomes import Outcome
 
-from .stationary_search import DENSE, DENSE_MOST, invariant
+from .stationary_methods import DENSE_MOST
+from .stationary_search import DENSE, invariant
 
 Array = Any
 Expect = Callable[[Array], Array]

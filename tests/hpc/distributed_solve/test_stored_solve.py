@@ -15,8 +15,8 @@ import zarr
 import dpsolve as dp
 from dpsolve.hpc.cli import solve
 from dpsolve.hpc.distributed_solve.checkpoints import Checkpoints
-from dpsolve.hpc.distributed_solve.slurm_step import find_address, nodes_of
-from dpsolve.hpc.distributed_solve.solve import SolveReport, solve_into_store
+from dpsolve.hpc.distributed_solve.srun_address import find_address, nodes_of
+from dpsolve.hpc.distributed_solve.stored_solve import SolveReport, solve_into_store
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.reader import Reading

@@ -10,7 +10,7 @@ import pytest
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.run.sweep import resume
 from dpsolve.hpc.store.event_log import Event, read_events
-from dpsolve.hpc.store.failures import write_failed
+from dpsolve.hpc.store.failed_points import write_failed
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep
 

@@ -1,4 +1,4 @@
-"""Rank and meeting port of a process, from srun or the command line.
+"""Rank, hosts and meeting port of a process, from srun or the command line.
 
 ``srun`` tells each process its number, and all of them the nodes of the step. Process 0 is on the
 first of these, and meets the others there on a port that follows from the job's and the step's

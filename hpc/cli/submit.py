@@ -1,4 +1,4 @@
-"""Commands ``profiles``, ``submit`` (with its preview), ``logs``, ``cancel``."""
+"""Commands ``submit`` (with its preview), ``profiles``, ``logs``, ``cancel``."""
 
 from __future__ import annotations
 

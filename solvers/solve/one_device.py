@@ -1,4 +1,4 @@
-"""``dp.solve`` on one device: arguments, compiled program, message."""
+"""One point on one device: arguments, compiled program, message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.check import diagnose
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import Dims, rebuild
-from dpsolve.solvers.model.factory import Factory, Sizes, look_over, signature, split
+from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, signature, split
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete

@@ -1,4 +1,4 @@
-"""Committing a task as failed, and ``--retry-failed``: taking failures back.
+"""Failed points: committing them, and ``--retry-failed``, which takes that back.
 
 A point that failed is committed like any other, and no resume looks at it again. Where the reason
 is gone (more memory, a mended package, another device), the commit of its task is taken back: the
