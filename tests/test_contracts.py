@@ -72,7 +72,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
     """Not by a detour either: all that these modules import, directly or through others."""
     graph = grimp.build_graph("dpsolve", cache_dir=None)
     reached: set[str] = set()
-    for name in ("bellman", "definition", "distributions", "point", "proofs"):
+    for name in ("bellman", "definition", "distributions", "proofs", "stored_point"):
         reached |= graph.find_upstream_modules(f"dpsolve.hpc.verify.{name}")
     assert {name for name in reached if not name.startswith("dpsolve.hpc.")} == {
         "dpsolve.solvers.model.arguments",
