@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import manifest, schema
-from .store import METADATA
+from .zarr_format import METADATA
 
 if TYPE_CHECKING:
     from .design import Bucket
@@ -171,11 +171,7 @@ def read_task(bucket: StoredBucket, task: Task, group: Any) -> tuple[Block, list
             f"{label(parameters(bucket.bucket, task.start + int(where[0])))}: {name} {what}{more}"
         )
 
-    cell = bucket.results["status"].cell
-    region = tuple(
-        slice(i * size, i * size + length)
-        for i, size, length in zip(task.cell, cell, task.shape, strict=True)
-    )
+    region = bucket.region(task)
     for name in bucket.results:
         if absent := [p.file.name for p in bucket.parts(name, task) if not p.file.is_file()]:
             say(name, f"is missing: its file {absent[0]} is not there")

@@ -154,7 +154,8 @@ def _opened(store: str) -> xr.Dataset | xr.DataTree:
     import xarray as xr
 
     from .results import open as open_results
-    from .store import METADATA, is_store
+    from .store import is_store
+    from .zarr_format import METADATA
 
     path = Path(store).expanduser()
     if path.is_file() and path.suffix == ".nc":

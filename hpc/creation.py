@@ -9,20 +9,17 @@ because only an absent or empty one can be replaced.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import platform
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..solvers.errors import RefusedError
 from . import provenance
-from .files import WRITERS, disk_errors, write_file
-from .store import METADATA, Store, is_store, open_store
-from .zarr_format import group_document
+from .files import disk_errors
+from .store import Store, is_store, open_store
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -81,37 +78,22 @@ def create(plan: Plan, command: str) -> None:
 
 
 def _write_draft(draft: Path, plan: Plan, command: str) -> None:
-    files = _files(plan, command)
-    for folder in sorted({(draft / name).parent for name in files}):
-        folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(WRITERS) as pool:
-        for _ in pool.map(lambda name: write_file(draft / name, files[name]), files):
-            pass
+    from .zarr_store import consolidate, create_group
 
-
-def _files(plan: Plan, command: str) -> dict[str, list[bytes]]:
-    """Return the files of a new store: metadata and coordinates."""
-    files: dict[str, list[bytes]] = {}
-    nodes: dict[str, Any] = {}
     root = provenance.root_attributes(plan, command)
+    if subgroups := any(part.bucket.group for part in plan.buckets):
+        create_group(draft, root, {}, {})
+        root = {}
     for part in plan.buckets:
-        group, own = part.bucket.group, provenance.bucket_attributes(part.bucket)
-        prefix = f"{group}/" if group else ""
-        documents = {name: array.document() for name, array in part.arrays.items()}
-        for name, document in documents.items():
-            files[f"{prefix}{name}/{METADATA}"] = [_json(document)]
-        for name, (array, values) in part.coordinates.items():
-            origin = array.key((0,) * len(array.dims))
-            files[f"{prefix}{name}/{origin}"] = array.encode(values)
-        if group:
-            # Complete by itself too, for xarray.open_zarr(path, group=...).
-            files[prefix + METADATA] = [_json(group_document(own, documents))]
-            nodes[group] = group_document(own, {})
-        else:
-            root |= own
-        nodes |= {prefix + name: document for name, document in documents.items()}
-    files[METADATA] = [_json(group_document(root, nodes))]
-    return files
+        # Complete by itself too, for xarray.open_zarr(path, group=...).
+        create_group(
+            draft / part.bucket.group,
+            root | provenance.bucket_attributes(part.bucket, part.arrays),
+            part.arrays,
+            {name: values for name, (_, values) in part.coordinates.items()},
+        )
+    if subgroups:
+        consolidate(draft)
 
 
 def _publish(draft: Path, path: Path) -> None:
@@ -143,10 +125,6 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _json(document: Any) -> bytes:
-    return json.dumps(document).encode()
 
 
 def _refusal(path: Path, lines: list[str]) -> str:

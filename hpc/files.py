@@ -11,13 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..solvers.errors import StoreError
 
-__all__ = ["PARTIAL", "WRITERS", "disk_errors", "write_file"]
+__all__ = ["PARTIAL", "disk_errors", "side_by_side", "write_file"]
 
 PARTIAL = ".partial"
 """The ending of a file not yet moved to its place; zarr ends its own alike."""
@@ -26,7 +27,7 @@ WRITERS = 8
 """Files that are worth writing side by side: most of the time is waiting for the disk."""
 
 
-def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+def write_file(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
     """Write a file so that it is there as a whole or not at all."""
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
@@ -39,6 +40,13 @@ def write_file(path: Path, pieces: Iterable[bytes]) -> None:
         with suppress(OSError):
             os.unlink(draft)
         raise
+
+
+def side_by_side(write: Callable[[str], object], names: Iterable[str]) -> None:
+    """Write several things at a time; the first error is raised once all have ended."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for _ in pool.map(write, names):
+            pass
 
 
 @contextmanager

@@ -8,11 +8,11 @@ leaves metadata that differ, and the next call does it again.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from .files import disk_errors, write_file
-from .store import METADATA, Store, open_store
+from .files import disk_errors
+from .store import Store, open_store
+from .zarr_format import METADATA
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -34,18 +34,20 @@ def recut(store: Store, plan: Plan) -> Store:
     StoreError
         If the disk refuses.
     """
-    meant = {name: array.document() for name, array in plan.buckets[0].results.items()}
-    held = {name: array.document() for name, array in store.buckets[0].results.items()}
-    if meant == held:
+    meant, held = plan.buckets[0].results, store.buckets[0].results
+    cuts = {name: (array.cell, array.chunk) for name, array in held.items()}
+    others = [name for name, array in meant.items() if (array.cell, array.chunk) != cuts.get(name)]
+    if not others:
         return store
+    # Only now: zarr takes a while to import, and a store that stays as it is needs none.
+    from .zarr_store import consolidate, create_array
+
     with disk_errors(store.path):
-        root = json.loads((store.path / METADATA).read_bytes())
-        for name in meant:
-            if meant[name] == held.get(name):
-                continue
+        for name in others:
+            # Not the whole folder: that of the status holds the driver's record and more.
             for file in (store.path / name).glob("c.*"):
                 file.unlink(missing_ok=True)
-            write_file(store.path / name / METADATA, [json.dumps(meant[name]).encode()])
-            root["consolidated_metadata"]["metadata"][name] = meant[name]
-        write_file(store.path / METADATA, [json.dumps(root).encode()])
+            (store.path / name / METADATA).unlink(missing_ok=True)
+            create_array(store.path, name, meant[name])
+        consolidate(store.path)
     return open_store(store.path)

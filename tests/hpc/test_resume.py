@@ -30,7 +30,7 @@ from .conftest import BETAS, TOY, Listener, arrays, assert_equal_stores, files, 
 # written, in the middle (as a draft), or right after. With n = 0 it lives.
 CHILD = """
 import json, os, signal, sys, threading
-from dpsolve.hpc import files, store
+from dpsolve.hpc import store, zarr_store
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.resolve import resolve
 from dpsolve.hpc.spec import sweep_from
@@ -53,7 +53,7 @@ def write_file(path, pieces):
         if written[0] == last and moment == "after":
             die()
 
-store.write_file = write_file
+store.write_file = zarr_store.write_file = write_file
 sweep = sweep_from(raw)
 outcome = run_sweep(sweep, resolve(sweep.model), progress=Silent(), command="child")
 print(outcome.computed, outcome.solved)
