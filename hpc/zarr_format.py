@@ -127,7 +127,7 @@ class ZarrArray:
             fill=_fill_from_json(document["fill_value"]),
             attributes=dict(document["attributes"]),
         )
-        if not sharded and _readable(codecs) != _readable(array.codecs):
+        if not sharded and _as_read(codecs) != _as_read(array.codecs):
             raise ValueError(f"unknown codecs {codecs}")
         return array
 
@@ -161,9 +161,9 @@ def item_bytes(dtype: str) -> int:
     return TEXT_BYTES if dtype == STRING else np.dtype(dtype).itemsize
 
 
-def _readable(codecs: Iterable[Document]) -> list[tuple[str, Any]]:
-    """Return what a reader without zarr must know of the codecs: names, and the order of bytes."""
-    return [(c["name"], c.get("configuration", {}).get("endian")) for c in codecs]
+def _as_read(codecs: Iterable[Document]) -> list[tuple[str, bool]]:
+    """Return what a reader must know of the codecs: their names, and the order of bytes."""
+    return [(c["name"], c.get("configuration", {}).get("endian") == "big") for c in codecs]
 
 
 def _fill_from_json(fill: Any) -> Any:
