@@ -11,20 +11,16 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..solvers.errors import StoreError
 
-__all__ = ["PARTIAL", "disk_errors", "side_by_side", "write_file"]
+__all__ = ["PARTIAL", "disk_errors", "write_file"]
 
 PARTIAL = ".partial"
 """The ending of a file not yet moved to its place; zarr ends its own alike."""
-
-WRITERS = 8
-"""Files that are worth writing side by side: most of the time is waiting for the disk."""
 
 
 def write_file(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
@@ -40,13 +36,6 @@ def write_file(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> 
         with suppress(OSError):
             os.unlink(draft)
         raise
-
-
-def side_by_side(write: Callable[[str], object], names: Iterable[str]) -> None:
-    """Write several things at a time; the first error is raised once all have ended."""
-    with ThreadPoolExecutor(WRITERS) as pool:
-        for _ in pool.map(write, names):
-            pass
 
 
 @contextmanager

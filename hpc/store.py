@@ -23,7 +23,7 @@ from ..solvers.errors import StoreError
 from . import manifest, provenance
 from .buckets import Receipt, StoredBucket, receipt
 from .design import Bucket
-from .files import disk_errors, side_by_side, write_file
+from .files import disk_errors, write_file
 from .resolve import ModelSource
 from .schema import RECORDS
 from .tasks import Task, cut
@@ -114,16 +114,14 @@ class Store:
             for part in bucket.parts(name, task)
         }
 
-        def write(label: str) -> None:
-            part, block = parts[label]
-            bucket.write(part, task, block)
-
-        status = bucket.file("status", task)
         with disk_errors(self.path):
-            side_by_side(write, [label for label in parts if label != "status"])
+            for label, (part, block) in parts.items():
+                if label != "status":
+                    bucket.write(part, task, block)
             sums = {label: block for label, (_, block) in parts.items()}
-            write_file(manifest.manifest_file(status), manifest.encode(sums, task.size))
-            write("status")
+            commit, block = parts["status"]
+            write_file(manifest.manifest_file(commit.file), manifest.encode(sums, task.size))
+            bucket.write(commit, task, block)
         return receipt(task, batch.status, batch.error_bound)
 
 

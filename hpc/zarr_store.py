@@ -7,6 +7,9 @@ never read: a task owns whole shards, so there is nothing to merge, and what a k
 there may be damaged. (zarr 3.1 reads the old shard whatever is written, zarr 3.4 where the array
 ends within it.)
 
+Arrays are written one after another. Several at a time wait less for a slow disk, but cost half as
+much processor time again, and it is the processor that the next task's solve needs meanwhile.
+
 Importing zarr takes some 0.3 s. So this module is imported where something is written and nowhere
 else; what is only read of an array stands in ``zarr_format.py``.
 """
@@ -23,7 +26,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
-from .files import side_by_side, write_file
+from .files import write_file
 from .zarr_format import METADATA, ZarrArray
 
 if TYPE_CHECKING:
@@ -97,12 +100,10 @@ def create_group(
     """
     zarr.create_group(DurableStore(folder), attributes=dict(attributes))
 
-    def create(name: str) -> None:
-        array = create_array(folder, name, arrays[name])
+    for name, meant in arrays.items():
+        array = create_array(folder, name, meant)
         if name in values:
             array[...] = values[name]
-
-    side_by_side(create, arrays)
     consolidate(folder)
 
 
