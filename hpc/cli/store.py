@@ -153,7 +153,8 @@ def _opened(store: str) -> xr.Dataset | xr.DataTree:
     import xarray as xr
 
     from dpsolve.hpc.store.open import open as open_results
-    from dpsolve.hpc.store.store import METADATA, is_store
+    from dpsolve.hpc.store.store import is_store
+    from dpsolve.hpc.zarr_format import METADATA
 
     path = Path(store).expanduser()
     if path.is_file() and path.suffix == ".nc":

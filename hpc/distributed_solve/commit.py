@@ -88,7 +88,7 @@ def _write_parts(store: Store, bucket: StoredBucket, result: Result, *, every: b
             file = files[piece.box.number if piece.box is not None else 0]
             block = np.asarray(piece.values, np.dtype(array.dtype))[None]
             with disk_errors(store.path):
-                write_file(file.file, array.encode(block))
+                bucket.write(file, task, block)
             sums[file.label] = int(checksums.digests(block, 1)[0])
     return sums
 
@@ -106,6 +106,6 @@ def _commit(store: Store, bucket: StoredBucket, result: Result, sums: Sums) -> N
     with disk_errors(store.path):
         for name, block in blocks.items():
             if name != "status":
-                write_file(bucket.file(name, task), bucket.results[name].encode(block))
+                bucket.write(bucket.parts(name, task)[0], task, block)
         write_file(checksums.manifest_file(status), checksums.seal(table))
-        write_file(status, bucket.results["status"].encode(blocks["status"]))
+        bucket.write(bucket.parts("status", task)[0], task, blocks["status"])

@@ -20,11 +20,8 @@ from dpsolve.solvers.errors import StoreError
 PARTIAL = ".partial"
 """The ending of a file not yet moved to its place; zarr ends its own alike."""
 
-WRITERS = 8
-"""Files that are worth writing side by side: most of the time is waiting for the disk."""
 
-
-def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+def write_file(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
     """Write a file so that it is there as a whole or not at all."""
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:

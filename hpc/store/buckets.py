@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from dpsolve.hpc.plan.tasks import Task
 from dpsolve.hpc.zarr_format import ZarrArray
 
 if TYPE_CHECKING:
+    import zarr
+
     from dpsolve.hpc.plan.design import Bucket
 
 
@@ -51,6 +54,8 @@ class FilePart:
 
     Attributes
     ----------
+    array : str
+        The array's name.
     label : str
         In the manifest: the array's name, and the file's where the array has several.
     file : Path
@@ -58,6 +63,7 @@ class FilePart:
         Of the array's own dimensions, after those of the points.
     """
 
+    array: str
     label: str
     file: Path
     region: tuple[slice, ...]
@@ -113,8 +119,32 @@ class StoredBucket:
             label = name if math.prod(counts) == 1 else f"{name}:{key}"
             corner = [i * part for i, part in zip(at, cell, strict=True)]
             region = tuple(slice(i, i + part) for i, part in zip(corner, cell, strict=True))
-            found.append(FilePart(label, self.folder / name / key, region))
+            found.append(FilePart(name, label, self.folder / name / key, region))
         return tuple(found)
+
+    def region(self, task: Task) -> tuple[slice, ...]:
+        """Return where the points of a task lie along the axes of points."""
+        block = self.results["status"].cell
+        cells = zip(task.cell, block, task.shape, strict=True)
+        return tuple(slice(i * size, i * size + length) for i, size, length in cells)
+
+    def write(self, part: FilePart, task: Task, block: NDArray[Any]) -> None:
+        """Write one file of a task, and bring it to the disk.
+
+        Parameters
+        ----------
+        part : FilePart
+        task : Task
+        block : array
+            What the file holds, with the axes of points first.
+        """
+        self._writable[part.array][(*self.region(task), *part.region)] = block
+
+    @cached_property
+    def _writable(self) -> dict[str, zarr.Array[Any]]:
+        from .zarr_store import open_arrays
+
+        return open_arrays(self.folder, self.results)
 
     def record(self, name: str, task: Task) -> NDArray[Any] | None:
         """Return what is recorded of a task's points (one of `RECORDS`), None if nothing is.

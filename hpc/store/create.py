@@ -14,22 +14,20 @@ removed. A kill on the way leaves metadata that differ, and the next call does i
 from __future__ import annotations
 
 import errno
-import json
 import os
 import platform
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dpsolve.hpc.process_alive import is_alive
-from dpsolve.hpc.zarr_format import group_document
+from dpsolve.hpc.zarr_format import METADATA
 from dpsolve.solvers.errors import RefusedError
 
 from . import provenance
-from .atomic_files import WRITERS, disk_errors, write_file
-from .store import METADATA, Store, is_store, open_store
+from .atomic_files import disk_errors
+from .store import Store, is_store, open_store
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.plan import Plan
@@ -87,37 +85,22 @@ def create(plan: Plan, command: str) -> None:
 
 
 def _write_draft(draft: Path, plan: Plan, command: str) -> None:
-    files = _files(plan, command)
-    for folder in sorted({(draft / name).parent for name in files}):
-        folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(WRITERS) as pool:
-        for _ in pool.map(lambda name: write_file(draft / name, files[name]), files):
-            pass
+    from .zarr_store import consolidate, create_group
 
-
-def _files(plan: Plan, command: str) -> dict[str, list[bytes]]:
-    """Return the files of a new store: metadata and coordinates."""
-    files: dict[str, list[bytes]] = {}
-    nodes: dict[str, Any] = {}
     root = provenance.root_attributes(plan, command)
+    if subgroups := any(part.bucket.group for part in plan.buckets):
+        create_group(draft, root, {}, {})
+        root = {}
     for part in plan.buckets:
-        group, own = part.bucket.group, provenance.bucket_attributes(part.bucket)
-        prefix = f"{group}/" if group else ""
-        documents = {name: array.document() for name, array in part.arrays.items()}
-        for name, document in documents.items():
-            files[f"{prefix}{name}/{METADATA}"] = [_json(document)]
-        for name, (array, values) in part.coordinates.items():
-            origin = array.key((0,) * len(array.dims))
-            files[f"{prefix}{name}/{origin}"] = array.encode(values)
-        if group:
-            # Complete by itself too, for xarray.open_zarr(path, group=...).
-            files[prefix + METADATA] = [_json(group_document(own, documents))]
-            nodes[group] = group_document(own, {})
-        else:
-            root |= own
-        nodes |= {prefix + name: document for name, document in documents.items()}
-    files[METADATA] = [_json(group_document(root, nodes))]
-    return files
+        # Complete by itself too, for xarray.open_zarr(path, group=...).
+        create_group(
+            draft / part.bucket.group,
+            root | provenance.bucket_attributes(part.bucket, part.arrays),
+            part.arrays,
+            {name: values for name, (_, values) in part.coordinates.items()},
+        )
+    if subgroups:
+        consolidate(draft)
 
 
 def _publish(draft: Path, path: Path) -> None:
@@ -140,10 +123,6 @@ def _remove_dead_drafts(path: Path) -> None:
         # A draft with this process's number is that of an earlier one.
         if int(process) == os.getpid() or not is_alive(int(process)):
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def _json(document: Any) -> bytes:
-    return json.dumps(document).encode()
 
 
 def _refusal(path: Path, lines: list[str]) -> str:
@@ -169,18 +148,20 @@ def recut(store: Store, plan: Plan) -> Store:
     StoreError
         If the disk refuses.
     """
-    meant = {name: array.document() for name, array in plan.buckets[0].results.items()}
-    held = {name: array.document() for name, array in store.buckets[0].results.items()}
-    if meant == held:
+    meant, held = plan.buckets[0].results, store.buckets[0].results
+    cuts = {name: (array.cell, array.chunk) for name, array in held.items()}
+    others = [name for name, array in meant.items() if (array.cell, array.chunk) != cuts.get(name)]
+    if not others:
         return store
+    # Only now: zarr takes a while to import, and a store that stays as it is needs none.
+    from .zarr_store import consolidate, create_array
+
     with disk_errors(store.path):
-        root = json.loads((store.path / METADATA).read_bytes())
-        for name in meant:
-            if meant[name] == held.get(name):
-                continue
+        for name in others:
+            # Not the whole folder: that of the status holds the driver's record and more.
             for file in (store.path / name).glob("c.*"):
                 file.unlink(missing_ok=True)
-            write_file(store.path / name / METADATA, [json.dumps(meant[name]).encode()])
-            root["consolidated_metadata"]["metadata"][name] = meant[name]
-        write_file(store.path / METADATA, [json.dumps(root).encode()])
+            (store.path / name / METADATA).unlink(missing_ok=True)
+            create_array(store.path, name, meant[name])
+        consolidate(store.path)
     return open_store(store.path)

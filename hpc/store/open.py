@@ -57,4 +57,5 @@ def _with_parameters(dataset: xarray.Dataset, bucket: StoredBucket) -> xarray.Da
         for name, (dims, values) in bucket.bucket.parameters.items()
         if name not in bucket.bucket.axes
     }
-    return dataset.assign_coords(beside)
+    ordered = dataset[list(bucket.results)]  # zarr sorts by name: results first, then records
+    return ordered.assign_coords(beside)

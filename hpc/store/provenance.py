@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import unified_diff
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -56,14 +56,17 @@ def root_attributes(plan: Plan, command: str) -> dict[str, Any]:
         "python_version": platform.python_version(),
         **{f"{name}_version": _version(name) for name in PACKAGES},
     }
+    if any(groups := [part.bucket.group for part in plan.buckets]):
+        attributes["groups"] = json.dumps(groups)  # their order, which is that of the tasks
     if commit := _git_commit(Path(plan.source.folder or os.curdir)):
         attributes["git_commit"] = commit
     return attributes
 
 
-def bucket_attributes(bucket: Bucket) -> dict[str, Any]:
-    """Return what the group of a bucket says of its points."""
+def bucket_attributes(bucket: Bucket, arrays: Iterable[str]) -> dict[str, Any]:
+    """Return what the group of a bucket says of its points, and the order of its arrays."""
     return {
+        "arrays": json.dumps(list(arrays)),  # zarr's consolidated metadata are sorted by name
         "swept": json.dumps(list(bucket.parameters)),
         "fixed": json.dumps(bucket.fixed),
         # Other sizes are defaults of the factory, and its source is in the root attributes.

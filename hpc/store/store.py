@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +24,11 @@ from dpsolve.hpc.plan.design import Bucket
 from dpsolve.hpc.plan.store_schema import FORMAT, RECORDS
 from dpsolve.hpc.plan.tasks import Task, cut
 from dpsolve.hpc.sweep_file.model_source import ModelSource
-from dpsolve.hpc.zarr_format import ZarrArray
+from dpsolve.hpc.zarr_format import METADATA, ZarrArray
 from dpsolve.solvers.errors import StoreError
 
 from . import checksums
-from .atomic_files import WRITERS, disk_errors, write_file
+from .atomic_files import disk_errors, write_file
 from .buckets import Receipt, StoredBucket, receipt
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from dpsolve.solvers.options import SolveOptions
 
 
-METADATA = "zarr.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,22 +114,19 @@ class Store:
         }  # fmt: skip
 
         parts = {
-            part.label: (part.file, bucket.results[name], part.of(block))
+            part.label: (part, part.of(block))
             for name, block in blocks.items()
             for part in bucket.parts(name, task)
         }
 
-        def write(label: str) -> None:
-            file, array, block = parts[label]
-            write_file(file, array.encode(block))
-
-        status = bucket.file("status", task)
-        with disk_errors(self.path), ThreadPoolExecutor(WRITERS) as pool:
-            for _ in pool.map(write, [label for label in parts if label != "status"]):
-                pass  # the first error is raised here
-            sums = {label: block for label, (_, _, block) in parts.items()}
-            write_file(checksums.manifest_file(status), checksums.encode(sums, task.size))
-            write("status")
+        with disk_errors(self.path):
+            for label, (part, block) in parts.items():
+                if label != "status":
+                    bucket.write(part, task, block)
+            sums = {label: block for label, (_, block) in parts.items()}
+            commit, block = parts["status"]
+            write_file(checksums.manifest_file(commit.file), checksums.encode(sums, task.size))
+            bucket.write(commit, task, block)
         return receipt(task, batch.status, batch.error_bound)
 
 
@@ -202,6 +198,7 @@ def _source(attributes: Mapping[str, Any]) -> ModelSource:
 def _buckets(path: Path, root: Mapping[str, Any]) -> tuple[StoredBucket, ...]:
     nodes: dict[str, Any] = root["consolidated_metadata"]["metadata"]
     groups = {name: node for name, node in nodes.items() if node["node_type"] == "group"}
+    groups = _in_order(groups, root["attributes"].get("groups"))
     found: list[StoredBucket] = []
     first = 0
     for name, group in (groups or {"": root}).items():
@@ -211,10 +208,19 @@ def _buckets(path: Path, root: Mapping[str, Any]) -> tuple[StoredBucket, ...]:
             for key, node in nodes.items()
             if key.startswith(prefix) and node["node_type"] == "array"
         }
+        arrays = _in_order(arrays, group["attributes"].get("arrays"))
         bucket = _bucket(path, name, group["attributes"], arrays, len(found), first)
         found.append(bucket)
         first += len(bucket.tasks)
     return tuple(found)
+
+
+def _in_order(found: dict[str, T], names: str | None) -> dict[str, T]:
+    """Return nodes in the order in which they were planned.
+
+    Stores that were begun before zarr wrote them do not name it: their metadata have it.
+    """
+    return found if names is None else {name: found[name] for name in json.loads(names)}
 
 
 def _bucket(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dpsolve.hpc.plan import store_schema
 from dpsolve.hpc.plan.design import Bucket, make_design, point_label, point_parameters
 from dpsolve.hpc.store import checksums
-from dpsolve.hpc.store.store import METADATA
+from dpsolve.hpc.zarr_format import METADATA
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.tasks import Task
@@ -146,11 +146,7 @@ def read_task(bucket: StoredBucket, task: Task, group: Any) -> tuple[Block, list
         point = point_parameters(bucket.bucket, task.start + int(where[0]))
         faults.append(f"{point_label(point)}: {name} {what}{more}")
 
-    cell = bucket.results["status"].cell
-    region = tuple(
-        slice(i * size, i * size + length)
-        for i, size, length in zip(task.cell, cell, task.shape, strict=True)
-    )
+    region = bucket.region(task)
     for name in bucket.results:
         if absent := [p.file.name for p in bucket.parts(name, task) if not p.file.is_file()]:
             say(name, f"is missing: its file {absent[0]} is not there")

@@ -27,11 +27,11 @@ from dpsolve.sharding.batches.result_arrays import Layout
 
 from ..conftest import BETAS, TOY, Listener, arrays, assert_equal_stores, files, run
 
-# Runs a sweep in a process of its own, which kills itself (SIGKILL) at its n-th file: before it is
-# written, in the middle (as a draft), or right after. With n = 0 it lives.
+# Runs a sweep in a process of its own, which kills itself (SIGKILL) at the n-th file of its tasks:
+# before it is written, in the middle (as a draft), or right after. With n = 0 it lives.
 CHILD = """
 import json, os, signal, sys, threading
-from dpsolve.hpc.store import atomic_files as files, store
+from dpsolve.hpc.store import store, zarr_store
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.sweep_file.model_source import resolve
 from dpsolve.hpc.sweep_file.fields import sweep_from
@@ -44,6 +44,8 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 def write_file(path, pieces):
+    if ".draft/" in str(path):
+        return original(path, pieces)  # the store comes into being
     with lock:  # one file at a time, so that the moment is the same each time
         written[0] += 1
         if written[0] == last and moment == "before":
@@ -54,7 +56,7 @@ def write_file(path, pieces):
         if written[0] == last and moment == "after":
             die()
 
-store.write_file = write_file
+store.write_file = zarr_store.write_file = write_file
 sweep = sweep_from(raw)
 outcome = run_sweep(sweep, resolve(sweep.model), progress=Silent(), command="child")
 print(outcome.computed, outcome.solved)

@@ -27,14 +27,14 @@ from ..conftest import files as contents
 
 KILLED_CREATION = """
 import json, os, signal, sys
-from dpsolve.hpc.store import create as creation
+from dpsolve.hpc.store import create as creation, zarr_store
 from dpsolve.hpc.plan.plan import make_plan
 from dpsolve.hpc.sweep_file.model_source import resolve
 from dpsolve.hpc.sweep_file.fields import sweep_from
 
 raw, last = json.loads(sys.argv[1]), int(sys.argv[2])
 left = [last]
-original = creation.write_file
+original = zarr_store.write_file
 
 def write_file(*arguments):
     left[0] -= 1
@@ -42,7 +42,7 @@ def write_file(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     original(*arguments)
 
-creation.write_file = write_file
+zarr_store.write_file = write_file
 sweep = sweep_from(raw)
 creation.create(make_plan(sweep, resolve(sweep.model)), "test")
 """

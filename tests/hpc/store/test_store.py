@@ -109,6 +109,20 @@ print({{*xarray.open_datatree({path!r}, engine="zarr").children}} == {{"n=2", "n
         np.testing.assert_array_equal(tree[group]["path"], expected)
 
 
+def test_groups_and_arrays_keep_the_order_of_the_sweep(toy_sweep: Callable[..., Sweep]) -> None:
+    """Tasks are numbered by it, and zarr's consolidated metadata are sorted by name."""
+    sweep = toy_sweep(grid={"n": [10, 2, 4], "a": [1.0]})
+    run(sweep)
+    store = open_store(sweep.store.path)
+    assert [bucket.bucket.group for bucket in store.buckets] == ["n=10", "n=2", "n=4"]
+    records = ["message", "residual", "error_bound", "iterations", "seconds", "status"]
+    for bucket in store.buckets:
+        assert [*bucket.results] == ["price", "path", *records]
+    tree = dp_open(sweep.store.path)
+    assert isinstance(tree, xr.DataTree)
+    assert [*tree["n=2"].data_vars] == ["price", "path", *records]
+
+
 def test_one_file_for_each_variable_of_each_task(cake: Callable[..., Sweep]) -> None:
     sweep = cake()
     run(sweep)
