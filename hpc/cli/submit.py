@@ -155,7 +155,7 @@ def logs(store: str, failed: bool, task: int | None, lines: int) -> None:
             a for a in attempts(opened) if (a.failed or not failed) and task in (None, a.task)
         ]
         if not wanted:
-            click.echo("there is no such attempt in the store's ledger.")
+            click.echo("there is no such attempt in the store's event log.")
         for attempt in wanted:
             click.echo(str(attempt))
             if attempt.log is not None:

@@ -1,7 +1,7 @@
 """The driver's loop: greets workers, hands tasks out, hears reports, judges losses.
 
 All decisions are made in the thread that iterates over `conduct`. dask's threads only put what
-they hear into a queue, and between two events the conductor sleeps: an idle run costs next to
+they hear into a queue, and between two events the coordinator sleeps: an idle run costs next to
 nothing. What differs between a scheduler's address and SLURM jobs is left to a `WorkerPool`.
 """
 
@@ -359,7 +359,7 @@ class Coordinator:
         self._decide(loss.order, cause, words)
 
     def _last_words(self, loss: Loss) -> tuple[Cause, str] | None:
-        """Look into the ledger of a lost worker: it may have said why it ended."""
+        """Look into the event log of a lost worker: it may have said why it ended."""
         if not loss.worker_state.writer:
             return None
         for event in reversed(read_events(self._store, loss.worker_state.writer)):

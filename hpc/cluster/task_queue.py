@@ -39,7 +39,7 @@ class WorkerState:
     ----------
     address : str
     name, job, host, writer : str
-        Its name for dask, the SLURM job it belongs to, its machine, its name in the ledger.
+        Its name for dask, the SLURM job it belongs to, its machine, its name in the event log.
     oom_kills : int
         How many processes of its job the kernel had killed when it came.
     orders : dict

@@ -86,7 +86,7 @@ class TaskRunner:
         self.task: int | None = None
 
     def _overgrown(self, resident: int) -> None:
-        """Say in the ledger, where the driver looks when a worker is lost, why this one ends."""
+        """Say in the event log, where the driver looks when a worker is lost, why this one ends."""
         self.event_log.write("memory", task=self.task, resident=resident, limit=self._limit)
 
     def describe(self) -> Report:

@@ -75,7 +75,7 @@ class WorkerCount:
     batches: int = 1
 
     def share(self, part: int, whole: int) -> WorkerCount:
-        """Return the crew for so many points of the whole sweep's."""
+        """Return the workers for so many points of the whole sweep's."""
         return WorkerCount(_ceil(self.workers * part, whole), self.batches)
 
 

@@ -104,7 +104,7 @@ class JobPool:
         self._unnumbered: dict[str, _Member] = {}  # submitted, and SLURM has given no number yet
         self._shown = -math.inf
 
-    # -- what the conductor calls ----------------------------------------------------------------
+    # -- what the coordinator calls --------------------------------------------------------------
 
     def tick(self, queue: TaskQueue) -> list[str]:
         """Do what is due; return the workers that are no longer needed."""
@@ -129,7 +129,7 @@ class JobPool:
             self._stillborn = 0
 
     def unfit(self, report: dict[str, Any]) -> None:
-        """Note that a worker of one of the jobs cannot work; the conductor counts these."""
+        """Note that a worker of one of the jobs cannot work; the coordinator counts these."""
         member = self._by_id(report["job"])
         if member is not None:
             member.joined += 1

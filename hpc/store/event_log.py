@@ -3,7 +3,7 @@
 Every process that works on a store appends to a file of its own, a line of JSON per event, so no
 two writers ever meet and nothing needs a lock. The files lie in ``status/ledger`` of the store's
 first group, beside the commits, where no reader of Zarr looks. A process that is killed leaves at
-most one torn line, which readers skip. The ledger decides nothing: a task is committed by its
+most one torn line, which readers skip. The log decides nothing: a task is committed by its
 status file alone. It explains, and it proves: each computation of a task leaves `started` and
 `solved`, and a task's second `started` after its `committed` would be work done twice, unless a
 user wanted it (`retried`).
@@ -35,7 +35,7 @@ ENDING = ".jsonl"
 
 @dataclass(frozen=True)
 class Event:
-    """One line of the ledger.
+    """One line of the log.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class EventLog:
                 self.path.parent.mkdir(exist_ok=True)
                 self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             # One call, so that a kill tears at most the last line. No fsync: a node that loses its
-            # power may lose what it said last, which the ledger can bear and a commit could not.
+            # power may lose what it said last, which the log can bear and a commit could not.
             os.write(self._file, line)
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class EventLog:
 
 
 def folder_of(store: Store) -> Path:
-    """Return the folder of a store's ledger; it need not exist."""
+    """Return the folder of a store's event log; it need not exist."""
     return store.buckets[0].folder / "status" / "ledger"
 
 

@@ -105,7 +105,7 @@ class ProcessGroup:
     lines : dict of int to Connection
         On process 0, to every other; elsewhere, to process 0.
     lost : callable
-        Is told who was lost, in words, from a thread of the roll; it should end this process, for
+        Is told who was lost, in words, from a thread of the group; it should end this process, for
         the main thread may hang in a collective.
     port : int
         A free port on the coordinator's host, for JAX.
@@ -203,7 +203,7 @@ class ProcessGroup:
         Returns
         -------
         bool
-            Whether a process was lost, so that a thread of the roll is about to end this one.
+            Whether a process was lost, so that a thread of the group is about to end this one.
         """
         with self._change:
             return bool(self._change.wait_for(lambda: self.loss, timeout=seconds))
@@ -211,7 +211,7 @@ class ProcessGroup:
     # -- in threads -----------------------------------------------------------------------------
 
     def _start(self, work: Callable[..., None], *given: Any) -> None:
-        threading.Thread(target=work, args=given, daemon=True, name="dpsolve-roll").start()
+        threading.Thread(target=work, args=given, daemon=True, name="dpsolve-group").start()
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):

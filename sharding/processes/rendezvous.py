@@ -79,7 +79,7 @@ class ProcessAddress:
 
 
 def alone() -> ProcessGroup:
-    """Return the roll of a solve by one process."""
+    """Return the group of a solve by one process."""
     return ProcessGroup(0, (Member.me(0),), {}, lambda text: None)
 
 
@@ -263,7 +263,7 @@ def start(address: ProcessAddress, wait: float, lost: Lost) -> ProcessGroup:
         local_device_ids=address.local_devices,
         cluster_detection_method="deactivate",
         initialization_timeout=max(10, int(wait)),
-        heartbeat_timeout_seconds=100,  # the roll is quicker, and says who
+        heartbeat_timeout_seconds=100,  # the group is quicker, and says who
         shutdown_timeout_seconds=30,
     )
     return group

@@ -151,7 +151,7 @@ def panel(
     burn: int = 0,
     by_period: bool = False,
 ) -> dict[str, Array]:
-    """Follow some agents and record the variables of the law.
+    """Follow some agents and record the variables of the tables.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def panel(
     agents, periods, burn : int
         How many agents and periods, and how many periods before these go unrecorded.
     by_period : bool
-        Whether the law's arrays have an axis of periods.
+        Whether the tables' arrays have an axis of periods.
 
     Returns
     -------
@@ -202,7 +202,7 @@ def tally(
 
     Parameters
     ----------
-    law, start, key, first, agents, periods, burn, by_period
+    tables, start, key, first, agents, periods, burn, by_period
         As for `panel`.
     group : int array (agents,)
         The group that each agent counts for; one outside of `groups` counts for none.
