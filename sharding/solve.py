@@ -28,8 +28,6 @@ from dpsolve.solvers.solution import Problem, Solution
 from dpsolve.solvers.solve.compile_clock import compile_clock
 from dpsolve.solvers.solve.solve import check_sizes, explain, solve_on_one_device, solve_options
 
-Array = Any
-
 
 def solve(
     model: Factory | Model | TabularModel | str,

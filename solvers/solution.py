@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from dpsolve.solvers.model.factory import Factory, signature
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .errors import UsageError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import xarray
 
 
-Array = Any
 CERTIFICATE = "certificate"  # the array that tells which it was: 0 full, 1 by a sample
 POINT = "point"
 TIME = "time"
@@ -110,44 +110,44 @@ class Solution:
         compiled in this process.
     """
 
-    arrays: dict[str, Array] = field(repr=False)
-    parameters: dict[str, Array]
+    arrays: Mapping[str, AnyArray] = field(repr=False)
+    parameters: Mapping[str, AnyArray]
     problem: Problem = field(repr=False)
-    messages: Any = field(default=None, repr=False)
-    seconds: Any = field(default=None, repr=False)
-    compile_seconds: Any = field(default=None, repr=False)
+    messages: str | Numpy | None = field(default=None, repr=False)
+    seconds: float | Numpy | None = field(default=None, repr=False)
+    compile_seconds: float | None = field(default=None, repr=False)
 
     @property
-    def value(self) -> Array:
+    def value(self) -> AnyArray:
         """The value function."""
         return self._kept("value")
 
     @property
-    def lower(self) -> Array:
+    def lower(self) -> AnyArray:
         """Certified lower bound on the value function."""
         return self._kept("lower")
 
     @property
-    def upper(self) -> Array:
+    def upper(self) -> AnyArray:
         """Certified upper bound on the value function."""
         return self._kept("upper")
 
     @property
-    def gain(self) -> Array:
+    def gain(self) -> AnyArray:
         """The average reward per period, of ``criterion="average"``."""
         return self._of_average("gain")
 
     @property
-    def gain_lower(self) -> Array:
+    def gain_lower(self) -> AnyArray:
         """Certified lower bound on the gain, from every state."""
         return self._of_average("gain_lower")
 
     @property
-    def gain_upper(self) -> Array:
+    def gain_upper(self) -> AnyArray:
         """Certified upper bound on the gain, from every state."""
         return self._of_average("gain_upper")
 
-    def _of_average(self, name: str) -> Array:
+    def _of_average(self, name: str) -> AnyArray:
         if name not in self.arrays:
             raise UsageError(
                 f"this solution of {self.problem.name} has no {name}, which is of the average "
@@ -156,7 +156,7 @@ class Solution:
         return self.arrays[name]
 
     @property
-    def certificate(self) -> Any:
+    def certificate(self) -> str | Numpy:
         """What certifies it: ``full`` sweeps, or one that was confirmed by a ``sampled`` sweep."""
         if CERTIFICATE in self.arrays:
             kind = np.asarray(self.arrays[CERTIFICATE])
@@ -165,7 +165,7 @@ class Solution:
         words = np.where(kind == 1, "sampled", "full")
         return words if words.ndim else str(words)
 
-    def _kept(self, name: str) -> Array:
+    def _kept(self, name: str) -> AnyArray:
         if name in ("lower", "upper") and "gain" in self.arrays:
             raise UsageError(
                 f"this solution of {self.problem.name} is of the average reward: its value is "
@@ -179,40 +179,40 @@ class Solution:
             )
         return self.arrays[name]
 
-    def _group(self, prefix: str) -> dict[str, Array]:
+    def _group(self, prefix: str) -> dict[str, AnyArray]:
         return {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
 
     @property
-    def policy_index(self) -> dict[str, Array]:
+    def policy_index(self) -> dict[str, AnyArray]:
         """The optimal choice's position on its grid, by choice name."""
         return self._group("policy_index_")
 
     @property
-    def policy(self) -> dict[str, Array]:
+    def policy(self) -> dict[str, AnyArray]:
         """The optimal choice's grid value, by choice name."""
         return {c: self.arrays[f"policy_{c}"] for c in self.policy_index}
 
     @property
-    def outputs(self) -> dict[str, Array]:
+    def outputs(self) -> dict[str, AnyArray]:
         """The model's outputs at the optimum."""
         return self._group("output_")
 
     @property
-    def grids(self) -> dict[str, Array]:
+    def grids(self) -> dict[str, AnyArray]:
         """The states' values."""
         return self._group("grid_")
 
     @property
-    def distribution(self) -> Array:
+    def distribution(self) -> AnyArray:
         """The optimal policy's stationary distribution."""
         return self._asked_for("distribution", "distribution=True")
 
     @property
-    def distribution_path(self) -> Array:
+    def distribution_path(self) -> AnyArray:
         """The distribution over time, from the initial one."""
         return self._asked_for("distribution_path", "periods=40, initial={...}")
 
-    def _asked_for(self, name: str, how: str) -> Array:
+    def _asked_for(self, name: str, how: str) -> AnyArray:
         if name not in self.arrays:
             raise UsageError(
                 f"this solution has no {name}, because it was not asked for: solve with {how}, or "
@@ -221,14 +221,14 @@ class Solution:
         return self.arrays[name]
 
     @property
-    def moments(self) -> dict[str, Array]:
+    def moments(self) -> dict[str, AnyArray]:
         """Moments of the stationary distribution, by name; empty if none was asked for."""
         return self._group("moment_")
 
     @property
-    def gradients(self) -> dict[str, dict[str, Array]]:
+    def gradients(self) -> dict[str, dict[str, AnyArray]]:
         """Derivatives by parameter, then by variable; empty if none was asked for."""
-        found: dict[str, dict[str, Array]] = {}
+        found: dict[str, dict[str, AnyArray]] = {}
         for parameter in self.problem.options.gradients:
             end = f"_d_{parameter}"
             found[parameter] = {
@@ -239,32 +239,32 @@ class Solution:
         return found
 
     @property
-    def residual(self) -> Array:
+    def residual(self) -> AnyArray:
         """Sup-norm of the last sweep's change."""
         return self.arrays["residual"]
 
     @property
-    def error_bound(self) -> Array:
+    def error_bound(self) -> AnyArray:
         """Certified sup-norm error of the value."""
         return self.arrays["error_bound"]
 
     @property
-    def iterations(self) -> Array:
+    def iterations(self) -> AnyArray:
         """Bellman sweeps made."""
         return self.arrays["iterations"]
 
     @property
-    def code(self) -> Array:
+    def code(self) -> AnyArray:
         """The :class:`~.outcomes.Outcome`, as a number."""
         return self.arrays["code"]
 
     @property
-    def status(self) -> Any:
+    def status(self) -> str | Numpy:
         """How it ended: ``solved``, ``inexact`` or ``failed``; not to be had inside a trace."""
         return word(self.code)
 
     @property
-    def message(self) -> Any:
+    def message(self) -> str | Numpy:
         """Why, in a sentence; empty when solved."""
         if self.messages is not None:
             return self.messages
@@ -288,10 +288,10 @@ class Solution:
             raise UsageError(f"there is no point {i}: the points are numbered from 0 to {n - 1}")
         one, own = jax.tree.map(lambda x: x[i], (self.arrays, self.parameters))
         messages = None if self.messages is None else str(self.messages[i])
-        seconds = None if self.seconds is None else float(self.seconds[i])
+        seconds = None if self.seconds is None else float(np.asarray(self.seconds)[i])
         return Solution(one, own, replace(self.problem, batched=False), messages, seconds)
 
-    def __getitem__(self, name: str) -> Array:
+    def __getitem__(self, name: str) -> AnyArray:
         """Return an array by the name it has in a store, or an output by its own name."""
         return self.arrays[name] if name in self.arrays else self.arrays[f"output_{name}"]
 
@@ -340,8 +340,8 @@ class Solution:
 
 def labelled(
     found: Any,
-    named: Iterable[tuple[str, tuple[str, ...], Array]],
-    numbers: Mapping[str, Array],
+    named: Iterable[tuple[str, tuple[str, ...], AnyArray]],
+    numbers: Mapping[str, AnyArray],
     batched: bool,
 ) -> xarray.Dataset:
     """Return an ``xarray.Dataset`` of a solution's or a distribution's arrays.

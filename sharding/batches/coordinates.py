@@ -12,8 +12,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from dpsolve.solvers.model.array_factory import named
 from dpsolve.solvers.model.factory import Factory, build
-
-Numpy = np.ndarray[Any, Any]
+from dpsolve.solvers.numerics.arrays import Numpy
 
 
 def grids_of(made: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from dpsolve.sharding.devices.threads import cores
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory import Factory, Signature, Sizes, signature
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, word
 from dpsolve.solvers.solve.solve import check_sizes, explain
@@ -42,7 +43,6 @@ from .rounds import Rounds
 from .single_pass import SinglePass
 from .warm_order import START
 
-Numpy = np.ndarray[Any, Any]
 log = logging.getLogger("dpsolve")
 
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Numpy = np.ndarray[Any, Any]
+from dpsolve.solvers.numerics.arrays import Numpy
 
 START = "start"
 """The variable that says where a point's solve began."""

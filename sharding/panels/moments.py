@@ -27,20 +27,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.sharding.devices.threads import in_order
 from dpsolve.solvers.distributions.moments import expanded, moments_of
 from dpsolve.solvers.distributions.solved_points import fixed_policy
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import STATISTIC, Model
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.simulation.agents import tally
 from dpsolve.solvers.simulation.streams import Keys
 from dpsolve.solvers.simulation.tables import PolicyTables
 from dpsolve.solvers.solution import Problem, Solution
 
-Array = Any
-Numpy = np.ndarray[Any, Any]
 Asked = str | Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 
 PIECE = 2**14  # agents followed together

@@ -21,6 +21,7 @@ from dpsolve.solvers.distributions.solved_points import model_of
 from dpsolve.solvers.errors import ModelError, UsageError, did_you_mean
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.simulation.agents import panel
 from dpsolve.solvers.simulation.streams import PLACES, Keys, read_key
@@ -32,8 +33,6 @@ from .moments import Asked, MomentEstimate, estimates
 if TYPE_CHECKING:
     import xarray
 
-
-Numpy = np.ndarray[Any, Any]
 
 BLOCK_BYTES = 32 * 2**20  # of the recorded variables of a block; each device has one at a time
 MOST_BYTES = 4 * 2**30  # that to_xarray puts into memory

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from dpsolve.sharding.batches.rounds import Rounds
 from dpsolve.sharding.batches.single_pass import SinglePass
@@ -22,11 +23,9 @@ from dpsolve.sharding.devices.fit import iterates, make_partition
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.model.factory import Factory
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.options import SolveOptions
-
-Array = Any
-Numpy = np.ndarray[Any, Any]
 
 UNTIL_DONE = 2**30
 NOT_KEPT = ("tv",)  # the next sweep makes it

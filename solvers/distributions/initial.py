@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.model.grids import Grid, Integers
@@ -22,7 +23,6 @@ from dpsolve.solvers.solution import Solution
 from .solved_points import model_of
 from .stationary_solver import stationary_of
 
-Array = Any
 SUM_TOLERANCE = 1e-9
 WORDS = ("uniform", "stationary")
 
@@ -177,7 +177,7 @@ def initial_of(solution: Solution, initial: Any) -> Array:
 
     if not problem.batched:
         return one(parameters)
-    masses = jax.jit(jax.vmap(one))(parameters)
+    masses: Array = jax.jit(jax.vmap(one))(parameters)
     if isinstance(masses, jax.core.Tracer):
         return masses
     wrong = np.flatnonzero(np.isnan(np.asarray(masses)).any(tuple(range(1, masses.ndim))))

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.outcomes import Outcome
@@ -25,8 +25,6 @@ from .distribution import Distribution
 from .initial import initial_of
 from .recurrent_classes import NAMED
 from .solved_points import at_points, fixed_policy, horizon_of, states_of
-
-Array = Any
 
 
 def path(solution: Solution, initial: Any, periods: int | None = None) -> Distribution:

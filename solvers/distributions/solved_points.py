@@ -9,18 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.factory import build
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.solution import Problem, Solution
 
-Array = Any
 LANES_BYTES = 2**24  # that the points done side by side take together
 
 
@@ -62,14 +62,14 @@ def fixed_policy(
     return made, operator.at(operator.policy_of(index))
 
 
-def horizon_of(problem: Problem, policy_index: Mapping[str, Array]) -> int | None:
+def horizon_of(problem: Problem, policy_index: Mapping[str, AnyArray]) -> int | None:
     """Return the number of periods of a finite horizon, else None."""
     if dict(problem.dims)["value"][:1] != ("t",):
         return None
     return int(np.shape(next(iter(policy_index.values())))[1 if problem.batched else 0])
 
 
-def states_of(solution: Solution, what: str) -> dict[str, Array]:
+def states_of(solution: Solution, what: str) -> dict[str, AnyArray]:
     """Return the states' values by name, in the model's order.
 
     Raises

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.grids import check_distribution
@@ -26,8 +27,6 @@ from .initial import check_masses, initial_of
 from .solved_points import at_points, fixed_policy, horizon_of, states_of
 from .stationary_search import DENSE_MOST
 from .stationary_solver import MAX_ITER, Stationary, stationary_of
-
-Array = Any
 
 
 def stationary(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE
@@ -32,7 +32,6 @@ from dpsolve.solvers.outcomes import Outcome
 
 from .stationary_search import DENSE, DENSE_MOST, invariant
 
-Array = Any
 Expect = Callable[[Array], Array]
 
 MAX_ITER = 100_000
@@ -205,7 +204,8 @@ def _linear_solution(g: Callable[[Array], Array], b: Array, over: Reductions = A
         if b.size > DENSE_MOST or over != ALONE:
             return resolvent(lambda x: x - g(x), b, TANGENT, over)
         columns = jax.vmap(lambda e: g(e.reshape(b.shape)).ravel())(jnp.eye(b.size))
-        return dense.solve(columns.T, b.ravel()).reshape(b.shape)
+        x: Array = dense.solve(columns.T, b.ravel())
+        return x.reshape(b.shape)
 
     x: Array = lax.custom_linear_solve(g, b, solve, transpose_solve=solve)
     return x

@@ -22,11 +22,10 @@ reached, or when the certified error has stopped falling; it says which.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.krylov import richardson
 from dpsolve.solvers.operators.base import BellmanOperator, Shortcut, Survey
@@ -36,7 +35,6 @@ from dpsolve.solvers.outcomes import Outcome
 from .bounds import Bounds, Modulus, bounds, modulus
 from .stopping import LoopState, first_fault, nearly_done, share_left, stuck, verdict
 
-Array = Any
 STALE = 60  # sweeps without a new smallest certified error, after which the loop gives up
 AHEAD = 0.3  # of the tolerance, to which a shortcut solves
 TOWARDS_OVERFLOW = 1e100  # values beyond it have diverged by themselves

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import ALONE, Partition
@@ -22,8 +22,6 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
 from .stopping import first_fault
-
-Array = Any
 
 
 def backward(

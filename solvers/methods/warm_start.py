@@ -16,17 +16,15 @@ again, cold, and has lost that one sweep.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.operators.base import BellmanOperator
 
 from .discounted import SolveState, finish, resume
 
-Array = Any
 WORTH = 0.5  # of a cold start's first certified error, above which a start is dropped
 
 

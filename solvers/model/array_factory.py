@@ -24,13 +24,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.outcomes import RECORDS, Outcome
 
 from .factory import Factory, Sizes, build, look_over, signature
 
-Array = Any
 Dims = tuple[str, ...]
 Shapes = dict[str, tuple[Dims, jax.ShapeDtypeStruct]]
 

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
-Array = Any
 Outside = Literal["error", "clip", "extrapolate"]
 
 
-def vector(values: Any, what: str) -> Array:
-    """Return `values` as a non-empty one-dimensional float64 or integer array."""
+def vector(values: Any, what: str) -> AnyArray:
+    """Return `values` as a non-empty float64 or integer array (n,)."""
     if isinstance(values, list | tuple) and not is_concrete(*values):
         values = jnp.stack([jnp.asarray(v) for v in values])
     array = np.asarray(values) if is_concrete(values) else jnp.asarray(values)
@@ -54,7 +54,7 @@ class Grid:
         finding a point's segment cheap.
     """
 
-    values: Array
+    values: AnyArray
     outside: Outside = "error"
     span: tuple[Any, Any, float] | None = None
 
@@ -72,7 +72,7 @@ class Integers:
     hi: int
 
     @property
-    def values(self) -> Array:
+    def values(self) -> Numpy:
         """The members, int64 (n,)."""
         return np.arange(self.lo, self.hi + 1)
 
@@ -94,8 +94,8 @@ class Iid:
         Probability of each value; a function takes named states and choices and returns (n,).
     """
 
-    values: Array
-    probs: Array | Callable[..., Array]
+    values: AnyArray
+    probs: AnyArray | Callable[..., Any]
 
     @property
     def size(self) -> int:
@@ -194,7 +194,7 @@ def iid(values: Any, probs: Any) -> Iid:
     return Iid(values, probs)
 
 
-def check_distribution(p: np.ndarray[Any, Any], what: str) -> None:
+def check_distribution(p: Numpy, what: str) -> None:
     """Refuse concrete probabilities (…, n) that are negative or do not sum to one."""
     rows = p.reshape(-1, p.shape[-1])
     gap = np.abs(rows.sum(1) - 1.0)

@@ -17,11 +17,10 @@ from jax.scipy.special import ndtr as traced_ndtr
 from scipy.special import ndtr
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
 from .grids import check_distribution, vector
-
-Array = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +35,8 @@ class Markov:
         Row i holds the probabilities of the next value, given value i now.
     """
 
-    values: Array
-    transition_matrix: Array
+    values: AnyArray
+    transition_matrix: AnyArray
 
     @property
     def size(self) -> int:

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .grids import check_distribution
-
-Array = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class TabularModel:
     ----------
     reward : array (states, actions) or (pairs,)
         Expected reward; -inf where infeasible.
-    transition : array (states, actions, states), or (pairs, states) dense or ``BCOO``
+    transition : array (states, actions, states), or (pairs, states) dense or SparseRows
         Probabilities of the next state.
     discount : float
         Discount factor.
@@ -35,11 +35,11 @@ class TabularModel:
         Sizes; the dimensions are named ``state`` and ``action``.
     """
 
-    reward: Array
-    transition: Any
-    discount: Any
-    state_index: np.ndarray[Any, Any] | None
-    action_index: np.ndarray[Any, Any] | None
+    reward: AnyArray
+    transition: AnyArray | SparseRows
+    discount: Array | float
+    state_index: Numpy | None
+    action_index: Numpy | None
     n_states: int
     n_actions: int
 
@@ -70,9 +70,9 @@ class SparseRows:
         Of the matrix.
     """
 
-    columns: Any
-    values: Any
-    rows: Any
+    columns: AnyArray
+    values: AnyArray
+    rows: Numpy | None
     shape: tuple[int, int]
 
     @classmethod
@@ -156,7 +156,7 @@ def mdp(
     return _pair_form(R, P, beta, states, actions, sparse)
 
 
-def _as_array(x: Any) -> Any:
+def _as_array(x: Any) -> AnyArray:
     return np.asarray(x, np.float64) if is_concrete(x) else jnp.asarray(x, jnp.float64)
 
 

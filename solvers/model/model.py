@@ -29,9 +29,6 @@ from .grids import Grid, Iid, Integers, vector
 from .markov import Markov
 from .post_decision import read_post
 
-Array = Any
-
-
 State = Grid | Integers | Markov
 Choice = Grid | Integers
 Rule = str | Callable[..., Any]

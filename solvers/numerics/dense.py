@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.custom_batching import sequential_vmap
 
-Array = Any
-
+Result = TypeVar("Result")
 
 # Seen with jaxlib 0.10.2, every time: the program of tests/solvers/test_dense.py, with
 # `jnp.linalg.solve` in place of `solve`. No report of the hang is known upstream. Two are of the
@@ -30,12 +30,13 @@ Array = Any
 # on the oldest jaxlib that pyproject allows, this module and `arrays.POOLED` can go.
 
 
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+def _one_by_one(function: Callable[..., Result]) -> Callable[..., Result]:
     looped = sequential_vmap(function)
 
     @wraps(function)
-    def call(*arrays: Array) -> Any:
-        return (looped if jax.default_backend() == "cpu" else function)(*arrays)
+    def call(*arrays: Array) -> Result:
+        mapped: Callable[..., Result] = looped if jax.default_backend() == "cpu" else function
+        return mapped(*arrays)
 
     return call
 
@@ -43,7 +44,8 @@ def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 @_one_by_one
 def solve(a: Array, b: Array) -> Array:
     """Solve ``a x = b`` by Gaussian elimination, for a (n, n) and b (n,)."""
-    return jnp.linalg.solve(a, b)
+    x: Array = jnp.linalg.solve(a, b)
+    return x
 
 
 @_one_by_one

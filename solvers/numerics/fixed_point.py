@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import gmres
 
@@ -32,7 +32,6 @@ from dpsolve.solvers.errors import ModelError
 
 from . import dense
 
-Array = Any
 Tree = Any
 
 DENSE = 512  # unknowns whose Jacobian is built and factorised

@@ -8,15 +8,12 @@ that is no better than the start, returns the start, which is a step of value it
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from .partition import ALONE, Reductions
 from .tracing import EPS
-
-Array = Any
 
 
 def bicgstab(
@@ -94,7 +91,7 @@ def bicgstab(
 
     zero = jnp.zeros_like(r0)
     start = norm(r0)
-    carry = (jnp.int32(0), start, x0, r0, zero, zero, one, one, one)
+    carry: tuple[Array, ...] = (jnp.int32(0), start, x0, r0, zero, zero, one, one, one)
     k, _, x, *_ = lax.while_loop(proceed, step, carry)
     # The recursive residual drifts from the true one; keep the result only if it is truly better.
     improved = norm(b - operator(x)) < start
@@ -103,7 +100,8 @@ def bicgstab(
 
 def richardson(apply: Callable[[Array], Array], b: Array, x0: Array, steps: Array) -> Array:
     r"""Apply :math:`x \mapsto b + L x` a number of times (0 returns `x0`)."""
-    return lax.fori_loop(0, steps, lambda _, x: b + apply(x), x0)
+    x: Array = lax.fori_loop(0, steps, lambda _, x: b + apply(x), x0)
+    return x
 
 
 ROUNDS = 60  # restarts of the robust solve

@@ -22,13 +22,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.errors import UsageError
 
 from .summation import pairwise_sum
-
-Array = Any
 
 LEAF = 2**13  # draws that are reduced together; another size is another order of summation
 ROW = 2**10  # of them, draws that exist at a time
@@ -54,7 +52,7 @@ class Estimate(NamedTuple):
 
 
 class _Leaf(NamedTuple):
-    count: Array
+    draws: Array
     total: Array
     squares: Array  # sum of squared deviations from the leaf's mean
     absolute: Array  # sum of absolute values
@@ -123,7 +121,7 @@ def _sum(x: Array) -> Array:
 
 def _together(leaves: _Leaf, draws: int) -> Estimate:
     mean = pairwise_sum(leaves.total) / draws
-    between = lax.map(lambda leaf: leaf.count * (leaf.total / leaf.count - mean) ** 2, leaves)
+    between = lax.map(lambda leaf: leaf.draws * (leaf.total / leaf.draws - mean) ** 2, leaves)
     squares = pairwise_sum(leaves.squares) + pairwise_sum(between)
     varies = squares > 0.0  # the root's derivative is infinite at 0
     error = jnp.where(varies, jnp.sqrt(jnp.where(varies, squares, 1.0)), 0.0)

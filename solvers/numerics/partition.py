@@ -16,12 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
-
-Array = Any
+from jax import Array, lax
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,8 @@ class Reductions:
         every = jnp.all(x)
         if self.axis is None:
             return every
-        return lax.pmin(every.astype(jnp.int32), self.axis) > 0
+        everywhere: Array = lax.pmin(every.astype(jnp.int32), self.axis) > 0
+        return everywhere
 
     def any(self, x: Array) -> Array:
         """Tell whether an entry is true."""
@@ -211,4 +209,5 @@ class Partition:
         own = (at >= 0) & (at < self.width)
         found = jnp.take(x, jnp.clip(at, 0, self.width - 1), axis=axis)
         mask = jnp.expand_dims(own, [i for i in range(x.ndim) if i != axis])
-        return lax.psum(jnp.where(mask, found, 0.0), self.axis)
+        together: Array = lax.psum(jnp.where(mask, found, 0.0), self.axis)
+        return together

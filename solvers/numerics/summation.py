@@ -21,9 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-
-Array = Any
+from jax import Array, lax
 
 
 def pairwise_sum(x: Array) -> Array:

@@ -11,17 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.krylov import bicgstab
 from dpsolve.solvers.numerics.partition import ALONE, Partition, Reductions
 from dpsolve.solvers.numerics.tridiagonal import line_solver
-
-Array = Any
 
 
 @jax.tree_util.register_dataclass
@@ -109,7 +106,6 @@ class PolicyOperator(ABC):
     reductions: Reductions = ALONE
     partition: Partition | None = None
     line: int | None = None  # the axis of a state that may walk step by step (see .line)
-    proper: Array  # no next state is extrapolated, so that the weights of `expect` are a chance
 
     @abstractmethod
     def expect(self, f: Array) -> Array:
@@ -118,6 +114,11 @@ class PolicyOperator(ABC):
     def apply(self, v: Array) -> Array:
         r"""Return :math:`L_\pi v = \beta_\pi P_\pi v`, the discounted expected value."""
         return self.discount * self.expect(v)
+
+    @property
+    def proper(self) -> Array:
+        """Whether no next state is extrapolated, so that the weights of `expect` are a chance."""
+        return jnp.asarray(True)
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
         """Approach the policy's value from `start`, to a residual of `tol`; 0 does nothing.

@@ -22,10 +22,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from math import ceil, prod
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Partition
@@ -49,8 +49,6 @@ from .model_functions import BLOCK, CHOICE, ModelFunctions, PairTable
 from .named_arrays import NamedArray, add, aligned, multiply, take, where
 from .validation import survey_grids, survey_pairs
 
-Array = Any
-
 
 class GridOperator(BellmanOperator):
     """The Bellman operator of a model on its grids.
@@ -59,7 +57,7 @@ class GridOperator(BellmanOperator):
     ----------
     model : Model
         At one parameter point; its arrays may be traced.
-    t : int array, optional
+    t : int, optional
         The period, with a horizon.
     block : int, optional
         Number of choices looked at together when they do not all fit.
@@ -74,7 +72,7 @@ class GridOperator(BellmanOperator):
     def __init__(
         self,
         model: Model,
-        t: Array | None = None,
+        t: ArrayLike | None = None,
         block: int | None = None,
         memory: int = 2**28,
         kept: PairTable | None = None,
@@ -296,10 +294,10 @@ class GridOperator(BellmanOperator):
         if self.by_rows:
             return self._greedy_by_rows(x)
         if self.kept is not None and self.n_choices <= FEW:
-            q = self.over_states(self.quality(x, self.kept), BLOCK, CHOICE)[..., 0, :]
+            few = self.over_states(self.quality(x, self.kept), BLOCK, CHOICE)[..., 0, :]
             # The value is a reduction, as with many choices: what XLA fuses with that is rounded
             # alike in every program, and what it fuses with comparisons is not.
-            return jnp.max(q, -1), max_and_argmax(lax.optimization_barrier(q))[1]
+            return jnp.max(few, -1), max_and_argmax(lax.optimization_barrier(few))[1]
         value, block = self._best_blocks(x)
         if self.kept is not None:
             future = multiply(self.expectation.at_choices(x, self.kept), self.kept.discount)

@@ -35,7 +35,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
@@ -50,7 +50,6 @@ from .bellman import GridOperator
 from .model_functions import PairTable
 from .named_arrays import NamedArray, mapped
 
-Array = Any
 PHASE = "#phase"  # the axis of phases in a policy
 SLACK = 1.001  # leaves the loop's tolerance room for what rounding adds in the other phases
 
@@ -137,7 +136,8 @@ class CyclicOperator(BellmanOperator):
 
     def growth(self, w: Array) -> Array:
         """Return what a turn without rewards makes of `w`."""
-        return self.backwards(lambda t, w, _: (t.growth(w), None), w, None)[0]
+        grown: Array = self.backwards(lambda t, w, _: (t.growth(w), None), w, None)[0]
+        return grown
 
     def at(self, policy: Array) -> CyclicPolicy:
         """Fix the policies of all phases."""
@@ -196,7 +196,6 @@ class CyclicPolicy(PolicyOperator):
             return grid_operator.pairs(NamedArray(own, grid_operator.states))
 
         self.pairs: PairTable = lax.map(look, (operator.turn, operator.kept, policy))
-        self.proper = jnp.asarray(True)
         self.discount = jnp.ones(())
         self.reward = self._affine(jnp.zeros(operator.shape), 1.0)
 

@@ -28,15 +28,13 @@ from math import prod
 from typing import Any, cast
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.model.markov import Markov
 
 from .interpolation import Location, at_members, corners, flattened
 from .model_functions import CHOICE, ModelFunctions, PairTable
 from .named_arrays import NamedArray, add, multiply, take, where
-
-Array = Any
 
 
 def next_axis(state: str) -> str:

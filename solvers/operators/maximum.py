@@ -16,14 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import ceil
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from .named_arrays import NamedArray
 
-Array = Any
 Best = tuple[Array, Array]  # over the states: a maximum, and the number of what has it
 FEW = 16  # entries that are compared one after another
 PAIRS = 2**16  # of a tile and a block of choices: enough to keep several cores busy

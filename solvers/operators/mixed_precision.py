@@ -9,15 +9,13 @@ precision cannot hold (values beyond 1e38, or a policy lost in rounding) costs t
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from .base import Shortcut
 from .bellman import GridOperator, GridPolicy
-
-Array = Any
 
 
 class SinglePrecisionOperator(GridOperator, Shortcut):

@@ -16,7 +16,8 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
@@ -27,7 +28,6 @@ from dpsolve.solvers.numerics.tracing import is_concrete
 from .interpolation import Location, corners, greatest_reached, locate, looked_up
 from .named_arrays import NamedArray, add, mapped, multiply, top, total, where
 
-Array = Any
 CHOICE = "*"  # the axis of all choices together, flattened in C order
 BLOCK = "#"  # the axis of blocks of choices, when all are looked at together
 
@@ -39,14 +39,14 @@ class ModelFunctions:
     ----------
     model : Model
         At one parameter point; its arrays may be traced.
-    t : int array, optional
+    t : int, optional
         The period, with a horizon.
     partition : Partition, optional
         The state of which this device has a part.
     """
 
     def __init__(
-        self, model: Model, t: Array | None = None, partition: Partition | None = None
+        self, model: Model, t: ArrayLike | None = None, partition: Partition | None = None
     ) -> None:
         self.model = model
         self.partition = partition

@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.model.grids import Integers
 from dpsolve.solvers.model.model import Model
@@ -39,7 +39,6 @@ from .maximum import max_and_argmax
 from .model_functions import CHOICE, PairTable
 from .named_arrays import NamedArray, aligned
 
-Array = Any
 SLIP = 64 * EPS  # of a quality, by which another computation of it may differ
 NEAR = 3  # choices to both sides of the last policy's that a sweep looks at first
 AT_EDGE = 0.05  # of the states, whose best choice may lie farther: they get there in a few sweeps

@@ -26,7 +26,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.tracing import EPS
 
@@ -37,7 +37,6 @@ from .model_functions import BLOCK
 from .monotone import MonotoneOperator
 from .named_arrays import NamedArray
 
-Array = Any
 DOUBT = 1e-3  # the chance that the statement is wrong
 ROUGHER = 512  # roundings more that are allowed a sweep: half of them go to comparing qualities
 CHUNK = 64  # states of the sample looked at together
@@ -123,7 +122,8 @@ class SampledOperator(MonotoneOperator):
             # A NaN is not sound.
             return (best <= tv.ravel()[flat] + slack).all()
 
-        return lax.map(sound, self.drawn).all()
+        each: Array = lax.map(sound, self.drawn)
+        return each.all()
 
     def _at_states(self, flat: Array) -> GridOperator:
         """Return the same operator at some states, which have one axis then."""

@@ -17,11 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-Array = Any
 Keys = tuple[Array, Array]
 """The two words of each key, uint32."""
 

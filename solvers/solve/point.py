@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from dpsolve.solvers.inspection.requests import check_asked
 from dpsolve.solvers.methods.average import GAINS, RelativeValue
@@ -35,7 +36,6 @@ from dpsolve.solvers.solution import CERTIFICATE
 
 from .statistics import horizon_path, mask, population
 
-Array = Any
 log = logging.getLogger("dpsolve")
 
 

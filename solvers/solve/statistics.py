@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from dpsolve.solvers.distributions.distribution import explain_distribution
 from dpsolve.solvers.distributions.initial import read_initial
@@ -29,7 +30,6 @@ from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence
 
-Array = Any
 Arrays = dict[str, Array]
 
 # One number each about a point's stationary distribution.
@@ -143,6 +143,7 @@ def follows(
     """Return what follows from a policy and its stationary distribution, differentiably."""
     arrays: Arrays = {}
     if options.moments:
+        assert mass is not None  # `options.stationary` is true of them
         found = moments_of(model, fixed, mass, expanded(model, options.moments))
         arrays |= {f"moment_{name}": x for name, x in found.items()}
     if options.periods is not None:
