@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS, STATES, MeshShape, make_mesh
 from dpsolve.solvers.model.factory import Factory, signature
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.options import SolveOptions
 
@@ -79,8 +80,8 @@ def placed(
 
 
 def trimmed(
-    name: str, x: Any, dims: tuple[str, ...], partition: Partition | None, first: int = 1
-) -> Any:
+    name: str, x: AnyArray, dims: tuple[str, ...], partition: Partition | None, first: int = 1
+) -> AnyArray:
     """Drop the copies that made parts equal; `first` axes come before the array's own."""
     if partition is None or name.startswith("grid_") or partition.state not in dims:
         return x
@@ -90,7 +91,7 @@ def trimmed(
     return np.asarray(x)[(slice(None),) * (first + dims.index(partition.state)) + (keep,)]
 
 
-def put(x: Any, mesh: Mesh, shape: MeshShape, where: PartitionSpec) -> Any:
+def put(x: Numpy, mesh: Mesh, shape: MeshShape, where: PartitionSpec) -> AnyArray:
     """Put an array onto the devices of a mesh; each process puts what its own devices hold."""
     if shape.size == 1:
         return x

@@ -51,8 +51,8 @@ CURVED = ("var", "sd", "gini")  # and quantiles: not linear in the distribution
 class MomentEstimate(NamedTuple):
     """A moment of a panel and its standard error: floats, or arrays (time,) with a horizon."""
 
-    value: Any
-    error: Any
+    value: float | Numpy
+    error: float | Numpy
 
 
 def estimates(
@@ -67,7 +67,7 @@ def estimates(
     periods: int,
     burn: int,
 ) -> dict[str, MomentEstimate]:
-    """MomentEstimate moments; see :meth:`.simulate.Panel.moments`."""
+    """Estimate moments; see :meth:`.simulate.Panel.moments`."""
     horizon = model.horizon is not None
     moments = _Moments(solution, model, asked, periods if horizon else None)
     groups = min(agents, max(2, min(math.isqrt(agents), MOST_GROUPS)))

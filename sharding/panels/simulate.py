@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dpsolve.sharding.devices.threads import in_order
+from dpsolve.solvers.distributions.distribution import Distribution
 from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.solved_points import model_of
 from dpsolve.solvers.errors import ModelError, UsageError, did_you_mean
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.arrays import Numpy
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.simulation.agents import panel
 from dpsolve.solvers.simulation.streams import PLACES, Keys, read_key
@@ -104,7 +106,7 @@ class Panel:
         return self._dataset(0, whole)
 
     def moments(self, asked: Asked = "moments") -> dict[str, MomentEstimate]:
-        """MomentEstimate moments from the panel, without holding it.
+        """Estimate moments from the panel, without holding it.
 
         Agents are counted by state, exactly; the moments are those of :meth:`Distribution.moments`
         under the shares of these counts, with the probabilities of shocks in each state (which
@@ -172,11 +174,11 @@ class Panel:
 
 def simulate(
     solution: Solution,
-    key: Any,
+    key: AnyArray | int,
     *,
     agents: int,
     periods: int,
-    initial: Any = "stationary",
+    initial: ArrayLike | Mapping[str, ArrayLike] | Distribution | None = "stationary",
     variables: Sequence[str] | str | None = None,
     burn: int = 0,
     block: int | None = None,

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
@@ -21,7 +23,7 @@ from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 Outside = Literal["error", "clip", "extrapolate"]
 
 
-def vector(values: Any, what: str) -> AnyArray:
+def vector(values: ArrayLike, what: str) -> AnyArray:
     """Return `values` as a non-empty float64 or integer array (n,)."""
     if isinstance(values, list | tuple) and not is_concrete(*values):
         values = jnp.stack([jnp.asarray(v) for v in values])
@@ -56,7 +58,7 @@ class Grid:
 
     values: AnyArray
     outside: Outside = "error"
-    span: tuple[Any, Any, float] | None = None
+    span: tuple[Array | float, Array | float, float] | None = None
 
     @property
     def size(self) -> int:
@@ -103,6 +105,21 @@ class Iid:
         return int(self.values.shape[0])
 
 
+@overload
+def grid(lo: ArrayLike, *, outside: Outside = "error") -> Grid: ...
+
+
+@overload
+def grid(
+    lo: Array | float,
+    hi: Array | float,
+    n: int,
+    curve: float = 1.0,
+    *,
+    outside: Outside = "error",
+) -> Grid: ...
+
+
 def grid(
     lo: Any, hi: Any = None, n: int | None = None, curve: float = 1.0, *, outside: Outside = "error"
 ) -> Grid:
@@ -111,8 +128,8 @@ def grid(
     Parameters
     ----------
     lo, hi : float
-        First and last point; they may depend on the model's parameters. With `lo` an array and
-        nothing else, the array holds the points.
+        First and last point; they may depend on the model's parameters. With `lo` an array (n,)
+        and nothing else, the array holds the points.
     n : int
         Number of points (static).
     curve : float
@@ -168,7 +185,7 @@ def integers(lo: int, hi: int) -> Integers:
     return Integers(int(lo), int(hi))
 
 
-def iid(values: Any, probs: Any) -> Iid:
+def iid(values: ArrayLike, probs: ArrayLike | Callable[..., Any]) -> Iid:
     """Make a shock that is drawn independently each period.
 
     Parameters

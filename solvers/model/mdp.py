@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
-from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy, Sparse
 from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .grids import check_distribution
@@ -76,8 +77,8 @@ class SparseRows:
     shape: tuple[int, int]
 
     @classmethod
-    def from_scipy(cls, matrix: Any) -> SparseRows:
-        """Convert any scipy sparse matrix or array."""
+    def from_scipy(cls, matrix: Sparse) -> SparseRows:
+        """Convert any scipy sparse matrix or array (rows, columns)."""
         csr = matrix.tocsr()
         csr.sum_duplicates()
         counts = np.diff(csr.indptr)
@@ -94,7 +95,7 @@ class SparseRows:
         return cls(columns, values, None, csr.shape)
 
     def __matmul__(self, v: Array) -> Array:
-        """Multiply by a vector (columns,)."""
+        """Multiply by a vector (columns,); return (rows,)."""
         entries = jnp.asarray(self.values) * v[jnp.asarray(self.columns)]
         if self.rows is None:
             return entries.sum(-1)
@@ -111,12 +112,12 @@ class SparseRows:
 
 
 def mdp(
-    R: Any,
-    P: Any,
-    beta: Any,
+    R: ArrayLike,
+    P: ArrayLike | Sparse,
+    beta: Array | float,
     *,
-    states: Any = None,
-    actions: Any = None,
+    states: ArrayLike | None = None,
+    actions: ArrayLike | None = None,
 ) -> TabularModel:
     """Make a model from arrays.
 

@@ -8,10 +8,21 @@ stand in docstrings, with the dimensions by name: ``array (states, choices)``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jax import Array
 
 Numpy = np.ndarray[Any, Any]
 AnyArray = Array | Numpy
+
+
+class Sparse(Protocol):
+    """A sparse matrix or array of SciPy's."""
+
+    @property
+    def shape(self) -> Any:
+        """Rows and columns."""
+
+    def tocsr(self) -> Any:
+        """Convert to sparse rows."""

@@ -18,7 +18,7 @@ so is the mean; ``largest`` shows it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +37,11 @@ class Estimate(NamedTuple):
 
     Attributes
     ----------
-    mean : array
-        Of all draws.
-    standard_error : array
+    mean : array (...)
+        Of all draws; of the shape of one.
+    standard_error : array (...)
         Of the mean.
-    largest : array
+    largest : array (...)
         Share of the sum of absolute values that the largest draw alone makes up. Near ``1 / draws``
         all is well; where it is several percent, neither the mean nor its error can be trusted.
     """
@@ -59,14 +59,14 @@ class _Leaf(NamedTuple):
     top: Array  # largest absolute value
 
 
-def monte_carlo(draw: Callable[[Array], Array], key: Any, draws: int) -> Estimate:
+def monte_carlo(draw: Callable[[Array], Array], key: Array | int, draws: int) -> Estimate:
     """Average a random quantity over independent draws.
 
     Parameters
     ----------
     draw : function
-        Of one key, made by ``jax.random``, to a number or an array: one draw. It may close over
-        traced parameters; the draws are then the same ones at each parameter value.
+        Of one key, made by ``jax.random``, to a number or an array (...): one draw. It may close
+        over traced parameters; the draws are then the same ones at each parameter value.
     key : key or int
         ``jax.random.key(seed)``, or the seed.
     draws : int

@@ -42,11 +42,13 @@ from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.model.post_decision import PostDecision
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tracing import EPS, is_concrete
 
 from .base import BellmanOperator, PolicyOperator, Survey
 from .bellman import GridOperator
+from .interpolation import Location
 from .model_functions import PairTable
 from .named_arrays import NamedArray, mapped
 
@@ -60,8 +62,8 @@ class Turn:
     """What the operators of a turn keep, the axis of phases first in every array."""
 
     pairs: PairTable
-    locations: Any
-    probabilities: Any
+    locations: dict[str, Location]
+    probabilities: dict[str, NamedArray]
 
     def lean(self) -> Turn:
         """Return what a sweep needs."""
@@ -281,7 +283,7 @@ def cycle_of(model: Model) -> Cycle | None:
     return max(cycles, key=lambda c: model.size_of(c.state), default=None)
 
 
-def _successors(model: Model, name: str) -> np.ndarray[Any, Any] | None:
+def _successors(model: Model, name: str) -> Numpy | None:
     """Return the position that follows each of a state's, if that hangs on nothing else."""
     spec = model.states[name]
     if isinstance(spec, Markov):
@@ -307,7 +309,7 @@ def _successors(model: Model, name: str) -> np.ndarray[Any, Any] | None:
     return position.astype(np.int64) if inside.all() else None
 
 
-def _cycle(name: str, successor: np.ndarray[Any, Any] | None) -> Cycle | None:
+def _cycle(name: str, successor: Numpy | None) -> Cycle | None:
     """Follow every position to the one turn that all of them end in, if it is one."""
     if successor is None or successor.size < 2:
         return None
