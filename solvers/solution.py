@@ -65,7 +65,8 @@ class Solution:
     """Value, bounds and policy of a model; with ``solve_many``, of many points of it.
 
     Arrays are over the states in the model's order, with ``t`` first for a finite horizon, and the
-    axis of points before everything for ``solve_many``.
+    axis of points before everything for ``solve_many``. One device's results are JAX arrays; those
+    of many points, and what several devices put together unevenly, are NumPy's.
 
     Attributes
     ----------
@@ -119,32 +120,32 @@ class Solution:
 
     @property
     def value(self) -> AnyArray:
-        """The value function."""
+        """The value function (states...)."""
         return self._kept("value")
 
     @property
     def lower(self) -> AnyArray:
-        """Certified lower bound on the value function."""
+        """Certified lower bound on the value function (states...)."""
         return self._kept("lower")
 
     @property
     def upper(self) -> AnyArray:
-        """Certified upper bound on the value function."""
+        """Certified upper bound on the value function (states...)."""
         return self._kept("upper")
 
     @property
     def gain(self) -> AnyArray:
-        """The average reward per period, of ``criterion="average"``."""
+        """The average reward per period, of ``criterion="average"``: a number, or (points,)."""
         return self._of_average("gain")
 
     @property
     def gain_lower(self) -> AnyArray:
-        """Certified lower bound on the gain, from every state."""
+        """Certified lower bound on the gain, from every state: a number, or (points,)."""
         return self._of_average("gain_lower")
 
     @property
     def gain_upper(self) -> AnyArray:
-        """Certified upper bound on the gain, from every state."""
+        """Certified upper bound on the gain, from every state: a number, or (points,)."""
         return self._of_average("gain_upper")
 
     def _of_average(self, name: str) -> AnyArray:
@@ -184,32 +185,32 @@ class Solution:
 
     @property
     def policy_index(self) -> dict[str, AnyArray]:
-        """The optimal choice's position on its grid, by choice name."""
+        """The optimal choice's position on its grid (states...), by choice name."""
         return self._group("policy_index_")
 
     @property
     def policy(self) -> dict[str, AnyArray]:
-        """The optimal choice's grid value, by choice name."""
+        """The optimal choice's grid value (states...), by choice name."""
         return {c: self.arrays[f"policy_{c}"] for c in self.policy_index}
 
     @property
     def outputs(self) -> dict[str, AnyArray]:
-        """The model's outputs at the optimum."""
+        """The model's outputs (states...) at the optimum, by name."""
         return self._group("output_")
 
     @property
     def grids(self) -> dict[str, AnyArray]:
-        """The states' values."""
+        """The states' values (n,), by state name."""
         return self._group("grid_")
 
     @property
     def distribution(self) -> AnyArray:
-        """The optimal policy's stationary distribution."""
+        """The optimal policy's stationary distribution (states...)."""
         return self._asked_for("distribution", "distribution=True")
 
     @property
     def distribution_path(self) -> AnyArray:
-        """The distribution over time, from the initial one."""
+        """The distribution over time (time, states...), from the initial one."""
         return self._asked_for("distribution_path", "periods=40, initial={...}")
 
     def _asked_for(self, name: str, how: str) -> AnyArray:
@@ -222,12 +223,18 @@ class Solution:
 
     @property
     def moments(self) -> dict[str, AnyArray]:
-        """Moments of the stationary distribution, by name; empty if none was asked for."""
+        """Moments of the stationary distribution, by name; empty if none was asked for.
+
+        A number each, or (points,).
+        """
         return self._group("moment_")
 
     @property
     def gradients(self) -> dict[str, dict[str, AnyArray]]:
-        """Derivatives by parameter, then by variable; empty if none was asked for."""
+        """Derivatives by parameter, then by variable; empty if none was asked for.
+
+        Each has the shape of its variable.
+        """
         found: dict[str, dict[str, AnyArray]] = {}
         for parameter in self.problem.options.gradients:
             end = f"_d_{parameter}"
@@ -240,22 +247,22 @@ class Solution:
 
     @property
     def residual(self) -> AnyArray:
-        """Sup-norm of the last sweep's change."""
+        """Sup-norm of the last sweep's change: a number, or (points,)."""
         return self.arrays["residual"]
 
     @property
     def error_bound(self) -> AnyArray:
-        """Certified sup-norm error of the value."""
+        """Certified sup-norm error of the value: a number, or (points,)."""
         return self.arrays["error_bound"]
 
     @property
     def iterations(self) -> AnyArray:
-        """Bellman sweeps made."""
+        """Bellman sweeps made: a number, or (points,)."""
         return self.arrays["iterations"]
 
     @property
     def code(self) -> AnyArray:
-        """The :class:`~.outcomes.Outcome`, as a number."""
+        """The :class:`~.outcomes.Outcome`, as a number, or (points,)."""
         return self.arrays["code"]
 
     @property
@@ -350,10 +357,10 @@ def labelled(
     ----------
     found : Solution or Distribution
         Its status, message and parameters go along.
-    named : iterable of (name, dims, array)
+    named : iterable of (name, dims, array (dims...) or (points, dims...))
         Without the axis of points in `dims`. What is named ``grid_<state>`` becomes that state's
         coordinate, unless it differs between points.
-    numbers : dict of str to array
+    numbers : dict of str to array () or (points,)
         One of each for a point.
     batched : bool
         Whether arrays have a leading axis of points.

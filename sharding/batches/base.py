@@ -82,7 +82,11 @@ def placed(
 def trimmed(
     name: str, x: AnyArray, dims: tuple[str, ...], partition: Partition | None, first: int = 1
 ) -> AnyArray:
-    """Drop the copies that made parts equal; `first` axes come before the array's own."""
+    """Drop the copies that made parts equal.
+
+    Of an array (..., dims...) the axis of the state that is cut gets its own length again; `first`
+    axes come before the array's own.
+    """
     if partition is None or name.startswith("grid_") or partition.state not in dims:
         return x
     if partition.size % partition.parts == 0:
@@ -92,7 +96,7 @@ def trimmed(
 
 
 def put(x: Numpy, mesh: Mesh, shape: MeshShape, where: PartitionSpec) -> AnyArray:
-    """Put an array onto the devices of a mesh; each process puts what its own devices hold."""
+    """Put an array (...) onto the devices of a mesh; each process puts what its devices hold."""
     if shape.size == 1:
         return x
     x = np.asarray(x)

@@ -55,7 +55,7 @@ class TracedGrids:
         return {n for n, v in found if not hasattr(v, "val") and v in touched}
 
     def values(self) -> dict[str, Numpy]:
-        """Return the grids at parameters that are NaN: what none of them moves comes out right."""
+        """Return the grids (n,) at parameters that are NaN: what none of these moves is right."""
         nowhere = [np.nan for _ in self.parameters]
         if not self.names:
             return {}
@@ -73,7 +73,7 @@ def coordinates(
     fixed: Mapping[str, float],
     varying: Collection[str],
 ) -> tuple[dict[str, Numpy], set[str]]:
-    """Return the grids that no varying parameter moves, and the names of the others.
+    """Return the grids (n,) that no varying parameter moves, and the names of the others.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ class Batch:
         return cls(names, **{f.name: one(f.name) for f in fields(cls) if f.name != "variables"})
 
     def back_in_place(self, numbers: Numpy) -> Batch:
-        """Return the results in the order of the points' numbers, and starts by number."""
+        """Return the results in the order of `numbers` (points,), and starts by number."""
         if START not in self.variables:  # cold starts: the points were solved in their own order
             return self
         order, source = np.argsort(numbers), self.variables[START]

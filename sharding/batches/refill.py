@@ -60,7 +60,7 @@ class Results:
     def put(
         self, which: Numpy, lanes: Numpy, arrays: Mapping[str, Any], compiled: Rounds | SinglePass
     ) -> None:
-        """Take the results of points `which` out of lanes `lanes`."""
+        """Take results of points `which` (done,) out of lanes `lanes` (done,) of (slots, ...)."""
         with self._lock:
             for name, whole in arrays.items():
                 x = trimmed(name, np.asarray(whole), compiled.dims[name], compiled.partition)

@@ -51,7 +51,7 @@ log = logging.getLogger("dpsolve")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Carry:
-    """What stays on the devices between rounds: every array begins with an axis of devices.
+    """What stays on the devices between rounds: arrays (devices, lanes, ...).
 
     Attributes
     ----------
@@ -325,7 +325,7 @@ class Rounds(CompiledBatch):
         return np.asarray(found[:: self.shape.states].reshape(self.slots))
 
     def read(self, values: Mapping[str, Numpy], carry: Carry, done: Numpy) -> dict[str, Array]:
-        """Return every array of the lanes that are `done`; the others' are not worked out."""
+        """Return every array (slots, ...) of lanes that are `done`; others' are not worked out."""
         points = PartitionSpec(POINTS)
         found: dict[str, Array] = self._read(
             {k: self._put(values[k], points) for k in self.parameters},

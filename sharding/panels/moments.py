@@ -67,7 +67,7 @@ def estimates(
     periods: int,
     burn: int,
 ) -> dict[str, MomentEstimate]:
-    """Estimate moments; see :meth:`.simulate.Panel.moments`."""
+    """Estimate moments, from cumulative masses (states,); see :meth:`.simulate.Panel.moments`."""
     horizon = model.horizon is not None
     moments = _Moments(solution, model, asked, periods if horizon else None)
     groups = min(agents, max(2, min(math.isqrt(agents), MOST_GROUPS)))

@@ -199,7 +199,7 @@ def simulate(
         An integer is a seed and stands for ``jax.random.key(seed)``.
     agents, periods : int
         Size of the panel; `periods` is at most the horizon, where there is one.
-    initial : "stationary", mapping, array or Distribution
+    initial : "stationary", mapping, array (states...) or Distribution
         Where agents are in the first period, as for :func:`dpsolve.path`. With a horizon it must
         be given.
     variables : str or list of str, optional

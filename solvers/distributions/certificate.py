@@ -44,7 +44,10 @@ def rounding(n: int) -> float:
 
 
 def slack(expect: Map, s: Array, h: Array, over: Reductions = ALONE) -> Array:
-    r"""Return :math:`\delta`, the least of :math:`h - Qh` that rounding leaves; -inf if none."""
+    r"""Return :math:`\delta`, the least of :math:`h - Qh` that rounding leaves; -inf if none.
+
+    The times `h` are an array (n,); `s` is a state's number, `expect` a function of arrays (n,).
+    """
     killed = jnp.where(over.numbers(h.shape[0]) == s, 0.0, h)
     ahead = expect(killed)
     least = over.min(h - ahead - rounding(h.shape[0]) * (h + ahead))

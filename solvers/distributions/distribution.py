@@ -74,47 +74,47 @@ class Distribution:
 
     @property
     def mass(self) -> Array:
-        """The distribution."""
+        """The distribution (states...), or (time, states...); of many points, (points, ...)."""
         return self.arrays["mass"]
 
     @property
     def residual(self) -> Array:
-        """L1 distance that one step moves it by."""
+        """L1 distance that one step moves it by: a number, or (points,)."""
         return self.arrays["residual"]
 
     @property
     def total(self) -> Array:
-        """Sum of the masses."""
+        """Sum of the masses: a number, or (points,)."""
         return self.arrays["total"]
 
     @property
     def smallest(self) -> Array:
-        """Smallest mass."""
+        """Smallest mass: a number, or (points,)."""
         return self.arrays["smallest"]
 
     @property
     def error_bound(self) -> Array:
-        """Certified L1 distance from the true distribution."""
+        """Certified L1 distance from the true distribution: a number, or (points,)."""
         return self.arrays["error_bound"]
 
     @property
     def applications(self) -> Array:
-        """Products with the chain that it took."""
+        """Products with the chain that it took: a number, or (points,)."""
         return self.arrays["applications"]
 
     @property
     def certificate(self) -> Array:
-        """Products with the chain that its certificate took."""
+        """Products with the chain that its certificate took: a number, or (points,)."""
         return self.arrays["certificate"]
 
     @property
     def period(self) -> Array:
-        """Period of the recurrent class."""
+        """Period of the recurrent class: a number, or (points,)."""
         return self.arrays["period"]
 
     @property
     def code(self) -> Array:
-        """The :class:`~.outcomes.Outcome`, as a number."""
+        """The :class:`~.outcomes.Outcome`, as a number, or (points,)."""
         return self.arrays["code"]
 
     @property
@@ -196,8 +196,8 @@ class Distribution:
 
         Returns
         -------
-        dict of str to array
-            A number each, with the axes of points and of time if there are such. After the last
+        dict of str to array ()
+            A number each; (time,) for a path, and (points, ...) for many points. After the last
             period of a finite horizon nothing is chosen: there, all moments are NaN.
 
         Raises

@@ -36,7 +36,7 @@ def read_initial(
     Parameters
     ----------
     initial : array (states...) or mapping
-        An array over the states; or, by state name, a number (all mass at that value, shared
+        An array (states...); or, by state name, a number (all mass at that value, shared
         between grid neighbours in proportion to nearness), an array (n,) of masses, ``"uniform"``
         or, for a Markov state, ``"stationary"``. The joint distribution is the product. Markov
         states may be left out and are then stationary; the others must be given.

@@ -168,8 +168,8 @@ def moments_of(
 
     Returns
     -------
-    dict of str to scalar array
-        By name.
+    dict of str to array ()
+        A number each, by name.
 
     Raises
     ------

@@ -134,7 +134,9 @@ def _reach(spread: Map, n: int, s: Array, over: Reductions) -> tuple[Array, Arra
 def period(
     push: Map, n: int, s: Array, wanted: Array | bool = True, over: Reductions = ALONE
 ) -> tuple[Array, Array]:
-    """Return the period of the class of a recurrent state, and the products made.
+    """Return the period of the class of a recurrent state, and the products made: two numbers.
+
+    `push` is a function of arrays (n,), `s` a state's number.
 
     The search stops as soon as the period can only be 1; `wanted` False gives 1 at once.
     """

@@ -42,9 +42,11 @@ def fixed_policy(
 
     Parameters
     ----------
-    problem, parameters, policy_index
+    problem, parameters
         Of a :class:`~dpsolve.Solution` with one point (under ``vmap``, of each point).
-    t : int array, optional
+    policy_index : dict of str to int array (states...)
+        The same solution's.
+    t : int, optional
         The period, with a horizon; `policy_index` is then that period's.
 
     Returns
@@ -70,7 +72,7 @@ def horizon_of(problem: Problem, policy_index: Mapping[str, AnyArray]) -> int | 
 
 
 def states_of(solution: Solution, what: str) -> dict[str, AnyArray]:
-    """Return the states' values by name, in the model's order.
+    """Return the states' values (n,) by name, in the model's order; (points, n) of many points.
 
     Raises
     ------

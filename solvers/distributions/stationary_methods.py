@@ -52,7 +52,7 @@ def matrix_of(expect: Map, n: int) -> Array:
 
 
 def linear(p: Array) -> Array:
-    """Return the distribution by one linear solve; anything if it is not the only one."""
+    """Return the distribution (n,) of p (n, n) by a linear solve; anything if there are more."""
     n = p.shape[0]
     u = jnp.full(n, 1.0 / n)
     x: Array = dense.solve(jnp.eye(n) - p.T + u[:, None], u)
@@ -60,13 +60,13 @@ def linear(p: Array) -> Array:
 
 
 def null(p: Array) -> Array:
-    """Return the distribution as a null vector; anything if it is not the only one."""
+    """Return the distribution (n,) of p (n, n) as a null vector; anything if there are more."""
     x: Array = dense.svd(jnp.eye(p.shape[0]) - p.T)[2][-1]
     return x / jnp.sum(x)
 
 
 def gth(p: Array, anchor: Array, wanted: Array | bool = True) -> Array:
-    """Return the distribution by elimination without subtractions.
+    """Return the distribution (n,) by elimination without subtractions.
 
     Parameters
     ----------
@@ -209,12 +209,12 @@ def arnoldi(push: Map, n: int, over: Reductions = ALONE) -> Improve:
 
 
 def smoothed(push: Map, x: Array, steps: Array | int) -> tuple[Array, Array]:
-    """Make plain steps; return the last iterate, and the steps."""
+    """Make plain steps from `x` (n,); return the last iterate (n,), and the steps."""
     return lax.fori_loop(0, steps, lambda _, x: push(x), x), jnp.asarray(steps, jnp.int32)
 
 
 def averaged(push: Map, x: Array, cycle: Array) -> Array:
-    """Return the average of `cycle` iterates, the first of them `x` itself."""
+    """Return the average (n,) of `cycle` iterates, the first of them `x` itself."""
 
     def step(_: Array, c: tuple[Array, Array]) -> tuple[Array, Array]:
         x, total = push(c[0]), c[1]

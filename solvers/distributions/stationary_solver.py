@@ -95,7 +95,7 @@ def stationary_of(
     Parameters
     ----------
     expect : function
-        ``P f``, of an array over the states.
+        ``P f``, of an array (states...).
     shape : tuple of int
         Of the states.
     method : str
@@ -189,7 +189,7 @@ def respond(expect: Expect, mass: Array, b: Array, over: Reductions = ALONE) -> 
     Parameters
     ----------
     expect : function
-        ``P f``, of an array over the states.
+        ``P f``, of an array (states...).
     mass, b : array (states...)
         The stationary distribution, and the right-hand side.
     """

@@ -69,9 +69,9 @@ class RelativeValue:
 
     Attributes
     ----------
-    value : array over the states
+    value : array (states...)
         Relative value, 0 at the first state.
-    policy : int32 array over the states
+    policy : int32 array (states...)
         Greedy policy of `value`; its own gain lies within the bounds, too.
     gain, gain_lower, gain_upper : float
         The gain and its certified bounds, which hold from every state.
@@ -131,7 +131,7 @@ class AverageState(LoopState):
 
 
 def begin(operator: BellmanOperator, live: Array | bool = True) -> AverageState:
-    """Look the model over and make ready for the first sweep."""
+    """Look the model over and make ready for the first sweep; a point that is not `live` fails."""
     survey = operator.survey()
     infinite, start = jnp.asarray(jnp.inf), operator.start()
     state = _State(

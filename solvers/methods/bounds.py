@@ -50,7 +50,7 @@ class Modulus:
 
     Attributes
     ----------
-    weight : array over the states, or the scalar 1
+    weight : array (states...), or the number 1
         The weight function.
     high, low : float
         The two rates; a `high` of 1 or more certifies nothing.
@@ -137,7 +137,19 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
 
 
 def bounds(v: Array, tv: Array, modulus: Modulus, depth: int, over: Reductions = ALONE) -> Bounds:
-    """Bound the true value by what one sweep did to `v`."""
+    """Bound the true value by what one sweep did to `v`.
+
+    Parameters
+    ----------
+    v, tv : array (states...)
+        A value, and what the sweep made of it.
+    modulus : Modulus
+        The operator's.
+    depth : int
+        Additions that one entry of `tv` went through.
+    over : Reductions
+        Reductions over all states, of which arrays may hold a part.
+    """
     w, high, low = modulus.weight, modulus.high, modulus.low
     difference = (tv - v) / w
     top, bottom = over.max(difference), over.min(difference)

@@ -49,9 +49,9 @@ class Fixpoint:
 
     Attributes
     ----------
-    value, lower, upper : array over the states
+    value, lower, upper : array (states...)
         Value and certified bounds.
-    policy : int32 array over the states
+    policy : int32 array (states...)
         Greedy policy of the last sweep; the operator translates it.
     residual, error_bound : float
         Bellman residual of the last sweep and certified sup-norm error of `value`.
@@ -198,7 +198,20 @@ def resume(
     code: Array | Outcome = Outcome.RUNNING,
     live: Array | bool = True,
 ) -> SolveState:
-    """Make ready for a sweep from any value."""
+    """Make ready for a sweep from any value.
+
+    Parameters
+    ----------
+    operator : BellmanOperator
+    rates : Modulus
+        How it damps constants.
+    value : array (states...)
+        What to start from.
+    code : int
+        An :class:`~.outcomes.Outcome`; anything but RUNNING ends the run before it begins.
+    live : bool
+        As for :func:`begin`.
+    """
     infinite = jnp.asarray(jnp.inf)
     state = _State(
         v=value,

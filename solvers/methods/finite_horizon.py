@@ -35,7 +35,8 @@ def backward(
     Returns
     -------
     dict
-        As for an infinite horizon, with a leading axis ``t`` of length ``horizon``.
+        As for an infinite horizon, with a leading axis ``t`` of length ``horizon``: ``value``,
+        ``policy_<choice>`` and the like are arrays (t, states...).
     """
     horizon = int(model.horizon or 0)
     over = ALONE if partition is None else partition.reductions
@@ -105,7 +106,7 @@ def follow(
     Returns
     -------
     dict
-        ``value``, ``policy_<choice>`` and ``output_<name>``, with the leading axis ``t``; grids.
+        ``value``, ``policy_<choice>`` and ``output_<name>``, arrays (t, states...); grids (n,).
     """
     horizon = int(model.horizon or 0)
 

@@ -31,13 +31,13 @@ class LoopState:
 
     @property
     def running(self) -> Array:
-        """Whether there is more to do."""
+        """Whether there is more to do: a bool, or one for each lane."""
         code: Array = self.state.code
         return code == Outcome.RUNNING
 
     @property
     def sweeps(self) -> Array:
-        """Sweeps made."""
+        """Sweeps made: a whole number, or one for each lane."""
         k: Array = self.state.k
         return k
 
@@ -80,7 +80,7 @@ def verdict(
     """Return how the loop ends at its k-th sweep, or RUNNING.
 
     `given_up` is the code of a loop that gets no further, `unsound` that of a sweep whose result is
-    no number; else they are RUNNING, too.
+    no number; else they are RUNNING, too. All are numbers of one point.
     """
     running = jnp.int32(Outcome.RUNNING)
     code = jnp.where(k >= options.max_iter, jnp.int32(Outcome.MAX_ITER), running)

@@ -35,7 +35,7 @@ class LaneMemory:
 
     Attributes
     ----------
-    before : array over the states
+    before : array (states...)
         The value of the point before the last one.
     cold : float
         Certified error after the first sweep of the latest cold start; infinite while one is due.
@@ -49,7 +49,7 @@ class LaneMemory:
 
 
 def reached(run: SolveState, lane_memory: LaneMemory, reach: Array) -> Array:
-    """Return the value to start from, NaN where there is none.
+    """Return the value (states...) to start from, NaN where there is none.
 
     Parameters
     ----------

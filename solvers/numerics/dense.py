@@ -43,13 +43,13 @@ def _one_by_one(function: Callable[..., Result]) -> Callable[..., Result]:
 
 @_one_by_one
 def solve(a: Array, b: Array) -> Array:
-    """Solve ``a x = b`` by Gaussian elimination, for a (n, n) and b (n,)."""
+    """Solve ``a x = b`` by Gaussian elimination, for a (n, n) and b (n,); return x (n,)."""
     x: Array = jnp.linalg.solve(a, b)
     return x
 
 
 @_one_by_one
 def svd(a: Array) -> tuple[Array, Array, Array]:
-    """Return the singular value decomposition of a matrix, ``u, s, vh``."""
+    """Return the singular value decomposition of a (m, n): u (m, m), s (min(m, n),), vh (n, n)."""
     u, s, vh = jnp.linalg.svd(a)
     return u, s, vh

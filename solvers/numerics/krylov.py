@@ -31,9 +31,9 @@ def bicgstab(
     Parameters
     ----------
     apply : function
-        ``L``.
-    b, x0 : array
-        Right-hand side and start.
+        ``L``, from arrays (...) to arrays (...).
+    b, x0 : array (...)
+        Right-hand side and start, of one shape.
     tol : float
         Sup-norm of the residual to reach.
     max_iter : int
@@ -48,7 +48,7 @@ def bicgstab(
 
     Returns
     -------
-    x : array
+    x : array (...)
         The last iterate, or `x0` if that is no worse.
     iterations : int
         How many were made.
@@ -99,7 +99,7 @@ def bicgstab(
 
 
 def richardson(apply: Callable[[Array], Array], b: Array, x0: Array, steps: Array) -> Array:
-    r"""Apply :math:`x \mapsto b + L x` a number of times (0 returns `x0`)."""
+    r"""Apply :math:`x \mapsto b + L x`, for arrays (...), a number of times (0 returns `x0`)."""
     x: Array = lax.fori_loop(0, steps, lambda _, x: b + apply(x), x0)
     return x
 
@@ -111,7 +111,7 @@ SMOOTHING = 20  # plain steps between two of them
 def resolvent(
     apply: Callable[[Array], Array], b: Array, tol: float, over: Reductions = ALONE
 ) -> Array:
-    r"""Solve :math:`x - L x = b` for any right-hand side, or return NaN.
+    r"""Solve :math:`x - L x = b` for any right-hand side (...), or return NaN.
 
     A right-hand side with few non-zeros can break BiCGSTAB down. So it is restarted, after plain
     steps, which converge by themselves and fill in the zeros, until the residual is within `tol`

@@ -183,7 +183,7 @@ class GridOperator(BellmanOperator):
         return self._block_index(numbers[:, None], (BLOCK, CHOICE))
 
     def pairs_of_block(self, number: Array, *, all_feasible: bool = False) -> PairTable:
-        """Evaluate the model at all states and one block of choices."""
+        """Evaluate the model at all states and one numbered block of choices."""
         return self.pairs(self._block_index(number, (CHOICE,)), all_feasible=all_feasible)
 
     def pairs(self, index: NamedArray, *, all_feasible: bool = False) -> PairTable:
@@ -213,7 +213,7 @@ class GridOperator(BellmanOperator):
         return q
 
     def over_states(self, x: NamedArray, *extra: str) -> Array:
-        """Return an array over all states, and any axes of choices."""
+        """Return an array (states..., extra...) over all states, and any axes of choices."""
         array = aligned(x, (*self.states, *extra))
         return jnp.broadcast_to(array, (*self.shape, *array.shape[len(self.shape) :]))
 
@@ -249,7 +249,7 @@ class GridOperator(BellmanOperator):
         return None if width is None else (state, width)
 
     def best_of_blocks(self, x: NamedArray, *, reward: bool = True) -> tuple[Array, Array]:
-        """Return the same by block after block, at some states or all."""
+        """Return the same (states...) by block after block, at some states or all."""
 
         def feasible(number: Array) -> NamedArray | None:
             choices = self.functions.choice_values(self._block_index(number, (CHOICE,)))
@@ -289,7 +289,7 @@ class GridOperator(BellmanOperator):
         return over_blocks(look, self.blocks, self.shape)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return ``Tv`` and the first maximising policy: one full sweep."""
+        """Return ``Tv`` (states...) and the first maximising policy (states...): one full sweep."""
         x = self.expectation.before_choice(v)
         if self.by_rows:
             return self._greedy_by_rows(x)
@@ -311,22 +311,22 @@ class GridOperator(BellmanOperator):
         return value, policy.astype(jnp.int32)
 
     def growth(self, w: Array) -> Array:
-        """Return the sweep without rewards."""
+        """Return the sweep without rewards (states...)."""
         return self._best_blocks(self.expectation.before_choice(w), reward=False)[0]
 
     def at(self, policy: Array) -> GridPolicy:
-        """Fix a policy."""
+        """Fix a policy (states...): flattened choices."""
         return GridPolicy(self, policy)
 
     def labels(self, policy: Array) -> dict[str, Array]:
-        """Split a policy into an index for each choice."""
+        """Split a policy into an index (states...) for each choice."""
         return {
             k: v.array
             for k, v in self.functions.choice_index(NamedArray(policy, self.states)).items()
         }
 
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
-        """Flatten an index for each choice to a policy."""
+        """Flatten an index (states...) for each choice to a policy."""
         policy = jnp.zeros(self.shape, jnp.int32)
         for choice in self.model.choices:
             policy = policy * self.model.size_of(choice) + labels[choice]
@@ -404,7 +404,7 @@ class GridPolicy(PolicyOperator):
         self.line = operator.walking
 
     def expect(self, f: Array) -> Array:
-        """Return the expectation of a function of next period's state."""
+        """Return the expectation (states...) of a function (states...) of next period's state."""
         x = self.operator.expectation(f, self.pairs)
         return self.operator.over_states(x)
 
@@ -422,7 +422,7 @@ class GridPolicy(PolicyOperator):
         return found
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
-        """Approach the policy's value: by path doubling if its transitions are deterministic."""
+        """Approach the value (states...): by path doubling if transitions are deterministic."""
         operator = self.operator
         if not operator.deterministic:
             return super().evaluate(start, tol, max_iter)
@@ -442,7 +442,7 @@ class GridPolicy(PolicyOperator):
         return flat.reshape(operator.shape), jnp.asarray(False)
 
     def outputs(self) -> dict[str, Array]:
-        """Evaluate the model's outputs at the policy."""
+        """Evaluate the model's outputs (states...) at the policy, by name."""
         arrays = {}
         for name, f in self.operator.model.outputs.items():
             what = f"output '{name}'"

@@ -59,7 +59,7 @@ SLACK = 1.001  # leaves the loop's tolerance room for what rounding adds in the 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Turn:
-    """What the operators of a turn keep, the axis of phases first in every array."""
+    """What the operators of a turn keep: arrays (phases, ...)."""
 
     pairs: PairTable
     locations: dict[str, Location]
@@ -98,7 +98,7 @@ class CyclicOperator(BellmanOperator):
             self.kept = lax.map(self._keep, self.turn)
 
     def at_phase(self, position: Array, kept: Turn | None = None) -> GridOperator:
-        """Return the operator of one phase."""
+        """Return the operator of the phase at a position on the cycle's grid."""
         model = model_at(self.model, self.cycle.state, self.values[position])
         grid_operator = GridOperator(
             model, memory=self.memory, kept=None if kept is None else kept.pairs
@@ -132,26 +132,26 @@ class CyclicOperator(BellmanOperator):
         return (len(self.cycle.turn), *self.shape)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return the value after one turn, and the first maximising policies of its phases."""
+        """Return the value after one turn (states...), and its policies (phases, states...)."""
         found: tuple[Array, Array] = self.backwards(lambda t, v, _: t.greedy(v), v, None)
         return found
 
     def growth(self, w: Array) -> Array:
-        """Return what a turn without rewards makes of `w`."""
+        """Return what a turn without rewards makes of `w` (states...)."""
         grown: Array = self.backwards(lambda t, w, _: (t.growth(w), None), w, None)[0]
         return grown
 
     def at(self, policy: Array) -> CyclicPolicy:
-        """Fix the policies of all phases."""
+        """Fix the policies of all phases (phases, states...)."""
         return CyclicPolicy(self, policy)
 
     def labels(self, policy: Array) -> dict[str, Array]:
-        """Split policies into an index for each choice, over phases and states."""
+        """Split policies into an index (phases, states...) for each choice."""
         index = NamedArray(policy, (PHASE, *self.one.states))
         return {name: x.array for name, x in self.one.functions.choice_index(index).items()}
 
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
-        """Flatten an index for each choice to policies."""
+        """Flatten an index (phases, states...) for each choice to policies."""
         return self.one.policy_of(labels)
 
     def survey(self) -> Survey:
@@ -215,11 +215,11 @@ class CyclicPolicy(PolicyOperator):
         return found
 
     def apply(self, v: Array) -> Array:
-        """Return the discounted expectation of what is a turn ahead."""
+        """Return the discounted expectation (states...) of what is a turn ahead."""
         return self._affine(v, 0.0)
 
     def expect(self, f: Array) -> Array:
-        """Return the expectation, discounting left out, of what is a turn ahead."""
+        """Return the expectation (states...), undiscounted, of what is a turn ahead."""
 
         def step(grid_operator: GridOperator, f: Array, pairs: PairTable) -> tuple[Array, None]:
             return grid_operator.over_states(grid_operator.expectation(f, pairs)), None
@@ -228,7 +228,7 @@ class CyclicPolicy(PolicyOperator):
         return found
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
-        """Approach the policies' value: by path doubling if their transitions are deterministic."""
+        """Approach the value (states...): by path doubling if transitions are deterministic."""
         if not self.operator.one.deterministic:
             return super().evaluate(start, tol, max_iter)
         # Looked up and not interpolated, numbers of states come through a turn as they are.

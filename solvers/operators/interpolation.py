@@ -136,7 +136,16 @@ def flattened(indices: Mapping[str, NamedArray], x: NamedArray) -> NamedArray:
 
 
 def at_members(x: NamedArray, members: Mapping[str, Array], axis: str) -> NamedArray:
-    """Keep some members of states: those axes of `x` that are these states become one, `axis`."""
+    """Keep some members of states: those axes of `x` that are these states become one, `axis`.
+
+    Parameters
+    ----------
+    x : NamedArray
+    members : dict of str to int array (n,)
+        Positions on each state's grid, side by side.
+    axis : str
+        Name of the axis of length n.
+    """
     dims = [name for name in members if name in x.dims]
     if not dims:
         return x

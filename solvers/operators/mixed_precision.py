@@ -40,12 +40,12 @@ class SinglePrecisionOperator(GridOperator, Shortcut):
         self.expectation = known.given(*early)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return ``Tv`` as far as single precision goes, and the policy that it finds best."""
+        """Return ``Tv`` (states...) as far as single precision goes, and the policy it finds."""
         value, policy = super().greedy(_halved(v))
         return value.astype(jnp.float64), policy
 
     def at(self, policy: Array) -> GridPolicy:
-        """Fix a policy, in double precision."""
+        """Fix a policy (states...), in double precision."""
         return self.double.at(policy)
 
 

@@ -87,7 +87,7 @@ class ModelFunctions:
         return isinstance(rule, str) and self.model.grid_of(rule) is self.model.grid_of(name)
 
     def positions(self, state: str) -> Array:
-        """Return the positions on its grid of a state's members that this device has."""
+        """Return the positions (n,) on its grid of a state's members that this device has."""
         if state in self.members:
             return self.members[state]
         if self.partition is not None and state == self.partition.state:
@@ -95,7 +95,7 @@ class ModelFunctions:
         return jnp.arange(self.model.size_of(state), dtype=jnp.int32)
 
     def restricted(self, members: Mapping[str, Array], axis: str) -> ModelFunctions:
-        """Return the same functions at some members of states, which lie along `axis` then."""
+        """Return the same functions at some members (n,) of states, along one `axis` then."""
         part = copy.copy(self)
         part.env = self.env | {
             name: NamedArray(self.env[name].array[at], (axis,)) for name, at in members.items()

@@ -97,7 +97,10 @@ class MonotoneOperator(GridOperator, Shortcut):
         )
 
     def improve(self, v: Array, policy: Array) -> tuple[Array, Array]:
-        """Return the maximum near the last policy, or by :meth:`greedy` if many are at the edge."""
+        """Return the maximum near the last policy, or by :meth:`greedy` if many are at the edge.
+
+        Of a value and a policy (states...), another value and policy (states...).
+        """
         if len(self.other_choices()[1]) > 1:
             return self.greedy(v)
         moves = np.arange(-NEAR, NEAR + 1, dtype=np.int32)
@@ -120,7 +123,7 @@ class MonotoneOperator(GridOperator, Shortcut):
         return found
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return the maximum over the candidates, and the first policy that attains it."""
+        """Return the maximum (states...) over the candidates, and the first policy to attain it."""
         x = self.expectation.before_choice(v)
         others = [n for n in self.states if n != self.state]
         shape = tuple(self.shape[self.states.index(n)] for n in others)
@@ -141,7 +144,7 @@ class MonotoneOperator(GridOperator, Shortcut):
         return jnp.moveaxis(value, -1, axis), jnp.moveaxis(policy, -1, axis)
 
     def other_choices(self) -> tuple[int, Array]:
-        """Return the stride of the choice among all, and where each run of it begins."""
+        """Return the stride of the choice among all, and where each run of it begins (runs,)."""
         names = list(self.model.choices)
         sizes = [self.model.size_of(n) for n in names]
         at = names.index(self.choice)

@@ -24,7 +24,15 @@ from dpsolve.solvers.model.arguments import arguments
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NamedArray:
-    """An array and the names of its axes."""
+    """An array and the names of its axes.
+
+    Attributes
+    ----------
+    array : array (dims...)
+        One axis for each name.
+    dims : tuple of str
+        Names of states, choices, shocks and post variables; ``x'`` for the next value of ``x``.
+    """
 
     array: Array
     dims: tuple[str, ...] = field(metadata={"static": True}, default=())

@@ -88,7 +88,10 @@ class SampledOperator(MonotoneOperator):
         )
 
     def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
-        """Tell whether neither a choice beside the policy's nor one of a state drawn is better."""
+        """Tell whether neither a choice beside the policy's nor one of a state drawn is better.
+
+        Of arrays (states...), one bool.
+        """
         x = self.expectation.before_choice(v)
         scale = jnp.maximum(jnp.max(jnp.abs(v)), jnp.max(jnp.abs(tv)))
         slack = self.depth / 2 * EPS * scale

@@ -84,30 +84,30 @@ class TabularOperator(BellmanOperator):
         return v if self.partition is None else self.partition.gather(v, 0)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return ``Tv`` and the first maximising policy."""
+        """Return ``Tv`` (states,) and the first maximising policy (states,)."""
         # What an infeasible action leads to is never looked at, so it may hold anything.
         q = jnp.where(self.reward == -jnp.inf, -jnp.inf, self.reward + self._future(v))
         q = self._by_state(q)
         return max_and_argmax(q)
 
     def growth(self, w: Array) -> Array:
-        """Return the sweep without rewards."""
+        """Return the sweep without rewards (states,)."""
         q = jnp.where(self.reward == -jnp.inf, -jnp.inf, self._future(w))
         return jnp.max(self._by_state(q), -1)
 
     def at(self, policy: Array) -> TabularPolicy:
-        """Fix a policy."""
+        """Fix a policy (states,): positions among each state's actions."""
         return TabularPolicy(self, policy)
 
     def labels(self, policy: Array) -> dict[str, Array]:
-        """Translate positions to actions."""
+        """Translate positions (states,) to actions (states,)."""
         if self.pair_number is None:
             return {"action": policy}
         pair = jnp.take_along_axis(self.pair_number, policy[:, None], 1)[:, 0]
         return {"action": jnp.asarray(self.model.action_index, jnp.int32)[pair]}
 
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
-        """Translate actions to positions."""
+        """Translate actions (states,) to positions (states,)."""
         if self.pair_number is None:
             return labels["action"]
         actions = jnp.asarray(self.model.action_index, jnp.int32)[self.pair_number]
@@ -154,7 +154,7 @@ def _pairs_by_state(state: Numpy, n: int) -> tuple[Array, Array]:
 
 
 class TabularPolicy(PolicyOperator):
-    """One policy's rows of the arrays."""
+    """One policy's rows of the arrays: reward (states,) and probabilities (states, states)."""
 
     def __init__(self, operator: TabularOperator, policy: Array) -> None:
         self.operator = operator
@@ -169,7 +169,7 @@ class TabularPolicy(PolicyOperator):
         self.rows: Matrix = p[at] if isinstance(p, Array) else _rows_of(p, at[0])
 
     def expect(self, f: Array) -> Array:
-        """Return the expectation of a function of next period's state."""
+        """Return the expectation (states,) of a function (states,) of next period's state."""
         return self.rows @ self.operator._whole(f)
 
 
@@ -187,7 +187,15 @@ def _rows_of(matrix: Matrix, rows: Array) -> Matrix:
 
 @dataclass(frozen=True)
 class PickedRows:
-    """Some rows of coordinates, which cannot be picked in static shapes: all are multiplied."""
+    """Some rows of coordinates, which cannot be picked in static shapes: all are multiplied.
+
+    Attributes
+    ----------
+    matrix : SparseRows
+        All rows, as sorted coordinates.
+    rows : int array (picked,)
+        Which ones.
+    """
 
     matrix: SparseRows
     rows: Array
@@ -197,7 +205,7 @@ class PickedRows:
 
     @property
     def values(self) -> Array:
-        """The entries, those of other rows included."""
+        """The entries (nonzeros,), those of other rows included."""
         return jnp.asarray(self.matrix.values)
 
 

@@ -146,7 +146,7 @@ def no_choice(model: Model, some: Numpy, when: str) -> str:
     Parameters
     ----------
     model : Model
-    some : bool array over the states
+    some : bool array (states...)
         Which states have one.
     when : str
         In which period, to be added to the state's name.

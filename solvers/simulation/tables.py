@@ -57,7 +57,8 @@ class Rows:
 class PolicyTables:
     """How an agent moves, and what is seen of it: tables over states and shocks.
 
-    With a horizon every array has an axis of periods in front, which the names do not count.
+    With a horizon every array has an axis of periods in front, which the names do not count. On
+    the host arrays are NumPy's; a call takes them to its device.
 
     Attributes
     ----------
@@ -114,8 +115,10 @@ def policy_tables(
     ----------
     model : Model or TabularModel
         Of the point.
-    problem, parameters, policy_index
+    problem, parameters
         Of a :class:`~dpsolve.Solution` with one point.
+    policy_index : dict of str to int array (states...)
+        The same solution's; with a horizon (t, states...).
     variables : sequence of str
         What is recorded.
     periods : int, optional

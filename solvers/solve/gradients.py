@@ -59,8 +59,8 @@ from dpsolve.solvers.outcomes import PER_POINT, Outcome
 from .point import read_model, read_off, solve_point
 from .statistics import follows, horizon_path, mask
 
-Arrays = dict[str, Array]
-Values = Mapping[str, Array]
+Arrays = dict[str, Array]  # of one point, by name
+Values = Mapping[str, Array]  # a number for each parameter
 TOLERANCE = 1e-13  # of a derivative's residual, relative to its right-hand side
 
 # What `gradients=` differentiates: not the bounds, which move with the value, not the choices,
@@ -115,7 +115,7 @@ def gradients_of(
     arrays: Arrays,
     partition: Partition | None = None,
 ) -> Arrays:
-    """Add the gradients asked for to a model's solution that is at hand."""
+    """Add the gradients asked for, each of its variable's shape, to a solution that is at hand."""
     return _with_gradients(factory, sizes, options, values, lambda _: arrays, partition)
 
 

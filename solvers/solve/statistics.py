@@ -140,7 +140,7 @@ def follows(
     options: SolveOptions,
     mass: Array | None,
 ) -> Arrays:
-    """Return what follows from a policy and its stationary distribution, differentiably."""
+    """Return what follows from a policy and its distribution `mass` (states...), differentiably."""
     arrays: Arrays = {}
     if options.moments:
         assert mass is not None  # `options.stationary` is true of them
@@ -198,7 +198,7 @@ def horizon_path(
 
 
 def initial_mass(model: Model | TabularModel, options: SolveOptions) -> Array:
-    """Return the initial distribution of the options, over the states."""
+    """Return the initial distribution of the options (states...)."""
     return read_initial(dict(options.initial or ()), model)
 
 
@@ -212,6 +212,6 @@ def _judge(arrays: Arrays, proper: Array | bool, code: Array, over: Reductions) 
 
 
 def mask(x: Array, failed: Array | bool) -> Array:
-    """Take what a failed point cannot have out of an array."""
+    """Take what a failed point cannot have out of an array (...)."""
     missing = jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1
     return jnp.where(failed, missing, x)
