@@ -33,8 +33,6 @@ from dpsolve.solvers.solve.one_device import (
     solve_options,
 )
 
-Array = Any
-
 
 def solve(
     model: Factory | Model | TabularModel | str,

@@ -75,7 +75,7 @@ _SENTENCES = {
 }
 
 
-def word(code: Any) -> Any:
+def word(code: Any) -> str | np.ndarray[Any, Any]:
     """Return the status word of a code, or an array of words for an array of codes."""
     codes = np.asarray(code)
     words = np.where(codes == 0, "solved", np.where(codes < 10, "inexact", "failed"))

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from dpsolve.solvers.model.factory_signature import Factory, signature
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .errors import UsageError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import xarray
 
 
-Array = Any
 CERTIFICATE = "certificate"  # the array that tells which it was: 0 full, 1 by a sample
 POINT = "point"
 TIME = "time"
@@ -65,7 +65,8 @@ class Solution:
     """Value, bounds and policy of a model; with ``solve_many``, of many points of it.
 
     Arrays are over the states in the model's order, with ``t`` first for a finite horizon, and the
-    axis of points before everything for ``solve_many``.
+    axis of points before everything for ``solve_many``. One device's results are JAX arrays; those
+    of many points, and what several devices put together unevenly, are NumPy's.
 
     Attributes
     ----------
@@ -110,44 +111,44 @@ class Solution:
         compiled in this process.
     """
 
-    arrays: dict[str, Array] = field(repr=False)
-    parameters: dict[str, Array]
+    arrays: Mapping[str, AnyArray] = field(repr=False)
+    parameters: Mapping[str, AnyArray]
     problem: Problem = field(repr=False)
-    messages: Any = field(default=None, repr=False)
-    seconds: Any = field(default=None, repr=False)
-    compile_seconds: Any = field(default=None, repr=False)
+    messages: str | Numpy | None = field(default=None, repr=False)
+    seconds: float | Numpy | None = field(default=None, repr=False)
+    compile_seconds: float | None = field(default=None, repr=False)
 
     @property
-    def value(self) -> Array:
-        """The value function."""
+    def value(self) -> AnyArray:
+        """The value function (states...)."""
         return self._kept("value")
 
     @property
-    def lower(self) -> Array:
-        """Certified lower bound on the value function."""
+    def lower(self) -> AnyArray:
+        """Certified lower bound on the value function (states...)."""
         return self._kept("lower")
 
     @property
-    def upper(self) -> Array:
-        """Certified upper bound on the value function."""
+    def upper(self) -> AnyArray:
+        """Certified upper bound on the value function (states...)."""
         return self._kept("upper")
 
     @property
-    def gain(self) -> Array:
-        """The average reward per period, of ``criterion="average"``."""
+    def gain(self) -> AnyArray:
+        """The average reward per period, of ``criterion="average"``: a number, or (points,)."""
         return self._of_average("gain")
 
     @property
-    def gain_lower(self) -> Array:
-        """Certified lower bound on the gain, from every state."""
+    def gain_lower(self) -> AnyArray:
+        """Certified lower bound on the gain, from every state: a number, or (points,)."""
         return self._of_average("gain_lower")
 
     @property
-    def gain_upper(self) -> Array:
-        """Certified upper bound on the gain, from every state."""
+    def gain_upper(self) -> AnyArray:
+        """Certified upper bound on the gain, from every state: a number, or (points,)."""
         return self._of_average("gain_upper")
 
-    def _of_average(self, name: str) -> Array:
+    def _of_average(self, name: str) -> AnyArray:
         if name not in self.arrays:
             raise UsageError(
                 f"this solution of {self.problem.name} has no {name}, which is of the average "
@@ -156,7 +157,7 @@ class Solution:
         return self.arrays[name]
 
     @property
-    def certificate(self) -> Any:
+    def certificate(self) -> str | Numpy:
         """What certifies it: ``full`` sweeps, or one that was confirmed by a ``sampled`` sweep."""
         if CERTIFICATE in self.arrays:
             kind = np.asarray(self.arrays[CERTIFICATE])
@@ -165,7 +166,7 @@ class Solution:
         words = np.where(kind == 1, "sampled", "full")
         return words if words.ndim else str(words)
 
-    def _kept(self, name: str) -> Array:
+    def _kept(self, name: str) -> AnyArray:
         if name in ("lower", "upper") and "gain" in self.arrays:
             raise UsageError(
                 f"this solution of {self.problem.name} is of the average reward: its value is "
@@ -179,40 +180,40 @@ class Solution:
             )
         return self.arrays[name]
 
-    def _group(self, prefix: str) -> dict[str, Array]:
+    def _group(self, prefix: str) -> dict[str, AnyArray]:
         return {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
 
     @property
-    def policy_index(self) -> dict[str, Array]:
-        """The optimal choice's position on its grid, by choice name."""
+    def policy_index(self) -> dict[str, AnyArray]:
+        """The optimal choice's position on its grid (states...), by choice name."""
         return self._group("policy_index_")
 
     @property
-    def policy(self) -> dict[str, Array]:
-        """The optimal choice's grid value, by choice name."""
+    def policy(self) -> dict[str, AnyArray]:
+        """The optimal choice's grid value (states...), by choice name."""
         return {c: self.arrays[f"policy_{c}"] for c in self.policy_index}
 
     @property
-    def outputs(self) -> dict[str, Array]:
-        """The model's outputs at the optimum."""
+    def outputs(self) -> dict[str, AnyArray]:
+        """The model's outputs (states...) at the optimum, by name."""
         return self._group("output_")
 
     @property
-    def grids(self) -> dict[str, Array]:
-        """The states' values."""
+    def grids(self) -> dict[str, AnyArray]:
+        """The states' values (n,), by state name."""
         return self._group("grid_")
 
     @property
-    def distribution(self) -> Array:
-        """The optimal policy's stationary distribution."""
+    def distribution(self) -> AnyArray:
+        """The optimal policy's stationary distribution (states...)."""
         return self._asked_for("distribution", "distribution=True")
 
     @property
-    def distribution_path(self) -> Array:
-        """The distribution over time, from the initial one."""
+    def distribution_path(self) -> AnyArray:
+        """The distribution over time (time, states...), from the initial one."""
         return self._asked_for("distribution_path", "periods=40, initial={...}")
 
-    def _asked_for(self, name: str, how: str) -> Array:
+    def _asked_for(self, name: str, how: str) -> AnyArray:
         if name not in self.arrays:
             raise UsageError(
                 f"this solution has no {name}, because it was not asked for: solve with {how}, or "
@@ -221,14 +222,20 @@ class Solution:
         return self.arrays[name]
 
     @property
-    def moments(self) -> dict[str, Array]:
-        """Moments of the stationary distribution, by name; empty if none was asked for."""
+    def moments(self) -> dict[str, AnyArray]:
+        """Moments of the stationary distribution, by name; empty if none was asked for.
+
+        A number each, or (points,).
+        """
         return self._group("moment_")
 
     @property
-    def gradients(self) -> dict[str, dict[str, Array]]:
-        """Derivatives by parameter, then by variable; empty if none was asked for."""
-        found: dict[str, dict[str, Array]] = {}
+    def gradients(self) -> dict[str, dict[str, AnyArray]]:
+        """Derivatives by parameter, then by variable; empty if none was asked for.
+
+        Each has the shape of its variable.
+        """
+        found: dict[str, dict[str, AnyArray]] = {}
         for parameter in self.problem.options.gradients:
             end = f"_d_{parameter}"
             found[parameter] = {
@@ -239,32 +246,32 @@ class Solution:
         return found
 
     @property
-    def residual(self) -> Array:
-        """Sup-norm of the last sweep's change."""
+    def residual(self) -> AnyArray:
+        """Sup-norm of the last sweep's change: a number, or (points,)."""
         return self.arrays["residual"]
 
     @property
-    def error_bound(self) -> Array:
-        """Certified sup-norm error of the value."""
+    def error_bound(self) -> AnyArray:
+        """Certified sup-norm error of the value: a number, or (points,)."""
         return self.arrays["error_bound"]
 
     @property
-    def iterations(self) -> Array:
-        """Bellman sweeps made."""
+    def iterations(self) -> AnyArray:
+        """Bellman sweeps made: a number, or (points,)."""
         return self.arrays["iterations"]
 
     @property
-    def code(self) -> Array:
-        """The :class:`~.outcomes.Outcome`, as a number."""
+    def code(self) -> AnyArray:
+        """The :class:`~.outcomes.Outcome`, as a number, or (points,)."""
         return self.arrays["code"]
 
     @property
-    def status(self) -> Any:
+    def status(self) -> str | Numpy:
         """How it ended: ``solved``, ``inexact`` or ``failed``; not to be had inside a trace."""
         return word(self.code)
 
     @property
-    def message(self) -> Any:
+    def message(self) -> str | Numpy:
         """Why, in a sentence; empty when solved."""
         if self.messages is not None:
             return self.messages
@@ -288,10 +295,10 @@ class Solution:
             raise UsageError(f"there is no point {i}: the points are numbered from 0 to {n - 1}")
         one, own = jax.tree.map(lambda x: x[i], (self.arrays, self.parameters))
         messages = None if self.messages is None else str(self.messages[i])
-        seconds = None if self.seconds is None else float(self.seconds[i])
+        seconds = None if self.seconds is None else float(np.asarray(self.seconds)[i])
         return Solution(one, own, replace(self.problem, batched=False), messages, seconds)
 
-    def __getitem__(self, name: str) -> Array:
+    def __getitem__(self, name: str) -> AnyArray:
         """Return an array by the name it has in a store, or an output by its own name."""
         return self.arrays[name] if name in self.arrays else self.arrays[f"output_{name}"]
 
@@ -340,8 +347,8 @@ class Solution:
 
 def labelled(
     found: Any,
-    named: Iterable[tuple[str, tuple[str, ...], Array]],
-    numbers: Mapping[str, Array],
+    named: Iterable[tuple[str, tuple[str, ...], AnyArray]],
+    numbers: Mapping[str, AnyArray],
     batched: bool,
 ) -> xarray.Dataset:
     """Return an ``xarray.Dataset`` of a solution's or a distribution's arrays.
@@ -350,10 +357,10 @@ def labelled(
     ----------
     found : Solution or Distribution
         Its status, message and parameters go along.
-    named : iterable of (name, dims, array)
+    named : iterable of (name, dims, array (dims...) or (points, dims...))
         Without the axis of points in `dims`. What is named ``grid_<state>`` becomes that state's
         coordinate, unless it differs between points.
-    numbers : dict of str to array
+    numbers : dict of str to array () or (points,)
         One of each for a point.
     batched : bool
         Whether arrays have a leading axis of points.

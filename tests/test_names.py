@@ -125,6 +125,35 @@ def test_a_new_module_is_no_old_one(text: str) -> None:
     assert not old_modules().search(text)
 
 
+def aliases(root: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield module, name and value of every alias of a type that is one line of a module."""
+    for room in (*ROOMS, "scripts"):
+        for path in (root / room).rglob("*.py"):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                targets = (
+                    node.targets
+                    if isinstance(node, ast.Assign)
+                    else [getattr(node, "target", None)]
+                )
+                for target in targets:
+                    if isinstance(target, ast.Name) and (value := getattr(node, "value", None)):
+                        yield path.relative_to(root).as_posix(), target.id, ast.unparse(value)
+
+
+def test_an_array_is_annotated_as_what_it_is(root: Path) -> None:
+    """`Array` is JAX's, `Numpy` and `AnyArray` have one home; `Any` says nothing."""
+    found = list(aliases(root))
+    anything = {(module, name) for module, name, value in found if value == "Any"}
+    assert anything == {("solvers/numerics/fixed_point.py", "Tree")}  # no type can say that
+    homes = {
+        (module, name)
+        for module, name, value in found
+        if name in ("Numpy", "AnyArray") or value == "np.ndarray[Any, Any]"
+    }
+    home = "solvers/numerics/arrays.py"
+    assert homes == {(home, "Numpy"), (home, "AnyArray")}
+
+
 def test_no_folder_is_hard_to_overlook(root: Path) -> None:
     folders = {path.parent for room in ROOMS for path in (root / room).rglob("*.py")}
     many = {

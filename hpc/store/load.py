@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 
 from dpsolve.hpc.plan.design import POINT, point_label, point_parameters
@@ -36,8 +37,6 @@ from dpsolve.solvers.solve.result_dims import arrays_dims, shape_of
 
 from .buckets import StoredBucket
 from .store import Store, open_store
-
-Array = Any
 
 
 def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) -> Solution:

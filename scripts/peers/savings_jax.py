@@ -10,17 +10,15 @@ the expectation is one matrix product, and not a sum within the aggregator.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 __all__ = ["Household", "howard", "improvements", "optimistic", "sweeps", "value_iteration"]
-
-Array = Any
 
 
 @jax.tree_util.register_dataclass
@@ -80,7 +78,7 @@ def _expected(h: Household, policy: Array, v: Array) -> Array:
 def value_iteration(h: Household, tol: Array) -> tuple[Array, Array]:
     """Apply T until ``max|Tv − v| <= tol``; return the value and the number of sweeps."""
 
-    def step(carry: Array) -> Array:
+    def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         v, _, k = carry
         tv = _sweep(h, v)
         return tv, jnp.max(jnp.abs(tv - v)), k + 1
@@ -99,7 +97,7 @@ def howard(h: Household, tol: Array) -> tuple[Array, Array]:
             lambda v: v - h.beta * _expected(h, policy, v), _reward(h, policy), tol=tol
         )[0]
 
-    def step(carry: Array) -> Array:
+    def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         v, policy, _, k = carry
         better = _greedy(h, v)
         return evaluate(better), better, jnp.any(better != policy), k + 1
@@ -115,7 +113,7 @@ def howard(h: Household, tol: Array) -> tuple[Array, Array]:
 def optimistic(h: Household, tol: Array, steps: int = 50) -> tuple[Array, Array]:
     """Improve once and apply T_σ `steps` times, until ``max|v' − v| <= tol``."""
 
-    def step(carry: Array) -> Array:
+    def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         v, _, k = carry
         policy = _greedy(h, v)
         reward = _reward(h, policy)
@@ -148,6 +146,6 @@ def improvements(part: Household, v: Array, n: Array) -> Array:
     return _partly(part, v, n, step)
 
 
-def _partly(part: Household, v: Array, n: Array, step: Any) -> Array:
+def _partly(part: Household, v: Array, n: Array, step: Callable[[Array], Array]) -> Array:
     every = -(-part.a_next.size // part.a.size)
     return lax.fori_loop(0, n, lambda _, v: v.at[::every].set(step(v)), v)

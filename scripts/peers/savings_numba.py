@@ -6,10 +6,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["arrays", "sweep", "value_iteration"]
 
-Array = Any
+Array = NDArray[np.float64]
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS, STATES, MeshShape, make_mesh
 from dpsolve.solvers.model.factory_signature import Factory, signature
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.options import SolveOptions
 
@@ -79,9 +80,13 @@ def placed(
 
 
 def trimmed(
-    name: str, x: Any, dims: tuple[str, ...], partition: Partition | None, first: int = 1
-) -> Any:
-    """Drop the copies that made parts equal; `first` axes come before the array's own."""
+    name: str, x: AnyArray, dims: tuple[str, ...], partition: Partition | None, first: int = 1
+) -> AnyArray:
+    """Drop the copies that made parts equal.
+
+    Of an array (..., dims...) the axis of the state that is cut gets its own length again; `first`
+    axes come before the array's own.
+    """
     if partition is None or name.startswith("grid_") or partition.state not in dims:
         return x
     if partition.size % partition.parts == 0:
@@ -90,8 +95,8 @@ def trimmed(
     return np.asarray(x)[(slice(None),) * (first + dims.index(partition.state)) + (keep,)]
 
 
-def put(x: Any, mesh: Mesh, shape: MeshShape, where: PartitionSpec) -> Any:
-    """Put an array onto the devices of a mesh; each process puts what its own devices hold."""
+def put(x: Numpy, mesh: Mesh, shape: MeshShape, where: PartitionSpec) -> AnyArray:
+    """Put an array (...) onto the devices of a mesh; each process puts what its devices hold."""
     if shape.size == 1:
         return x
     x = np.asarray(x)

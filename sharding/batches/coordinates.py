@@ -12,8 +12,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from dpsolve.solvers.model.array_factory import named
 from dpsolve.solvers.model.factory_signature import Factory, build
-
-Numpy = np.ndarray[Any, Any]
+from dpsolve.solvers.numerics.arrays import Numpy
 
 
 def grids_of(made: Any) -> dict[str, Any]:
@@ -56,7 +55,7 @@ class TracedGrids:
         return {n for n, v in found if not hasattr(v, "val") and v in touched}
 
     def values(self) -> dict[str, Numpy]:
-        """Return the grids at parameters that are NaN: what none of them moves comes out right."""
+        """Return the grids (n,) at parameters that are NaN: what none of these moves is right."""
         nowhere = [np.nan for _ in self.parameters]
         if not self.names:
             return {}
@@ -74,7 +73,7 @@ def coordinates(
     fixed: Mapping[str, float],
     varying: Collection[str],
 ) -> tuple[dict[str, Numpy], set[str]]:
-    """Return the grids that no varying parameter moves, and the names of the others.
+    """Return the grids (n,) that no varying parameter moves, and the names of the others.
 
     Parameters
     ----------

@@ -29,6 +29,7 @@ from dpsolve.sharding.devices.threads import cores
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Signature, Sizes, signature
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, word
 from dpsolve.solvers.solve.one_device import check_sizes, explain
@@ -42,7 +43,6 @@ from .rounds import Rounds
 from .single_pass import SinglePass
 from .solving_order import START
 
-Numpy = np.ndarray[Any, Any]
 log = logging.getLogger("dpsolve")
 
 
@@ -110,7 +110,7 @@ class Batch:
         return cls(names, **{f.name: one(f.name) for f in fields(cls) if f.name != "variables"})
 
     def back_in_place(self, numbers: Numpy) -> Batch:
-        """Return the results in the order of the points' numbers, and starts by number."""
+        """Return the results in the order of `numbers` (points,), and starts by number."""
         if START not in self.variables:  # cold starts: the points were solved in their own order
             return self
         order, source = np.argsort(numbers), self.variables[START]

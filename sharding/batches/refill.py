@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from dpsolve.sharding.devices.threads import side_by_side
+from dpsolve.solvers.numerics.arrays import Numpy
 
 from .base import trimmed
 from .rounds import Rounds
 from .single_pass import SinglePass
 from .solving_order import STRAND, Start, strands
-
-Numpy = np.ndarray[Any, Any]
 
 # Lane-sweeps per lane that done lanes may be idle for while points wait. Beginning new points costs
 # about so many sweeps, where rewards are evaluated once and kept.
@@ -61,7 +60,7 @@ class Results:
     def put(
         self, which: Numpy, lanes: Numpy, arrays: Mapping[str, Any], compiled: Rounds | SinglePass
     ) -> None:
-        """Take the results of points `which` out of lanes `lanes`."""
+        """Take results of points `which` (done,) out of lanes `lanes` (done,) of (slots, ...)."""
         with self._lock:
             for name, whole in arrays.items():
                 x = trimmed(name, np.asarray(whole), compiled.dims[name], compiled.partition)

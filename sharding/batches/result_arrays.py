@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.methods.average import GAINS
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.outcomes import PER_POINT
 from dpsolve.solvers.solution import CERTIFICATE
 from dpsolve.solvers.solve.result_dims import differentiated
@@ -64,7 +64,7 @@ class Layout:
     """
 
     dims: dict[str, int]
-    coords: dict[str, np.ndarray[Any, Any]]
+    coords: dict[str, Numpy]
     variables: dict[str, Variable]
     default_keep: tuple[str, ...]
 
@@ -146,7 +146,7 @@ def _of_distribution(name: str) -> bool:
 
 
 def make_layout(
-    results: ResultShapes, coords: dict[str, np.ndarray[Any, Any]], depends: Collection[str]
+    results: ResultShapes, coords: dict[str, Numpy], depends: Collection[str]
 ) -> Layout:
     """Lay out what points give.
 

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS, STATES
@@ -37,14 +37,13 @@ from dpsolve.solvers.methods.discounted import SolveState
 from dpsolve.solvers.methods.loop import iterate
 from dpsolve.solvers.methods.warm_start import LaneMemory, judge, reached, remembered
 from dpsolve.solvers.model.factory_signature import build, signature
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.solve.gradients import gradients_of, read_point
 from dpsolve.solvers.solve.point import begin_point
 
 from .base import CompiledBatch, bytes_of, placed, put
 
-Array = Any
-Numpy = np.ndarray[Any, Any]
 LANES = "lanes"
 log = logging.getLogger("dpsolve")
 
@@ -52,7 +51,7 @@ log = logging.getLogger("dpsolve")
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Carry:
-    """What stays on the devices between rounds: every array begins with an axis of devices.
+    """What stays on the devices between rounds: arrays (devices, lanes, ...).
 
     Attributes
     ----------
@@ -144,7 +143,8 @@ class Rounds(CompiledBatch):
 
             def proceed(c: tuple[Any, Array, Array]) -> Array:
                 (run, _), idle, k = c
-                return run.running & (idle < patience) & (k < most)
+                running: Array = run.running
+                return running & (idle < patience) & (k < most)
 
             def sweep(c: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
                 (run, lane_memory), idle, k = c
@@ -239,7 +239,8 @@ class Rounds(CompiledBatch):
         kept, run = self.outline.results.run
         lane_memory = None
         if self.warm:
-            lane_memory = jax.eval_shape(lambda run: remembered(run, None, np.asarray(False)), run)
+            warm = jax.ShapeDtypeStruct((), bool)
+            lane_memory = jax.eval_shape(lambda run, warm: remembered(run, None, warm), run, warm)
         return Carry(kept, run, lane_memory)
 
     def _spec(self, shape: tuple[int, ...], dtype: Any, where: PartitionSpec) -> Any:
@@ -324,7 +325,7 @@ class Rounds(CompiledBatch):
         return np.asarray(found[:: self.shape.states].reshape(self.slots))
 
     def read(self, values: Mapping[str, Numpy], carry: Carry, done: Numpy) -> dict[str, Array]:
-        """Return every array of the lanes that are `done`; the others' are not worked out."""
+        """Return every array (slots, ...) of lanes that are `done`; others' are not worked out."""
         points = PartitionSpec(POINTS)
         found: dict[str, Array] = self._read(
             {k: self._put(values[k], points) for k in self.parameters},

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import numpy as np
+from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.solve.gradients import point_with_gradients
 
 from .base import CompiledBatch, bytes_of, placed, put
-
-Array = Any
-Numpy = np.ndarray[Any, Any]
 
 
 class SinglePass(CompiledBatch):
@@ -58,7 +57,17 @@ class SinglePass(CompiledBatch):
         self.compile()
         return bytes_of(self._compiled)
 
-    def solve(self, values: Mapping[str, Numpy], *, keep_axis: bool = True) -> dict[str, Array]:
+    @overload
+    def solve(self, values: Mapping[str, Numpy]) -> dict[str, AnyArray]: ...
+
+    @overload
+    def solve(
+        self, values: Mapping[str, Numpy], *, keep_axis: Literal[False]
+    ) -> dict[str, Array]: ...
+
+    def solve(
+        self, values: Mapping[str, Numpy], *, keep_axis: bool = True
+    ) -> dict[str, AnyArray] | dict[str, Array]:
         """Solve a batch.
 
         Parameters
@@ -75,10 +84,13 @@ class SinglePass(CompiledBatch):
         self.compile()
         if self.slots == 1:
             nowhere = PartitionSpec()
-            found = self._compiled(
+            found: dict[str, Array] = self._compiled(
                 {k: put(values[k][0], self.mesh, self.shape, nowhere) for k in self.parameters}
             )
-            return {k: np.asarray(x)[None] for k, x in found.items()} if keep_axis else found
+            if not keep_axis:
+                return found
+            fetched: dict[str, AnyArray] = {k: np.asarray(x)[None] for k, x in found.items()}
+            return fetched
         points = PartitionSpec(POINTS)
         out: dict[str, Array] = self._compiled(
             {k: put(values[k], self.mesh, self.shape, points) for k in self.parameters}

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-Numpy = np.ndarray[Any, Any]
+if TYPE_CHECKING:  # plans are made without JAX
+    from dpsolve.solvers.numerics.arrays import Numpy
+
 
 START = "start"
 """The variable that says where a point's solve began."""

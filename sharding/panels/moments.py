@@ -27,20 +27,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.sharding.devices.threads import in_order
 from dpsolve.solvers.distributions.moments import expanded, moments_of
 from dpsolve.solvers.distributions.solved_points import fixed_policy
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import STATISTIC, Model
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.simulation.agents import tally
 from dpsolve.solvers.simulation.streams import Keys
 from dpsolve.solvers.simulation.tables import PolicyTables
 from dpsolve.solvers.solution import Problem, Solution
 
-Array = Any
-Numpy = np.ndarray[Any, Any]
 Asked = str | Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 
 PIECE = 2**14  # agents followed together
@@ -52,8 +51,8 @@ CURVED = ("var", "sd", "gini")  # and quantiles: not linear in the distribution
 class MomentEstimate(NamedTuple):
     """A moment of a panel and its standard error: floats, or arrays (time,) with a horizon."""
 
-    value: Any
-    error: Any
+    value: float | Numpy
+    error: float | Numpy
 
 
 def estimates(
@@ -68,7 +67,7 @@ def estimates(
     periods: int,
     burn: int,
 ) -> dict[str, MomentEstimate]:
-    """MomentEstimate moments; see :meth:`.simulate.Panel.moments`."""
+    """Estimate moments, from cumulative masses (states,); see :meth:`.simulate.Panel.moments`."""
     horizon = model.horizon is not None
     moments = _Moments(solution, model, asked, periods if horizon else None)
     groups = min(agents, max(2, min(math.isqrt(agents), MOST_GROUPS)))

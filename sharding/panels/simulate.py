@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dpsolve.sharding.devices.threads import in_order
+from dpsolve.solvers.distributions.distribution import Distribution
 from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.solved_points import model_of
 from dpsolve.solvers.errors import ModelError, UsageError, did_you_mean
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.simulation.agents import panel
 from dpsolve.solvers.simulation.streams import PLACES, Keys, read_key
@@ -32,8 +35,6 @@ from .moments import Asked, MomentEstimate, estimates
 if TYPE_CHECKING:
     import xarray
 
-
-Numpy = np.ndarray[Any, Any]
 
 BLOCK_BYTES = 32 * 2**20  # of the recorded variables of a block; each device has one at a time
 MOST_BYTES = 4 * 2**30  # that to_xarray puts into memory
@@ -105,7 +106,7 @@ class Panel:
         return self._dataset(0, whole)
 
     def moments(self, asked: Asked = "moments") -> dict[str, MomentEstimate]:
-        """MomentEstimate moments from the panel, without holding it.
+        """Estimate moments from the panel, without holding it.
 
         Agents are counted by state, exactly; the moments are those of :meth:`Distribution.moments`
         under the shares of these counts, with the probabilities of shocks in each state (which
@@ -173,11 +174,11 @@ class Panel:
 
 def simulate(
     solution: Solution,
-    key: Any,
+    key: AnyArray | int,
     *,
     agents: int,
     periods: int,
-    initial: Any = "stationary",
+    initial: ArrayLike | Mapping[str, ArrayLike] | Distribution | None = "stationary",
     variables: Sequence[str] | str | None = None,
     burn: int = 0,
     block: int | None = None,
@@ -198,7 +199,7 @@ def simulate(
         An integer is a seed and stands for ``jax.random.key(seed)``.
     agents, periods : int
         Size of the panel; `periods` is at most the horizon, where there is one.
-    initial : "stationary", mapping, array or Distribution
+    initial : "stationary", mapping, array (states...) or Distribution
         Where agents are in the first period, as for :func:`dpsolve.path`. With a horizon it must
         be given.
     variables : str or list of str, optional

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from dpsolve.sharding.batches.rounds import Rounds
 from dpsolve.sharding.batches.single_pass import SinglePass
@@ -22,11 +23,9 @@ from dpsolve.sharding.devices.fit import iterates, make_partition
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.model.factory_signature import Factory
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.options import SolveOptions
-
-Array = Any
-Numpy = np.ndarray[Any, Any]
 
 UNTIL_DONE = 2**30
 NOT_KEPT = ("tv",)  # the next sweep makes it
@@ -68,7 +67,7 @@ class DeviceState:
     Attributes
     ----------
     box : StateBlock
-    arrays : dict of str to array
+    arrays : dict of str to array (states...)
         Over the box's states.
     numbers : dict of str to number
         The same on all devices.
@@ -152,7 +151,7 @@ class Stepwise:
         self.running = bool(_own(running).all())  # what waits here is the whole round
 
     def results(self) -> dict[str, Array]:
-        """Return every array of the result, with an axis of one point first."""
+        """Return every array of the result, (1, ...): with an axis of one point first."""
         return self._rounds.read(self._columns, self._carry, np.full(1, True))
 
     # -- to be left and taken up again ----------------------------------------------------------
@@ -236,7 +235,7 @@ class SinglePassSolve:
         return self._whole.compile()
 
     def results(self) -> dict[str, Array]:
-        """Return every array of the result."""
+        """Return every array of the result, without an axis of points."""
         return self._whole.solve(self._columns, keep_axis=False)
 
 
@@ -271,7 +270,7 @@ def pieces(
     Parameters
     ----------
     name : str
-    x : array
+    x : array (dims...), or (1, dims...)
         With or without an axis of one point first.
     dims : tuple of str
         Its own dimensions.

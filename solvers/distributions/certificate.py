@@ -23,9 +23,9 @@ taken to lose at most :math:`4 \sqrt{m}` units, four times what independent roun
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from dpsolve.solvers.numerics.krylov import bicgstab, richardson
 from dpsolve.solvers.numerics.partition import ALONE, Reductions
@@ -33,7 +33,6 @@ from dpsolve.solvers.numerics.tracing import EPS
 
 from .stationary_methods import Map
 
-Array = Any
 GOOD = 0.5  # of the slack: a better one would at most halve the bound
 TRIES = 250  # BiCGSTAB iterations at a time
 SMOOTHING = 20  # plain steps before them, which converge by themselves
@@ -45,7 +44,10 @@ def rounding(n: int) -> float:
 
 
 def slack(expect: Map, s: Array, h: Array, over: Reductions = ALONE) -> Array:
-    r"""Return :math:`\delta`, the least of :math:`h - Qh` that rounding leaves; -inf if none."""
+    r"""Return :math:`\delta`, the least of :math:`h - Qh` that rounding leaves; -inf if none.
+
+    The times `h` are an array (n,); `s` is a state's number, `expect` a function of arrays (n,).
+    """
     killed = jnp.where(over.numbers(h.shape[0]) == s, 0.0, h)
     ahead = expect(killed)
     least = over.min(h - ahead - rounding(h.shape[0]) * (h + ahead))

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
+from dpsolve.solvers.model.grids import Grid
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.outcomes import Outcome, sentence, word
 from dpsolve.solvers.solution import TIME, Problem, labelled
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     import xarray
 
 
-Array = Any
 # Numbers of a distribution, and what they are called beside those of the solution.
 NUMBERS = {
     "residual": "distribution_residual",
@@ -62,57 +64,57 @@ class Distribution:
         The states' values.
     """
 
-    arrays: dict[str, Array] = field(repr=False)
-    parameters: dict[str, Array]
-    policy_index: dict[str, Array] = field(repr=False)
-    grids: dict[str, Array] = field(repr=False)
+    arrays: Mapping[str, Array] = field(repr=False)
+    parameters: Mapping[str, AnyArray]
+    policy_index: Mapping[str, AnyArray] = field(repr=False)
+    grids: Mapping[str, AnyArray] = field(repr=False)
     problem: Problem | None = field(default=None, repr=False)
     is_path: bool = False
-    messages: Any = field(default=None, repr=False)
+    messages: str | Numpy | None = field(default=None, repr=False)
 
     @property
     def mass(self) -> Array:
-        """The distribution."""
+        """The distribution (states...), or (time, states...); of many points, (points, ...)."""
         return self.arrays["mass"]
 
     @property
     def residual(self) -> Array:
-        """L1 distance that one step moves it by."""
+        """L1 distance that one step moves it by: a number, or (points,)."""
         return self.arrays["residual"]
 
     @property
     def total(self) -> Array:
-        """Sum of the masses."""
+        """Sum of the masses: a number, or (points,)."""
         return self.arrays["total"]
 
     @property
     def smallest(self) -> Array:
-        """Smallest mass."""
+        """Smallest mass: a number, or (points,)."""
         return self.arrays["smallest"]
 
     @property
     def error_bound(self) -> Array:
-        """Certified L1 distance from the true distribution."""
+        """Certified L1 distance from the true distribution: a number, or (points,)."""
         return self.arrays["error_bound"]
 
     @property
     def applications(self) -> Array:
-        """Products with the chain that it took."""
+        """Products with the chain that it took: a number, or (points,)."""
         return self.arrays["applications"]
 
     @property
     def certificate(self) -> Array:
-        """Products with the chain that its certificate took."""
+        """Products with the chain that its certificate took: a number, or (points,)."""
         return self.arrays["certificate"]
 
     @property
     def period(self) -> Array:
-        """Period of the recurrent class."""
+        """Period of the recurrent class: a number, or (points,)."""
         return self.arrays["period"]
 
     @property
     def code(self) -> Array:
-        """The :class:`~.outcomes.Outcome`, as a number."""
+        """The :class:`~.outcomes.Outcome`, as a number, or (points,)."""
         return self.arrays["code"]
 
     @property
@@ -121,12 +123,12 @@ class Distribution:
         return self.problem is not None and self.problem.batched
 
     @property
-    def status(self) -> Any:
+    def status(self) -> str | Numpy:
         """How it ended: ``solved``, ``inexact`` or ``failed``; not to be had inside a trace."""
         return word(self.code)
 
     @property
-    def message(self) -> Any:
+    def message(self) -> str | Numpy:
         """Why, in a sentence; empty when there is nothing to say."""
         if self.messages is not None:
             return self.messages
@@ -169,7 +171,7 @@ class Distribution:
         a path), after ``point`` for many points. States' values are coordinates, or variables
         ``grid_<state>`` where they differ between points.
         """
-        named: list[tuple[str, tuple[str, ...], Array]] = [
+        named: list[tuple[str, tuple[str, ...], AnyArray]] = [
             (f"grid_{state}", (state,), values) for state, values in self.grids.items()
         ]
         if self.is_path:
@@ -194,8 +196,8 @@ class Distribution:
 
         Returns
         -------
-        dict of str to array
-            A number each, with the axes of points and of time if there are such. After the last
+        dict of str to array ()
+            A number each; (time,) for a path, and (points, ...) for many points. After the last
             period of a finite horizon nothing is chosen: there, all moments are NaN.
 
         Raises
@@ -203,13 +205,11 @@ class Distribution:
         UsageError
             If there is no moment of that name.
         """
-        from dpsolve.solvers.model.markov import Markov
-
         from .moments import moments_of
 
         if self.problem is None:
             (values,) = self.grids.values()
-            return moments_of(Markov(values, None), None, self.mass, asked)
+            return moments_of(Grid(values), None, self.mass, asked)
         problem = self.problem
         finite = horizon_of(problem, self.policy_index) is not None
 

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.model.grids import Grid, Integers
@@ -22,18 +24,19 @@ from dpsolve.solvers.solution import Solution
 from .solved_points import model_of
 from .stationary_derivatives import stationary_of
 
-Array = Any
 SUM_TOLERANCE = 1e-9
 WORDS = ("uniform", "stationary")
 
 
-def read_initial(initial: Any, model: Model | TabularModel) -> Array:
+def read_initial(
+    initial: ArrayLike | Mapping[str, ArrayLike], model: Model | TabularModel
+) -> Array:
     """Return a distribution over a model's states, float64 (states...).
 
     Parameters
     ----------
-    initial : array or mapping
-        An array over the states; or, by state name, a number (all mass at that value, shared
+    initial : array (states...) or mapping
+        An array (states...); or, by state name, a number (all mass at that value, shared
         between grid neighbours in proportion to nearness), an array (n,) of masses, ``"uniform"``
         or, for a Markov state, ``"stationary"``. The joint distribution is the product. Markov
         states may be left out and are then stationary; the others must be given.
@@ -129,7 +132,7 @@ def _at_value(what: str, name: str, spec: Grid | Integers | Markov, given: Any) 
 
 
 def check_masses(given: Any, shape: tuple[int, ...], what: str) -> Array:
-    """Return masses as float64, refused unless they are a distribution of a given shape.
+    """Return masses as float64 (states...), refused unless they are a distribution of that shape.
 
     Raises
     ------
@@ -162,7 +165,9 @@ def check_masses(given: Any, shape: tuple[int, ...], what: str) -> Array:
 
 
 def initial_of(solution: Solution, initial: Any) -> Array:
-    """Read an initial distribution, the same words or masses for every point.
+    """Read an initial distribution (states...), the same words or masses for every point.
+
+    With many points an axis of points comes first.
 
     Raises
     ------
@@ -177,7 +182,7 @@ def initial_of(solution: Solution, initial: Any) -> Array:
 
     if not problem.batched:
         return one(parameters)
-    masses = jax.jit(jax.vmap(one))(parameters)
+    masses: Array = jax.jit(jax.vmap(one))(parameters)
     if isinstance(masses, jax.core.Tracer):
         return masses
     wrong = np.flatnonzero(np.isnan(np.asarray(masses)).any(tuple(range(1, masses.ndim))))

@@ -32,9 +32,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import jax.numpy as jnp
+from jax import Array
 
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.model.arguments import bind
+from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import STATISTIC, Model
@@ -51,7 +53,6 @@ from dpsolve.solvers.operators.named_arrays import (
 )
 from dpsolve.solvers.operators.tabular import TabularPolicy
 
-Array = Any
 Asked = str | Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 USUAL = "moments"  # the word for the usual ones
 NOTHING = 1e-9  # a mean of so small a share of the largest value is the error of the masses
@@ -145,14 +146,18 @@ def expanded(model: Any, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def moments_of(
-    model: Model | TabularModel | Markov, fixed: PolicyOperator | None, mass: Array, asked: Asked
+    model: Model | TabularModel | Markov | Grid,
+    fixed: PolicyOperator | None,
+    mass: Array,
+    asked: Asked,
 ) -> dict[str, Array]:
     """Compute moments of a distribution; it may be traced.
 
     Parameters
     ----------
-    model : Model, TabularModel or Markov
-        At one parameter point. Of a chain, the only variable is ``state``.
+    model : Model, TabularModel, or Markov or Grid
+        At one parameter point. Of a chain (or the grid that it lives on), the only variable is
+        ``state``.
     fixed : PolicyOperator or None
         The policy; None for a chain.
     mass : array (states...)
@@ -163,8 +168,8 @@ def moments_of(
 
     Returns
     -------
-    dict of str to scalar array
-        By name.
+    dict of str to array ()
+        A number each, by name.
 
     Raises
     ------
@@ -263,7 +268,7 @@ def _law(model: Any, fixed: PolicyOperator | None, mass: Array) -> _Law:
             "action": NamedArray(fixed.action, ("state",)),
         }
     else:
-        env = {"state": NamedArray(jnp.asarray(cast("Markov", model).values), ("state",))}
+        env = {"state": NamedArray(jnp.asarray(cast("Markov | Grid", model).values), ("state",))}
     partition = None if fixed is None else fixed.partition
     return _Law(NamedArray(mass, ("state",)), env, ("state",), {}, partition)
 

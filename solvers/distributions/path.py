@@ -7,14 +7,15 @@ Markov states' own chains, in O(states x Markov states) and without a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.outcomes import Outcome
@@ -26,10 +27,12 @@ from .initial import initial_of
 from .recurrent_classes import NAMED
 from .solved_points import at_points, fixed_policy, horizon_of, states_of
 
-Array = Any
 
-
-def path(solution: Solution, initial: Any, periods: int | None = None) -> Distribution:
+def path(
+    solution: Solution,
+    initial: ArrayLike | Mapping[str, ArrayLike] | Distribution,
+    periods: int | None = None,
+) -> Distribution:
     """Push an initial distribution through time under a solution's policy.
 
     Parameters
@@ -38,8 +41,9 @@ def path(solution: Solution, initial: Any, periods: int | None = None) -> Distri
         Of a finite or an infinite horizon; with points, all start from the same words or masses.
     initial : mapping, array (states...) or Distribution
         At time 0. By state name: a number (all mass there, shared between the two grid points
-        around it), an array of masses, ``"uniform"``, or ``"stationary"`` for a Markov state, which
-        is also what a Markov state is that is left out. The joint distribution is the product.
+        around it), an array (n,) of masses, ``"uniform"``, or ``"stationary"`` for a Markov state,
+        which is also what a Markov state is that is left out. The joint distribution is the
+        product.
     periods : int, optional
         Steps. With a horizon, the policy of period t moves time t to t + 1, and the default is all
         periods.
@@ -134,7 +138,7 @@ def _described(mass: Array, code: Array, periods: int) -> dict[str, Array]:
 
 
 def pushed(expect: Callable[[Array], Array], mass: Array) -> Array:
-    """Move a distribution by one period: the transpose of an expectation."""
+    """Move a distribution (states...) by one period: the transpose of an expectation."""
     moved: Array = jax.linear_transpose(expect, mass)(mass)[0]
     return moved
 

@@ -20,14 +20,13 @@ itself meets every link: from the states of one level at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.partition import ALONE, Reductions
 
-Array = Any
 Map = Callable[[Array], Array]
 LINK = 1e-13  # a one-step probability below this is no link
 NAMED = 4  # recurrent classes looked for, so that a message can name them
@@ -85,7 +84,7 @@ def recurrent_classes(
         first = over.argmax(forward)
         return k + 1, covered | backward, states.at[k].set(first), made + more
 
-    begin = (
+    begin: tuple[Array, ...] = (
         jnp.int32(0),
         jnp.full(n, ~jnp.asarray(wanted)),
         jnp.full(NAMED, -1, jnp.int32),
@@ -113,9 +112,8 @@ def _recurrent(
         return forward, backward, onward, c[3] + made
 
     nothing = jnp.zeros(n, bool)
-    forward, backward, _, made = lax.while_loop(
-        lambda c: c[2] >= 0, step, (nothing, nothing, origin, jnp.int32(0))
-    )
+    begin: tuple[Array, ...] = (nothing, nothing, origin, jnp.int32(0))
+    forward, backward, _, made = lax.while_loop(lambda c: c[2] >= 0, step, begin)
     return forward, backward, made
 
 
@@ -136,7 +134,9 @@ def _reach(spread: Map, n: int, s: Array, over: Reductions) -> tuple[Array, Arra
 def period(
     push: Map, n: int, s: Array, wanted: Array | bool = True, over: Reductions = ALONE
 ) -> tuple[Array, Array]:
-    """Return the period of the class of a recurrent state, and the products made.
+    """Return the period of the class of a recurrent state, and the products made: two numbers.
+
+    `push` is a function of arrays (n,), `s` a state's number.
 
     The search stops as soon as the period can only be 1; `wanted` False gives 1 at once.
     """
@@ -153,7 +153,8 @@ def period(
         return k + 1, level, fresh, _common_divisor(divisor, gaps, over)
 
     here = (over.numbers(n) == s) & jnp.asarray(wanted)
-    begin = (jnp.int32(0), jnp.where(here, 0, -1).astype(jnp.int32), here, jnp.int32(0))
+    level = jnp.where(here, 0, -1).astype(jnp.int32)
+    begin: tuple[Array, ...] = (jnp.int32(0), level, here, jnp.int32(0))
     made, _, _, divisor = lax.while_loop(proceed, step, begin)
     return jnp.where(jnp.asarray(wanted), divisor, 1), made
 

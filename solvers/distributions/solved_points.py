@@ -9,18 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.factory_signature import build
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.solution import Problem, Solution
 
-Array = Any
 LANES_BYTES = 2**24  # that the points done side by side take together
 
 
@@ -42,9 +42,11 @@ def fixed_policy(
 
     Parameters
     ----------
-    problem, parameters, policy_index
+    problem, parameters
         Of a :class:`~dpsolve.Solution` with one point (under ``vmap``, of each point).
-    t : int array, optional
+    policy_index : dict of str to int array (states...)
+        The same solution's.
+    t : int, optional
         The period, with a horizon; `policy_index` is then that period's.
 
     Returns
@@ -62,15 +64,15 @@ def fixed_policy(
     return made, operator.at(operator.policy_of(index))
 
 
-def horizon_of(problem: Problem, policy_index: Mapping[str, Array]) -> int | None:
+def horizon_of(problem: Problem, policy_index: Mapping[str, AnyArray]) -> int | None:
     """Return the number of periods of a finite horizon, else None."""
     if dict(problem.dims)["value"][:1] != ("t",):
         return None
     return int(np.shape(next(iter(policy_index.values())))[1 if problem.batched else 0])
 
 
-def states_of(solution: Solution, what: str) -> dict[str, Array]:
-    """Return the states' values by name, in the model's order.
+def states_of(solution: Solution, what: str) -> dict[str, AnyArray]:
+    """Return the states' values (n,) by name, in the model's order; (points, n) of many points.
 
     Raises
     ------

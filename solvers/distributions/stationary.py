@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.grids import check_distribution
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.arrays import AnyArray, Sparse
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import STATIONARY_METHODS, canonical
 from dpsolve.solvers.solution import Problem, Solution
@@ -27,24 +30,22 @@ from .solved_points import at_points, fixed_policy, horizon_of, states_of
 from .stationary_derivatives import MAX_ITER, Stationary, stationary_of
 from .stationary_methods import DENSE_MOST
 
-Array = Any
-
 
 def stationary(
-    target: Any,
+    target: Solution | Markov | ArrayLike | Sparse,
     *,
     method: str = "auto",
     tol: float = 1e-8,
     max_iter: int = MAX_ITER,
-    initial: Any = None,
+    initial: ArrayLike | Mapping[str, ArrayLike] | Distribution | None = None,
 ) -> Distribution:
     r"""Find a stationary distribution, to a certified distance.
 
     Parameters
     ----------
-    target : Solution, Markov or square array
+    target : Solution, Markov, or array (n, n) dense or scipy sparse
         A solution of an infinite horizon (of many points, too), whose optimal policy moves the
-        states; a chain; or transition probabilities (n, n), row i from state i.
+        states; a chain; or transition probabilities, row i from state i.
     method : str
         ``auto``, ``plain`` (iteration), ``krylov`` (accelerated), ``arnoldi`` (eigenvector), and
         for small chains ``linear``, ``null`` (null space) or ``gth`` (elimination, accurate in
@@ -53,7 +54,7 @@ def stationary(
         Certified L1 distance :math:`\lVert\mu - \mu^*\rVert_1` to reach.
     max_iter : int
         Products with the chain at most; those of the certificate come on top.
-    initial : array, mapping or Distribution, optional
+    initial : array (states...), mapping or Distribution, optional
         Where the chain starts, as for :func:`dpsolve.path`. With several recurrent classes it
         decides what each of them gets; without it the mass is NaN then.
 
@@ -80,10 +81,9 @@ def stationary(
     options = _options(method, tol, max_iter)
     if isinstance(target, Solution):
         return _of_solution(target, options, initial)
-    values = None
     if isinstance(target, Markov):
-        values, target = target.values, target.transition_matrix
-    return _of_array(target, values, options, initial)
+        return _of_array(target.transition_matrix, target.values, options, initial)
+    return _of_array(target, None, options, initial)
 
 
 def _options(method: str, tol: float, max_iter: int) -> tuple[tuple[str, Any], ...]:
@@ -138,7 +138,7 @@ def _program(
 
 
 def _of_array(
-    given: Any, values: Any, options: tuple[tuple[str, Any], ...], initial: Any
+    given: Any, values: AnyArray | None, options: tuple[tuple[str, Any], ...], initial: Any
 ) -> Distribution:
     if isinstance(given, str | Model | TabularModel) or callable(given):
         raise ModelError("dp.stationary takes a solution: dp.stationary(dp.solve(model, params))")

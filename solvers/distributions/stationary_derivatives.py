@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE
@@ -33,7 +33,6 @@ from dpsolve.solvers.outcomes import Outcome
 from .stationary_methods import DENSE_MOST
 from .stationary_search import DENSE, invariant
 
-Array = Any
 Expect = Callable[[Array], Array]
 
 MAX_ITER = 100_000
@@ -97,7 +96,7 @@ def stationary_of(
     Parameters
     ----------
     expect : function
-        ``P f``, of an array over the states.
+        ``P f``, of an array (states...).
     shape : tuple of int
         Of the states.
     method : str
@@ -191,7 +190,7 @@ def respond(expect: Expect, mass: Array, b: Array, over: Reductions = ALONE) -> 
     Parameters
     ----------
     expect : function
-        ``P f``, of an array over the states.
+        ``P f``, of an array (states...).
     mass, b : array (states...)
         The stationary distribution, and the right-hand side.
     """
@@ -206,7 +205,8 @@ def _linear_solution(g: Callable[[Array], Array], b: Array, over: Reductions = A
         if b.size > DENSE_MOST or over != ALONE:
             return resolvent(lambda x: x - g(x), b, TANGENT, over)
         columns = jax.vmap(lambda e: g(e.reshape(b.shape)).ravel())(jnp.eye(b.size))
-        return dense.solve(columns.T, b.ravel()).reshape(b.shape)
+        x: Array = dense.solve(columns.T, b.ravel())
+        return x.reshape(b.shape)
 
     x: Array = lax.custom_linear_solve(g, b, solve, transpose_solve=solve)
     return x

@@ -35,18 +35,15 @@ steps; in a chain with period *d*, first the average of *d* of them, which remov
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics import dense
 from dpsolve.solvers.numerics.krylov import bicgstab
 from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.numerics.tracing import EPS
-
-Array = Any
 
 
 def matrix_of(expect: Map, n: int) -> Array:
@@ -55,7 +52,7 @@ def matrix_of(expect: Map, n: int) -> Array:
 
 
 def linear(p: Array) -> Array:
-    """Return the distribution by one linear solve; anything if it is not the only one."""
+    """Return the distribution (n,) of p (n, n) by a linear solve; anything if there are more."""
     n = p.shape[0]
     u = jnp.full(n, 1.0 / n)
     x: Array = dense.solve(jnp.eye(n) - p.T + u[:, None], u)
@@ -63,13 +60,13 @@ def linear(p: Array) -> Array:
 
 
 def null(p: Array) -> Array:
-    """Return the distribution as a null vector; anything if it is not the only one."""
-    x = dense.svd(jnp.eye(p.shape[0]) - p.T)[2][-1]
+    """Return the distribution (n,) of p (n, n) as a null vector; anything if there are more."""
+    x: Array = dense.svd(jnp.eye(p.shape[0]) - p.T)[2][-1]
     return x / jnp.sum(x)
 
 
 def gth(p: Array, anchor: Array, wanted: Array | bool = True) -> Array:
-    """Return the distribution by elimination without subtractions.
+    """Return the distribution (n,) by elimination without subtractions.
 
     Parameters
     ----------
@@ -98,7 +95,7 @@ def gth(p: Array, anchor: Array, wanted: Array | bool = True) -> Array:
         x = x.at[k].set(jnp.sum(jnp.where(here < k, x * a[:, k], 0.0)))
         return x / jnp.max(x)
 
-    x = lax.fori_loop(1, steps + 1, back, (here == 0).astype(jnp.float64))
+    x: Array = lax.fori_loop(1, steps + 1, back, (here == 0).astype(jnp.float64))
     return (x / jnp.sum(x))[order]
 
 
@@ -137,7 +134,8 @@ def plain(push: Map, n: int, over: Reductions = ALONE) -> Improve:
         def proceed(c: tuple[Array, ...]) -> Array:
             return (c[0] < jnp.minimum(budget, CHUNK)) & (c[2] > goal)
 
-        k, x, _ = lax.while_loop(proceed, step, (jnp.int32(0), x, jnp.asarray(jnp.inf)))
+        begin: tuple[Array, ...] = (jnp.int32(0), x, jnp.asarray(jnp.inf))
+        k, x, _ = lax.while_loop(proceed, step, begin)
         return x, k
 
     return improve
@@ -203,25 +201,26 @@ def arnoldi(push: Map, n: int, over: Reductions = ALONE) -> Improve:
         def proceed(c: tuple[Array, ...]) -> Array:
             return (c[0] + m + 1 <= budget) & (c[2] > goal) & (c[0] < 2 * RESTART)
 
-        k, x, _ = lax.while_loop(proceed, restart, (made + 1, start, start_gap))
+        begin: tuple[Array, ...] = (made + 1, start, start_gap)
+        k, x, _ = lax.while_loop(proceed, restart, begin)
         return x, k
 
     return improve
 
 
 def smoothed(push: Map, x: Array, steps: Array | int) -> tuple[Array, Array]:
-    """Make plain steps; return the last iterate, and the steps."""
+    """Make plain steps from `x` (n,); return the last iterate (n,), and the steps."""
     return lax.fori_loop(0, steps, lambda _, x: push(x), x), jnp.asarray(steps, jnp.int32)
 
 
 def averaged(push: Map, x: Array, cycle: Array) -> Array:
-    """Return the average of `cycle` iterates, the first of them `x` itself."""
+    """Return the average (n,) of `cycle` iterates, the first of them `x` itself."""
 
     def step(_: Array, c: tuple[Array, Array]) -> tuple[Array, Array]:
         x, total = push(c[0]), c[1]
         return x, total + x
 
-    _, total = lax.fori_loop(1, cycle, step, (x, x))
+    total: Array = lax.fori_loop(1, cycle, step, (x, x))[1]
     return total / jnp.maximum(cycle, 1)
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.numerics.tracing import EPS
@@ -39,8 +39,6 @@ from .stationary_methods import (
     plain,
     smoothed,
 )
-
-Array = Any
 
 DENSE = ("linear", "null", "gth")
 GTH_MOST = 128  # states up to which elimination costs no more than anything else

@@ -18,6 +18,7 @@ from dpsolve.solvers.model.factory_signature import signature, split
 from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE, Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.interpolation import corners, greatest_reached
@@ -25,8 +26,6 @@ from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE, PairTable
 from dpsolve.solvers.operators.named_arrays import NamedArray, aligned
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.operators.validation import no_choice, probability_rows, some_choice
-
-Array = Any
 
 
 def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
@@ -108,7 +107,7 @@ def _grids(model: Model) -> str:
     return ""
 
 
-def _blocks(grid_operator: GridOperator) -> Iterator[tuple[PairTable, Array]]:
+def _blocks(grid_operator: GridOperator) -> Iterator[tuple[PairTable, Numpy]]:
     """Yield the pairs, with the flattened choices they are about."""
     if grid_operator.kept is not None:
         n = grid_operator.kept_index()
@@ -126,7 +125,7 @@ def _blocks(grid_operator: GridOperator) -> Iterator[tuple[PairTable, Array]]:
 class _Place:
     """Words for a position in an array over states, choices and shocks."""
 
-    def __init__(self, grid_operator: GridOperator, choices: Array) -> None:
+    def __init__(self, grid_operator: GridOperator, choices: Numpy) -> None:
         self.grid_operator, self.choices = grid_operator, choices
 
     def of(self, at: Mapping[str, Any]) -> str:
@@ -345,7 +344,7 @@ def _diagnose_tabular(model: TabularModel, criterion: str) -> str:
     return _undiscounted(beta) if criterion == "average" else _constant_discount(beta)
 
 
-def _pair(model: TabularModel, at: Array) -> tuple[int, int]:
+def _pair(model: TabularModel, at: Numpy) -> tuple[int, int]:
     if model.state_index is None or model.action_index is None:
         return int(at[0]), int(at[1])
     return int(model.state_index[at[0]]), int(model.action_index[at[0]])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.extend.core import jaxprs_in_params
 
 from dpsolve.solvers.distributions.stationary_methods import DENSE_MOST
@@ -27,9 +28,6 @@ from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
-
-Array = Any
-
 
 LONG = 2**31
 """Pairs of a state and a choice above which a full sweep takes longer than to find the solution by

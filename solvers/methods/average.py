@@ -39,11 +39,10 @@ millionth of the span, :math:`d` is the policy's gain by state: it differs, and 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.krylov import bicgstab, richardson
 from dpsolve.solvers.numerics.partition import Reductions
@@ -54,7 +53,6 @@ from dpsolve.solvers.outcomes import Outcome
 
 from .stopping import LoopState, first_fault, nearly_done, share_left, stuck, verdict
 
-Array = Any
 GAINS = ("gain", "gain_lower", "gain_upper")
 PATIENCE = 4  # sweeps of value iteration after the first step that did not pay
 PAYS = 0.9  # an undamped sweep that leaves more of the span than that is followed by a damped one
@@ -71,9 +69,9 @@ class RelativeValue:
 
     Attributes
     ----------
-    value : array over the states
+    value : array (states...)
         Relative value, 0 at the first state.
-    policy : int32 array over the states
+    policy : int32 array (states...)
         Greedy policy of `value`; its own gain lies within the bounds, too.
     gain, gain_lower, gain_upper : float
         The gain and its certified bounds, which hold from every state.
@@ -133,7 +131,7 @@ class AverageState(LoopState):
 
 
 def begin(operator: BellmanOperator, live: Array | bool = True) -> AverageState:
-    """Look the model over and make ready for the first sweep."""
+    """Look the model over and make ready for the first sweep; a point that is not `live` fails."""
     survey = operator.survey()
     infinite, start = jnp.asarray(jnp.inf), operator.start()
     state = _State(

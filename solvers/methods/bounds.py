@@ -30,18 +30,17 @@ depth counts its additions; the bounds are widened by that error's whole geometr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.base import BellmanOperator, Survey
 
-Array = Any
 MOST_GROWTH = 5_000  # sweeps spent on looking for a weight function
+Growth = tuple[Array, Array, Array, Array | int]  # weights, their rate, last change, sweeps
 
 
 @jax.tree_util.register_dataclass
@@ -51,7 +50,7 @@ class Modulus:
 
     Attributes
     ----------
-    weight : array over the states, or the scalar 1
+    weight : array (states...), or the number 1
         The weight function.
     high, low : float
         The two rates; a `high` of 1 or more certifies nothing.
@@ -108,11 +107,11 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
         return Modulus(one, high, low, monotone, *beside)
 
     # A state-dependent discount: look for a weight function where single values reach 1.
-    def proceed(carry: tuple[Array, Array, Array, Array]) -> Array:
+    def proceed(carry: Growth) -> Array:
         _, _, change, k = carry
         return (k < MOST_GROWTH) & (change > 1e-3) & (high >= 1.0) & monotone
 
-    def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+    def step(carry: Growth) -> Growth:
         w, _, _, k = carry
         grown = operator.growth(w)
         change = over.max(jnp.abs(1.0 + grown - w)) / over.max(w)
@@ -125,7 +124,8 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
         )
 
     w0 = jnp.ones(operator.shape)
-    w, rate, _, _ = lax.while_loop(proceed, step, (w0, high, jnp.asarray(jnp.inf), 0))
+    begin: Growth = (w0, high, jnp.asarray(jnp.inf), 0)
+    w, rate, _, _ = lax.while_loop(proceed, step, begin)
     weighted = (high >= 1.0) & monotone
     return Modulus(
         jnp.where(weighted, w, 1.0),
@@ -137,7 +137,19 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
 
 
 def bounds(v: Array, tv: Array, modulus: Modulus, depth: int, over: Reductions = ALONE) -> Bounds:
-    """Bound the true value by what one sweep did to `v`."""
+    """Bound the true value by what one sweep did to `v`.
+
+    Parameters
+    ----------
+    v, tv : array (states...)
+        A value, and what the sweep made of it.
+    modulus : Modulus
+        The operator's.
+    depth : int
+        Additions that one entry of `tv` went through.
+    over : Reductions
+        Reductions over all states, of which arrays may hold a part.
+    """
     w, high, low = modulus.weight, modulus.high, modulus.low
     difference = (tv - v) / w
     top, bottom = over.max(difference), over.min(difference)

@@ -22,11 +22,10 @@ reached, or when the certified error has stopped falling; it says which.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.krylov import richardson
 from dpsolve.solvers.operators.base import BellmanOperator, Shortcut, Survey
@@ -36,7 +35,6 @@ from dpsolve.solvers.outcomes import Outcome
 from .bounds import Bounds, Modulus, bounds, modulus
 from .stopping import LoopState, first_fault, nearly_done, share_left, stuck, verdict
 
-Array = Any
 STALE = 60  # sweeps without a new smallest certified error, after which the loop gives up
 AHEAD = 0.3  # of the tolerance, to which a shortcut solves
 TOWARDS_OVERFLOW = 1e100  # values beyond it have diverged by themselves
@@ -51,9 +49,9 @@ class Fixpoint:
 
     Attributes
     ----------
-    value, lower, upper : array over the states
+    value, lower, upper : array (states...)
         Value and certified bounds.
-    policy : int32 array over the states
+    policy : int32 array (states...)
         Greedy policy of the last sweep; the operator translates it.
     residual, error_bound : float
         Bellman residual of the last sweep and certified sup-norm error of `value`.
@@ -200,7 +198,20 @@ def resume(
     code: Array | Outcome = Outcome.RUNNING,
     live: Array | bool = True,
 ) -> SolveState:
-    """Make ready for a sweep from any value."""
+    """Make ready for a sweep from any value.
+
+    Parameters
+    ----------
+    operator : BellmanOperator
+    rates : Modulus
+        How it damps constants.
+    value : array (states...)
+        What to start from.
+    code : int
+        An :class:`~.outcomes.Outcome`; anything but RUNNING ends the run before it begins.
+    live : bool
+        As for :func:`begin`.
+    """
     infinite = jnp.asarray(jnp.inf)
     state = _State(
         v=value,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import ALONE, Partition
@@ -22,8 +22,6 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
 from .stopping import first_fault
-
-Array = Any
 
 
 def backward(
@@ -37,7 +35,8 @@ def backward(
     Returns
     -------
     dict
-        As for an infinite horizon, with a leading axis ``t`` of length ``horizon``.
+        As for an infinite horizon, with a leading axis ``t`` of length ``horizon``: ``value``,
+        ``policy_<choice>`` and the like are arrays (t, states...).
     """
     horizon = int(model.horizon or 0)
     over = ALONE if partition is None else partition.reductions
@@ -107,7 +106,7 @@ def follow(
     Returns
     -------
     dict
-        ``value``, ``policy_<choice>`` and ``output_<name>``, with the leading axis ``t``; grids.
+        ``value``, ``policy_<choice>`` and ``output_<name>``, arrays (t, states...); grids (n,).
     """
     horizon = int(model.horizon or 0)
 

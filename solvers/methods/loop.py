@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.base import BellmanOperator
@@ -25,7 +25,6 @@ from . import average, discounted
 from .average import AverageState, RelativeValue
 from .discounted import Fixpoint, SolveState
 
-Array = Any
 Found = Fixpoint | RelativeValue
 
 

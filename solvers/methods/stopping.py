@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE
 from dpsolve.solvers.operators.base import Survey
@@ -19,7 +20,6 @@ from dpsolve.solvers.outcomes import Outcome
 
 from .bounds import Modulus
 
-Array = Any
 FEW_SWEEPS = 8  # below so many sweeps to go, plain value iteration is the cheapest way to end
 
 
@@ -31,13 +31,15 @@ class LoopState:
 
     @property
     def running(self) -> Array:
-        """Whether there is more to do."""
-        return self.state.code == Outcome.RUNNING
+        """Whether there is more to do: a bool, or one for each lane."""
+        code: Array = self.state.code
+        return code == Outcome.RUNNING
 
     @property
     def sweeps(self) -> Array:
-        """Sweeps made."""
-        return self.state.k
+        """Sweeps made: a whole number, or one for each lane."""
+        k: Array = self.state.k
+        return k
 
 
 def first_fault(survey: Survey, rates: Modulus | None) -> Array:
@@ -61,7 +63,7 @@ def first_fault(survey: Survey, rates: Modulus | None) -> Array:
         (Outcome.OFF_GRID, ~(survey.gap <= 0.0)),
         (Outcome.DISCOUNT, ill_posed),
     )
-    code = jnp.int32(Outcome.RUNNING)
+    code: Array = jnp.int32(Outcome.RUNNING)
     for outcome, found in reversed(faults):
         code = jnp.where(found, jnp.int32(outcome), code)
     return code
@@ -78,7 +80,7 @@ def verdict(
     """Return how the loop ends at its k-th sweep, or RUNNING.
 
     `given_up` is the code of a loop that gets no further, `unsound` that of a sweep whose result is
-    no number; else they are RUNNING, too.
+    no number; else they are RUNNING, too. All are numbers of one point.
     """
     running = jnp.int32(Outcome.RUNNING)
     code = jnp.where(k >= options.max_iter, jnp.int32(Outcome.MAX_ITER), running)

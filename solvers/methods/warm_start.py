@@ -16,17 +16,15 @@ again, cold, and has lost that one sweep.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.operators.base import BellmanOperator
 
 from .discounted import SolveState, finish, resume
 
-Array = Any
 WORTH = 0.5  # of a cold start's first certified error, above which a start is dropped
 
 
@@ -37,7 +35,7 @@ class LaneMemory:
 
     Attributes
     ----------
-    before : array over the states
+    before : array (states...)
         The value of the point before the last one.
     cold : float
         Certified error after the first sweep of the latest cold start; infinite while one is due.
@@ -51,7 +49,7 @@ class LaneMemory:
 
 
 def reached(run: SolveState, lane_memory: LaneMemory, reach: Array) -> Array:
-    """Return the value to start from, NaN where there is none.
+    """Return the value (states...) to start from, NaN where there is none.
 
     Parameters
     ----------

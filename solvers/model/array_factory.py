@@ -24,13 +24,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.outcomes import RECORDS, Outcome
 
 from .factory_signature import Factory, Sizes, build, look_over, signature
 
-Array = Any
 Dims = tuple[str, ...]
 Shapes = dict[str, tuple[Dims, jax.ShapeDtypeStruct]]
 
@@ -47,7 +47,7 @@ def no_model(factory: Factory, made: Any) -> ModelError:
 
 
 def named(made: Mapping[str, Any]) -> Iterator[tuple[str, Dims, Array]]:
-    """Yield each array with its dimensions, without the records and the requirements.
+    """Yield name, dimensions and array (dims...), without the records and the requirements.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def own_dims(made: Mapping[str, Any]) -> dict[str, Dims]:
 
 
 def own_arrays(made: Mapping[str, Any], live: Array, tol: float) -> dict[str, Array]:
-    """Return each array and the records of the point."""
+    """Return each array (dims...) and the records of the point, a number each."""
     for name in TAKEN:
         if name in made:
             raise ModelError(

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
-Array = Any
 Outside = Literal["error", "clip", "extrapolate"]
 
 
-def vector(values: Any, what: str) -> Array:
-    """Return `values` as a non-empty one-dimensional float64 or integer array."""
+def vector(values: ArrayLike, what: str) -> AnyArray:
+    """Return `values` as a non-empty float64 or integer array (n,)."""
     if isinstance(values, list | tuple) and not is_concrete(*values):
         values = jnp.stack([jnp.asarray(v) for v in values])
     array = np.asarray(values) if is_concrete(values) else jnp.asarray(values)
@@ -54,9 +56,9 @@ class Grid:
         finding a point's segment cheap.
     """
 
-    values: Array
+    values: AnyArray
     outside: Outside = "error"
-    span: tuple[Any, Any, float] | None = None
+    span: tuple[Array | float, Array | float, float] | None = None
 
     @property
     def size(self) -> int:
@@ -72,7 +74,7 @@ class Integers:
     hi: int
 
     @property
-    def values(self) -> Array:
+    def values(self) -> Numpy:
         """The members, int64 (n,)."""
         return np.arange(self.lo, self.hi + 1)
 
@@ -94,13 +96,28 @@ class Iid:
         Probability of each value; a function takes named states and choices and returns (n,).
     """
 
-    values: Array
-    probs: Array | Callable[..., Array]
+    values: AnyArray
+    probs: AnyArray | Callable[..., Any]
 
     @property
     def size(self) -> int:
         """Number of values."""
         return int(self.values.shape[0])
+
+
+@overload
+def grid(lo: ArrayLike, *, outside: Outside = "error") -> Grid: ...
+
+
+@overload
+def grid(
+    lo: Array | float,
+    hi: Array | float,
+    n: int,
+    curve: float = 1.0,
+    *,
+    outside: Outside = "error",
+) -> Grid: ...
 
 
 def grid(
@@ -111,8 +128,8 @@ def grid(
     Parameters
     ----------
     lo, hi : float
-        First and last point; they may depend on the model's parameters. With `lo` an array and
-        nothing else, the array holds the points.
+        First and last point; they may depend on the model's parameters. With `lo` an array (n,)
+        and nothing else, the array holds the points.
     n : int
         Number of points (static).
     curve : float
@@ -168,7 +185,7 @@ def integers(lo: int, hi: int) -> Integers:
     return Integers(int(lo), int(hi))
 
 
-def iid(values: Any, probs: Any) -> Iid:
+def iid(values: ArrayLike, probs: ArrayLike | Callable[..., Any]) -> Iid:
     """Make a shock that is drawn independently each period.
 
     Parameters
@@ -194,7 +211,7 @@ def iid(values: Any, probs: Any) -> Iid:
     return Iid(values, probs)
 
 
-def check_distribution(p: np.ndarray[Any, Any], what: str) -> None:
+def check_distribution(p: Numpy, what: str) -> None:
     """Refuse concrete probabilities (…, n) that are negative or do not sum to one."""
     rows = p.reshape(-1, p.shape[-1])
     gap = np.abs(rows.sum(1) - 1.0)

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jax import Array
 from jax.scipy.special import ndtr as traced_ndtr
+from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
 from .grids import check_distribution, vector
-
-Array = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,8 @@ class Markov:
         Row i holds the probabilities of the next value, given value i now.
     """
 
-    values: Array
-    transition_matrix: Array
+    values: AnyArray
+    transition_matrix: AnyArray
 
     @property
     def size(self) -> int:
@@ -45,8 +46,15 @@ class Markov:
         return int(self.values.shape[0])
 
 
-def markov(values: Any, transition_matrix: Any) -> Markov:
-    """Make a Markov chain from its values (n,) and its transition matrix (n, n).
+def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
+    """Make a Markov chain from its values and its transition matrix.
+
+    Parameters
+    ----------
+    values : array (n,)
+        What the state can be.
+    transition_matrix : array (n, n)
+        Row i holds the probabilities of the next value, given value i now.
 
     Raises
     ------
@@ -66,7 +74,9 @@ def markov(values: Any, transition_matrix: Any) -> Markov:
     return Markov(values, p)
 
 
-def rouwenhorst(n: int, rho: Any, sigma: Any, mu: Any = 0.0) -> Markov:
+def rouwenhorst(
+    n: int, rho: Array | float, sigma: Array | float, mu: Array | float = 0.0
+) -> Markov:
     """Approximate an AR(1) by Rouwenhorst's method.
 
     Parameters
@@ -79,6 +89,11 @@ def rouwenhorst(n: int, rho: Any, sigma: Any, mu: Any = 0.0) -> Markov:
         Standard deviation of the innovation.
     mu : float
         Constant of the process; its mean is ``mu / (1 - rho)``.
+
+    Returns
+    -------
+    Markov
+        Values (n,), evenly spaced around the mean, and transition matrix (n, n).
     """
     _check_ar1("rouwenhorst", n, rho, sigma)
     xp = namespace(rho, sigma, mu)
@@ -99,7 +114,13 @@ def rouwenhorst(n: int, rho: Any, sigma: Any, mu: Any = 0.0) -> Markov:
     return Markov(values, matrix)
 
 
-def tauchen(n: int, rho: Any, sigma: Any, mu: Any = 0.0, width: float = 3.0) -> Markov:
+def tauchen(
+    n: int,
+    rho: Array | float,
+    sigma: Array | float,
+    mu: Array | float = 0.0,
+    width: float = 3.0,
+) -> Markov:
     """Approximate an AR(1) by Tauchen's method.
 
     Parameters
@@ -110,6 +131,11 @@ def tauchen(n: int, rho: Any, sigma: Any, mu: Any = 0.0, width: float = 3.0) -> 
         As for :func:`rouwenhorst`.
     width : float
         The grid reaches this many stationary standard deviations to each side of the mean.
+
+    Returns
+    -------
+    Markov
+        As :func:`rouwenhorst` returns it.
     """
     _check_ar1("tauchen", n, rho, sigma)
     xp = namespace(rho, sigma, mu)

@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy, Sparse
 from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .grids import check_distribution
-
-Array = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,7 @@ class TabularModel:
     ----------
     reward : array (states, actions) or (pairs,)
         Expected reward; -inf where infeasible.
-    transition : array (states, actions, states), or (pairs, states) dense or ``BCOO``
+    transition : array (states, actions, states), or (pairs, states) dense or SparseRows
         Probabilities of the next state.
     discount : float
         Discount factor.
@@ -35,11 +36,11 @@ class TabularModel:
         Sizes; the dimensions are named ``state`` and ``action``.
     """
 
-    reward: Array
-    transition: Any
-    discount: Any
-    state_index: np.ndarray[Any, Any] | None
-    action_index: np.ndarray[Any, Any] | None
+    reward: AnyArray
+    transition: AnyArray | SparseRows
+    discount: Array | float
+    state_index: Numpy | None
+    action_index: Numpy | None
     n_states: int
     n_actions: int
 
@@ -70,14 +71,14 @@ class SparseRows:
         Of the matrix.
     """
 
-    columns: Any
-    values: Any
-    rows: Any
+    columns: AnyArray
+    values: AnyArray
+    rows: Numpy | None
     shape: tuple[int, int]
 
     @classmethod
-    def from_scipy(cls, matrix: Any) -> SparseRows:
-        """Convert any scipy sparse matrix or array."""
+    def from_scipy(cls, matrix: Sparse) -> SparseRows:
+        """Convert any scipy sparse matrix or array (rows, columns)."""
         csr = matrix.tocsr()
         csr.sum_duplicates()
         counts = np.diff(csr.indptr)
@@ -94,7 +95,7 @@ class SparseRows:
         return cls(columns, values, None, csr.shape)
 
     def __matmul__(self, v: Array) -> Array:
-        """Multiply by a vector (columns,)."""
+        """Multiply by a vector (columns,); return (rows,)."""
         entries = jnp.asarray(self.values) * v[jnp.asarray(self.columns)]
         if self.rows is None:
             return entries.sum(-1)
@@ -111,12 +112,12 @@ class SparseRows:
 
 
 def mdp(
-    R: Any,
-    P: Any,
-    beta: Any,
+    R: ArrayLike,
+    P: ArrayLike | Sparse,
+    beta: Array | float,
     *,
-    states: Any = None,
-    actions: Any = None,
+    states: ArrayLike | None = None,
+    actions: ArrayLike | None = None,
 ) -> TabularModel:
     """Make a model from arrays.
 
@@ -156,7 +157,7 @@ def mdp(
     return _pair_form(R, P, beta, states, actions, sparse)
 
 
-def _as_array(x: Any) -> Any:
+def _as_array(x: Any) -> AnyArray:
     return np.asarray(x, np.float64) if is_concrete(x) else jnp.asarray(x, jnp.float64)
 
 

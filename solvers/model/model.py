@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jax import Array
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.numerics.tracing import is_concrete
@@ -28,9 +29,6 @@ from .arguments import bind
 from .grids import Grid, Iid, Integers, vector
 from .markov import Markov
 from .post_decision import read_post
-
-Array = Any
-
 
 State = Grid | Integers | Markov
 Choice = Grid | Integers
@@ -120,7 +118,7 @@ class Model:
     states: Mapping[str, Any]
     choices: Mapping[str, Any]
     reward: Any
-    discount: Any
+    discount: Array | float | Callable[..., Any]
     transition: Mapping[str, Rule] = field(default_factory=dict)
     feasible: Callable[..., Any] | None = None
     shocks: Mapping[str, Iid] = field(default_factory=dict)

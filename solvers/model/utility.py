@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
 
 LEAST_LOG = -800.0  # below the logarithm of any positive number
 
 
-def crra(consumption: Any, gamma: Any) -> jax.Array:
+def crra(consumption: ArrayLike, gamma: ArrayLike) -> Array:
     r"""Return the utility of constant relative risk aversion, ``c**(1-gamma)/(1-gamma)``.
 
     Parameters
     ----------
-    consumption : float or array
+    consumption : float or array (...)
         Positive consumption; the result is -inf at zero and NaN below when ``gamma >= 1``.
     gamma : float
         Relative risk aversion; at 1 the utility is ``log(c)``.
+
+    Returns
+    -------
+    array (...)
+        Of the shape of `consumption`.
     """
     # Choices between arrays would be clearer. But sums, products and maxima are what XLA fuses with
     # the maximum over choices that follows, and evaluates by vectors: three times as fast.

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.custom_batching import sequential_vmap
 
-Array = Any
-
+Result = TypeVar("Result")
 
 # Seen with jaxlib 0.10.2, every time: the program of tests/solvers/test_dense.py, with
 # `jnp.linalg.solve` in place of `solve`. No report of the hang is known upstream. Two are of the
@@ -30,24 +30,26 @@ Array = Any
 # on the oldest jaxlib that pyproject allows, this module and `arrays.POOLED` can go.
 
 
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+def _one_by_one(function: Callable[..., Result]) -> Callable[..., Result]:
     looped = sequential_vmap(function)
 
     @wraps(function)
-    def call(*arrays: Array) -> Any:
-        return (looped if jax.default_backend() == "cpu" else function)(*arrays)
+    def call(*arrays: Array) -> Result:
+        mapped: Callable[..., Result] = looped if jax.default_backend() == "cpu" else function
+        return mapped(*arrays)
 
     return call
 
 
 @_one_by_one
 def solve(a: Array, b: Array) -> Array:
-    """Solve ``a x = b`` by Gaussian elimination, for a (n, n) and b (n,)."""
-    return jnp.linalg.solve(a, b)
+    """Solve ``a x = b`` by Gaussian elimination, for a (n, n) and b (n,); return x (n,)."""
+    x: Array = jnp.linalg.solve(a, b)
+    return x
 
 
 @_one_by_one
 def svd(a: Array) -> tuple[Array, Array, Array]:
-    """Return the singular value decomposition of a matrix, ``u, s, vh``."""
+    """Return the singular value decomposition of a (m, n): u (m, m), s (min(m, n),), vh (n, n)."""
     u, s, vh = jnp.linalg.svd(a)
     return u, s, vh

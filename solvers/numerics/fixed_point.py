@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import gmres
 
@@ -32,8 +32,7 @@ from dpsolve.solvers.errors import ModelError
 
 from . import dense
 
-Array = Any
-Tree = Any
+Tree = Any  # an array (...), or a pytree of arrays: no type can say that
 
 DENSE = 512  # unknowns whose Jacobian is built and factorised
 TOLERANCE = 1e-12  # of a derivative's residual, relative to its right-hand side, by GMRES
@@ -50,12 +49,12 @@ def implicit(condition: Callable[[Tree], Tree], x: Tree) -> Tree:
         Of an array (or a pytree of arrays) of the shape of `x`, to one of the same shape. What it
         closes over, such as a factory's parameters, is what `x` is differentiated by. For a
         maximum pass the slope, ``jax.grad(objective)``.
-    x : array or pytree
+    x : array (...) or pytree
         The solution, from any loop. That its own computation depends on parameters is ignored.
 
     Returns
     -------
-    array or pytree
+    array (...) or pytree
         As `x`.
 
     Raises
@@ -91,7 +90,7 @@ def fixed_point(
     step : function
         Of an array (or a pytree of arrays), to one of the same shape. It may close over traced
         parameters.
-    start : array or pytree
+    start : array (...) or pytree
         Where to begin. The fixed point is taken not to depend on it.
     tol : float
         Largest change in one step, relative to the largest entry of `x` (or to 1), to stop at.
@@ -102,9 +101,9 @@ def fixed_point(
 
     Returns
     -------
-    array or pytree
-        The last iterate; NaN if `tol` was not reached in `max_iter` steps. With `steps`, the
-        iterate after so many.
+    array (...) or pytree
+        The last iterate, of the shape of `start`; NaN if `tol` was not reached in `max_iter`
+        steps. With `steps`, the iterate after so many.
 
     Raises
     ------

@@ -8,15 +8,12 @@ that is no better than the start, returns the start, which is a step of value it
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from .partition import ALONE, Reductions
 from .tracing import EPS
-
-Array = Any
 
 
 def bicgstab(
@@ -34,9 +31,9 @@ def bicgstab(
     Parameters
     ----------
     apply : function
-        ``L``.
-    b, x0 : array
-        Right-hand side and start.
+        ``L``, from arrays (...) to arrays (...).
+    b, x0 : array (...)
+        Right-hand side and start, of one shape.
     tol : float
         Sup-norm of the residual to reach.
     max_iter : int
@@ -51,7 +48,7 @@ def bicgstab(
 
     Returns
     -------
-    x : array
+    x : array (...)
         The last iterate, or `x0` if that is no worse.
     iterations : int
         How many were made.
@@ -94,7 +91,7 @@ def bicgstab(
 
     zero = jnp.zeros_like(r0)
     start = norm(r0)
-    carry = (jnp.int32(0), start, x0, r0, zero, zero, one, one, one)
+    carry: tuple[Array, ...] = (jnp.int32(0), start, x0, r0, zero, zero, one, one, one)
     k, _, x, *_ = lax.while_loop(proceed, step, carry)
     # The recursive residual drifts from the true one; keep the result only if it is truly better.
     improved = norm(b - operator(x)) < start
@@ -102,8 +99,9 @@ def bicgstab(
 
 
 def richardson(apply: Callable[[Array], Array], b: Array, x0: Array, steps: Array) -> Array:
-    r"""Apply :math:`x \mapsto b + L x` a number of times (0 returns `x0`)."""
-    return lax.fori_loop(0, steps, lambda _, x: b + apply(x), x0)
+    r"""Apply :math:`x \mapsto b + L x`, for arrays (...), a number of times (0 returns `x0`)."""
+    x: Array = lax.fori_loop(0, steps, lambda _, x: b + apply(x), x0)
+    return x
 
 
 ROUNDS = 60  # restarts of the robust solve
@@ -113,7 +111,7 @@ SMOOTHING = 20  # plain steps between two of them
 def resolvent(
     apply: Callable[[Array], Array], b: Array, tol: float, over: Reductions = ALONE
 ) -> Array:
-    r"""Solve :math:`x - L x = b` for any right-hand side, or return NaN.
+    r"""Solve :math:`x - L x = b` for any right-hand side (...), or return NaN.
 
     A right-hand side with few non-zeros can break BiCGSTAB down. So it is restarted, after plain
     steps, which converge by themselves and fill in the zeros, until the residual is within `tol`

@@ -18,17 +18,15 @@ so is the mean; ``largest`` shows it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.errors import UsageError
 
 from .summation import pairwise_sum
-
-Array = Any
 
 LEAF = 2**13  # draws that are reduced together; another size is another order of summation
 ROW = 2**10  # of them, draws that exist at a time
@@ -39,11 +37,11 @@ class Estimate(NamedTuple):
 
     Attributes
     ----------
-    mean : array
-        Of all draws.
-    standard_error : array
+    mean : array (...)
+        Of all draws; of the shape of one.
+    standard_error : array (...)
         Of the mean.
-    largest : array
+    largest : array (...)
         Share of the sum of absolute values that the largest draw alone makes up. Near ``1 / draws``
         all is well; where it is several percent, neither the mean nor its error can be trusted.
     """
@@ -54,21 +52,21 @@ class Estimate(NamedTuple):
 
 
 class _Leaf(NamedTuple):
-    count: Array
+    draws: Array
     total: Array
     squares: Array  # sum of squared deviations from the leaf's mean
     absolute: Array  # sum of absolute values
     top: Array  # largest absolute value
 
 
-def monte_carlo(draw: Callable[[Array], Array], key: Any, draws: int) -> Estimate:
+def monte_carlo(draw: Callable[[Array], Array], key: Array | int, draws: int) -> Estimate:
     """Average a random quantity over independent draws.
 
     Parameters
     ----------
     draw : function
-        Of one key, made by ``jax.random``, to a number or an array: one draw. It may close over
-        traced parameters; the draws are then the same ones at each parameter value.
+        Of one key, made by ``jax.random``, to a number or an array (...): one draw. It may close
+        over traced parameters; the draws are then the same ones at each parameter value.
     key : key or int
         ``jax.random.key(seed)``, or the seed.
     draws : int
@@ -123,7 +121,7 @@ def _sum(x: Array) -> Array:
 
 def _together(leaves: _Leaf, draws: int) -> Estimate:
     mean = pairwise_sum(leaves.total) / draws
-    between = lax.map(lambda leaf: leaf.count * (leaf.total / leaf.count - mean) ** 2, leaves)
+    between = lax.map(lambda leaf: leaf.draws * (leaf.total / leaf.draws - mean) ** 2, leaves)
     squares = pairwise_sum(leaves.squares) + pairwise_sum(between)
     varies = squares > 0.0  # the root's derivative is infinite at 0
     error = jnp.where(varies, jnp.sqrt(jnp.where(varies, squares, 1.0)), 0.0)

@@ -1,6 +1,6 @@
 r"""One axis of states in equal parts over devices, and reductions over all of them.
 
-Inside ``jax.shard_map`` every array over the states is a device's own part of it. Only two things
+Inside ``jax.shard_map`` every array (states...) is a device's own part of it. Only two things
 reach beyond: a lookup of next states, which may lie in anybody's part (:meth:`Partition.gather`, or
 :meth:`Partition.ring` and :meth:`Partition.rows` where the whole would take too much memory), and a
 maximum or a sum over all states (:class:`Reductions`). Nothing else in this room knows that there
@@ -16,17 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
-
-Array = Any
+from jax import Array, lax
 
 
 @dataclass(frozen=True)
 class Reductions:
     """Reductions over all states: a device's own, and then over the devices of a mesh axis.
+
+    Of an array of any shape (its part of the states, whatever their axes) the result is one number,
+    the same on all devices; :meth:`add`, :meth:`together` and :meth:`numbers` say what they return.
 
     Attributes
     ----------
@@ -66,18 +66,19 @@ class Reductions:
         every = jnp.all(x)
         if self.axis is None:
             return every
-        return lax.pmin(every.astype(jnp.int32), self.axis) > 0
+        everywhere: Array = lax.pmin(every.astype(jnp.int32), self.axis) > 0
+        return everywhere
 
     def any(self, x: Array) -> Array:
         """Tell whether an entry is true."""
         return ~self.all(~x)
 
     def add(self, x: Array) -> Array:
-        """Return the sum of the devices' arrays, entry by entry."""
+        """Return the sum of the devices' arrays (...), entry by entry (...)."""
         return x if self.axis is None else lax.psum(x, self.axis)
 
     def together(self, x: Array) -> Array:
-        """Put the devices' arrays one after the other."""
+        """Put the devices' arrays (n, ...) one after the other (devices * n, ...)."""
         return x if self.axis is None else lax.all_gather(x, self.axis, tiled=True)
 
     def least(self, x: Array) -> Array:
@@ -86,12 +87,12 @@ class Reductions:
         return least if self.axis is None else lax.pmin(least, self.axis)
 
     def numbers(self, n: int) -> Array:
-        """Return the numbers of this device's n states, counted over all devices."""
+        """Return the numbers (n,) of this device's n states, counted over all devices."""
         own = jnp.arange(n, dtype=jnp.int32)
         return own if self.axis is None else own + lax.axis_index(self.axis).astype(jnp.int32) * n
 
     def argmax(self, x: Array) -> Array:
-        """Return the number of the first greatest entry."""
+        """Return the number of the first greatest entry of an array (n,)."""
         if self.axis is None:
             return jnp.argmax(x).astype(jnp.int32)
         greatest = x == lax.pmax(jnp.max(x), self.axis)
@@ -99,7 +100,7 @@ class Reductions:
         return self.least(jnp.where(greatest, self.numbers(x.shape[0]), none)).astype(jnp.int32)
 
     def entry(self, x: Array, number: Array) -> Array:
-        """Return the entry of a numbered state."""
+        """Return the entry of a numbered state, of an array (n,)."""
         return self.sum(jnp.where(self.numbers(x.shape[0]) == number, x, 0))
 
     def mean(self, x: Array) -> Array:
@@ -143,12 +144,15 @@ class Partition:
         return Reductions(self.axis)
 
     def index(self) -> Array:
-        """Return the positions on the grid of this device's members."""
+        """Return the positions (width,) on the grid of this device's members."""
         first = lax.axis_index(self.axis) * self.width
         return jnp.minimum(first + jnp.arange(self.width), self.size - 1).astype(jnp.int32)
 
     def part(self, x: Array, axis: int) -> Array:
-        """Return this device's part of an array of masses; copies of a state have none."""
+        """Return this device's part of masses (..., size, ...), with `width` entries along an axis.
+
+        Copies of a state have none.
+        """
         own = jnp.take(x, self.index(), axis=axis)
         first = lax.axis_index(self.axis) * self.width
         real = first + jnp.arange(self.width) < self.size
@@ -159,7 +163,7 @@ class Partition:
 
         Parameters
         ----------
-        numbers : int array
+        numbers : int array (...)
             Of states; negative ones stay as they are.
         shape : tuple of int
             Of the whole array.
@@ -176,7 +180,7 @@ class Partition:
         return jnp.where(numbers < 0, numbers, flat).astype(jnp.int32)
 
     def gather(self, x: Array, axis: int) -> Array:
-        """Put all parts of an array together along one of its axes, without the copies."""
+        """Put parts (..., width, ...) together along an axis, (..., size, ...), without copies."""
         whole = lax.all_gather(x, self.axis, axis=axis, tiled=True)
         return lax.slice_in_dim(whole, 0, self.size, axis=axis)
 
@@ -185,7 +189,7 @@ class Partition:
 
         Parameters
         ----------
-        x : array
+        x : array (..., width, ...)
             This device's part.
         visit : function
             Of a part and the position on the grid of its first member.
@@ -202,7 +206,7 @@ class Partition:
         return total
 
     def rows(self, x: Array, axis: int, wanted: Array) -> Array:
-        """Return some rows of the whole array, given their positions on the grid.
+        """Return some rows of the whole array, given their positions (wanted,) on the grid.
 
         Every device adds the rows that it has to zeros, so that what moves is the rows.
         """
@@ -211,4 +215,5 @@ class Partition:
         own = (at >= 0) & (at < self.width)
         found = jnp.take(x, jnp.clip(at, 0, self.width - 1), axis=axis)
         mask = jnp.expand_dims(own, [i for i in range(x.ndim) if i != axis])
-        return lax.psum(jnp.where(mask, found, 0.0), self.axis)
+        together: Array = lax.psum(jnp.where(mask, found, 0.0), self.axis)
+        return together

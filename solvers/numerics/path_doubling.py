@@ -13,12 +13,9 @@ evaluation steps; the residual falls by the factor :math:`\max d`, which is know
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
-Array = Any
 MOST_DOUBLINGS = 60
 
 

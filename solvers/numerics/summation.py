@@ -21,13 +21,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-
-Array = Any
+from jax import Array, lax
 
 
 def pairwise_sum(x: Array) -> Array:
-    """Sum an array over its first axis."""
+    """Sum an array (n, ...) over its first axis."""
     n = x.shape[0]
     full = 1 << max(0, n - 1).bit_length()
     if full > n:

@@ -23,12 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
-Array = Any
 LEAST = 64  # members below which a Krylov method gets along by itself
 SLIP = 1e-13  # by which the second moment of a walk may miss for rounding, times the squared length
 
@@ -130,4 +128,5 @@ def _cyclic_reduction(rows: Sequence[Array], b: Array) -> Array:
 
     rounds = max(1, (n - 1).bit_length())
     _, middle, _, b = lax.fori_loop(0, rounds, reduce, (*rows, b))
-    return b / middle
+    x: Array = b / middle
+    return x

@@ -2,8 +2,10 @@ r"""Interfaces: BellmanOperator, PolicyOperator, Shortcut, Survey.
 
 An operator stands for the Bellman operator
 :math:`(Tv)(s) = \max_c \{ r(s, c) + \beta(s, c)\, E[v(s') \mid s, c] \}`
-of one model at one parameter point, inside a JAX trace. A policy is an int32 array over the
-states; what its numbers mean is the operator's own business (``labels`` translates).
+of one model at one parameter point, inside a JAX trace. A value is a float64 array (states...),
+with the states' axes in the model's order; on a mesh, this device's part of it. A policy is an
+int32 array (states...); what its numbers mean is the operator's own business (``labels``
+translates).
 """
 
 from __future__ import annotations
@@ -11,17 +13,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.krylov import bicgstab
 from dpsolve.solvers.numerics.partition import ALONE, Partition, Reductions
 from dpsolve.solvers.numerics.tridiagonal import line_solver
-
-Array = Any
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +30,7 @@ class Survey:
 
     Attributes
     ----------
-    feasible : bool array over the states
+    feasible : bool array (states...)
         The state has a feasible choice.
     finite : bool
         No feasible reward that is kept is NaN or +inf, and no grid value is NaN or infinite.
@@ -104,27 +103,39 @@ class Survey:
 class PolicyOperator(ABC):
     r"""One policy's reward and transition: :math:`T_\pi v = r_\pi + L_\pi v`."""
 
-    reward: Array
-    discount: Array  # a number, or over the states
+    reward: Array  # (states...)
+    discount: Array  # a number, or (states...)
     reductions: Reductions = ALONE
     partition: Partition | None = None
     line: int | None = None  # the axis of a state that may walk step by step (see .line)
-    proper: Array  # no next state is extrapolated, so that the weights of `expect` are a chance
 
     @abstractmethod
     def expect(self, f: Array) -> Array:
-        r"""Return :math:`P_\pi f`, the expectation of a function of next period's state."""
+        r"""Return :math:`P_\pi f` (states...), the expectation of a function `f` (states...)."""
 
     def apply(self, v: Array) -> Array:
-        r"""Return :math:`L_\pi v = \beta_\pi P_\pi v`, the discounted expected value."""
+        r"""Return :math:`L_\pi v = \beta_\pi P_\pi v` (states...), the discounted expectation."""
         return self.discount * self.expect(v)
 
+    @property
+    def proper(self) -> Array:
+        """Whether no next state is extrapolated, so that the weights of `expect` are a chance."""
+        return jnp.asarray(True)
+
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
-        """Approach the policy's value from `start`, to a residual of `tol`; 0 does nothing.
+        """Approach the policy's value from `start`, to a residual of `tol`.
+
+        Parameters
+        ----------
+        start : array (states...)
+        tol : float
+            Sup-norm of the residual to reach.
+        max_iter : int
+            Krylov iterations at most; 0 does nothing.
 
         Returns
         -------
-        value : array over the states
+        value : array (states...)
         spent : bool
             Whether all of `max_iter` was used up before `tol` was reached.
         """
@@ -151,7 +162,7 @@ class BellmanOperator(ABC):
     constant_discount: bool  # one number for all states and choices
     reductions: Reductions = ALONE  # reductions over all states, of which this may hold a part
     depth: int  # additions that one entry of Tv goes through, for the rounding allowance
-    opening: Array | None = None  # a value to start from, where one is known
+    opening: Array | None = None  # a value (states...) to start from, where one is known
 
     @property
     def policy_shape(self) -> tuple[int, ...]:
@@ -160,20 +171,38 @@ class BellmanOperator(ABC):
 
     @abstractmethod
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return ``Tv`` and the first maximising policy: one full sweep."""
+        """Return ``Tv`` and the first maximising policy: one full sweep.
+
+        Parameters
+        ----------
+        v : array (states...)
+
+        Returns
+        -------
+        tv : array (states...)
+        policy : int32 array (states...)
+            Of the shape :attr:`policy_shape`.
+        """
 
     def improve(self, v: Array, policy: Array) -> tuple[Array, Array]:
-        """Return what :meth:`greedy` does; a shortcut may look beside the last policy first."""
+        """Return what :meth:`greedy` does; a shortcut may look beside the last policy first.
+
+        Parameters
+        ----------
+        v : array (states...)
+        policy : int32 array (states...)
+            Of the last sweep.
+        """
         del policy
         return self.greedy(v)
 
     @abstractmethod
     def growth(self, w: Array) -> Array:
-        r"""Return :math:`\max_c \beta(s, c) E[w(s')]`, the sweep without rewards, for w > 0."""
+        r"""Return :math:`\max_c \beta(s, c) E[w(s')]` (states...), without rewards, for w > 0."""
 
     @abstractmethod
     def at(self, policy: Array) -> PolicyOperator:
-        """Fix a policy."""
+        """Fix a policy (states...)."""
 
     @abstractmethod
     def survey(self) -> Survey:
@@ -181,14 +210,14 @@ class BellmanOperator(ABC):
 
     @abstractmethod
     def labels(self, policy: Array) -> dict[str, Array]:
-        """Translate a policy to an index for each named choice."""
+        """Translate a policy to an index (states...) for each named choice."""
 
     @abstractmethod
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
-        """Translate an index for each named choice to a policy: the inverse of ``labels``."""
+        """Translate an index (states...) for each named choice to a policy: ``labels`` undone."""
 
     def start(self) -> Array:
-        """Return the value that iterations start from."""
+        """Return the value (states...) that iterations start from."""
         return jnp.zeros(self.shape) if self.opening is None else self.opening
 
 
@@ -213,10 +242,14 @@ class Shortcut(BellmanOperator):
 
         Parameters
         ----------
-        v, tv : array over the states
+        v, tv : array (states...)
             A value and what :meth:`greedy` made of it.
-        policy : int32 array over the states
+        policy : int32 array (states...)
             The policy that it found.
+
+        Returns
+        -------
+        bool
         """
         del v, tv, policy
         return jnp.asarray(False)

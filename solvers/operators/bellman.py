@@ -22,10 +22,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from math import ceil, prod
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Partition
@@ -49,8 +49,6 @@ from .model_functions import BLOCK, CHOICE, ModelFunctions, PairTable
 from .named_arrays import NamedArray, add, aligned, multiply, take, where
 from .validation import survey_grids, survey_pairs
 
-Array = Any
-
 
 class GridOperator(BellmanOperator):
     """The Bellman operator of a model on its grids.
@@ -59,7 +57,7 @@ class GridOperator(BellmanOperator):
     ----------
     model : Model
         At one parameter point; its arrays may be traced.
-    t : int array, optional
+    t : int, optional
         The period, with a horizon.
     block : int, optional
         Number of choices looked at together when they do not all fit.
@@ -74,7 +72,7 @@ class GridOperator(BellmanOperator):
     def __init__(
         self,
         model: Model,
-        t: Array | None = None,
+        t: ArrayLike | None = None,
         block: int | None = None,
         memory: int = 2**28,
         kept: PairTable | None = None,
@@ -185,7 +183,7 @@ class GridOperator(BellmanOperator):
         return self._block_index(numbers[:, None], (BLOCK, CHOICE))
 
     def pairs_of_block(self, number: Array, *, all_feasible: bool = False) -> PairTable:
-        """Evaluate the model at all states and one block of choices."""
+        """Evaluate the model at all states and one numbered block of choices."""
         return self.pairs(self._block_index(number, (CHOICE,)), all_feasible=all_feasible)
 
     def pairs(self, index: NamedArray, *, all_feasible: bool = False) -> PairTable:
@@ -215,7 +213,7 @@ class GridOperator(BellmanOperator):
         return q
 
     def over_states(self, x: NamedArray, *extra: str) -> Array:
-        """Return an array over all states, and any axes of choices."""
+        """Return an array (states..., extra...) over all states, and any axes of choices."""
         array = aligned(x, (*self.states, *extra))
         return jnp.broadcast_to(array, (*self.shape, *array.shape[len(self.shape) :]))
 
@@ -251,7 +249,7 @@ class GridOperator(BellmanOperator):
         return None if width is None else (state, width)
 
     def best_of_blocks(self, x: NamedArray, *, reward: bool = True) -> tuple[Array, Array]:
-        """Return the same by block after block, at some states or all."""
+        """Return the same (states...) by block after block, at some states or all."""
 
         def feasible(number: Array) -> NamedArray | None:
             choices = self.functions.choice_values(self._block_index(number, (CHOICE,)))
@@ -291,15 +289,15 @@ class GridOperator(BellmanOperator):
         return over_blocks(look, self.blocks, self.shape)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return ``Tv`` and the first maximising policy: one full sweep."""
+        """Return ``Tv`` (states...) and the first maximising policy (states...): one full sweep."""
         x = self.expectation.before_choice(v)
         if self.by_rows:
             return self._greedy_by_rows(x)
         if self.kept is not None and self.n_choices <= FEW:
-            q = self.over_states(self.quality(x, self.kept), BLOCK, CHOICE)[..., 0, :]
+            few = self.over_states(self.quality(x, self.kept), BLOCK, CHOICE)[..., 0, :]
             # The value is a reduction, as with many choices: what XLA fuses with that is rounded
             # alike in every program, and what it fuses with comparisons is not.
-            return jnp.max(q, -1), max_and_argmax(lax.optimization_barrier(q))[1]
+            return jnp.max(few, -1), max_and_argmax(lax.optimization_barrier(few))[1]
         value, block = self._best_blocks(x)
         if self.kept is not None:
             future = multiply(self.expectation.at_choices(x, self.kept), self.kept.discount)
@@ -313,22 +311,22 @@ class GridOperator(BellmanOperator):
         return value, policy.astype(jnp.int32)
 
     def growth(self, w: Array) -> Array:
-        """Return the sweep without rewards."""
+        """Return the sweep without rewards (states...)."""
         return self._best_blocks(self.expectation.before_choice(w), reward=False)[0]
 
     def at(self, policy: Array) -> GridPolicy:
-        """Fix a policy."""
+        """Fix a policy (states...): flattened choices."""
         return GridPolicy(self, policy)
 
     def labels(self, policy: Array) -> dict[str, Array]:
-        """Split a policy into an index for each choice."""
+        """Split a policy into an index (states...) for each choice."""
         return {
             k: v.array
             for k, v in self.functions.choice_index(NamedArray(policy, self.states)).items()
         }
 
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
-        """Flatten an index for each choice to a policy."""
+        """Flatten an index (states...) for each choice to a policy."""
         policy = jnp.zeros(self.shape, jnp.int32)
         for choice in self.model.choices:
             policy = policy * self.model.size_of(choice) + labels[choice]
@@ -406,7 +404,7 @@ class GridPolicy(PolicyOperator):
         self.line = operator.walking
 
     def expect(self, f: Array) -> Array:
-        """Return the expectation of a function of next period's state."""
+        """Return the expectation (states...) of a function (states...) of next period's state."""
         x = self.operator.expectation(f, self.pairs)
         return self.operator.over_states(x)
 
@@ -424,7 +422,7 @@ class GridPolicy(PolicyOperator):
         return found
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
-        """Approach the policy's value: by path doubling if its transitions are deterministic."""
+        """Approach the value (states...): by path doubling if transitions are deterministic."""
         operator = self.operator
         if not operator.deterministic:
             return super().evaluate(start, tol, max_iter)
@@ -444,7 +442,7 @@ class GridPolicy(PolicyOperator):
         return flat.reshape(operator.shape), jnp.asarray(False)
 
     def outputs(self) -> dict[str, Array]:
-        """Evaluate the model's outputs at the policy."""
+        """Evaluate the model's outputs (states...) at the policy, by name."""
         arrays = {}
         for name, f in self.operator.model.outputs.items():
             what = f"output '{name}'"

@@ -35,22 +35,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.model.post_decision import PostDecision
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tracing import EPS, is_concrete
 
 from .base import BellmanOperator, PolicyOperator, Survey
 from .bellman import GridOperator
+from .interpolation import Location
 from .model_functions import PairTable
 from .named_arrays import NamedArray, mapped
 
-Array = Any
 PHASE = "#phase"  # the axis of phases in a policy
 SLACK = 1.001  # leaves the loop's tolerance room for what rounding adds in the other phases
 
@@ -58,11 +59,11 @@ SLACK = 1.001  # leaves the loop's tolerance room for what rounding adds in the 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Turn:
-    """What the operators of a turn keep, the axis of phases first in every array."""
+    """What the operators of a turn keep: arrays (phases, ...)."""
 
     pairs: PairTable
-    locations: Any
-    probabilities: Any
+    locations: dict[str, Location]
+    probabilities: dict[str, NamedArray]
 
     def lean(self) -> Turn:
         """Return what a sweep needs."""
@@ -97,7 +98,7 @@ class CyclicOperator(BellmanOperator):
             self.kept = lax.map(self._keep, self.turn)
 
     def at_phase(self, position: Array, kept: Turn | None = None) -> GridOperator:
-        """Return the operator of one phase."""
+        """Return the operator of the phase at a position on the cycle's grid."""
         model = model_at(self.model, self.cycle.state, self.values[position])
         grid_operator = GridOperator(
             model, memory=self.memory, kept=None if kept is None else kept.pairs
@@ -131,25 +132,26 @@ class CyclicOperator(BellmanOperator):
         return (len(self.cycle.turn), *self.shape)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return the value after one turn, and the first maximising policies of its phases."""
+        """Return the value after one turn (states...), and its policies (phases, states...)."""
         found: tuple[Array, Array] = self.backwards(lambda t, v, _: t.greedy(v), v, None)
         return found
 
     def growth(self, w: Array) -> Array:
-        """Return what a turn without rewards makes of `w`."""
-        return self.backwards(lambda t, w, _: (t.growth(w), None), w, None)[0]
+        """Return what a turn without rewards makes of `w` (states...)."""
+        grown: Array = self.backwards(lambda t, w, _: (t.growth(w), None), w, None)[0]
+        return grown
 
     def at(self, policy: Array) -> CyclicPolicy:
-        """Fix the policies of all phases."""
+        """Fix the policies of all phases (phases, states...)."""
         return CyclicPolicy(self, policy)
 
     def labels(self, policy: Array) -> dict[str, Array]:
-        """Split policies into an index for each choice, over phases and states."""
+        """Split policies into an index (phases, states...) for each choice."""
         index = NamedArray(policy, (PHASE, *self.one.states))
         return {name: x.array for name, x in self.one.functions.choice_index(index).items()}
 
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
-        """Flatten an index for each choice to policies."""
+        """Flatten an index (phases, states...) for each choice to policies."""
         return self.one.policy_of(labels)
 
     def survey(self) -> Survey:
@@ -196,7 +198,6 @@ class CyclicPolicy(PolicyOperator):
             return grid_operator.pairs(NamedArray(own, grid_operator.states))
 
         self.pairs: PairTable = lax.map(look, (operator.turn, operator.kept, policy))
-        self.proper = jnp.asarray(True)
         self.discount = jnp.ones(())
         self.reward = self._affine(jnp.zeros(operator.shape), 1.0)
 
@@ -214,11 +215,11 @@ class CyclicPolicy(PolicyOperator):
         return found
 
     def apply(self, v: Array) -> Array:
-        """Return the discounted expectation of what is a turn ahead."""
+        """Return the discounted expectation (states...) of what is a turn ahead."""
         return self._affine(v, 0.0)
 
     def expect(self, f: Array) -> Array:
-        """Return the expectation, discounting left out, of what is a turn ahead."""
+        """Return the expectation (states...), undiscounted, of what is a turn ahead."""
 
         def step(grid_operator: GridOperator, f: Array, pairs: PairTable) -> tuple[Array, None]:
             return grid_operator.over_states(grid_operator.expectation(f, pairs)), None
@@ -227,7 +228,7 @@ class CyclicPolicy(PolicyOperator):
         return found
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
-        """Approach the policies' value: by path doubling if their transitions are deterministic."""
+        """Approach the value (states...): by path doubling if transitions are deterministic."""
         if not self.operator.one.deterministic:
             return super().evaluate(start, tol, max_iter)
         # Looked up and not interpolated, numbers of states come through a turn as they are.
@@ -282,7 +283,7 @@ def cycle_of(model: Model) -> Cycle | None:
     return max(cycles, key=lambda c: model.size_of(c.state), default=None)
 
 
-def _successors(model: Model, name: str) -> np.ndarray[Any, Any] | None:
+def _successors(model: Model, name: str) -> Numpy | None:
     """Return the position that follows each of a state's, if that hangs on nothing else."""
     spec = model.states[name]
     if isinstance(spec, Markov):
@@ -308,7 +309,7 @@ def _successors(model: Model, name: str) -> np.ndarray[Any, Any] | None:
     return position.astype(np.int64) if inside.all() else None
 
 
-def _cycle(name: str, successor: np.ndarray[Any, Any] | None) -> Cycle | None:
+def _cycle(name: str, successor: Numpy | None) -> Cycle | None:
     """Follow every position to the one turn that all of them end in, if it is one."""
     if successor is None or successor.size < 2:
         return None

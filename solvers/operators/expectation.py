@@ -28,15 +28,13 @@ from math import prod
 from typing import Any, cast
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.model.markov import Markov
 
 from .interpolation import Location, at_members, corners, flattened
 from .model_functions import CHOICE, ModelFunctions, PairTable
 from .named_arrays import NamedArray, add, multiply, take, where
-
-Array = Any
 
 
 def next_axis(state: str) -> str:
@@ -245,7 +243,7 @@ class Expectation:
         return other
 
     def restricted(self, members: Mapping[str, Array], axis: str) -> Expectation:
-        """Return the same at some states, from :meth:`at_choices` on."""
+        """Return the same at some states, positions (n,) on the grid of each, along one `axis`."""
 
         def some(x: NamedArray) -> NamedArray:
             return at_members(x, members, axis)
@@ -256,11 +254,11 @@ class Expectation:
         )
 
     def __call__(self, v: Array, pairs: PairTable) -> NamedArray:
-        """Take the expectation of a function of next period's state, at given choices."""
+        """Take the expectation of a function (states...) of the next state, at given choices."""
         return self.at_choices(self.before_choice(v), pairs)
 
     def before_choice(self, v: Array) -> NamedArray:
-        """Take the expectation as far as it does not depend on the choice."""
+        """Take the expectation of `v` (states...) as far as it does not depend on the choice."""
         dims = tuple(n if n in self.chains else next_axis(n) for n in self.states)
         for name in self.chains:
             chain = cast("Markov", self.functions.model.states[name])

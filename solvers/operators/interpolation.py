@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from dpsolve.solvers.model.grids import Grid, Integers
 
@@ -93,7 +93,7 @@ def _segment(spec: Grid, x: NamedArray) -> Location:
     )
 
 
-def _segment_index(spec: Grid, points: Any, value: Any) -> Any:
+def _segment_index(spec: Grid, points: Array, value: Array) -> Array:
     """Return the lower end of each value's segment, in 0..n-2."""
     n = spec.size
     if spec.span is None:
@@ -135,8 +135,17 @@ def flattened(indices: Mapping[str, NamedArray], x: NamedArray) -> NamedArray:
     return flat
 
 
-def at_members(x: NamedArray, members: Mapping[str, Any], axis: str) -> NamedArray:
-    """Keep some members of states: those axes of `x` that are these states become one, `axis`."""
+def at_members(x: NamedArray, members: Mapping[str, Array], axis: str) -> NamedArray:
+    """Keep some members of states: those axes of `x` that are these states become one, `axis`.
+
+    Parameters
+    ----------
+    x : NamedArray
+    members : dict of str to int array (n,)
+        Positions on each state's grid, side by side.
+    axis : str
+        Name of the axis of length n.
+    """
     dims = [name for name in members if name in x.dims]
     if not dims:
         return x

@@ -16,14 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import ceil
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from .named_arrays import NamedArray
 
-Array = Any
 Best = tuple[Array, Array]  # over the states: a maximum, and the number of what has it
 FEW = 16  # entries that are compared one after another
 PAIRS = 2**16  # of a tile and a block of choices: enough to keep several cores busy
@@ -33,7 +31,7 @@ FEW_TILES = 4  # below which nothing worth mentioning is passed over
 def argmax(x: Array) -> Array:
     """Return where the last axis has its maximum first; anything within it where that is NaN.
 
-    By two reductions of numbers.
+    By two reductions of numbers: of an array (..., n), an int32 array (...).
     """
     n = x.shape[-1]
     best = jnp.max(x, -1, keepdims=True)
@@ -44,7 +42,7 @@ def argmax(x: Array) -> Array:
 def max_and_argmax(q: Array) -> tuple[Array, Array]:
     """Return the maximum over the last axis, and where it is first (anywhere if it is NaN).
 
-    Over a short axis by comparisons of whole arrays.
+    Of an array (..., n), two arrays (...). Over a short axis by comparisons of whole arrays.
     """
     if q.shape[-1] > FEW:
         return jnp.max(q, -1), argmax(q)
@@ -57,7 +55,7 @@ def max_and_argmax(q: Array) -> tuple[Array, Array]:
 
 
 def improved(best: Best, top: Array, number: Array) -> Best:
-    """Return the better of the best so far and another maximum; the first of equals."""
+    """Return the better of the best so far and another maximum (states...); the first of equals."""
     # `not <=` takes NaN as better, so that it is not lost.
     better = ~(top <= best[0]) & ~jnp.isnan(best[0])
     return jnp.where(better, top, best[0]), jnp.where(better, number, best[1])
@@ -126,12 +124,12 @@ def tile_width(size: int, pairs: int) -> int | None:
 
 
 def best_of_tiles(best: Callable[[Array], Best], size: int, width: int, axis: int) -> Best:
-    """Put together what is best at tiles of states.
+    """Put together, over the states, what is best at tiles of them.
 
     Parameters
     ----------
     best : function
-        Of the members of a state that are one tile.
+        Of the members (width,) of a state that are one tile.
     size, width : int
         Members of the state in all, and of a tile.
     axis : int

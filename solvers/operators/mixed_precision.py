@@ -9,15 +9,13 @@ precision cannot hold (values beyond 1e38, or a policy lost in rounding) costs t
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from .base import Shortcut
 from .bellman import GridOperator, GridPolicy
-
-Array = Any
 
 
 class SinglePrecisionOperator(GridOperator, Shortcut):
@@ -42,12 +40,12 @@ class SinglePrecisionOperator(GridOperator, Shortcut):
         self.expectation = known.given(*early)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return ``Tv`` as far as single precision goes, and the policy that it finds best."""
+        """Return ``Tv`` (states...) as far as single precision goes, and the policy it finds."""
         value, policy = super().greedy(_halved(v))
         return value.astype(jnp.float64), policy
 
     def at(self, policy: Array) -> GridPolicy:
-        """Fix a policy, in double precision."""
+        """Fix a policy (states...), in double precision."""
         return self.double.at(policy)
 
 

@@ -16,7 +16,8 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
@@ -27,7 +28,6 @@ from dpsolve.solvers.numerics.tracing import is_concrete
 from .interpolation import Location, corners, greatest_reached, locate, looked_up
 from .named_arrays import NamedArray, add, mapped, multiply, top, total, where
 
-Array = Any
 CHOICE = "*"  # the axis of all choices together, flattened in C order
 BLOCK = "#"  # the axis of blocks of choices, when all are looked at together
 
@@ -39,14 +39,14 @@ class ModelFunctions:
     ----------
     model : Model
         At one parameter point; its arrays may be traced.
-    t : int array, optional
+    t : int, optional
         The period, with a horizon.
     partition : Partition, optional
         The state of which this device has a part.
     """
 
     def __init__(
-        self, model: Model, t: Array | None = None, partition: Partition | None = None
+        self, model: Model, t: ArrayLike | None = None, partition: Partition | None = None
     ) -> None:
         self.model = model
         self.partition = partition
@@ -87,7 +87,7 @@ class ModelFunctions:
         return isinstance(rule, str) and self.model.grid_of(rule) is self.model.grid_of(name)
 
     def positions(self, state: str) -> Array:
-        """Return the positions on its grid of a state's members that this device has."""
+        """Return the positions (n,) on its grid of a state's members that this device has."""
         if state in self.members:
             return self.members[state]
         if self.partition is not None and state == self.partition.state:
@@ -95,7 +95,7 @@ class ModelFunctions:
         return jnp.arange(self.model.size_of(state), dtype=jnp.int32)
 
     def restricted(self, members: Mapping[str, Array], axis: str) -> ModelFunctions:
-        """Return the same functions at some members of states, which lie along `axis` then."""
+        """Return the same functions at some members (n,) of states, along one `axis` then."""
         part = copy.copy(self)
         part.env = self.env | {
             name: NamedArray(self.env[name].array[at], (axis,)) for name, at in members.items()

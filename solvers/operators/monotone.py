@@ -27,7 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.model.grids import Integers
 from dpsolve.solvers.model.model import Model
@@ -39,7 +39,6 @@ from .maximum import max_and_argmax
 from .model_functions import CHOICE, PairTable
 from .named_arrays import NamedArray, aligned
 
-Array = Any
 SLIP = 64 * EPS  # of a quality, by which another computation of it may differ
 NEAR = 3  # choices to both sides of the last policy's that a sweep looks at first
 AT_EDGE = 0.05  # of the states, whose best choice may lie farther: they get there in a few sweeps
@@ -98,7 +97,10 @@ class MonotoneOperator(GridOperator, Shortcut):
         )
 
     def improve(self, v: Array, policy: Array) -> tuple[Array, Array]:
-        """Return the maximum near the last policy, or by :meth:`greedy` if many are at the edge."""
+        """Return the maximum near the last policy, or by :meth:`greedy` if many are at the edge.
+
+        Of a value and a policy (states...), another value and policy (states...).
+        """
         if len(self.other_choices()[1]) > 1:
             return self.greedy(v)
         moves = np.arange(-NEAR, NEAR + 1, dtype=np.int32)
@@ -121,7 +123,7 @@ class MonotoneOperator(GridOperator, Shortcut):
         return found
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return the maximum over the candidates, and the first policy that attains it."""
+        """Return the maximum (states...) over the candidates, and the first policy to attain it."""
         x = self.expectation.before_choice(v)
         others = [n for n in self.states if n != self.state]
         shape = tuple(self.shape[self.states.index(n)] for n in others)
@@ -142,7 +144,7 @@ class MonotoneOperator(GridOperator, Shortcut):
         return jnp.moveaxis(value, -1, axis), jnp.moveaxis(policy, -1, axis)
 
     def other_choices(self) -> tuple[int, Array]:
-        """Return the stride of the choice among all, and where each run of it begins."""
+        """Return the stride of the choice among all, and where each run of it begins (runs,)."""
         names = list(self.model.choices)
         sizes = [self.model.size_of(n) for n in names]
         at = names.index(self.choice)

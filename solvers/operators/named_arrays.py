@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from dpsolve.solvers.errors import ModelError
@@ -24,12 +24,20 @@ from dpsolve.solvers.model.arguments import arguments
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NamedArray:
-    """An array and the names of its axes."""
+    """An array and the names of its axes.
 
-    array: Any
+    Attributes
+    ----------
+    array : array (dims...)
+        One axis for each name.
+    dims : tuple of str
+        Names of states, choices, shocks and post variables; ``x'`` for the next value of ``x``.
+    """
+
+    array: Array
     dims: tuple[str, ...] = field(metadata={"static": True}, default=())
 
-    def map(self, f: Callable[[Any], Any]) -> NamedArray:
+    def map(self, f: Callable[[Array], Array]) -> NamedArray:
         """Apply an elementwise function."""
         return NamedArray(f(self.array), self.dims)
 
@@ -44,13 +52,13 @@ def ordered(x: NamedArray, dims: Sequence[str]) -> NamedArray:
     return NamedArray(jnp.transpose(x.array, order), tuple(x.dims[i] for i in order))
 
 
-def aligned(x: NamedArray, dims: Sequence[str]) -> Any:
+def aligned(x: NamedArray, dims: Sequence[str]) -> Array:
     """Return the array with one axis for each of `dims`, of length 1 where `x` has none."""
     y = ordered(x, dims)
     return jnp.expand_dims(y.array, [i for i, d in enumerate(dims) if d not in x.dims])
 
 
-def _combine(op: Callable[[Any, Any], Any], xs: Sequence[NamedArray]) -> NamedArray:
+def _combine(op: Callable[[Array, Array], Array], xs: Sequence[NamedArray]) -> NamedArray:
     dims = tuple(dict.fromkeys(d for x in sorted(xs, key=lambda x: -len(x.dims)) for d in x.dims))
     array = aligned(xs[0], dims)
     for x in xs[1:]:
@@ -167,10 +175,10 @@ def take(x: NamedArray, axes: Sequence[str], index: NamedArray) -> NamedArray:
     rows = rows.reshape([*shape, flat, *(x.size_of(d) for d in rest)])
     where = ordered(index, [*shared, *own]).array
 
-    def look(rows: Any, where: Any) -> Any:
+    def look(rows: Array, where: Array) -> Array:
         return rows.at[where].get(mode="promise_in_bounds")
 
-    g: Callable[[Any, Any], Any] = look
+    g: Callable[[Array, Array], Array] = look
     for _ in shared:
         g = jax.vmap(g)
     return NamedArray(g(rows, where), (*shared, *own, *rest))

@@ -26,7 +26,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.tracing import EPS
 
@@ -37,7 +37,6 @@ from .model_functions import BLOCK
 from .monotone import MonotoneOperator
 from .named_arrays import NamedArray
 
-Array = Any
 DOUBT = 1e-3  # the chance that the statement is wrong
 ROUGHER = 512  # roundings more that are allowed a sweep: half of them go to comparing qualities
 CHUNK = 64  # states of the sample looked at together
@@ -89,7 +88,10 @@ class SampledOperator(MonotoneOperator):
         )
 
     def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
-        """Tell whether neither a choice beside the policy's nor one of a state drawn is better."""
+        """Tell whether neither a choice beside the policy's nor one of a state drawn is better.
+
+        Of arrays (states...), one bool.
+        """
         x = self.expectation.before_choice(v)
         scale = jnp.maximum(jnp.max(jnp.abs(v)), jnp.max(jnp.abs(tv)))
         slack = self.depth / 2 * EPS * scale
@@ -123,7 +125,8 @@ class SampledOperator(MonotoneOperator):
             # A NaN is not sound.
             return (best <= tv.ravel()[flat] + slack).all()
 
-        return lax.map(sound, self.drawn).all()
+        each: Array = lax.map(sound, self.drawn)
+        return each.all()
 
     def _at_states(self, flat: Array) -> GridOperator:
         """Return the same operator at some states, which have one axis then."""

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
+from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tridiagonal import LEAST
 
 from .base import BellmanOperator, PolicyOperator, Survey
 from .maximum import max_and_argmax
-
-Array = Any
 
 
 class TabularOperator(BellmanOperator):
@@ -45,15 +43,15 @@ class TabularOperator(BellmanOperator):
         self.shape = model.shape
         self.discount = jnp.asarray(model.discount, jnp.float64)
         # The barriers keep XLA from evaluating at compile time what depends on arrays alone.
-        self.transition: Any
-        self.reward = lax.optimization_barrier(jnp.asarray(model.reward))
+        self.transition: Matrix
+        self.reward: Array = lax.optimization_barrier(jnp.asarray(model.reward))
         p = model.transition
         if isinstance(p, SparseRows):
             self.transition = replace(p, values=lax.optimization_barrier(jnp.asarray(p.values)))
         else:
             self.transition = lax.optimization_barrier(jnp.asarray(p))
         self.depth = 8 + (p.longest if isinstance(p, SparseRows) else model.n_states)
-        self.pair: Any = None
+        self.pair: Array | None = None
         if model.state_index is not None:
             self.pair, self.padding = _pairs_by_state(model.state_index, model.n_states)
         self.pair_number = self.pair
@@ -86,31 +84,31 @@ class TabularOperator(BellmanOperator):
         return v if self.partition is None else self.partition.gather(v, 0)
 
     def greedy(self, v: Array) -> tuple[Array, Array]:
-        """Return ``Tv`` and the first maximising policy."""
+        """Return ``Tv`` (states,) and the first maximising policy (states,)."""
         # What an infeasible action leads to is never looked at, so it may hold anything.
         q = jnp.where(self.reward == -jnp.inf, -jnp.inf, self.reward + self._future(v))
         q = self._by_state(q)
         return max_and_argmax(q)
 
     def growth(self, w: Array) -> Array:
-        """Return the sweep without rewards."""
+        """Return the sweep without rewards (states,)."""
         q = jnp.where(self.reward == -jnp.inf, -jnp.inf, self._future(w))
         return jnp.max(self._by_state(q), -1)
 
     def at(self, policy: Array) -> TabularPolicy:
-        """Fix a policy."""
+        """Fix a policy (states,): positions among each state's actions."""
         return TabularPolicy(self, policy)
 
     def labels(self, policy: Array) -> dict[str, Array]:
-        """Translate positions to actions."""
-        if self.pair is None:
+        """Translate positions (states,) to actions (states,)."""
+        if self.pair_number is None:
             return {"action": policy}
         pair = jnp.take_along_axis(self.pair_number, policy[:, None], 1)[:, 0]
         return {"action": jnp.asarray(self.model.action_index, jnp.int32)[pair]}
 
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
-        """Translate actions to positions."""
-        if self.pair is None:
+        """Translate actions (states,) to positions (states,)."""
+        if self.pair_number is None:
             return labels["action"]
         actions = jnp.asarray(self.model.action_index, jnp.int32)[self.pair_number]
         match = (actions == labels["action"][:, None]) & ~self.padding
@@ -120,10 +118,10 @@ class TabularOperator(BellmanOperator):
         """Look over all feasible pairs once."""
         feasible = self.reward > -jnp.inf
         sums = self.transition @ jnp.ones(self.model.n_states)
-        sparse = isinstance(self.transition, SparseRows | _Picked)
-        entries = jnp.asarray(self.transition.values) if sparse else self.transition
-        if not sparse:
-            entries = jnp.where(feasible[..., None], entries, 0.0)
+        if isinstance(self.transition, SparseRows | PickedRows):
+            entries = jnp.asarray(self.transition.values)
+        else:
+            entries = jnp.where(feasible[..., None], self.transition, 0.0)
         top = self._by_state(jnp.where(feasible, 1.0, -jnp.inf)).max(-1)
         one = jnp.ones(())
 
@@ -145,7 +143,7 @@ class TabularOperator(BellmanOperator):
         return found if self.partition is None else found.over(self.reductions)
 
 
-def _pairs_by_state(state: np.ndarray[Any, Any], n: int) -> tuple[Array, Array]:
+def _pairs_by_state(state: Numpy, n: int) -> tuple[Array, Array]:
     """Return each state's pairs (states, most) and where that is padding."""
     counts = np.bincount(state, minlength=n)
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -156,41 +154,48 @@ def _pairs_by_state(state: np.ndarray[Any, Any], n: int) -> tuple[Array, Array]:
 
 
 class TabularPolicy(PolicyOperator):
-    """One policy's rows of the arrays."""
+    """One policy's rows of the arrays: reward (states,) and probabilities (states, states)."""
 
     def __init__(self, operator: TabularOperator, policy: Array) -> None:
         self.operator = operator
         self.reductions, self.partition = operator.reductions, operator.partition
         self.discount = operator.discount
-        self.proper = jnp.asarray(True)
         self.line = 0 if operator.partition is None and operator.shape[0] >= LEAST else None
         self.action = operator.labels(policy)["action"]
         own = jnp.arange(operator.shape[0])
         at = (own, policy) if operator.pair is None else (operator.pair[own, policy],)
         self.reward = operator.reward[at]
         p = operator.transition
-        self.rows: Any = _rows_of(p, at[0]) if len(at) == 1 else p[at]
+        self.rows: Matrix = p[at] if isinstance(p, Array) else _rows_of(p, at[0])
 
     def expect(self, f: Array) -> Array:
-        """Return the expectation of a function of next period's state."""
+        """Return the expectation (states,) of a function (states,) of next period's state."""
         return self.rows @ self.operator._whole(f)
 
 
-def _rows_of(matrix: Any, rows: Array) -> Any:
+def _rows_of(matrix: Matrix, rows: Array) -> Matrix:
     """Pick rows of a matrix, whatever its form."""
-    if isinstance(matrix, _Picked):
-        return _Picked(matrix.matrix, matrix.rows[rows])
+    if isinstance(matrix, PickedRows):
+        return PickedRows(matrix.matrix, matrix.rows[rows])
     if not isinstance(matrix, SparseRows):
         return matrix[rows]
     if matrix.rows is not None:
-        return _Picked(matrix, rows)
+        return PickedRows(matrix, rows)
     columns, values = jnp.asarray(matrix.columns)[rows], jnp.asarray(matrix.values)[rows]
     return SparseRows(columns, values, None, (len(rows), matrix.shape[1]))
 
 
 @dataclass(frozen=True)
-class _Picked:
-    """Some rows of coordinates, which cannot be picked in static shapes: all are multiplied."""
+class PickedRows:
+    """Some rows of coordinates, which cannot be picked in static shapes: all are multiplied.
+
+    Attributes
+    ----------
+    matrix : SparseRows
+        All rows, as sorted coordinates.
+    rows : int array (picked,)
+        Which ones.
+    """
 
     matrix: SparseRows
     rows: Array
@@ -200,5 +205,8 @@ class _Picked:
 
     @property
     def values(self) -> Array:
-        """The entries, those of other rows included."""
-        return self.matrix.values
+        """The entries (nonzeros,), those of other rows included."""
+        return jnp.asarray(self.matrix.values)
+
+
+Matrix = Array | SparseRows | PickedRows

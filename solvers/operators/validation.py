@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.arrays import Numpy
 
 from .base import Survey
 from .interpolation import Location
 from .model_functions import ModelFunctions, PairTable
 from .named_arrays import NamedArray, aligned, total
-
-Array = Any
 
 
 def survey_grids(model: Model, found: Survey) -> Survey:
@@ -141,13 +140,13 @@ def some_choice(feasible: NamedArray | None, states: Mapping[str, int]) -> Array
     return jnp.broadcast_to(some, shape)
 
 
-def no_choice(model: Model, some: Array, when: str) -> str:
+def no_choice(model: Model, some: Numpy, when: str) -> str:
     """Name the first state that has no feasible choice, or return ''.
 
     Parameters
     ----------
     model : Model
-    some : bool array over the states
+    some : bool array (states...)
         Which states have one.
     when : str
         In which period, to be added to the state's name.

@@ -30,14 +30,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.operators.named_arrays import NamedArray
 
 from .streams import Keys, agent_keys, uniform
 from .tables import PolicyTables
-
-Array = Any
 
 
 def _look(x: NamedArray, at: Mapping[str, Array]) -> Array:
@@ -95,7 +93,8 @@ def _step(
     def luck(name: str) -> Array:
         # The barrier keeps XLA from making the number anew in each step of the bisection.
         number = uniform(keys, base + np.uint32(tables.draws.index(name)))
-        return lax.optimization_barrier(number)
+        made: Array = lax.optimization_barrier(number)
+        return made
 
     if tables.rows is not None:
         rows, state = tables.rows, at["state"]

@@ -17,11 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-Array = Any
 Keys = tuple[Array, Array]
 """The two words of each key, uint32."""
 
@@ -66,12 +66,12 @@ def read_key(key: Any) -> Keys:
 
 
 def agent_keys(key: Keys, agents: Array) -> Keys:
-    """Return each agent's own key, by the agents' numbers."""
+    """Return each agent's own key, two words (agents,), by the agents' numbers (agents,)."""
     return _threefry(key, agents)
 
 
 def uniform(keys: Keys, place: Array) -> Array:
-    """Return the number at one place of each stream, float64 in [0, 1) with 53 random bits."""
+    """Return the number at a place of each stream (agents,), in [0, 1) with 53 random bits."""
     high, low = _threefry(keys, place)
     # By way of int32, because vector units convert those and not unsigned numbers.
     a = (high >> np.uint32(5)).astype(jnp.int32).astype(jnp.float64)

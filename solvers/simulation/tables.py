@@ -15,21 +15,19 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.distributions.solved_points import fixed_policy
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.operators.bellman import GridPolicy
 from dpsolve.solvers.operators.interpolation import SLACK
 from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, ordered
-from dpsolve.solvers.operators.tabular import TabularPolicy
+from dpsolve.solvers.operators.tabular import PickedRows, TabularPolicy
 from dpsolve.solvers.solution import Problem
-
-Array = Any
-Numpy = np.ndarray[Any, Any]
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +57,8 @@ class Rows:
 class PolicyTables:
     """How an agent moves, and what is seen of it: tables over states and shocks.
 
-    With a horizon every array has an axis of periods in front, which the names do not count.
+    With a horizon every array has an axis of periods in front, which the names do not count. On
+    the host arrays are NumPy's; a call takes them to its device.
 
     Attributes
     ----------
@@ -106,7 +105,7 @@ def policy_tables(
     model: Model | TabularModel,
     problem: Problem,
     parameters: Mapping[str, Any],
-    policy_index: Mapping[str, Array],
+    policy_index: Mapping[str, AnyArray],
     variables: Sequence[str],
     periods: int | None = None,
 ) -> PolicyTables:
@@ -116,8 +115,10 @@ def policy_tables(
     ----------
     model : Model or TabularModel
         Of the point.
-    problem, parameters, policy_index
+    problem, parameters
         Of a :class:`~dpsolve.Solution` with one point.
+    policy_index : dict of str to int array (states...)
+        The same solution's; with a horizon (t, states...).
     variables : sequence of str
         What is recorded.
     periods : int, optional
@@ -133,12 +134,19 @@ def policy_tables(
         return cast("PolicyTables", plain(dict(parameters), dict(policy_index)))
     tables: PolicyTables = jax.tree.map(np.asarray, compiled(dict(parameters), dict(policy_index)))
     _refuse_extrapolation(model, tables, periods is not None)
-    shocks = {name: x.map(cumulated) for name, x in tables.shocks.items()}
-    chains = {name: x.map(cumulated) for name, x in tables.chains.items()}
+    shocks, chains = (
+        {name: x.map(lambda p: _on_host(cumulated(p))) for name, x in found.items()}
+        for found in (tables.shocks, tables.chains)
+    )
     return replace(tables, shocks=shocks, chains=chains)
 
 
-def cumulated(p: Numpy) -> Numpy:
+def _on_host(x: Numpy) -> Array:
+    """Count a table on the host as what it is wherever it is used: an array of JAX, in a trace."""
+    return cast("Array", x)
+
+
+def cumulated(p: AnyArray) -> Numpy:
     """Return cumulative probabilities of the rows (..., n) of `p`, scaled to end at exactly one.
 
     In NumPy, which adds from left to right: so an outcome without a chance adds nothing, and is
@@ -209,7 +217,7 @@ def _tables_of_arrays(fixed: TabularPolicy, variables: Sequence[str]) -> PolicyT
         moves={},
         chains={},
         rows=_rows(fixed, n),
-        values={name: NamedArray(own[name], ("state",)) for name in variables},
+        values={name: NamedArray(_on_host(own[name]), ("state",)) for name in variables},
         states=(("state", n),),
         posts=(),
         draws=("state",),
@@ -228,7 +236,13 @@ def _rows(fixed: TabularPolicy, n: int) -> Rows:
         which = np.flatnonzero(counts == length)
         at = start[which][:, None] + np.arange(length)
         cumulative[at] = cumulated(p[at]) if length else 0.0
-    return Rows(cumulative, column.astype(np.int32), start, counts - 1, int(counts.max()))
+    return Rows(
+        cumulative=_on_host(cumulative),
+        columns=_on_host(column.astype(np.int32)),
+        start=_on_host(start),
+        last=_on_host(counts - 1),
+        longest=int(counts.max()),
+    )
 
 
 def _entries(fixed: TabularPolicy, n: int) -> tuple[Numpy, Numpy, Numpy]:
@@ -238,8 +252,9 @@ def _entries(fixed: TabularPolicy, n: int) -> tuple[Numpy, Numpy, Numpy]:
         columns = np.asarray(rows.columns)
         own = np.repeat(np.arange(n), columns.shape[1])
         return own, columns.ravel(), np.asarray(rows.values).ravel()
-    if hasattr(rows, "matrix"):  # sorted coordinates, of which the policy's rows are kept
+    if isinstance(rows, PickedRows):  # sorted coordinates, of which the policy's rows are kept
         matrix, pairs = rows.matrix, np.asarray(rows.rows)
+        assert matrix.rows is not None
         first = np.searchsorted(matrix.rows, pairs)
         counts = np.searchsorted(matrix.rows, pairs, side="right") - first
         own = np.repeat(np.arange(n), counts)

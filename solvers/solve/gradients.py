@@ -37,7 +37,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 
 from dpsolve.solvers.distributions.path import pushed
 from dpsolve.solvers.distributions.stationary_derivatives import respond
@@ -48,6 +48,7 @@ from dpsolve.solvers.methods.loop import finish
 from dpsolve.solvers.model.factory_signature import Factory, build, gradient_mistake, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.krylov import resolvent
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.operators.base import PolicyOperator
@@ -58,9 +59,8 @@ from dpsolve.solvers.outcomes import PER_POINT, Outcome
 from .point import read_model, read_off, solve_point
 from .statistics import follows, horizon_path, mask
 
-Array = Any
-Arrays = dict[str, Array]
-Values = Mapping[str, Array]
+Arrays = dict[str, Array]  # of one point, by name
+Values = Mapping[str, Array]  # a number for each parameter
 TOLERANCE = 1e-13  # of a derivative's residual, relative to its right-hand side
 
 # What `gradients=` differentiates: not the bounds, which move with the value, not the choices,
@@ -115,7 +115,7 @@ def gradients_of(
     arrays: Arrays,
     partition: Partition | None = None,
 ) -> Arrays:
-    """Add the gradients asked for to a model's solution that is at hand."""
+    """Add the gradients asked for, each of its variable's shape, to a solution that is at hand."""
     return _with_gradients(factory, sizes, options, values, lambda _: arrays, partition)
 
 
@@ -154,7 +154,7 @@ def differentiable_point(
 
     run = jax.custom_jvp(plain)
 
-    def jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Arrays, Arrays]:
+    def jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Arrays, dict[str, Any]]:
         (values,), (dots,) = primals, tangents
         if _is_own(factory, sizes, values):
             return jax.jvp(plain, (values,), (dots,))
@@ -258,6 +258,7 @@ def _response(
         moved: Arrays = step(dots)
         moved["value"] = _resolvent(fixed, moved["value"])
         if options.stationary:
+            assert mass is not None
             moving = respond(fixed.expect, mass, moved["distribution"], fixed.reductions)
             # With several recurrent classes the shares of each move, too: no derivative is right.
             unique = out["distribution_period"] > 0
@@ -268,7 +269,7 @@ def _response(
     return respond_to
 
 
-def _tangent(primal: Array, moved: Array | None) -> Array:
+def _tangent(primal: Array, moved: Array | None) -> AnyArray:
     if not jnp.issubdtype(primal.dtype, jnp.floating):
         return np.zeros(np.shape(primal), jax.dtypes.float0)
     return jnp.zeros_like(primal) if moved is None else moved

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.check import diagnose
@@ -28,8 +29,6 @@ from .gradients import differentiable_point
 from .point import announced, solve_made, solve_model
 from .result_dims import arrays_dims, shape_of
 from .statistics import explain_statistics
-
-Array = Any
 
 # What makes `solve` raise: the model is wrong. The rest (NaN, divergence, iterations) is a status.
 MODEL_FAULTS = (

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from dpsolve.solvers.inspection.requests import check_asked
 from dpsolve.solvers.methods.average import GAINS, RelativeValue
@@ -35,7 +36,6 @@ from dpsolve.solvers.solution import CERTIFICATE
 
 from .statistics import horizon_path, mask, population
 
-Array = Any
 log = logging.getLogger("dpsolve")
 
 
@@ -51,11 +51,12 @@ def solve_point(
     Returns
     -------
     dict
-        ``value``, ``lower``, ``upper`` (of an average reward: ``value``, ``gain``, ``gain_lower``,
-        ``gain_upper``), ``policy_index_<choice>``, ``policy_<choice>``, ``output_<name>``,
-        ``grid_<state>``, what :func:`~.statistics.population` adds where the options ask for it,
-        and the numbers in ``PER_POINT``; or a factory's own arrays (and the numbers). Gradients are
-        added by :func:`~.gradients.point_with_gradients`.
+        ``value``, ``lower``, ``upper`` (of an average reward: ``value``, and the numbers ``gain``,
+        ``gain_lower``, ``gain_upper``), ``policy_index_<choice>``, ``policy_<choice>`` and
+        ``output_<name>``, arrays (states...), with a horizon (t, states...); ``grid_<state>`` (n,);
+        what :func:`~.statistics.population` adds where the options ask for it; and the numbers in
+        ``PER_POINT``. Or a factory's own arrays (and the numbers). Gradients are added by
+        :func:`~.gradients.point_with_gradients`.
     """
     return solve_made(factory, announced(factory, sizes, values), options, values, partition)
 
@@ -142,7 +143,7 @@ def fields(
 def read_off(
     model: Model | TabularModel, operator: BellmanOperator, policy: Array
 ) -> dict[str, Array]:
-    """Return what follows from a policy: the choices' grid values, the outputs; and the grids."""
+    """Return what follows from a policy (states...): choices' values, outputs; and grids (n,)."""
     labels = operator.labels(policy)
     if isinstance(model, TabularModel):
         return {"policy_action": labels["action"], "grid_state": jnp.arange(model.n_states)}
@@ -168,7 +169,7 @@ def begin_point(
         Of the point's model, which has no horizon.
     values : mapping
         The point's parameters.
-    start : array over the states, optional
+    start : array (states...), optional
         A value to start from; one that is not finite everywhere is none.
     wanted : bool
         A point that is not ends at once, before a shortcut is tried.

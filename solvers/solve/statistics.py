@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from dpsolve.solvers.distributions.distribution import explain_distribution
 from dpsolve.solvers.distributions.initial import read_initial
@@ -29,7 +30,6 @@ from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence
 
-Array = Any
 Arrays = dict[str, Array]
 
 # One number each about a point's stationary distribution.
@@ -140,9 +140,10 @@ def follows(
     options: SolveOptions,
     mass: Array | None,
 ) -> Arrays:
-    """Return what follows from a policy and its stationary distribution, differentiably."""
+    """Return what follows from a policy and its distribution `mass` (states...), differentiably."""
     arrays: Arrays = {}
     if options.moments:
+        assert mass is not None  # `options.stationary` is true of them
         found = moments_of(model, fixed, mass, expanded(model, options.moments))
         arrays |= {f"moment_{name}": x for name, x in found.items()}
     if options.periods is not None:
@@ -197,7 +198,7 @@ def horizon_path(
 
 
 def initial_mass(model: Model | TabularModel, options: SolveOptions) -> Array:
-    """Return the initial distribution of the options, over the states."""
+    """Return the initial distribution of the options (states...)."""
     return read_initial(dict(options.initial or ()), model)
 
 
@@ -211,6 +212,6 @@ def _judge(arrays: Arrays, proper: Array | bool, code: Array, over: Reductions) 
 
 
 def mask(x: Array, failed: Array | bool) -> Array:
-    """Take what a failed point cannot have out of an array."""
+    """Take what a failed point cannot have out of an array (...)."""
     missing = jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else -1
     return jnp.where(failed, missing, x)
