@@ -289,7 +289,7 @@ def test_a_package_that_jobs_lack_ends_the_sweep_and_marks_nothing(login: LoginN
 
 def test_workers_leave_before_their_walltime_and_are_replaced(login: LoginNode) -> None:
     """Jobs of a minute for two minutes of work: no task is begun that would not end in time."""
-    login.sweep(points=48, nap=2.5)
+    login.sweep(points=48, nap=6.0)
     login.profile(partition="short", walltime="00:01:00", max_jobs=2)
     login.run(seconds=240)
     login.assert_whole(24)
@@ -299,8 +299,8 @@ def test_workers_leave_before_their_walltime_and_are_replaced(login: LoginNode) 
 
 
 def test_a_task_longer_than_any_walltime_is_named_at_once(login: LoginNode) -> None:
-    """Known from its first half: four batches of 15 s or more, two at a time, in a minute."""
-    login.sweep(points=2_000, nap=15.0)
+    """Known from its first half: four batches of 35 s, two at a time, in a minute."""
+    login.sweep(points=2_000, nap=35.0)
     login.profile(partition="short", walltime="00:01:00", max_jobs=1)
     text = (login.folder / "naps.toml").read_text()
     (login.folder / "naps.toml").write_text(
