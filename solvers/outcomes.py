@@ -66,7 +66,7 @@ _SENTENCES = {
     Outcome.NOT_FINITE: "a feasible reward, a grid or a parameter is NaN or infinite",
     Outcome.OFF_GRID: "a feasible next state lies off its grid",
     Outcome.LEAK: "a row of probabilities does not sum to one",
-    Outcome.DISCOUNT: "the discount makes the problem ill-posed",
+    Outcome.DISCOUNT: "at this discount no bound on the value can be certified",
     Outcome.NOT_INCREASING: "the grid of a state does not increase",
     Outcome.DIVERGED: "the values grew without bound or became NaN during the iterations",
     Outcome.REFUSED: "the factory refuses these parameters",
