@@ -14,7 +14,7 @@ from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .errors import UsageError
 from .options import SolveOptions
-from .outcomes import RECORDS, sentence, word
+from .outcomes import RECORDS, UNCERTIFIED, sentence, word
 
 if TYPE_CHECKING:
     import xarray
@@ -98,9 +98,10 @@ class Solution:
     status : str, or array of str
         ``solved`` (certified within tol), ``inexact`` (bounds are wider) or ``failed``.
     message : str, or array of str
-        Why, in a sentence; empty when solved.
+        Why, in a sentence; empty when solved, but for a factory's own arrays without an error
+        bound: it says that nothing is certified.
     certificate : str, or array of str
-        ``full``, or ``sampled`` (see :mod:`.sampled_certificate`).
+        ``full``; or ``sampled``, which is none: see :mod:`.sampled_certificate`.
     parameters : dict
         Every economic parameter.
     problem : Problem
@@ -157,7 +158,7 @@ class Solution:
 
     @property
     def certificate(self) -> Any:
-        """What certifies it: ``full`` sweeps, or one that was confirmed by a ``sampled`` sweep."""
+        """What it rests on: ``full`` sweeps, which certify, or ``sampled`` states, which do not."""
         if CERTIFICATE in self.arrays:
             kind = np.asarray(self.arrays[CERTIFICATE])
         else:
@@ -269,8 +270,9 @@ class Solution:
         if self.messages is not None:
             return self.messages
         # It came out of somebody's jit, where no place could be looked for.
-        codes = np.asarray(self.code)
-        words = np.array([sentence(int(c)) for c in codes.ravel()], dtype=object)
+        codes, sample = np.asarray(self.code), self.problem.options.sample
+        words = np.array([sentence(int(c), sample) for c in codes.ravel()], dtype=object)
+        words[(codes.ravel() == 0) & np.isnan(np.ravel(self.error_bound))] = UNCERTIFIED
         return words.reshape(codes.shape) if codes.ndim else str(words[0])
 
     def point(self, i: int) -> Solution:
@@ -303,10 +305,13 @@ class Solution:
             words, counts = np.unique(self.status, return_counts=True)
             summary = ", ".join(f"{n} {w}" for w, n in zip(words, counts, strict=True))
             return f"<Solution of {self.problem.name}: {shape[0]} points: {summary}>"
-        return (
-            f"<Solution of {self.problem.name}: {self.status}, certified error "
-            f"{float(self.error_bound):.2g}, {int(self.iterations)} sweeps, shape {shape}>"
-        )
+        bound, sweeps = float(self.error_bound), f"{int(self.iterations)} sweeps"
+        certified = f"certified error {bound:.2g}, {sweeps}"
+        if not np.isfinite(bound):
+            certified = f"nothing certified, {sweeps}"
+        elif "value" not in dict(self.problem.dims):
+            certified = f"error at most {bound:.2g} by the factory's word"
+        return f"<Solution of {self.problem.name}: {self.status}, {certified}, shape {shape}>"
 
     # -- labelled results -----------------------------------------------------------------------
 

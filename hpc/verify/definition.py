@@ -117,7 +117,7 @@ class _Functions(Definition):
             s.shape,
         )
         discount = np.where(feasible, discount, 0.0)
-        # What rewards alone read has no part in the continuation, nor has how far that extrapolates.
+        # What rewards alone read has no part in the continuation, however far it extrapolates.
         onward = self._branches(at, counts, self._continued())
         targets = [
             (where, np.where(counts, probs * weight, 0.0))

@@ -55,8 +55,6 @@ def explain_statistics(
     arrays : mapping
         The point's results.
     """
-    if "value" not in arrays:
-        return sentence(code)  # a factory's own arrays
     if CLASSES in arrays and code in _OF_CHAIN:
         return _of_chain(code, model(), options, arrays)
     if code == Outcome.NOT_PROBABILITIES and (options.initial or options.periods):
@@ -64,7 +62,7 @@ def explain_statistics(
             initial_mass(model(), options)
         except ModelError as error:  # the initial distribution has no place on the grid here
             return str(error)
-    return sentence(code)
+    return sentence(code, options.sample)
 
 
 _OF_CHAIN = (Outcome.SOLVED, Outcome.DISTRIBUTION_LOOSE, Outcome.SEVERAL_CLASSES)
