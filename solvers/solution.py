@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.model.factory_signature import Factory, signature
@@ -14,7 +15,7 @@ from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .errors import UsageError
 from .options import SolveOptions
-from .outcomes import RECORDS, UNCERTIFIED, sentence, word
+from .outcomes import RECORDS, UNCERTIFIED, Outcome, sentence, word
 
 if TYPE_CHECKING:
     import xarray
@@ -87,7 +88,8 @@ class Solution:
     distribution_path : array (time, states...)
         The distribution over time, where ``periods`` asked for it.
     moments : dict of str to float
-        Moments of the stationary distribution, those that ``moments`` asked for.
+        Moments of the stationary distribution, those that ``moments`` asked for: refused, or NaN,
+        where the distribution is not certified.
     gradients : dict of str to dict of str to array
         By parameter, then by variable, those that ``gradients`` asked for:
         ``gradients["beta"]["value"]``. Policies are held fixed; see :mod:`.gradients`.
@@ -223,8 +225,25 @@ class Solution:
 
     @property
     def moments(self) -> dict[str, Array]:
-        """Moments of the stationary distribution, by name; empty if none was asked for."""
-        return self._group("moment_")
+        """Moments of the stationary distribution, by name; empty if none was asked for.
+
+        They carry the status of the distribution: where it is not certified, one point's are
+        refused, and those of many points, or inside a trace, are NaN.
+
+        Raises
+        ------
+        UsageError
+            If the distribution is not certified; ``solution["moment_<name>"]`` has the number.
+        """
+        found = self._group("moment_")
+        if not found or "distribution_error" not in self.arrays:
+            return found
+        error = self.arrays["distribution_error"]
+        certified = error <= self.problem.options.distribution_tol
+        if not self.problem.batched and is_concrete(self.arrays) and self.status != "failed":
+            code = Outcome.SOLVED if certified else Outcome.DISTRIBUTION_LOOSE
+            refuse_uncertified(code, error, self.message, f"solution['moment_{next(iter(found))}']")
+        return where_certified(found, certified)
 
     @property
     def gradients(self) -> dict[str, dict[str, Array]]:
@@ -341,6 +360,48 @@ class Solution:
         """Put together again."""
         arrays, parameters = children
         return cls(arrays, parameters, problem)
+
+
+def where_certified(moments: Mapping[str, Array], certified: Array) -> dict[str, Array]:
+    """Put NaN in place of the moments of distributions that are not certified.
+
+    Parameters
+    ----------
+    moments : dict of str to array
+        With the axis of points, if there is one, before others.
+    certified : bool, or bool array (points,)
+    """
+
+    def masked(x: Array) -> Array:
+        beside = (1,) * (np.ndim(x) - np.ndim(certified))
+        return jnp.where(jnp.reshape(certified, (*np.shape(certified), *beside)), x, jnp.nan)
+
+    return {name: masked(x) for name, x in moments.items()}
+
+
+def refuse_uncertified(code: Array, bound: Array, message: str, door: str) -> None:
+    """Refuse moments of one distribution that is not certified.
+
+    Parameters
+    ----------
+    code, bound : int, float
+        Of the distribution.
+    message : str
+        Why it is not certified.
+    door : str
+        How to get at the moments all the same.
+
+    Raises
+    ------
+    UsageError
+        With the bound and the remedy.
+    """
+    if word(code) == "inexact":
+        raise UsageError(
+            "these are moments of a distribution that is not certified (its certified L1 distance "
+            f"from the true one is {float(bound):.3g}): {message}. They may be far from the true "
+            f"moments; {door} gives them all the same"
+        )
 
 
 def labelled(
