@@ -40,7 +40,7 @@ INITIAL_WORDS = ("stationary", "uniform")
 INITIAL_SLACK = 1e-9  # how far masses may miss one before they are refused
 
 PRECISIONS: dict[str, tuple[str, ...]] = {"double": ("float64",), "mixed": ("float32", "single")}
-# Nothing is certified by probability unless that was asked for: so `auto` is the full certificate.
+# Nothing is left uncertified unless that was asked for: so `auto` is the full certificate.
 CERTIFICATES: dict[str, tuple[str, ...]] = {"full": ("auto",), "sampled": ("sample",)}
 
 # What a point is asked for beside its value: absent from `as_dict` when it is not asked for, so
@@ -104,8 +104,9 @@ class SolveOptions:
         leads, and end in float64. What is certified does not change.
     certificate : str
         ``full`` (``auto`` is another word for it): a sweep over all pairs of a state and a choice.
-        ``sampled``: over those of a random sample of states, with a statement of probability (see
-        :mod:`.sampled_certificate`) and no proof, where the maximum goes by divide and conquer.
+        ``sampled``: over those of a random sample of states, where the maximum goes by divide and
+        conquer. That is a statement of probability and certifies nothing: a point that it ends is
+        ``inexact``, with an `error_bound` of inf (see :mod:`.sampled_certificate`).
     sample, sample_seed : int
         States in the sample, and the seed that draws them.
     """

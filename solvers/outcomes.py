@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
 from typing import Any
 
@@ -14,6 +15,7 @@ PER_POINT = (*RECORDS, "code")  # one number per point, whatever the model
 class Outcome(IntEnum):
     """Result codes of a solve: 0 solved, 10 and above failed, all others inexact."""
 
+    SAMPLED = -2
     GAIN_DIFFERS = -1
     SOLVED = 0
     MAX_ITER = 1
@@ -41,6 +43,8 @@ _SENTENCES = {
     "reward seems to differ between states, as it does where no choice leads from one recurrent "
     "class to a better one (a multichain model); the bounds hold from every state, but no single "
     "gain does: connect the states, or solve each closed part by itself",
+    Outcome.SAMPLED: "no better choice at {sample} sampled states (confidence .999), which bounds "
+    "no error: nothing is certified; certificate='full' finds a bound",
     Outcome.SOLVED: "",
     Outcome.MAX_ITER: "the largest number of sweeps was reached before the certified error fell "
     "to tol; raise max_iter, or let method='auto' choose",
@@ -66,7 +70,7 @@ _SENTENCES = {
     Outcome.NOT_FINITE: "a feasible reward, a grid or a parameter is NaN or infinite",
     Outcome.OFF_GRID: "a feasible next state lies off its grid",
     Outcome.LEAK: "a row of probabilities does not sum to one",
-    Outcome.DISCOUNT: "the discount makes the problem ill-posed",
+    Outcome.DISCOUNT: "at this discount no bound on the value can be certified",
     Outcome.NOT_INCREASING: "the grid of a state does not increase",
     Outcome.DIVERGED: "the values grew without bound or became NaN during the iterations",
     Outcome.REFUSED: "the factory refuses these parameters",
@@ -82,6 +86,20 @@ def word(code: Any) -> str | np.ndarray[Any, Any]:
     return str(words) if words.ndim == 0 else words
 
 
-def sentence(code: int) -> str:
-    """Return the sentence of one code ('' for solved)."""
-    return _SENTENCES[Outcome(int(code))]
+UNCERTIFIED = "nothing is certified: the factory states no error_bound of its arrays"
+"""What is said of points that have no error bound at all, not even an infinite one."""
+
+
+def sentence(code: int, sample: int | None = None) -> str:
+    """Return the sentence of one code ('' for solved); `sample` is the number of states drawn."""
+    return _SENTENCES[Outcome(int(code))].format(sample="the" if sample is None else f"{sample:,}")
+
+
+def accuracy(bound: float, tol: float, what: str = "certified error") -> str:
+    """Return what is said of an error bound in a summary, which is nothing where it is none."""
+    if math.isnan(bound):
+        return UNCERTIFIED
+    if math.isinf(bound):
+        some = " at some points" if what.startswith("worst") else ""
+        return f"nothing is certified{some}: error_bound is inf (tol {tol:g})"
+    return f"{what} {bound:.3g} (tol {tol:g})"

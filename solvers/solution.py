@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.model.factory_signature import Factory, signature
@@ -15,7 +16,7 @@ from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .errors import UsageError
 from .options import SolveOptions
-from .outcomes import RECORDS, sentence, word
+from .outcomes import RECORDS, UNCERTIFIED, Outcome, sentence, word
 
 if TYPE_CHECKING:
     import xarray
@@ -88,7 +89,8 @@ class Solution:
     distribution_path : array (time, states...)
         The distribution over time, where ``periods`` asked for it.
     moments : dict of str to float
-        Moments of the stationary distribution, those that ``moments`` asked for.
+        Moments of the stationary distribution, those that ``moments`` asked for: refused, or NaN,
+        where the distribution is not certified.
     gradients : dict of str to dict of str to array
         By parameter, then by variable, those that ``gradients`` asked for:
         ``gradients["beta"]["value"]``. Policies are held fixed; see :mod:`.gradients`.
@@ -99,9 +101,10 @@ class Solution:
     status : str, or array of str
         ``solved`` (certified within tol), ``inexact`` (bounds are wider) or ``failed``.
     message : str, or array of str
-        Why, in a sentence; empty when solved.
+        Why, in a sentence; empty when solved, but for a factory's own arrays without an error
+        bound: it says that nothing is certified.
     certificate : str, or array of str
-        ``full``, or ``sampled`` (see :mod:`.sampled_certificate`).
+        ``full``; or ``sampled``, which is none: see :mod:`.sampled_certificate`.
     parameters : dict
         Every economic parameter.
     problem : Problem
@@ -158,7 +161,7 @@ class Solution:
 
     @property
     def certificate(self) -> str | Numpy:
-        """What certifies it: ``full`` sweeps, or one that was confirmed by a ``sampled`` sweep."""
+        """What it rests on: ``full`` sweeps, which certify, or ``sampled`` states, which do not."""
         if CERTIFICATE in self.arrays:
             kind = np.asarray(self.arrays[CERTIFICATE])
         else:
@@ -225,9 +228,23 @@ class Solution:
     def moments(self) -> dict[str, AnyArray]:
         """Moments of the stationary distribution, by name; empty if none was asked for.
 
-        A number each, or (points,).
+        A number each, or (points,). They carry the status of the distribution: where it is not
+        certified, one point's are refused, and those of many points, or inside a trace, are NaN.
+
+        Raises
+        ------
+        UsageError
+            If the distribution is not certified; ``solution["moment_<name>"]`` has the number.
         """
-        return self._group("moment_")
+        found = self._group("moment_")
+        if not found or "distribution_error" not in self.arrays:
+            return found
+        error = self.arrays["distribution_error"]
+        certified = error <= self.problem.options.distribution_tol
+        if not self.problem.batched and is_concrete(self.arrays) and self.status != "failed":
+            code = Outcome.SOLVED if certified else Outcome.DISTRIBUTION_LOOSE
+            refuse_uncertified(code, error, self.message, f"solution['moment_{next(iter(found))}']")
+        return {**where_certified(found, certified)}
 
     @property
     def gradients(self) -> dict[str, dict[str, AnyArray]]:
@@ -276,8 +293,9 @@ class Solution:
         if self.messages is not None:
             return self.messages
         # It came out of somebody's jit, where no place could be looked for.
-        codes = np.asarray(self.code)
-        words = np.array([sentence(int(c)) for c in codes.ravel()], dtype=object)
+        codes, sample = np.asarray(self.code), self.problem.options.sample
+        words = np.array([sentence(int(c), sample) for c in codes.ravel()], dtype=object)
+        words[(codes.ravel() == 0) & np.isnan(np.ravel(self.error_bound))] = UNCERTIFIED
         return words.reshape(codes.shape) if codes.ndim else str(words[0])
 
     def point(self, i: int) -> Solution:
@@ -310,10 +328,13 @@ class Solution:
             words, counts = np.unique(self.status, return_counts=True)
             summary = ", ".join(f"{n} {w}" for w, n in zip(words, counts, strict=True))
             return f"<Solution of {self.problem.name}: {shape[0]} points: {summary}>"
-        return (
-            f"<Solution of {self.problem.name}: {self.status}, certified error "
-            f"{float(self.error_bound):.2g}, {int(self.iterations)} sweeps, shape {shape}>"
-        )
+        bound, sweeps = float(self.error_bound), f"{int(self.iterations)} sweeps"
+        certified = f"certified error {bound:.2g}, {sweeps}"
+        if not np.isfinite(bound):
+            certified = f"nothing certified, {sweeps}"
+        elif "value" not in dict(self.problem.dims):
+            certified = f"error at most {bound:.2g} by the factory's word"
+        return f"<Solution of {self.problem.name}: {self.status}, {certified}, shape {shape}>"
 
     # -- labelled results -----------------------------------------------------------------------
 
@@ -343,6 +364,48 @@ class Solution:
         """Put together again."""
         arrays, parameters = children
         return cls(arrays, parameters, problem)
+
+
+def where_certified(moments: Mapping[str, AnyArray], certified: AnyArray) -> dict[str, jax.Array]:
+    """Put NaN in place of the moments of distributions that are not certified.
+
+    Parameters
+    ----------
+    moments : dict of str to array
+        With the axis of points, if there is one, before others.
+    certified : bool, or bool array (points,)
+    """
+
+    def masked(x: AnyArray) -> jax.Array:
+        beside = (1,) * (np.ndim(x) - np.ndim(certified))
+        return jnp.where(jnp.reshape(certified, (*np.shape(certified), *beside)), x, jnp.nan)
+
+    return {name: masked(x) for name, x in moments.items()}
+
+
+def refuse_uncertified(code: AnyArray | int, bound: AnyArray, message: object, door: str) -> None:
+    """Refuse moments of one distribution that is not certified.
+
+    Parameters
+    ----------
+    code, bound : int, float
+        Of the distribution.
+    message : str
+        Why it is not certified.
+    door : str
+        How to get at the moments all the same.
+
+    Raises
+    ------
+    UsageError
+        With the bound and the remedy.
+    """
+    if word(code) == "inexact":
+        raise UsageError(
+            "these are moments of a distribution that is not certified (its certified L1 distance "
+            f"from the true one is {float(bound):.3g}): {message}. They may be far from the true "
+            f"moments; {door} gives them all the same"
+        )
 
 
 def labelled(

@@ -189,7 +189,7 @@ def test_the_exponent_is_that_of_a_power() -> None:
 
 def test_the_picture_is_drawn_and_small(tmp_path: Path) -> None:
     path = tmp_path / "pictures" / "cost.png"
-    cost.picture((10, 100), {"ours": [1.0, 2.0], "peer": [1.0, 100.0]}, path)
+    cost.picture((10, 100), {"ours, certified": [1.0, 2.0], "peer": [1.0, 100.0]}, path)
     assert 1_000 < path.stat().st_size < 200_000
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from dpsolve.solvers.errors import AgreedError, DpsolveError, PeerError, UsageError
+from dpsolve.solvers.outcomes import accuracy
 
 from .options import assignments, command_line, examples, listed, read_target, set_option
 
@@ -184,9 +185,9 @@ def _summary(reading: Reading, ending: SolveReport, group: ProcessGroup) -> Iter
     yield f"{reading.source.name}: {click.style(ending.status, fg=colour, bold=True)}"
     if ending.status != "solved" and ending.message:
         yield f"  because     {ending.message}"
-    if not math.isnan(ending.error_bound):
-        tol = reading.sweep.solve.get("tol")
-        yield f"  accuracy    certified error {ending.error_bound:.3g} (tol {tol:g})"
+    if ending.status in ("solved", "inexact") or not math.isnan(ending.error_bound):
+        tol = float(reading.sweep.solve["tol"])
+        yield f"  accuracy    {accuracy(ending.error_bound, tol)}"
         taken_up = f", taken up after {ending.resumed}" if ending.resumed is not None else ""
         yield f"  iterations  {ending.iterations}{taken_up}"
     hosts = len({member.host for member in group.members})
@@ -322,11 +323,12 @@ def _solution_lines(solution: Solution, seconds: float, compiling: float) -> Ite
     if solution.problem.sizes:
         yield f"  sizes       {listed(dict(solution.problem.sizes))}"
     bound = float(solution.error_bound)
-    if not np.isnan(bound):
+    if status != "failed" or not np.isnan(bound):
         if "gain" in solution.arrays:
             yield f"  gain        {float(solution.gain):.10g} on average per period"
         whose = "certified error" if "value" in dict(solution.problem.dims) else "error at most"
-        yield f"  accuracy    {whose} {bound:.3g} (tol {tol:g})"
+        yield f"  accuracy    {accuracy(bound, tol, whose)}"
+    if not np.isnan(bound):
         yield f"  iterations  {int(solution.iterations)}"
     if status != "failed":
         yield from _arrays(solution)

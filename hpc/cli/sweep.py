@@ -12,6 +12,7 @@ import click
 
 from dpsolve.sharding.batches.solving_order import START, STRAND
 from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.outcomes import accuracy
 
 from .options import (
     command_line,
@@ -288,9 +289,9 @@ def _summary(outcome: SweepReport) -> Iterator[str]:
     if outcome.inexact or outcome.failed:
         for failure in read_status(outcome.path).failures:
             yield f"  {failure}"
-    if not math.isnan(outcome.error_bound):
-        bound = f"{outcome.error_bound:.3g} (tol {outcome.tol:g})"
-        yield f"  accuracy    worst certified error {bound}"
+    if outcome.solved or outcome.inexact:
+        bound = accuracy(outcome.error_bound, outcome.tol, "worst certified error")
+        yield f"  accuracy    {bound}"
     yield f"  store       {outcome.path}"
     if outcome.computed:
         solving = outcome.seconds - outcome.compile_seconds

@@ -30,6 +30,7 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.bellman import GridPolicy
 from dpsolve.solvers.operators.tabular import TabularPolicy
+from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence
 from dpsolve.solvers.solution import Problem, Solution
 from dpsolve.solvers.solve.point import read_off
@@ -86,7 +87,7 @@ def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) ->
     sizes = {**signature(factory).sizes, **stored.bucket.sizes}
     made = build(factory, values, sizes)
     seconds = float(arrays.pop("seconds"))
-    arrays["code"] = np.int32(_code(status, message))
+    arrays["code"] = np.int32(_code(status, message, store.options))
     problem = Problem(factory, None, Sizes(sizes.items()), store.options, ())
     if isinstance(made, Model | TabularModel):
         arrays |= _policy(made, arrays, f"{store.path}: the point {where}")
@@ -128,12 +129,12 @@ def _read(store: Store, stored: StoredBucket, index: int) -> tuple[dict[str, Any
     return found, str(found.pop("status")), str(found.pop("message"))
 
 
-def _code(status: str, message: str) -> int:
+def _code(status: str, message: str, options: SolveOptions) -> int:
     """Return the code of a status: that of the same sentence, where it is one of ours."""
     if status == "solved":
         return int(Outcome.SOLVED)
     for outcome in Outcome:
-        if outcome < 10 and outcome != 0 and sentence(outcome) == message:
+        if outcome < 10 and outcome != 0 and sentence(outcome, options.sample) == message:
             return int(outcome)
     return int(Outcome.RUNNING)
 

@@ -5,7 +5,6 @@ Reading changes nothing and needs no lock, so it may be done while the sweep run
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dpsolve.hpc.plan.design import point_label, point_parameters
+from dpsolve.solvers.outcomes import accuracy
 
 from .atomic_files import disk_errors
 from .buckets import Receipt, StoredBucket, worst
@@ -150,7 +150,7 @@ class StoreStatus:
 
     @property
     def error_bound(self) -> float:
-        """The worst certified error among solved and inexact points."""
+        """The worst certified error among solved and inexact points, NaN if none has any."""
         return worst(group.error_bound for group in self.groups)
 
     def __str__(self) -> str:
@@ -178,8 +178,9 @@ class StoreStatus:
         yield f"  points     {_counts(self)}"
         if len(self.groups) > 1:
             yield from (f"    {group.group}: {_counts(group)}" for group in self.groups)
-        if not math.isnan(self.error_bound):
-            yield f"  accuracy   worst certified error {self.error_bound:.3g} (tol {self.tol:g})"
+        if self.solved or self.inexact:
+            bound = accuracy(self.error_bound, self.tol, "worst certified error")
+            yield f"  accuracy   {bound}"
         for failure in self.failures:
             yield f"  {failure}"
         if self.pending and not goes_on:

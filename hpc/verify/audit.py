@@ -21,6 +21,7 @@ from dpsolve.hpc.plan import store_schema
 from dpsolve.hpc.plan.design import Bucket, make_design, point_label, point_parameters
 from dpsolve.hpc.store import checksums
 from dpsolve.hpc.zarr_format import METADATA
+from dpsolve.solvers.outcomes import UNCERTIFIED
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.tasks import Task
@@ -224,6 +225,11 @@ def record_faults(
             (status == "inexact") & (bound <= tol) & ~loose,
             f"status is inexact, but error_bound is within tol={tol:g}",
         )
+        if "certificate" in block:
+            yield (
+                (status == "solved") & (block["certificate"] == 1),
+                "status is solved, but no certificate: a sample of states bounds no error",
+            )
     if bound is not None and not certified:  # a factory may itself state the error of its arrays
         yield (
             (status == "solved") & (bound > tol),
@@ -233,10 +239,13 @@ def record_faults(
         periodic = (
             block.get("distribution_period", np.ones(len(status))) > 1
         )  # is told, and is fine
+        unbound = not certified and (message == UNCERTIFIED)
         yield (
-            (status == "solved") & (message != "") & ~periodic,
+            (status == "solved") & (message != "") & ~periodic & ~unbound,
             "status is solved, but message says why not",
         )
+        if bound is not None:
+            yield unbound & ~np.isnan(bound), "an error_bound is stored, but message says of none"
         yield (status != "solved") & (message == ""), "status is not solved, but message is empty"
     failed = status == "failed"
     for name, values in block.items():

@@ -117,9 +117,11 @@ class _Functions(Definition):
             s.shape,
         )
         discount = np.where(feasible, discount, 0.0)
+        # What rewards alone read has no part in the continuation, however far it extrapolates.
+        onward = self._branches(at, counts, self._continued())
         targets = [
             (where, np.where(counts, probs * weight, 0.0))
-            for branch in branches
+            for branch in onward
             for where, weight in self._targets(s, c, branch, counts)
         ]
 
@@ -183,17 +185,27 @@ class _Functions(Definition):
             for name, f in self.model.outputs.items()
         }
 
-    def _branches(self, at: dict[str, NDArray[Any]], counts: Mask) -> list[_Branch]:
-        """Place the post variables on their grids: one branch for each corner."""
+    def _continued(self) -> list[str]:
+        """Return the post variables that the rules of states name."""
+        named: set[str] = set()
+        for rule in self.model.transition.values():
+            named |= {rule} if isinstance(rule, str) else set(inspect.signature(rule).parameters)
+        return [name for name in self.model.post if name in named]
+
+    def _branches(
+        self, at: dict[str, NDArray[Any]], counts: Mask, some: list[str] | None = None
+    ) -> list[_Branch]:
+        """Place (some of) the post variables on their grids: one branch for each corner."""
+        posts = {n: p for n, p in self.model.post.items() if some is None or n in some}
         axes = []
-        for name, post in self.model.post.items():
+        for name, post in posts.items():
             x = at[post.rule] if isinstance(post.rule, str) else _map(post.rule, at, len(counts))
             x, counted = np.broadcast_arrays(x, counts)
             fault = _Fault(f"the post variable {name}", at, counted)
             axes.append(_place(post.spec, np.asarray(x, dtype=np.float64), fault))
         branches = []
         for corner in product(*axes):
-            index = {name: i for name, (i, _) in zip(self.model.post, corner, strict=True)}
+            index = {name: i for name, (i, _) in zip(posts, corner, strict=True)}
             here = {n: np.asarray(self.model.post[n].spec.values)[i] for n, i in index.items()}
             weight = prod((w for _, w in corner), start=np.ones((1, 1)))
             branches.append(_Branch(at | here, index, weight))

@@ -318,6 +318,11 @@ class _Run:
             self.notes[
                 "no value and no bounds are stored, so that only policies can be checked"
             ] = None
+        if math.isinf(stored.error_bound):
+            self.notes[
+                "where error_bound is inf nothing is claimed of the value: of such points only "
+                "what follows from the policy was checked"
+            ] = None
         self.note_distributions(model, stored.arrays)
         found = examine(model, stored, self.some_states(model))
         found.faults += _numbered(coords, axes(model))

@@ -31,7 +31,7 @@ from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Signature, Sizes, signature
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.outcomes import PER_POINT, word
+from dpsolve.solvers.outcomes import PER_POINT, UNCERTIFIED, Outcome, word
 from dpsolve.solvers.solve.one_device import check_sizes, explain
 
 from .coordinates import coordinates
@@ -258,7 +258,7 @@ class Program:
         return Batch(
             variables=found.arrays,
             status=np.asarray(word(code)),
-            message=self._messages(code, columns, found.arrays),
+            message=self._messages(numbers, columns, found.arrays),
             seconds=found.seconds,
             **numbers,
         )
@@ -275,10 +275,15 @@ class Program:
         return cores() if alone and small and not self.alone else 1
 
     def _messages(
-        self, code: Numpy, columns: Mapping[str, Numpy], found: Mapping[str, Numpy]
+        self,
+        numbers: Mapping[str, Numpy],
+        columns: Mapping[str, Numpy],
+        found: Mapping[str, Numpy],
     ) -> Numpy:
+        code = numbers["code"]
         messages = np.full(code.shape, "", dtype=object)
-        to_tell = code != 0
+        messages[(code == Outcome.SOLVED) & np.isnan(numbers["error_bound"])] = UNCERTIFIED
+        to_tell = code != Outcome.SOLVED
         if "value" in found and "distribution_period" in found:
             to_tell |= found["distribution_period"] > 1  # solved, with a message
         for i in np.flatnonzero(to_tell):

@@ -25,7 +25,8 @@ LONG_NAMES = {
     "gain": "average reward per period",
     "gain_lower": "certified lower bound on the gain, from every state",
     "gain_upper": "certified upper bound on the gain, from every state",
-    CERTIFICATE: "kind of certificate: 0 by full sweeps, 1 by a sample of states",
+    CERTIFICATE: "what was looked at: 0 full sweeps, which certify; 1 a sample of states, "
+    "which bounds no error",
     "distribution": "stationary distribution",
     "distribution_path": "distribution over time",
     "distribution_residual": "change of the distribution in one period, L1 norm",

@@ -16,7 +16,7 @@ from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.outcomes import Outcome, sentence, word
-from dpsolve.solvers.solution import TIME, Problem, labelled
+from dpsolve.solvers.solution import TIME, Problem, labelled, refuse_uncertified, where_certified
 
 from .solved_points import at_points, fixed_policy, horizon_of
 
@@ -184,15 +184,24 @@ class Distribution:
     # -- moments --------------------------------------------------------------------------------
 
     def moments(
-        self, asked: str | Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
+        self,
+        asked: str | Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]],
+        *,
+        uncertified: bool = False,
     ) -> dict[str, Array]:
         """Compute moments under the distribution; they have derivatives where it has.
+
+        Moments of a distribution that is not certified may be anything: they are given where they
+        are asked for, by `uncertified`. Else they are refused, or, where no error can be raised for
+        one of many points or inside a trace, they are NaN.
 
         Parameters
         ----------
         asked : str, list of str and functions, or dict of functions
             Names (``mean_a``, ``gini_a``, ``p90_consumption``, ``moments`` for the usual ones; see
             :mod:`.moments`), or functions of states, choices, shocks and outputs.
+        uncertified : bool
+            Whether moments are wanted of a distribution whose status is ``inexact``, too.
 
         Returns
         -------
@@ -203,8 +212,18 @@ class Distribution:
         Raises
         ------
         UsageError
-            If there is no moment of that name.
+            If there is no moment of that name; if the distribution is one, and not certified.
         """
+        if not uncertified and is_concrete(self.code) and not self.batched:
+            refuse_uncertified(self.code, self.error_bound, self.message, "uncertified=True")
+        found = self._moments(asked)
+        if uncertified:
+            return found
+        return where_certified(found, self.code == Outcome.SOLVED)
+
+    def _moments(
+        self, asked: str | Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
+    ) -> dict[str, Array]:
         from .moments import moments_of
 
         if self.problem is None:

@@ -43,7 +43,7 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
     ModelError
         Naming the fault: an unknown argument, a NaN reward at a named state and choice, a state
         without a feasible choice, a row of probabilities that does not sum to one, a next state
-        off its grid, a discount that makes the problem ill-posed.
+        off its grid, a discount at which no bound can be certified.
     """
     if not isinstance(model, Model | TabularModel):
         factory = as_factory(model)
@@ -277,19 +277,30 @@ def _discount(grid_operator: GridOperator, criterion: str) -> str:
     if not float(rates.high) < 1 and bool(rates.monotone):
         return (
             f"the discount reaches {high:.6g}, and the spectral radius of the discounted "
-            f"transitions is {spectral_radius(grid_operator):.6g}; it must be below 1 for the "
-            "value to be finite"
+            f"transitions, over all choices, is {spectral_radius(grid_operator):.6g}; "
+            f"{_NO_BOUND}: lower the discount, let `feasible` exclude the choices that never lead "
+            "to an end, or give the model a horizon"
         )
     return ""
+
+
+# Not that the value is infinite: with a discount of 1 it is finite where choices that go on for
+# ever (improper policies) cost infinitely much, or earn nothing.
+_NO_BOUND = (
+    "the bounds that certify a value need it below 1. The value may be finite all the same (a "
+    "shortest path whose detours cost), but that is not solved here"
+)
 
 
 def _constant_discount(beta: float) -> str:
     if 0 <= beta < 1:
         return ""
+    if not beta >= 1:
+        return f"the discount is {beta:.12g}; over an infinite horizon it must lie in [0, 1)"
     average = ", or solve for the average reward per period, with criterion='average'"
     return (
-        f"the discount is {beta:.12g}; over an infinite horizon it must lie in [0, 1): lower it, "
-        "or give the model a horizon" + average * (beta == 1.0)
+        f"the discount is {beta:.12g}, which is not below 1; {_NO_BOUND}: lower it, or give the "
+        "model a horizon" + average * (beta == 1.0)
     )
 
 

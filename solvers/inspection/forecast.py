@@ -57,11 +57,11 @@ class Outlook:
     single : bool
         Whether sweeps in single precision are tried.
     sampled : bool
-        Whether a sample of the states certifies, in place of a full sweep.
+        Whether a sample of the states is looked at, in place of the full sweep that certifies.
     pairs : int
         Pairs of a state and a choice, which a full sweep looks at.
     samples : bool
-        Whether a sample of the states could certify, if that were asked for.
+        Whether a sample of the states could be looked at, if that were asked for.
     """
 
     kept: int | None
@@ -94,7 +94,9 @@ class Outlook:
             first = ", in single precision first" if self.single else ""
             return f"over all choices in every sweep{first}"
         choice, state = self.along
-        then = "a sample of the states certifies" if self.sampled else "full sweeps certify"
+        then = "full sweeps certify"
+        if self.sampled:
+            then = "a sample of the states is looked at, which certifies nothing"
         return (
             f"by divide and conquer ({choice} taken to rise with {state}; about "
             f"{self.quick:,} evaluations a sweep), then {then}"
@@ -116,8 +118,8 @@ class Outlook:
         if not (self.warning and self.samples):
             return ""
         return (
-            'certificate = "sampled" is quicker and proves less: it is a statement of probability, '
-            "not a proof"
+            'certificate = "sampled" is quicker and certifies nothing: points are inexact, with an '
+            "error_bound of inf"
         )
 
 
@@ -183,7 +185,7 @@ def _of(operator: GridOperator, shortcut: Shortcut | None, options: SolveOptions
 
 
 def _samples(operator: GridOperator, options: SolveOptions) -> bool:
-    """Tell whether a sample could certify, if that were asked for."""
+    """Tell whether a sample could be looked at, if that were asked for."""
     if operator.model.horizon is not None:
         return False
     found = shortcut_of(operator, replace(options, certificate="sampled"))

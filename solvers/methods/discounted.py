@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from dpsolve.solvers.numerics.krylov import richardson
-from dpsolve.solvers.operators.base import BellmanOperator, Shortcut, Survey
+from dpsolve.solvers.operators.base import BellmanOperator, Shortcut
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
@@ -60,7 +60,8 @@ class Fixpoint:
     code : int
         An :class:`~.outcomes.Outcome`.
     sampled : bool
-        Whether the certificate is one by a sample of states (see :mod:`.sampled_certificate`).
+        Whether a sample of states took the place of a certificate (see
+        :mod:`.sampled_certificate`); the error bound is infinite then.
     """
 
     value: Array
@@ -127,36 +128,20 @@ def begin(
     shortcut : Shortcut, optional
         It finds the value that `operator` starts from, or vouches for it itself.
     """
-    surveyor = shortcut if shortcut is not None and shortcut.vouches else operator
-    run = _looked_over(operator, surveyor.survey(), live)
+    survey = operator.survey()  # of all pairs, whatever vouches for the rest
+    rates = modulus(operator, survey)
+    run = resume(operator, rates, operator.start(), first_fault(survey, rates), live)
     if shortcut is None:
         return run
     run = _ahead(shortcut, options, run)
-    if not shortcut.vouches:
-        return run
-    vouched = _vouched_for(shortcut, options, run)
-
-    def anew() -> SolveState:
-        """Go on with full sweeps, having looked at all pairs."""
-        full = _looked_over(operator, operator.survey(), live)
-        fresh = full.state.code == Outcome.RUNNING
-        state = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), run.state, full.state)
-        return SolveState(state, full.rates)
-
-    done = vouched.state.code != Outcome.RUNNING
-    found: SolveState = lax.cond(done, lambda: vouched, anew)
-    return found
-
-
-def _looked_over(operator: BellmanOperator, survey: Survey, live: Array | bool) -> SolveState:
-    rates = modulus(operator, survey)
-    return resume(operator, rates, operator.start(), first_fault(survey, rates), live)
+    return _vouched_for(shortcut, options, run) if shortcut.vouches else run
 
 
 def _vouched_for(shortcut: Shortcut, options: SolveOptions, run: SolveState) -> SolveState:
     """End the run with a sweep of the shortcut's, if that is within `tol` and a sample confirms it.
 
-    A run that had ended stays as it is.
+    Its bounds would hold if no choice left out were better, which nobody knows: so it has none, and
+    is not solved. A run that had ended stays as it is.
     """
     s = run.state
     tv, policy = shortcut.greedy(s.v)
@@ -167,9 +152,14 @@ def _vouched_for(shortcut: Shortcut, options: SolveOptions, run: SolveState) -> 
         s,
         tv=tv,
         policy=policy,
-        bounds=now,
+        bounds=replace(
+            now,
+            below=jnp.asarray(-jnp.inf),
+            above=jnp.asarray(jnp.inf),
+            error=jnp.asarray(jnp.inf),
+        ),
         k=s.k + 1,
-        code=jnp.int32(Outcome.SOLVED),
+        code=jnp.int32(Outcome.SAMPLED),
         sampled=jnp.asarray(True),
     )
     return replace(run, state=jax.tree.map(lambda a, b: jnp.where(sound, a, b), ended, s))

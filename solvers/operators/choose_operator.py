@@ -3,7 +3,7 @@
 A model of arrays has its own Bellman operator, a model on grids another. Where a state is a
 cycle the solve loop runs on the operator of one turn (:mod:`.cyclic`), and what is found is read
 off by that of the whole model; everywhere else these two are one. Beside the operator there may be
-a shortcut: divide and conquer, with or without a certificate by a sample (:mod:`.monotone`,
+a shortcut: divide and conquer, ended by full sweeps or by a look at a sample (:mod:`.monotone`,
 :mod:`.sampled_certificate`), or single precision (:mod:`.mixed_precision`).
 """
 
@@ -80,7 +80,7 @@ class Operators:
 
     @property
     def may_sample(self) -> bool:
-        """Whether a point's certificate may be one by a sample."""
+        """Whether a point may end with a look at a sample, without a certificate."""
         return isinstance(self.whole_shortcut, SampledOperator)
 
 
@@ -133,8 +133,8 @@ def shortcut_of(operator: BellmanOperator, options: SolveOptions) -> Shortcut | 
     """Return a shortcut for an operator, if one is worth trying.
 
     A hint makes divide and conquer worth it, and so does a maximum that streams over choices for
-    lack of memory, or a certificate by a sample. A hint that is wrong, or a guess, costs the sweeps
-    of the shortcut. Single precision is tried where it is allowed.
+    lack of memory, or a sample in place of a certificate. A hint that is wrong, or a guess, costs
+    the sweeps of the shortcut. Single precision is tried where it is allowed.
     """
     if not isinstance(operator, GridOperator) or options.method not in ("auto", "pi"):
         return None
@@ -166,6 +166,6 @@ def _monotone(operator: GridOperator, options: SolveOptions) -> MonotoneOperator
 
 
 def _samples(operator: GridOperator, options: SolveOptions) -> bool:
-    """Tell whether a certificate by a sample was asked for, and can be given."""
+    """Tell whether a sample in place of a certificate was asked for, and can be looked at."""
     able = operator.partition is None and operator.constant_discount
     return able and options.certificate == "sampled"

@@ -1,7 +1,9 @@
-r"""Certificate by random states: a probability in place of a full sweep.
+r"""A look at random states in place of the full sweep that certifies: a probability, and no bound.
 
-It is given where ``certificate="sampled"`` asks for it, and never unasked: it is a statement of
-probability, and the full certificate is a proof.
+It is taken where ``certificate="sampled"`` asks for it, and never unasked. The full certificate is
+a proof; this is a statement of probability, about how many states may have a better choice and not
+about how much better that may be. So what it ends is not certified: it is ``inexact``, with an
+error bound of inf. The look over all feasible pairs (:mod:`.validation`) is made all the same.
 
 Divide and conquer (:mod:`.monotone`) finds :math:`\tilde T v \le T v`, a maximum over some of the
 choices, and a policy that attains it. Its lower bound on the true value holds as it stands, since
@@ -30,7 +32,6 @@ from jax import Array, lax
 
 from dpsolve.solvers.numerics.tracing import EPS
 
-from .base import Survey
 from .bellman import GridOperator
 from .interpolation import at_members
 from .model_functions import BLOCK
@@ -68,24 +69,6 @@ class SampledOperator(MonotoneOperator):
         drawn = np.random.default_rng(seed).integers(prod(self.shape), size=sample)
         chunks = ceil(sample / CHUNK)
         self.drawn = jnp.asarray(np.resize(drawn, (chunks, CHUNK)), jnp.int32)
-
-    def survey(self) -> Survey:
-        """Look over the pairs of the states drawn."""
-        found: Survey = lax.map(lambda flat: GridOperator.survey(self._at_states(flat)), self.drawn)
-        return Survey(
-            feasible=found.feasible.all(),
-            finite=found.finite.all(),
-            increasing=found.increasing.all(),
-            gap=found.gap.max(),
-            row_low=found.row_low.min(),
-            row_high=found.row_high.max(),
-            least=found.least.min(),
-            discount_low=found.discount_low.min(),
-            discount_high=found.discount_high.max(),
-            spread=found.spread.max(),
-            magnitude=jnp.max(jnp.asarray(found.magnitude)),
-            reach=jnp.max(jnp.asarray(found.reach)),
-        )
 
     def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
         """Tell whether neither a choice beside the policy's nor one of a state drawn is better.

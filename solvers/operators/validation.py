@@ -67,9 +67,13 @@ def survey_pairs(
 
     gap, spread = jnp.zeros(()), jnp.ones(())
     reached = functions.reached
-    for location in {**locations, **pairs.locations, **pairs.posts}.values():
+    continuation = {**locations, **pairs.locations}
+    for location in {**continuation, **pairs.posts}.values():
         if location.gap is not None:
             gap = jnp.maximum(gap, top(reached(location.gap, pairs)))
+    # Of post variables the continuation reads those that rules of states name. The others are read
+    # by rewards alone, and how far these are extrapolated is no matter for the contraction.
+    for location in continuation.values():
         if location.weight is not None:
             weights = location.weight.map(lambda w: jnp.abs(w) + jnp.abs(1.0 - w))
             spread = spread * jnp.maximum(top(reached(weights, pairs)), 1.0)

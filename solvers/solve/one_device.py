@@ -21,7 +21,7 @@ from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.outcomes import Outcome, sentence
+from dpsolve.solvers.outcomes import UNCERTIFIED, Outcome, sentence
 from dpsolve.solvers.solution import Problem, Solution
 
 from .compile_clock import compile_clock
@@ -205,7 +205,12 @@ def explain(
     """
     if code < 10:
         asked = options.stationary or options.periods is not None or options.initial is not None
-        return explain_statistics(code, model, options, arrays) if asked else sentence(code)
+        if asked and "value" in arrays:
+            return explain_statistics(code, model, options, arrays)
+        # A model's point that is solved has a bound, and a factory's own arrays may have none.
+        if code == Outcome.SOLVED and np.isnan(arrays.get("error_bound", 0.0)):
+            return UNCERTIFIED
+        return sentence(code, options.sample)
     try:
         text = diagnose(model(), options.criterion) or sentence(code)
     except ModelError as error:  # at these parameters the model cannot even be built

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dpsolve.solvers.distributions.distribution import explain_distribution
@@ -55,8 +56,18 @@ def explain_statistics(
     arrays : mapping
         The point's results.
     """
-    if "value" not in arrays:
-        return sentence(code)  # a factory's own arrays
+    text = _explained(code, model, options, arrays)
+    error = float(arrays.get("distribution_error", 0.0))
+    given = any(n.startswith("moment_") and np.isfinite(x).all() for n, x in arrays.items())
+    if error <= options.distribution_tol or not given:
+        return text
+    beside = f"the moments are of a distribution that is not certified (distance {error:.3g})"
+    return f"{text}; {beside}" if text else beside
+
+
+def _explained(
+    code: int, model: Callable[[], Any], options: SolveOptions, arrays: Mapping[str, Any]
+) -> str:
     if CLASSES in arrays and code in _OF_CHAIN:
         return _of_chain(code, model(), options, arrays)
     if code == Outcome.NOT_PROBABILITIES and (options.initial or options.periods):
@@ -64,7 +75,7 @@ def explain_statistics(
             initial_mass(model(), options)
         except ModelError as error:  # the initial distribution has no place on the grid here
             return str(error)
-    return sentence(code)
+    return sentence(code, options.sample)
 
 
 _OF_CHAIN = (Outcome.SOLVED, Outcome.DISTRIBUTION_LOOSE, Outcome.SEVERAL_CLASSES)

@@ -267,6 +267,27 @@ def test_a_periodic_chain_is_solved_and_says_so(made: Callable[..., Any], tmp_pa
     assert [f.message for f in read_status(path).failures] == [str(ds["message"].values[1])]
 
 
+def test_moments_of_a_distribution_that_is_not_certified_are_told_in_the_store(
+    made: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "loose.zarr"
+    tables = {
+        "grid": {"beta": [0.9, 0.95]},
+        "solve": {"moments": ["mean_a"], "distribution_tol": 1e-17},
+        "store": {"keep": ["policy"]},
+    }
+    assert run(made(path, **tables)).inexact == 2
+    ds = open_results(path).load()
+    assert (ds["status"] == "inexact").all()
+    assert (ds["distribution_error"] > 1e-17).all()
+    told = "the moments are of a distribution that is not certified (distance"
+    assert all(told in str(message) for message in ds["message"].values)
+    assert told in str(read_status(path))
+    with pytest.raises(dp.UsageError, match="not certified"):
+        _ = dp.load(path, beta=0.9).moments
+    assert dp.verify(path).ok
+
+
 def test_an_initial_value_off_a_moving_grid_is_told_at_its_point() -> None:
     def growing(top=2.0):
         return dp.Model(

@@ -102,7 +102,7 @@ def test_too_few_sweeps_is_a_status() -> None:
     [
         ("growth", {"bta": 0.9}, {}, ["bta", "Did you mean 'beta'"]),
         ("grwth", {}, {}, ["grwth", "Did you mean 'growth'"]),
-        ("growth", {"beta": 1.0}, {}, ["discount is 1", "[0, 1)"]),
+        ("growth", {"beta": 1.0}, {}, ["discount is 1", "below 1"]),
         ("growth", {"beta": jnp.ones(3)}, {}, ["shape (3,)", "solve_many"]),
         ("growth", {"n_k": [3]}, {}, ["n_k", "hashed"]),
         ("growth", {}, {"tol": "1e-8"}, ["tol='1e-8'", "not a number"]),

@@ -268,15 +268,41 @@ def test_ctrl_c_ends_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     assert "interrupted" in run("sweep m.py:toy --grid a=1:2:3", code=130)
 
 
+def test_what_certifies_nothing_says_so_in_every_summary(run: Run) -> None:
+    """Arrays of a factory that states no error, and a sample in place of a certificate."""
+    none = "accuracy    nothing is certified: the factory states no error_bound of its arrays"
+    assert none in run("solve m.py:toy")
+    assert none in run("solve m.py:toy --store one.zarr")
+    assert none in run("sweep m.py:toy --grid a=1:2:3 --store s.zarr")
+    assert none.replace("    ", "   ") in run("status s.zarr")
+    assert (dp.open("s.zarr")["message"] == none.split("    ")[1]).all()
+    run("verify s.zarr")
+    sample = "--with solve.certificate=sampled --with solve.sample=1500"
+    text = run(f"sweep savings --grid beta=0.9,0.95 --set n_a=300 --set n_z=2 {sample} "
+               "--store some.zarr", code=1)  # fmt: skip
+    assert "2 points: 0 solved, 2 inexact" in text
+    assert "no better choice at 1,500 sampled states (confidence .999)" in text
+    assert "accuracy    nothing is certified at some points: error_bound is inf" in text
+    stored = dp.open("some.zarr")
+    assert stored["certificate"].attrs["long_name"].endswith("which bounds no error")
+    assert (stored["certificate"] == 1).all()
+    assert (stored["status"] == "inexact").all()
+    assert "nothing is certified at some points" in run("status some.zarr")
+    assert "nothing is claimed of the value" in run("verify some.zarr")
+    assert dp.load("some.zarr", beta=0.9).message.startswith("no better choice at 1,500")
+
+
 def test_a_plan_says_how_long_a_certificate_takes_and_what_is_quicker(run: Run) -> None:
     command = "plan savings --grid beta=0.9,0.95 --set n_a=20000 --set n_z=25 --no-probe"
     text = run(command)
     assert "certified   by a full sweep, about 12 s a point on two cores (by count: " in text
-    assert "a statement of probability, not a proof (in [solve], or" in text
+    assert (
+        "certifies nothing: points are inexact, with an error_bound of inf (in [solve], or" in text
+    )
     option = "--with solve.certificate=sampled"
     assert f"{option})" in text
     asked = run(f"{command} {option}")
-    assert "then a sample of the states certifies" in asked
+    assert "then a sample of the states is looked at, which certifies nothing" in asked
     assert "certified   by" not in asked
 
 

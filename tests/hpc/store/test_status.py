@@ -80,7 +80,7 @@ def test_every_group_is_told(toy_sweep: Callable[..., Sweep]) -> None:
     status = read_status(sweep.store.path)
     assert [(g.group, g.solved, g.pending) for g in status.groups] == [("n=2", 2, 0), ("n=4", 1, 1)]
     assert "n=4: 1 solved, 0 inexact, 0 failed, 1 pending" in str(status)
-    assert "certified" not in str(status)  # plain arrays have no bounds
+    assert "nothing is certified: the factory states no error_bound" in str(status)
 
 
 def test_status_loads_nothing_heavy_and_changes_nothing(

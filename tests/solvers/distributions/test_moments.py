@@ -300,3 +300,67 @@ def test_moments_are_checked_when_the_model_is_made() -> None:
         model(moments={"mean_a": lambda a: a})
     with pytest.raises(dp.ModelError, match="is not a name"):
         model(moments={"the poor": lambda a: a < 1.0})
+
+
+# -- moments of what is not certified --------------------------------------------------------------
+
+ROWS = np.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])
+PLAIN = {"distribution_method": "plain", "moments": ("mean_z",)}
+
+
+def turns(slow: float = 0.0) -> dp.Model:
+    """Plain iteration does not converge where nobody stays: the chain is periodic."""
+    rows = (1 - slow) * jnp.asarray(ROWS) + slow * jnp.eye(3)
+    return dp.Model(
+        states={"z": dp.markov([0.0, 1.0, 5.0], rows)},
+        choices={"d": dp.integers(0, 1)},
+        reward=lambda z, d: z - d,
+        discount=0.9,
+    )
+
+
+def test_moments_of_a_distribution_that_is_not_certified_are_refused_with_its_bound() -> None:
+    mu = dp.stationary(dp.solve(turns), method="plain")
+    bound = float(mu.error_bound)
+    assert (mu.status, bound > 0.1) == ("inexact", True)
+    with pytest.raises(dp.UsageError) as caught:
+        mu.moments("mean_z")
+    for word in ("not certified", f"{bound:.3g}", "use method='auto'", "uncertified=True"):
+        assert word in str(caught.value)
+    given = float(mu.moments("mean_z", uncertified=True)["mean_z"])
+    assert given == pytest.approx(float(mu.mass @ np.array([0.0, 1.0, 5.0])))
+    assert abs(given - 1.75) > 0.01  # it does lie
+    good = dp.stationary(dp.solve(turns))
+    assert float(good.moments("mean_z")["mean_z"]) == pytest.approx(1.75, abs=1e-7)
+    with pytest.raises(dp.UsageError, match="not certified"):
+        dp.stationary(ROWS, method="plain").moments("mean_state")
+
+
+def test_of_many_points_and_inside_a_trace_they_are_nan() -> None:
+    slow = jnp.array([0.5, 0.0])
+    many = dp.stationary(dp.solve_many(turns, {"slow": slow}), method="plain")
+    np.testing.assert_allclose(many.moments("mean_z")["mean_z"], [1.75, np.nan], atol=1e-6)
+    assert np.isfinite(many.moments("mean_z", uncertified=True)["mean_z"]).all()
+
+    def mean(slow: Any) -> Any:
+        mu = dp.stationary(dp.solve(turns, {"slow": slow}), method="plain")
+        return mu.moments("mean_z")["mean_z"]
+
+    assert float(jax.jit(mean)(0.5)) == pytest.approx(1.75, abs=1e-6)
+    assert np.isnan(jax.jit(mean)(0.0))
+
+
+def test_the_moments_of_a_solution_carry_the_status_of_its_distribution() -> None:
+    found = dp.solve(turns, **PLAIN)
+    assert found.status == "inexact"
+    assert "the moments are of a distribution that is not certified (distance" in found.message
+    with pytest.raises(dp.UsageError, match=r"not certified .*solution\['moment_mean_z'\]"):
+        _ = found.moments
+    assert np.isfinite(float(found["moment_mean_z"]))
+    many = dp.solve_many(turns, {"slow": [0.5, 0.0]}, **PLAIN)
+    assert list(many.status) == ["solved", "inexact"]
+    np.testing.assert_allclose(many.moments["mean_z"], [1.75, np.nan], atol=1e-6)
+    # A value that is inexact, too, does not hide it.
+    both = dp.solve(turns, max_iter=1, tol=1e-12, method="vi", **PLAIN)
+    assert "largest number of sweeps" in both.message
+    assert "distribution that is not certified" in both.message

@@ -53,14 +53,14 @@ def test_a_long_certificate_is_told_with_how_it_was_counted_and_what_is_quicker(
     assert full.warning.startswith("by a full sweep, about 12 s a point")
     assert "by count: 10,000,000,000 pairs" in full.warning
     assert full.remedy.startswith('certificate = "sampled" is quicker')
-    assert full.remedy.endswith("a statement of probability, not a proof")
+    assert full.remedy.endswith("with an error_bound of inf")
     sampled = outlook(savings, sizes, SolveOptions(certificate="sampled"))
     assert sampled is not None
     assert (sampled.sampled, sampled.warning, sampled.remedy) == (True, "", "")
     assert (ahead().warning, ahead().remedy) == ("", "")
 
 
-def test_what_no_sample_can_certify_is_not_told_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_sample_can_be_looked_at_none_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dpsolve.solvers.inspection.forecast.LONG", 1_000)
     assert ahead(memory=2**20).remedy
     found = ahead(method="vi", memory=2**20)

@@ -35,6 +35,21 @@ def test_a_factory_may_state_its_error() -> None:
     assert dp.solve(newton, {"steps": 2}, tol=0.1).status == "solved"
 
 
+def test_a_factory_that_states_no_error_is_said_to_certify_nothing() -> None:
+    def product(a: float = 2.0) -> dict[str, Any]:
+        return {"price": 3.0 * a}
+
+    told = "nothing is certified: the factory states no error_bound of its arrays"
+    found = dp.solve(product)
+    assert (found.status, found.message, np.isnan(found.error_bound)) == ("solved", told, True)
+    assert "solved, nothing certified" in repr(found)
+    assert jax.jit(lambda a: dp.solve(product, {"a": a}))(1.0).message == told
+    many = dp.solve_many(product, {"a": np.array([1.0, np.nan])})
+    assert list(many.message) == [told, "parameter 'a' is NaN"]
+    assert dp.verify(found).ok
+    assert "error at most" in repr(dp.solve(newton, {"steps": 6}))
+
+
 def test_a_factory_may_refuse_parameters() -> None:
     with pytest.raises(dp.ModelError, match="a is the square of nothing"):
         dp.solve(newton, {"a": -1.0})

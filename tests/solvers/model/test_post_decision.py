@@ -418,3 +418,35 @@ def test_states_over_devices(pair: Callable[..., Any], memory: int) -> None:
     for found in jax.jit(shared)(np.take(v, members, axis)):
         whole = np.take(np.asarray(found), np.arange(partition.size), axis)
         np.testing.assert_allclose(whole.ravel(), _defined(meant, v).max(1), atol=1e-11)
+
+
+def booked(beta: float = 0.95, *, read: str = "reward") -> dp.Model:
+    """What is booked lies beyond its grid, and is extrapolated; the state moves by itself, or not.
+
+    The rewards are linear in what is booked, so that extrapolation is exact there.
+    """
+    return dp.Model(
+        states={"x": dp.grid(0.0, 1.0, 11, outside="clip")},
+        choices={"y": "x"},
+        post={"b": (dp.grid(0.0, 0.5, 3, outside="extrapolate"), lambda x, y: x + y)},
+        transition={"x": "y" if read == "reward" else lambda b: b / 2},
+        reward=[lambda x, y: -((y - x / 2) ** 2), lambda b: 0.1 * b],
+        discount=beta,
+    )
+
+
+def test_only_what_the_continuation_reads_of_a_post_variable_can_take_the_bounds_away() -> None:
+    found = dp.solve(booked, tol=1e-8)
+    assert (found.status, found.message) == ("solved", "")
+    x = np.linspace(0.0, 1.0, 11)
+    v, reward = np.zeros(11), 0.1 * (x[:, None] + x) - (x - x[:, None] / 2) ** 2
+    for _ in range(1000):
+        v = (reward + 0.95 * v).max(1)
+    np.testing.assert_allclose(found.value, v, atol=2e-8)
+    assert float(found.error_bound) <= 1e-8
+    verified = dp.verify(found)
+    assert verified.ok, str(verified)
+    assert verified.worst_error <= 1e-8
+    # What the rule of the state reads does count: weights beyond [0, 1] multiply the value.
+    loose = dp.solve(booked, {"read": "state"}, tol=1e-8)
+    assert (loose.status, float(loose.error_bound)) == ("inexact", np.inf)

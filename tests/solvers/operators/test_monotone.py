@@ -130,7 +130,7 @@ def test_a_grid_of_a_hundred_thousand_points() -> None:
         )
 
     found = dp.solve(saver, certificate="sampled", sample=300)
-    assert (found.status, found.certificate) == ("solved", "sampled")
+    assert (found.status, found.certificate) == ("inexact", "sampled")
     a, v = np.linspace(0.0, 20.0, n), np.asarray(found.value)
     for i in (0, 1, 16_384, 40_000, 65_535, 65_536, n - 1):
         c = 1.03 * a[i] + 1.0 - a

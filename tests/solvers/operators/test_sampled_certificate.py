@@ -1,7 +1,8 @@
-"""A certificate by a sample: given where nothing better is found, and else a full one."""
+"""A sample in place of a certificate: never called one; a full one where it finds better."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,15 +17,52 @@ from dpsolve.solvers.options import SolveOptions
 MORE = {"n_a": 300, "n_z": 3}
 
 
-def test_it_says_what_the_full_one_says() -> None:
+def test_a_sample_certifies_nothing_and_says_so() -> None:
     full = dp.solve("savings", MORE, certificate="full")
-    some = dp.solve("savings", MORE, certificate="sampled", sample=100)
-    assert full.certificate == "full"
-    assert some.certificate == "sampled"
-    assert some.status == "solved"
-    assert (some.lower <= full.upper).all()
-    assert (full.lower <= some.upper).all()
+    some = dp.solve("savings", MORE, certificate="sampled", sample=2_000)
+    assert (full.status, full.certificate) == ("solved", "full")
+    assert (some.status, some.certificate) == ("inexact", "sampled")
+    assert some.message.startswith(
+        "no better choice at 2,000 sampled states (confidence .999), which bounds no error"
+    )
+    assert float(some.error_bound) == np.inf
+    assert (np.asarray(some.lower) == -np.inf).all()
+    assert (np.asarray(some.upper) == np.inf).all()
+    assert "nothing certified" in repr(some)
     np.testing.assert_allclose(some.value, full.value, atol=2e-6)
+    verified = dp.verify(some)
+    assert verified.ok, str(verified)
+    assert any("nothing is claimed of the value" in note for note in verified.notes)
+
+
+def test_inside_a_trace_the_sentence_has_the_number_too() -> None:
+    some = jax.jit(lambda b: dp.solve("savings", {**MORE, "beta": b}, certificate="sampled",
+                                      sample=1_500))(0.95)  # fmt: skip
+    assert some.message.startswith("no better choice at 1,500 sampled states (confidence .999)")
+
+
+def leaking(beta=0.9):
+    """Chances sum to 1.8 at one value of n, where a sample need not look."""
+
+    def probs(n):
+        return jnp.where(n == 3, jnp.array([0.9, 0.9]), jnp.array([0.5, 0.5]))
+
+    return dp.Model(
+        states={"x": dp.grid(0.0, 1.0, 300), "n": dp.integers(0, 4)},
+        choices={"y": "x"},
+        shocks={"w": dp.iid([0.5, 1.5], probs)},
+        transition={"x": "y", "n": "n"},
+        reward=lambda x, y, w: w * jnp.log(2.0 * x - y + 1.1),
+        feasible=lambda x, y: 2.0 * x - y + 1.0 > 0,
+        discount=beta,
+        monotone={"y": "x"},
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_pairs_are_surveyed_and_not_those_of_the_sample_alone(seed: int) -> None:
+    with pytest.raises(dp.ModelError, match=r"'w' at .*n=3.* sum to 1\.8"):
+        dp.solve(leaking, certificate="sampled", sample=1, sample_seed=seed)
 
 
 def falling(beta=0.9, *, hint=True):
@@ -111,6 +149,8 @@ def test_auto_is_another_word_for_full() -> None:
 def test_many_points_each_have_their_own() -> None:
     many = dp.solve_many(rare, {"bonus": [0.0, 1e4]}, certificate="sampled", sample=3_000)
     assert list(many.certificate) == ["sampled", "full"]
+    assert list(many.status) == ["inexact", "solved"]
+    assert "3,000 sampled states" in many.message[0]
 
 
 def test_the_share_of_states_is_that_of_the_docstring() -> None:
