@@ -23,6 +23,9 @@ as daring as they like.
   if the discount times the absolute weights is below 1, and then
   :math:`\pm\max|d|` takes the place of both ends.
 
+*What the certificate is of*: the float64 :math:`\beta` and rewards as given, and each row's float64
+probabilities divided by their exact sum.
+
 Rounding: an entry of the computed :math:`Tv` is off by at most ``depth * eps * scale``, where the
 depth counts its additions; the bounds are widened by that error's whole geometric series.
 """
