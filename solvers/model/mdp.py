@@ -13,6 +13,7 @@ from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .grids import check_distribution
+from .model import MOST
 
 Array = Any
 
@@ -181,7 +182,7 @@ def _pair_form(
     for name, x in (("states", states), ("actions", actions)):
         if not is_concrete(x) or np.asarray(x).dtype.kind not in "iu" or np.ndim(x) != 1:
             raise ModelError(f"mdp: {name}= is a one-dimensional array of integers from 0")
-    state, action = np.asarray(states), np.asarray(actions)
+    state, action = np.asarray(states, np.int64), np.asarray(actions, np.int64)
     reward = _as_array(reward)
     transition = transition.tocsr() if sparse else _as_array(transition)
     pairs = len(state)
@@ -194,6 +195,11 @@ def _pair_form(
     if pairs == 0 or state.min() < 0 or action.min() < 0 or state.max() >= n:
         raise ModelError(
             f"mdp: states= must lie in 0..{n - 1} (P has {n} columns) and actions= at 0 or above"
+        )
+    if max(n, m) > MOST:
+        raise ModelError(
+            f"mdp: {n:,} states and actions up to {m - 1:,}, and numbers are counted to {MOST:,}: "
+            "number them from 0 without gaps"
         )
     order = np.lexsort((action, state))
     state, action = state[order], action[order]
