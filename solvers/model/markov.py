@@ -19,7 +19,8 @@ from scipy.special import ndtr
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
-from .grids import check_distribution, vector
+from .grids import vector
+from .probabilities import check_distribution, normalised
 
 Array = Any
 
@@ -48,6 +49,8 @@ class Markov:
 def markov(values: Any, transition_matrix: Any) -> Markov:
     """Make a Markov chain from its values (n,) and its transition matrix (n, n).
 
+    Rows within 1e-9 of a distribution are divided by their sum (:mod:`.probabilities`).
+
     Raises
     ------
     ModelError
@@ -63,7 +66,7 @@ def markov(values: Any, transition_matrix: Any) -> Markov:
         )
     if is_concrete(p):
         check_distribution(np.asarray(p), "the transition matrix")
-    return Markov(values, p)
+    return Markov(values, normalised(p))
 
 
 def rouwenhorst(n: int, rho: Any, sigma: Any, mu: Any = 0.0) -> Markov:
@@ -96,7 +99,7 @@ def rouwenhorst(n: int, rho: Any, sigma: Any, mu: Any = 0.0) -> Markov:
         matrix = matrix * inner[:, None]
     width = sigma * xp.sqrt((n - 1) / (1.0 - rho**2))
     values = mu / (1.0 - rho) + width * np.linspace(-1.0, 1.0, n)
-    return Markov(values, matrix)
+    return Markov(values, normalised(matrix))
 
 
 def tauchen(n: int, rho: Any, sigma: Any, mu: Any = 0.0, width: float = 3.0) -> Markov:
@@ -122,7 +125,7 @@ def tauchen(n: int, rho: Any, sigma: Any, mu: Any = 0.0, width: float = 3.0) -> 
     edges = centred[None, :-1] + step / 2 - rho * centred[:, None]
     below = cdf(edges / sigma)
     matrix = xp.diff(below, axis=1, prepend=xp.zeros((n, 1)), append=xp.ones((n, 1)))
-    return Markov(mu / (1.0 - rho) + centred, matrix)
+    return Markov(mu / (1.0 - rho) + centred, normalised(matrix))
 
 
 def _check_ar1(what: str, n: Any, rho: Any, sigma: Any) -> None:

@@ -128,6 +128,12 @@ class GridOperator(BellmanOperator):
         )
 
     @property
+    def shift(self) -> Array | None:
+        """The discount, where that is one number: probabilities and weights sum to one."""
+        discount = self.model.discount
+        return jnp.asarray(discount, jnp.float64) if self.constant_discount else None
+
+    @property
     def sizes(self) -> dict[str, int]:
         """The states at hand, and how many members of each."""
         return dict(zip(self.states, self.shape, strict=True))
