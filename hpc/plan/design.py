@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from dpsolve.hpc.sweep_file.consistency import disagreements
 from dpsolve.hpc.sweep_file.fields import Range, Sample, Span, Sweep
 from dpsolve.hpc.sweep_file.mistakes import report
+from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.model.factory_signature import Signature
 
 POINT = "point"
+MOST = 2**31 - 1  # points: the store's `start` numbers them in int32
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,13 @@ def make_design(sweep: Sweep, signature: Signature) -> Design:
     if mistakes := list(disagreements(raw, signature)):
         raise report("the sweep", mistakes, raw, lambda key: (0, ""))
     grid = {name: _axis(axis) for name, axis in sweep.grid.items()}
-    return Design(tuple(_Points(sweep.fixed, grid, _rows(sweep), signature).buckets()))
+    design = Design(tuple(_Points(sweep.fixed, grid, _rows(sweep), signature).buckets()))
+    if design.size > MOST:
+        raise UsageError(
+            f"the sweep has {design.size:,} points, and a store numbers them to {MOST:,}: make "
+            "several sweeps of it, or take fewer points along its axes"
+        )
+    return design
 
 
 def point_parameters(bucket: Bucket, point: int) -> dict[str, Any]:

@@ -397,9 +397,10 @@ class _Arrays(Definition):
     @classmethod
     def of(cls, model: TabularModel) -> _Arrays:
         n, m = model.n_states, model.n_actions
-        keys = np.arange(n * m)
-        if model.state_index is not None and model.action_index is not None:
-            keys = np.asarray(model.state_index) * m + np.asarray(model.action_index)
+        if model.state_index is None or model.action_index is None:
+            keys = np.arange(n * m)
+        else:
+            keys = np.asarray(model.state_index, np.int64) * m + np.asarray(model.action_index)
         reward = np.asarray(model.reward, dtype=np.float64)
         discount = np.broadcast_to(np.asarray(model.discount, dtype=np.float64), reward.shape)
         order = np.argsort(keys, kind="stable")

@@ -14,7 +14,7 @@ from jax import Array, lax
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.factory_signature import build
 from dpsolve.solvers.model.mdp import TabularModel
-from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.model import MOST, Model
 from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.bellman import GridOperator
@@ -85,7 +85,19 @@ def states_of(solution: Solution, what: str) -> dict[str, AnyArray]:
             f"policy, and so no {what}. Its arrays are: {', '.join(solution.arrays)}."
         )
     dims = dict(solution.problem.dims)["value"]
-    return {n: solution.grids[n] for n in dims if n != "t"}
+    grids = {n: solution.grids[n] for n in dims if n != "t"}
+    shape = tuple(int(np.shape(grid)[-1]) for grid in grids.values())
+    if prod(shape) > MOST:
+        raise ModelError(too_many_states(solution.problem.name, shape))
+    return grids
+
+
+def too_many_states(name: str, shape: tuple[int, ...]) -> str:
+    """Say why there is no distribution over so many states."""
+    return (
+        f"{name} has {prod(shape):,} states, and distributions number them to {MOST:,}: take "
+        "coarser grids, or simulate"
+    )
 
 
 def at_points(

@@ -15,10 +15,14 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError, UsageError
-from dpsolve.solvers.model.grids import check_distribution
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.probabilities import (
+    ROW_SUM_TOLERANCE,
+    check_distribution,
+    normalised,
+)
 from dpsolve.solvers.numerics.arrays import AnyArray, Sparse
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import STATIONARY_METHODS, canonical
@@ -151,12 +155,14 @@ def _of_array(
         )
     n = int(matrix.shape[0])
     if sparse:
-        if (matrix.tocsr().data < 0).any():
+        if (matrix.tocsr().data < -ROW_SUM_TOLERANCE).any():
             raise ModelError("the transition probabilities have a negative entry")
         check_distribution(np.asarray(matrix.sum(1)).reshape(-1, 1), "the transition probabilities")
-        matrix = SparseRows.from_scipy(matrix)
+        matrix = SparseRows.from_scipy(matrix).normalised()
     elif is_concrete(matrix):
         check_distribution(np.asarray(matrix), "the transition probabilities")
+    if not sparse:
+        matrix = jnp.asarray(normalised(matrix))
     start = None
     if initial is not None:
         start = check_masses(getattr(initial, "mass", initial), (n,), "initial")

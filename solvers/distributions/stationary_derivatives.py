@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from dpsolve.solvers.errors import UsageError
-from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE
+from dpsolve.solvers.model.probabilities import ROW_SUM_TOLERANCE
 from dpsolve.solvers.numerics import dense
 from dpsolve.solvers.numerics.krylov import resolvent
 from dpsolve.solvers.numerics.partition import ALONE, Reductions

@@ -15,9 +15,10 @@ from dpsolve.solvers.methods.bounds import modulus
 from dpsolve.solvers.model.array_factory import named as named_arrays
 from dpsolve.solvers.model.array_factory import no_model, rebuild, refusal
 from dpsolve.solvers.model.factory_signature import signature, split
-from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE, Grid
+from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.probabilities import REMEDY, ROW_SUM_TOLERANCE
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import GridOperator
@@ -209,7 +210,7 @@ def _rows(grid_operator: GridOperator, pairs: PairTable, place: _Place, when: st
             total = high if abs(abs(high - 1.0) - gap) < 1e-15 else 1.0 - gap
             return (
                 f"the probabilities of '{name}' at {where}{when} sum to {total:.12g}, not to 1; "
-                "probabilities that leak would shift the solution: normalise them"
+                f"probabilities that leak would shift the solution: {REMEDY}"
             )
         least, where = _worst(row.map(jnp.negative), feasible, place)
         if least > 0:
@@ -348,7 +349,8 @@ def _diagnose_tabular(model: TabularModel, criterion: str) -> str:
     if gap.max() > ROW_SUM_TOLERANCE:
         at = np.argwhere(gap == gap.max())[0]
         state, action = _pair(model, at)
-        return f"the row of P for state {state}, action {action} sums to {sums[tuple(at)]:.12g}"
+        total = sums[tuple(at)]
+        return f"the row of P for state {state}, action {action} sums to {total:.12g}: {REMEDY}"
     if float(survey.least) < 0:
         return f"P has a negative entry, {float(survey.least):g}"
     beta = float(model.discount)

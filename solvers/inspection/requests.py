@@ -7,17 +7,19 @@ be told all of them at once, each with its line.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.moments import check_moments
+from dpsolve.solvers.distributions.solved_points import too_many_states
 from dpsolve.solvers.errors import DpsolveError, UsageError
 from dpsolve.solvers.model.array_factory import own_dims
 from dpsolve.solvers.model.grids import Integers
 from dpsolve.solvers.model.mdp import TabularModel
-from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.model import MOST, Model
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 
@@ -67,6 +69,8 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
             except UsageError as error:
                 yield "moments", i, str(error)
         yield from _refusals_of_path(made, options, name)
+        if prod(made.shape) > MOST and (options.stationary or options.periods is not None):
+            yield "distribution", None, too_many_states(name, made.shape)
 
 
 def _finite(name: str, what: str, made: Any) -> str:

@@ -14,10 +14,9 @@ And :math:`r_c + P_c v \le v + \max d` for every choice :math:`c`, so that over 
 plan, however it depends on the past, earns more than :math:`n \max d` and the range of :math:`v`.
 
 So a sweep certifies the gain wherever :math:`v` came from: the error is half the span of
-:math:`d`, widened by the rounding of :math:`Tv` (``depth * eps * scale``) and by what rows that
-miss 1 within the survey's tolerance can shift it; the model meant is that with rows divided by
-their sums. :math:`v` is a *relative* value, 0 at the first state. It has no bounds: only its
-differences mean something, and those of several recurrent classes not even that.
+:math:`d`, widened by the rounding of :math:`Tv` (``depth * eps * scale``); the model meant is that
+with rows divided by their sums. :math:`v` is a *relative* value, 0 at the first state. It has no
+bounds: only its differences mean something, and those of several recurrent classes not even that.
 
 Steps, from the greedy policy :math:`\pi` of a sweep:
 
@@ -46,7 +45,7 @@ from jax import Array, lax
 
 from dpsolve.solvers.numerics.krylov import bicgstab, richardson
 from dpsolve.solvers.numerics.partition import Reductions
-from dpsolve.solvers.numerics.tracing import EPS
+from dpsolve.solvers.numerics.tracing import EPS, TINY
 from dpsolve.solvers.operators.base import BellmanOperator, PolicyOperator, Survey
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
@@ -122,12 +121,12 @@ class AverageState(LoopState):
     ----------
     state : pytree
         The last sweep and what the loop remembers.
-    leak : float
-        How far rows of probabilities miss 1; infinite if their weights are no probabilities.
+    magnitude : float
+        Of the survey; infinite if the weights of next states are no probabilities.
     """
 
     state: _State
-    leak: Array
+    magnitude: Array
 
 
 def begin(operator: BellmanOperator, live: Array | bool = True) -> AverageState:
@@ -152,8 +151,7 @@ def begin(operator: BellmanOperator, live: Array | bool = True) -> AverageState:
         k=jnp.int32(0),
         code=jnp.where(live, _fault(survey), jnp.int32(Outcome.NOT_FINITE)),
     )
-    leak = jnp.maximum(jnp.maximum(survey.row_high - 1.0, 1.0 - survey.row_low), 0.0)
-    return AverageState(state, jnp.where(survey.spread <= 1.0 + 1e-12, leak, jnp.inf))
+    return AverageState(state, jnp.where(survey.monotone, survey.magnitude, jnp.inf))
 
 
 def _fault(survey: Survey) -> Array:
@@ -166,13 +164,15 @@ def _fault(survey: Survey) -> Array:
 
 def iterate(operator: BellmanOperator, options: SolveOptions, run: AverageState) -> AverageState:
     """Make one sweep, bound the gain by it, and take a step."""
-    return replace(run, state=_iterate(operator, run.leak, options, run.state))
+    return replace(run, state=_iterate(operator, run.magnitude, options, run.state))
 
 
-def _iterate(operator: BellmanOperator, leak: Array, options: SolveOptions, s: _State) -> _State:
+def _iterate(
+    operator: BellmanOperator, magnitude: Array, options: SolveOptions, s: _State
+) -> _State:
     over = operator.reductions
     tv, policy = operator.greedy(s.v)
-    low, high, rounding = _bounds(s.v, tv, operator.depth, leak, over)
+    low, high, rounding = _bounds(s.v, tv, operator.depth, magnitude, over)
     error = (high - low) / 2
     fell = error < (1.0 - FALL) * s.mark
     stale = jnp.where(fell, 0, s.stale + 1).astype(jnp.int32)
@@ -182,7 +182,7 @@ def _iterate(operator: BellmanOperator, leak: Array, options: SolveOptions, s: _
     )
     running = jnp.int32(Outcome.RUNNING)
     given_up = jnp.where(settled, stuck(error, rounding, Outcome.GAIN_DIFFERS), running)
-    given_up = jnp.where(jnp.isfinite(leak), given_up, jnp.int32(Outcome.NO_CERTIFICATE))
+    given_up = jnp.where(jnp.isfinite(magnitude), given_up, jnp.int32(Outcome.NO_CERTIFICATE))
     # A value is finite whatever step it came from: only a reward makes Tv otherwise.
     unsound = jnp.where(over.all(jnp.isfinite(tv)), running, jnp.int32(Outcome.NOT_FINITE))
     code = verdict(error, k, given_up, unsound, options)
@@ -223,13 +223,13 @@ def _iterate(operator: BellmanOperator, leak: Array, options: SolveOptions, s: _
 
 
 def _bounds(
-    v: Array, tv: Array, depth: int, leak: Array, over: Reductions
+    v: Array, tv: Array, depth: int, magnitude: Array, over: Reductions
 ) -> tuple[Array, Array, Array]:
     """Bound the gain by what one sweep did to `v`; also return the allowance for rounding."""
     change = tv - v
-    scale = over.max(jnp.maximum(jnp.abs(v), jnp.abs(tv)))
-    # The difference is rounded once more than Tv; infinite times zero must not be NaN.
-    rounding = ((depth + 2) * EPS + leak) * jnp.maximum(scale, jnp.finfo(jnp.float64).tiny)
+    scale = over.max(jnp.maximum(jnp.abs(v), jnp.abs(tv))) + magnitude
+    # The difference is rounded once more than Tv.
+    rounding = (depth + 2) * (EPS * scale + TINY)
     return over.min(change) - rounding, over.max(change) + rounding, rounding
 
 

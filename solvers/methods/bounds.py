@@ -14,7 +14,7 @@ otherwise, and the lower bound the other way round. The proof uses only that :ma
 and how it answers to constants: nothing about where :math:`v` came from. So the iterations may be
 as daring as they like.
 
-* One discount factor: :math:`w = 1`, :math:`\rho_\pm = \beta` times the range of row sums.
+* One discount factor: :math:`w = 1`, :math:`\rho_\pm = \beta`, as rows of probabilities sum to one.
 * A discount that depends on state and choice, below 1: :math:`w = 1` and the range of the discount.
 * A discount with single values of 1 or more: :math:`w` solves :math:`w = 1 + \max_c \beta E w` as
   far as it need be; :math:`\rho_+ = \max (\max_c \beta E w) / w` is then computed, not assumed,
@@ -23,8 +23,21 @@ as daring as they like.
   if the discount times the absolute weights is below 1, and then
   :math:`\pm\max|d|` takes the place of both ends.
 
-Rounding: an entry of the computed :math:`Tv` is off by at most ``depth * eps * scale``, where the
-depth counts its additions; the bounds are widened by that error's whole geometric series.
+*What the certificate is of*: the float64 :math:`\beta` and rewards as given, and each row's float64
+probabilities divided by their exact sum.
+
+*Around a constant.* A value near :math:`\beta = 1` is a large constant and a small rest,
+:math:`v = c + u`, and with one discount factor :math:`Tv = \beta c + Tu` exactly. So the sweep is
+made of the rest alone, and :math:`d = Tu - u - (1 - \beta) c` is rounded on the scale of the rest
+and of one period's rewards, not of the value.
+
+*Rounding.* An entry of the computed :math:`Tu` is off by at most ``depth * (eps * scale + tiny)``:
+the depth counts its additions, the scale is that of :math:`u`, of :math:`Tu` and of the terms that
+rewards are added up from (whose sum may be smaller), and tiny is what XLA flushes to zero. Choices
+worse than the best count with the best one's scale: a number that is far below stays below, rounded
+relative to itself. An error in :math:`d` counts with its whole geometric series,
+:math:`1 / (1 - \rho_+)`; what rounds when ends are put together again, shifted as they are, counts
+once.
 """
 
 from __future__ import annotations
@@ -36,7 +49,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from dpsolve.solvers.numerics.partition import ALONE, Reductions
-from dpsolve.solvers.numerics.tracing import EPS
+from dpsolve.solvers.numerics.tracing import EPS, TINY
 from dpsolve.solvers.operators.base import BellmanOperator, Survey
 
 MOST_GROWTH = 5_000  # sweeps spent on looking for a weight function
@@ -57,7 +70,7 @@ class Modulus:
     monotone : bool
         Whether the operator is.
     magnitude, reach : float
-        As the survey has them.
+        As the survey has them: see :class:`.Survey`.
     """
 
     weight: Array
@@ -72,6 +85,8 @@ class Modulus:
 @dataclass(frozen=True)
 class Bounds:
     """Certified bounds ``tv + below * w <= v* <= tv + above * w``, rounding included.
+
+    Around a constant ``tv`` is ``T(v - offset) + discount * offset``.
 
     Attributes
     ----------
@@ -100,9 +115,7 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
     one = jnp.ones(())
     over = operator.reductions
     beside = jnp.asarray(survey.magnitude, jnp.float64), jnp.asarray(survey.reach, jnp.float64)
-    high = survey.discount_high * survey.row_high * survey.spread
-    low = survey.discount_low * survey.row_low
-    monotone = survey.spread <= 1.0 + 1e-12
+    high, low, monotone = survey.rate, survey.discount_low, survey.monotone
     if operator.constant_discount:
         return Modulus(one, high, low, monotone, *beside)
 
@@ -136,7 +149,14 @@ def modulus(operator: BellmanOperator, survey: Survey) -> Modulus:
     )
 
 
-def bounds(v: Array, tv: Array, modulus: Modulus, depth: int, over: Reductions = ALONE) -> Bounds:
+def bounds(
+    v: Array,
+    tv: Array,
+    modulus: Modulus,
+    depth: int,
+    over: Reductions = ALONE,
+    offset: Array | float = 0.0,
+) -> Bounds:
     """Bound the true value by what one sweep did to `v`.
 
     Parameters
@@ -149,11 +169,14 @@ def bounds(v: Array, tv: Array, modulus: Modulus, depth: int, over: Reductions =
         Additions that one entry of `tv` went through.
     over : Reductions
         Reductions over all states, of which arrays may hold a part.
+    offset : float
+        The constant that `v` is above; other than 0 only with one discount factor.
     """
     w, high, low = modulus.weight, modulus.high, modulus.low
-    difference = (tv - v) / w
+    step = (1.0 - low) * offset  # one discount factor, so that it is the least of them, too
+    difference = (tv - v) / w - step
     top, bottom = over.max(difference), over.min(difference)
-    residual = jnp.maximum(over.max(jnp.abs(tv - v)), 0.0)
+    residual = jnp.maximum(over.max(jnp.abs(tv - v - step)), 0.0)
     far = jnp.maximum(top, -bottom)
     top, bottom = (
         jnp.where(modulus.monotone, top, far),
@@ -165,9 +188,10 @@ def bounds(v: Array, tv: Array, modulus: Modulus, depth: int, over: Reductions =
 
     above = series(top, jnp.where(top >= 0, high, low))
     below = series(bottom, jnp.where(bottom < 0, high, low))
-    scale = over.max(jnp.maximum(jnp.abs(v), jnp.abs(tv)))
-    scale = modulus.reach**2 * (scale + modulus.magnitude)
-    rounding = depth * EPS * scale / (1.0 - high)
+    scale = modulus.reach**2 * (over.max(jnp.maximum(jnp.abs(v), jnp.abs(tv))) + modulus.magnitude)
+    of_sweep = (depth + 2) * (EPS * scale + TINY) + EPS * jnp.abs(step)
+    of_ends = scale + jnp.abs(offset) + over.max(w) * jnp.maximum(jnp.abs(above), jnp.abs(below))
+    rounding = of_sweep / (1.0 - high) + 2 * (EPS * of_ends + TINY)
     certain = high < 1.0
     above = jnp.where(certain, above + rounding, jnp.inf)
     below = jnp.where(certain, below - rounding, -jnp.inf)

@@ -13,6 +13,9 @@ greedy policy :math:`\pi`:
 * ``auto`` begins with ``vi`` and measures how fast the certified error falls. While the sweeps left
   at that rate are few it goes on; else it takes steps of ``pi``.
 
+Where a constant is damped by one discount factor, values are kept as a constant and what is above
+it (:mod:`.bounds` says why): sweeps and steps are made of the latter alone.
+
 A Krylov step that does not reduce the certified error is a strike. After three of them, or one that
 used up its iterations and gained little, the loop falls back to ``opi`` for a while, which
 converges from anywhere. It ends without reaching ``tol`` when the largest number of sweeps is
@@ -79,7 +82,9 @@ class Fixpoint:
 @dataclass(frozen=True)
 class _State:
     v: Array
+    offset: Array  # a constant that `v` is above
     tv: Array
+    base: Array  # a constant that `tv` is above
     policy: Array
     bounds: Bounds
     best: Array  # smallest certified error so far
@@ -145,12 +150,13 @@ def _vouched_for(shortcut: Shortcut, options: SolveOptions, run: SolveState) -> 
     """
     s = run.state
     tv, policy = shortcut.greedy(s.v)
-    now = bounds(s.v, tv, run.rates, shortcut.depth, shortcut.reductions)
+    now = bounds(s.v, tv, run.rates, shortcut.depth, shortcut.reductions, s.offset)
     within = jnp.isfinite(tv).all() & (now.error <= options.tol)
     sound = within & shortcut.confirms(s.v, tv, policy) & (s.code == Outcome.RUNNING)
     ended = replace(
         s,
         tv=tv,
+        base=_damped(shortcut, s.offset),
         policy=policy,
         bounds=replace(
             now,
@@ -177,7 +183,9 @@ def _ahead(shortcut: Shortcut, options: SolveOptions, run: SolveState) -> SolveS
     found = s.tv + s.bounds.middle * end.rates.weight
     sound = shortcut.reductions.all(jnp.isfinite(found))
     value = jnp.where(sound, found, run.state.v)
-    state = replace(run.state, v=value, tv=value, k=s.k, policy=s.policy)
+    base = jnp.where(sound, s.base, run.state.offset)
+    value, base = _around(shortcut, value, base)
+    state = replace(run.state, v=value, offset=base, tv=value, base=base, k=s.k, policy=s.policy)
     return replace(run, state=state)
 
 
@@ -203,9 +211,12 @@ def resume(
         As for :func:`begin`.
     """
     infinite = jnp.asarray(jnp.inf)
+    value, offset = _around(operator, value, jnp.zeros(()))
     state = _State(
         v=value,
+        offset=offset,
         tv=value,
+        base=offset,
         policy=jnp.zeros(operator.policy_shape, jnp.int32),
         bounds=Bounds(-infinite, infinite, jnp.zeros(()), infinite, infinite, infinite),
         best=infinite,
@@ -221,6 +232,21 @@ def resume(
     return SolveState(state, rates)
 
 
+def _around(operator: BellmanOperator, value: Array, offset: Array) -> tuple[Array, Array]:
+    """Move a value's constant, the middle of its range, to the offset, where the operator may."""
+    if operator.shift is None:
+        return value, offset
+    over = operator.reductions
+    middle = (over.max(value) + over.min(value)) / 2
+    middle = jnp.where(jnp.isfinite(middle), middle, 0.0)
+    return value - middle, offset + middle
+
+
+def _damped(operator: BellmanOperator, offset: Array) -> Array:
+    """Return what a sweep makes of a constant."""
+    return offset if operator.shift is None else operator.shift * offset
+
+
 def iterate(operator: BellmanOperator, options: SolveOptions, run: SolveState) -> SolveState:
     """Make one sweep, bound the value by it, and take a step."""
     return replace(run, state=_iterate(operator, run.rates, options, run.state))
@@ -233,7 +259,8 @@ def finish(run: SolveState) -> Fixpoint:
 
 def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s: _State) -> _State:
     tv, policy = operator.improve(s.v, s.policy)
-    now = bounds(s.v, tv, rates, operator.depth, operator.reductions)
+    now = bounds(s.v, tv, rates, operator.depth, operator.reductions, s.offset)
+    base = _damped(operator, s.offset)
     improved = now.error < s.best
     stale = jnp.where(improved, 0, s.stale + 1)
     k = s.k + 1
@@ -247,11 +274,19 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
     krylov, plain_steps, strikes, penalty = _schedule(s, now, code, options)
     # The middle of the bounds is the better start, but only a constant discount makes moving there
     # a contraction: with others, repeated moves can diverge.
-    start = tv + now.middle if operator.constant_discount else tv
-    v, spent = _step(operator, policy, start, now, changed, krylov, plain_steps, rates, options)
+    start, offset = tv, base
+    if operator.shift is not None:
+        offset = base + now.middle
+    elif operator.constant_discount:
+        start = tv + now.middle
+    how = (now, changed, krylov, plain_steps)
+    v, spent = _step(operator, policy, start, offset, how, rates, options)
+    v, offset = _around(operator, v, offset)
     return _State(
         v=v,
+        offset=offset,
         tv=tv,
+        base=base,
         policy=policy,
         bounds=now,
         best=jnp.minimum(s.best, now.error),
@@ -307,18 +342,19 @@ def _step(
     operator: BellmanOperator,
     policy: Array,
     start: Array,
-    now: Bounds,
-    changed: Array,
-    krylov: Array,
-    plain_steps: Array,
+    offset: Array,
+    how: tuple[Bounds, Array, Array, Array],
     rates: Modulus,
     options: SolveOptions,
 ) -> tuple[Array, Array]:
     """Evaluate the greedy policy as far as was decided; tell whether that was not enough."""
+    now, changed, krylov, plain_steps = how
     spent = jnp.asarray(False)
     if options.method == "vi":
         return start, spent
     fixed = operator.at(policy)
+    if operator.shift is not None:
+        fixed = fixed.around(offset)
     if options.method != "opi":
         # The certified error is the residual times rho / (1 - rho).
         per_error = (1.0 - rates.high) / jnp.maximum(rates.high, 1e-3)
@@ -333,11 +369,11 @@ def _finish(s: _State, rates: Modulus) -> Fixpoint:
     failed = s.code >= 10
     nan = jnp.asarray(jnp.nan)
     b = s.bounds
-    value = s.tv + b.middle * rates.weight
+    tv = s.tv + s.base
     return Fixpoint(
-        value=jnp.where(failed, nan, value),
-        lower=jnp.where(failed, nan, s.tv + b.below * rates.weight),
-        upper=jnp.where(failed, nan, s.tv + b.above * rates.weight),
+        value=jnp.where(failed, nan, tv + b.middle * rates.weight),
+        lower=jnp.where(failed, nan, tv + b.below * rates.weight),
+        upper=jnp.where(failed, nan, tv + b.above * rates.weight),
         policy=s.policy,
         residual=jnp.where(failed, nan, b.residual),
         error_bound=jnp.where(failed, nan, b.error),

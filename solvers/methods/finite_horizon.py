@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import ALONE, Partition
-from dpsolve.solvers.numerics.tracing import EPS
+from dpsolve.solvers.numerics.tracing import EPS, TINY
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, multiply, ordered
 from dpsolve.solvers.options import SolveOptions
@@ -49,9 +49,8 @@ def backward(
         survey = operator.survey()
         fault = first_fault(survey, None)
         tv, policy = operator.greedy(v)
-        scale = over.max(jnp.maximum(jnp.abs(tv), jnp.abs(v)))
-        mass = survey.discount_high * survey.row_high * survey.spread
-        error = operator.depth * EPS * scale + mass * error
+        scale = over.max(jnp.maximum(jnp.abs(tv), jnp.abs(v))) + survey.magnitude
+        error = operator.depth * (EPS * scale + TINY) + jnp.abs(survey.rate) * error
         # An earlier fault (later in time) stands; NaN is found where it first arises.
         broken = jnp.where(over.all(jnp.isfinite(tv)), Outcome.RUNNING, Outcome.DIVERGED)
         fault = jnp.where(fault == Outcome.RUNNING, broken, fault).astype(jnp.int32)

@@ -138,7 +138,7 @@ def _before(
     tv, policy = grid_operator.greedy(value)
     allowance = grid_operator.depth * EPS * jnp.maximum(jnp.abs(value).max(), jnp.abs(tv).max())
     survey = grid_operator.survey()
-    rate = survey.discount_high * survey.row_high * survey.spread
+    rate = survey.rate
     below, above = rate * jnp.max(value - lower), rate * jnp.max(upper - value)
     low, high = tv - below, tv + above
     if not operator.constant_discount:  # then a step tells more than the largest rate does

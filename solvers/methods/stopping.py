@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from dpsolve.solvers.model.grids import ROW_SUM_TOLERANCE
+from dpsolve.solvers.model.probabilities import ROW_SUM_TOLERANCE
 from dpsolve.solvers.operators.base import Survey
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome

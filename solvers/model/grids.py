@@ -20,6 +20,8 @@ from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
+from .probabilities import check_distribution, normalised
+
 Outside = Literal["error", "clip", "extrapolate"]
 
 
@@ -194,6 +196,8 @@ def iid(values: ArrayLike, probs: ArrayLike | Callable[..., Any]) -> Iid:
         What it can be.
     probs : array (n,) or function
         Probability of each value. A function takes states and choices by name and returns (n,).
+        Probabilities within 1e-9 of a distribution are divided by their sum
+        (:mod:`.probabilities`), plain, traced or returned by a function.
 
     Raises
     ------
@@ -208,23 +212,4 @@ def iid(values: ArrayLike, probs: ArrayLike | Callable[..., Any]) -> Iid:
         raise ModelError(f"iid: {values.shape[0]} values but {probs.shape[0]} probabilities")
     if is_concrete(probs):
         check_distribution(np.asarray(probs), "iid: probs")
-    return Iid(values, probs)
-
-
-def check_distribution(p: Numpy, what: str) -> None:
-    """Refuse concrete probabilities (…, n) that are negative or do not sum to one."""
-    rows = p.reshape(-1, p.shape[-1])
-    gap = np.abs(rows.sum(1) - 1.0)
-    worst = int(np.argmax(np.where(np.isnan(gap), np.inf, gap)))
-    where = f"row {worst} of {what}" if p.ndim > 1 else what
-    if not gap[worst] <= ROW_SUM_TOLERANCE:
-        raise ModelError(
-            f"{where} sums to {rows[worst].sum():.12g}, not to 1; probabilities that leak would "
-            "shift the solution by more than any tolerance: normalise them"
-        )
-    if (rows < 0).any():
-        row, column = np.argwhere(rows < 0)[0]
-        raise ModelError(f"{what} has a negative entry {rows[row, column]:g} in row {row}")
-
-
-ROW_SUM_TOLERANCE = 1e-9
+    return Iid(values, normalised(probs))

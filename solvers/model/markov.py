@@ -22,7 +22,8 @@ from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
-from .grids import check_distribution, vector
+from .grids import vector
+from .probabilities import check_distribution, normalised
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,8 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
     transition_matrix : array (n, n)
         Row i holds the probabilities of the next value, given value i now.
 
+    Rows within 1e-9 of a distribution are divided by their sum (:mod:`.probabilities`).
+
     Raises
     ------
     ModelError
@@ -71,7 +74,7 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
         )
     if is_concrete(p):
         check_distribution(np.asarray(p), "the transition matrix")
-    return Markov(values, p)
+    return Markov(values, normalised(p))
 
 
 def rouwenhorst(
@@ -111,7 +114,7 @@ def rouwenhorst(
         matrix = matrix * inner[:, None]
     width = sigma * xp.sqrt((n - 1) / (1.0 - rho**2))
     values = mu / (1.0 - rho) + width * np.linspace(-1.0, 1.0, n)
-    return Markov(values, matrix)
+    return Markov(values, normalised(matrix))
 
 
 def tauchen(
@@ -148,7 +151,7 @@ def tauchen(
     edges = centred[None, :-1] + step / 2 - rho * centred[:, None]
     below = cdf(edges / sigma)
     matrix = xp.diff(below, axis=1, prepend=xp.zeros((n, 1)), append=xp.ones((n, 1)))
-    return Markov(mu / (1.0 - rho) + centred, matrix)
+    return Markov(mu / (1.0 - rho) + centred, normalised(matrix))
 
 
 def _check_ar1(what: str, n: Any, rho: Any, sigma: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy, Sparse
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-from .grids import check_distribution
+from .model import MOST
+from .probabilities import REMEDY, ROW_SUM_TOLERANCE, check_distribution, normalised
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +104,13 @@ class SparseRows:
             entries, jnp.asarray(self.rows), self.shape[0], indices_are_sorted=True
         )
 
+    def normalised(self) -> SparseRows:
+        """Divide each row by its sum; what is no row of probabilities stays as it is."""
+        if self.rows is None:
+            return replace(self, values=normalised(np.asarray(self.values)))
+        values, ends = np.asarray(self.values), np.flatnonzero(np.diff(self.rows)) + 1
+        return replace(self, values=np.concatenate([normalised(x) for x in np.split(values, ends)]))
+
     @property
     def longest(self) -> int:
         """Entries of the longest row."""
@@ -126,7 +134,8 @@ def mdp(
     R : array (states, actions) or (pairs,)
         Expected reward; -inf where an action is infeasible.
     P : array (states, actions, states), or (pairs, states) dense or scipy sparse
-        Probabilities of the next state.
+        Probabilities of the next state. Rows within 1e-9 of a distribution are divided by their sum
+        (:mod:`.probabilities`), plain or traced.
     beta : float
         Discount factor.
     states, actions : int array (pairs,), optional
@@ -173,7 +182,7 @@ def _product_form(reward: Any, transition: Any, beta: Any) -> TabularModel:
     if is_concrete(reward, transition):
         feasible = reward > -np.inf
         _check_rows(transition[feasible], np.argwhere(feasible))
-    return TabularModel(reward, transition, beta, None, None, n, m)
+    return TabularModel(reward, normalised(transition), beta, None, None, n, m)
 
 
 def _pair_form(
@@ -182,7 +191,7 @@ def _pair_form(
     for name, x in (("states", states), ("actions", actions)):
         if not is_concrete(x) or np.asarray(x).dtype.kind not in "iu" or np.ndim(x) != 1:
             raise ModelError(f"mdp: {name}= is a one-dimensional array of integers from 0")
-    state, action = np.asarray(states), np.asarray(actions)
+    state, action = np.asarray(states, np.int64), np.asarray(actions, np.int64)
     reward = _as_array(reward)
     transition = transition.tocsr() if sparse else _as_array(transition)
     pairs = len(state)
@@ -195,6 +204,11 @@ def _pair_form(
     if pairs == 0 or state.min() < 0 or action.min() < 0 or state.max() >= n:
         raise ModelError(
             f"mdp: states= must lie in 0..{n - 1} (P has {n} columns) and actions= at 0 or above"
+        )
+    if max(n, m) > MOST:
+        raise ModelError(
+            f"mdp: {n:,} states and actions up to {m - 1:,}, and numbers are counted to {MOST:,}: "
+            "number them from 0 without gaps"
         )
     order = np.lexsort((action, state))
     state, action = state[order], action[order]
@@ -211,7 +225,7 @@ def _pair_form(
         use = np.flatnonzero(np.asarray(reward) > -np.inf)
         if sparse or is_concrete(transition):
             _check_rows(transition[use], np.stack([state[use], action[use]], 1))
-    rows = SparseRows.from_scipy(transition) if sparse else transition
+    rows = SparseRows.from_scipy(transition).normalised() if sparse else normalised(transition)
     return TabularModel(reward, rows, beta, state, action, n, m)
 
 
@@ -221,7 +235,7 @@ def _check_rows(rows: Any, pairs: Any) -> None:
     sums = np.asarray(rows.sum(-1)).ravel()
     try:
         check_distribution(sums[:, None], "P")
-        if (dense_entries < 0).any():
+        if (dense_entries < -ROW_SUM_TOLERANCE).any():
             raise ModelError(f"mdp: P has a negative entry, {dense_entries.min():g}")
     except ModelError as error:
         if "sums" not in str(error):
@@ -230,5 +244,5 @@ def _check_rows(rows: Any, pairs: Any) -> None:
         i, a = pairs[worst]
         raise ModelError(
             f"mdp: the row of P for state {i}, action {a} sums to {sums[worst]:.12g}, not to 1; "
-            "probabilities that leak would shift the solution by more than any tolerance"
+            f"probabilities that leak would shift the solution by more than any tolerance: {REMEDY}"
         ) from None

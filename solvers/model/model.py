@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ RESERVED = frozenset(
     | {"distribution", "distribution_path", "distribution_residual", "distribution_error"}
     | {"distribution_period", "moments", "gradients", "gain", "gain_lower", "gain_upper"}
 )
+
+MOST = 2**31 - 1  # values of one variable, and joint choices: policies are int32
 
 # The moments that every model has: a statistic of a variable, `gini_a`.
 STATISTIC = re.compile(r"(?P<statistic>mean|sd|var|gini|top|bottom|p[1-9][0-9]?)_(?P<variable>.+)")
@@ -150,6 +153,7 @@ class Model:
         specs = {n: self.grid_of(n) for n in (*self.states, *self.choices) if self._has_grid(n)}
         put(self, "post", {k: read_post(k, v, specs) for k, v in dict(self.post or {}).items()})
         self._check_names()
+        self._check_sizes()
         self._check_functions()
         self._check_transitions()
         self._check_values()
@@ -241,6 +245,23 @@ class Model:
                     f"monotone={{'{choice}': '{state}'}} names a choice and a state; the choices "
                     f"are {', '.join(self.choices)}, the states {', '.join(self.states)}"
                 )
+
+    def _check_sizes(self) -> None:
+        """Refuse more than can be counted, before anything is made of it."""
+        for name in (*self.states, *self.choices, *self.post):
+            if self.size_of(name) > MOST:
+                raise ModelError(
+                    f"'{name}' has {self.size_of(name):,} values, and positions are counted to "
+                    f"{MOST:,}: take a coarser grid, or a shorter range"
+                )
+        sizes = {name: self.size_of(name) for name in self.choices}
+        joint = prod(sizes.values())
+        if joint > MOST:
+            each = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+            raise ModelError(
+                f"the choices ({each}) make {joint:,} joint choices, and policies count to "
+                f"{MOST:,}: take coarser grids, or let one choice follow from the others"
+            )
 
     def _check_functions(self) -> None:
         everything, later = self.arguments, self.later_arguments

@@ -87,9 +87,11 @@ class Reductions:
         return least if self.axis is None else lax.pmin(least, self.axis)
 
     def numbers(self, n: int) -> Array:
-        """Return the numbers (n,) of this device's n states, counted over all devices."""
-        own = jnp.arange(n, dtype=jnp.int32)
-        return own if self.axis is None else own + lax.axis_index(self.axis).astype(jnp.int32) * n
+        """Return the numbers of this device's n states, counted over all devices."""
+        devices = 1 if self.axis is None else int(lax.psum(1, self.axis))
+        kind = jnp.int32 if n * devices < 2**31 else jnp.int64
+        own = jnp.arange(n, dtype=kind)
+        return own if self.axis is None else own + lax.axis_index(self.axis).astype(kind) * n
 
     def argmax(self, x: Array) -> Array:
         """Return the number of the first greatest entry of an array (n,)."""

@@ -1,4 +1,4 @@
-"""Concrete or traced, NumPy or JAX; machine epsilon."""
+"""Concrete or traced, NumPy or JAX; machine epsilon, and the smallest normal number."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 EPS = float(np.finfo(np.float64).eps)
+TINY = float(np.finfo(np.float64).tiny)
+"""XLA takes what is smaller for zero: every operation may lose as much."""
 
 
 def is_concrete(*values: Any) -> bool:

@@ -10,6 +10,7 @@ translates).
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class Survey:
     gap : float
         The farthest that a feasible next state lies off its grid (0 if none does).
     row_low, row_high : float
-        Range of the sums of rows of probabilities (products, where there are several).
+        Range of the sums of rows of probabilities (products, where there are several): one, but for
+        rounding, unless a row was no distribution to begin with.
     least : float
         The most negative probability, or 0.
     discount_low, discount_high : float
@@ -47,9 +49,12 @@ class Survey:
     spread : float
         Largest sum of the absolute weights that a next state's value is interpolated with: 1,
         unless a grid extrapolates.
-    magnitude, reach : float
-        Where one sweep goes through several (:mod:`.cyclic`): what the values on the way may add to
-        the ends' size, and what an error may grow to on the way.
+    magnitude : float
+        What the terms that a reward is added up from exceed its own size by, where that is largest:
+        twice the smaller of its positive and its negative part. And, where one sweep goes through
+        several (:mod:`.cyclic`), what the values on the way may add to the ends' size.
+    reach : float
+        What an error may grow to on that way.
     """
 
     feasible: Array
@@ -82,7 +87,19 @@ class Survey:
             discount_low=-top(-self.discount_low),
             discount_high=top(self.discount_high),
             spread=top(self.spread),
+            magnitude=top(jnp.asarray(self.magnitude)),
+            reach=top(jnp.asarray(self.reach)),
         )
+
+    @property
+    def monotone(self) -> Array:
+        """Whether no next state is weighed negatively."""
+        return self.spread <= 1.0 + 1e-12
+
+    @property
+    def rate(self) -> Array:
+        """Largest discount times the absolute weights of next states; these sum to one, or more."""
+        return self.discount_high * jnp.where(self.monotone, 1.0, self.spread)
 
     def join(self, other: Survey) -> Survey:
         """Combine what was seen of two sets of pairs."""
@@ -97,6 +114,8 @@ class Survey:
             discount_low=jnp.minimum(self.discount_low, other.discount_low),
             discount_high=jnp.maximum(self.discount_high, other.discount_high),
             spread=jnp.maximum(self.spread, other.spread),
+            magnitude=jnp.maximum(self.magnitude, other.magnitude),
+            reach=jnp.maximum(self.reach, other.reach),
         )
 
 
@@ -112,6 +131,12 @@ class PolicyOperator(ABC):
     @abstractmethod
     def expect(self, f: Array) -> Array:
         r"""Return :math:`P_\pi f` (states...), the expectation of a function `f` (states...)."""
+
+    def around(self, offset: Array) -> PolicyOperator:
+        """Return the same operator on what a value is above a constant."""
+        other = copy.copy(self)
+        other.reward = self.reward - (1.0 - self.discount) * offset
+        return other
 
     def apply(self, v: Array) -> Array:
         r"""Return :math:`L_\pi v = \beta_\pi P_\pi v` (states...), the discounted expectation."""
@@ -163,6 +188,14 @@ class BellmanOperator(ABC):
     reductions: Reductions = ALONE  # reductions over all states, of which this may hold a part
     depth: int  # additions that one entry of Tv goes through, for the rounding allowance
     opening: Array | None = None  # a value (states...) to start from, where one is known
+
+    @property
+    def shift(self) -> Array | None:
+        """What a constant added to a value comes to in ``Tv``, times that constant: the discount.
+
+        None where that is no number, or none that is exact.
+        """
+        return None
 
     @property
     def policy_shape(self) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.model import MOST, Model
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tridiagonal import LEAST
@@ -117,12 +117,19 @@ class GridOperator(BellmanOperator):
         # Paths are followed from state to state, and so need all of them on one device.
         self.deterministic = (
             self.partition is None
+            and prod(self.shape) <= MOST
             and not self.expectation.chains
             and all(
                 f.is_exact(n) and not f.axes_of(rule) & {*model.shocks, *model.post}
                 for n, rule in model.transition.items()
             )
         )
+
+    @property
+    def shift(self) -> Array | None:
+        """The discount, where that is one number: probabilities and weights sum to one."""
+        discount = self.model.discount
+        return jnp.asarray(discount, jnp.float64) if self.constant_discount else None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -174,8 +181,12 @@ class GridOperator(BellmanOperator):
 
     def _block_index(self, number: Array, dims: tuple[str, ...]) -> NamedArray:
         """Return the choices of blocks, flattened; the last block repeats the last choice."""
-        index = jnp.minimum(number * self.width + jnp.arange(self.width), self.n_choices - 1)
-        return NamedArray(index.astype(jnp.int32), dims)
+        return NamedArray(self._choice(number, jnp.arange(self.width)), dims)
+
+    def _choice(self, block: Array, position: Array) -> Array:
+        """Return the choice at a position of a block; a last block may reach beyond 32 bits."""
+        choice = block.astype(jnp.int64) * self.width + position
+        return jnp.minimum(choice, self.n_choices - 1).astype(jnp.int32)
 
     def kept_index(self) -> NamedArray:
         """Return all choices, by blocks."""
@@ -283,8 +294,7 @@ class GridOperator(BellmanOperator):
 
         def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
             q = self._block_quality(x, number)
-            choice = jnp.minimum(number * self.width + argmax(q), self.n_choices - 1)
-            return improved(best, jnp.max(q, -1), choice)
+            return improved(best, jnp.max(q, -1), self._choice(number, argmax(q)))
 
         return over_blocks(look, self.blocks, self.shape)
 
@@ -307,8 +317,7 @@ class GridOperator(BellmanOperator):
             index = self._block_index(block[..., None], (*self.states, CHOICE))
             q = self.quality(x, self.pairs(index))
         best = argmax(self.over_states(q, CHOICE))
-        policy = jnp.minimum(block * self.width + best, self.n_choices - 1)
-        return value, policy.astype(jnp.int32)
+        return value, self._choice(block, best)
 
     def growth(self, w: Array) -> Array:
         """Return the sweep without rewards (states...)."""

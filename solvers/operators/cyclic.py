@@ -159,8 +159,7 @@ class CyclicOperator(BellmanOperator):
         everyone = jnp.asarray((*self.cycle.turn, *(i for i, _ in self.cycle.before)), jnp.int32)
         each: Survey = lax.map(lambda position: self.at_phase(position).survey(), everyone)
         n = len(self.cycle.turn)
-        rate = each.discount_high * each.row_high * each.spread
-        low = each.discount_low * each.row_low
+        rate, low = jax.vmap(lambda one: one.rate)(each), each.discount_low
         row_high, row_low, spread = each.row_high.max(), each.row_low.min(), each.spread.max()
         high = jnp.prod(rate[:n]) * (1.0 + 2 * n * EPS)
         assert self.kept is not None
@@ -176,12 +175,12 @@ class CyclicOperator(BellmanOperator):
             row_high=row_high,
             least=each.least.min(),
             discount_low=jnp.minimum(
-                jnp.prod(low[:n]) / row_low,
+                jnp.prod(low[:n]) * (1.0 - 2 * n * EPS),
                 jnp.where((each.discount_low >= 0.0).all(), jnp.inf, -1.0),
             ),
-            discount_high=high / (row_high * spread),
+            discount_high=high / jnp.where(spread <= 1.0 + 1e-12, 1.0, spread),
             spread=spread,
-            magnitude=largest.sum(),
+            magnitude=(largest + jnp.asarray(each.magnitude)[:n]).sum(),
             reach=SLACK * jnp.prod(jnp.maximum(rate, 1.0)),
         )
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from dpsolve.solvers.model.grids import Grid, Integers
+from dpsolve.solvers.model.model import MOST
 
 from .named_arrays import NamedArray, add, greatest, multiply, take, where
 
@@ -130,6 +132,8 @@ def corners(locations: Mapping[str, Location]) -> Iterator[Corner]:
 def flattened(indices: Mapping[str, NamedArray], x: NamedArray) -> NamedArray:
     """Return positions along axes of `x` as if these were one, the last one fastest."""
     (_, flat), *rest = indices.items()
+    if prod(x.size_of(axis) for axis in indices) > MOST:
+        flat = flat.map(lambda i: i.astype(jnp.int64))
     for axis, index in rest:
         flat = add(NamedArray(flat.array * x.size_of(axis), flat.dims), index)
     return flat

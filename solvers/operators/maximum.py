@@ -137,7 +137,8 @@ def best_of_tiles(best: Callable[[Array], Best], size: int, width: int, axis: in
     """
 
     def tile(number: Array) -> Best:
-        return best(jnp.minimum(number * width + jnp.arange(width, dtype=jnp.int32), size - 1))
+        members = jnp.minimum(number.astype(jnp.int64) * width + jnp.arange(width), size - 1)
+        return best(members.astype(jnp.int32))
 
     def joined(x: Array) -> Array:
         x = jnp.moveaxis(x, 0, axis)

@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.probabilities import normalised
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tracing import is_concrete
 
@@ -130,7 +131,7 @@ class ModelFunctions:
         probs = self.model.shocks[shock].probs
         if callable(probs):
             what = f"the function of probabilities of shock '{shock}'"
-            return mapped(probs, env, self.order, what, own=(shock,))
+            return mapped(probs, env, self.order, what, own=(shock,)).map(normalised)
         return NamedArray(jnp.asarray(probs), (shock,))
 
     def average(

@@ -30,7 +30,7 @@ import numpy as np
 from jax import Array, lax
 
 from dpsolve.solvers.model.grids import Integers
-from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.model import MOST, Model
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .base import Shortcut
@@ -93,7 +93,10 @@ class MonotoneOperator(GridOperator, Shortcut):
         """Whether the expectation leaves nothing that hangs on the state but through the choice."""
         early = any(self.state in step.dims for step in self.expectation.early)
         return (
-            not early and not self.expectation.parted and self.model.size_of(self.choice) >= WORTH
+            not early
+            and not self.expectation.parted
+            and self.model.size_of(self.choice) >= WORTH
+            and self.model.size_of(self.choice) + 2 * self.model.size_of(self.state) <= MOST
         )
 
     def improve(self, v: Array, policy: Array) -> tuple[Array, Array]:
@@ -218,8 +221,10 @@ class MonotoneOperator(GridOperator, Shortcut):
         dims = (*others, CHOICE)
         q = self._quality_at(x, dims, states[segment], first + stride * choice)
         q = jnp.broadcast_to(q, (*batch, count))
-        flat = segment + segments * jnp.arange(prod(batch), dtype=jnp.int32).reshape(*batch, 1)
-        ids, total = flat.ravel(), segments * prod(batch)
+        total = segments * prod(batch)
+        kind = jnp.int32 if total <= MOST else jnp.int64
+        flat = segment + segments * jnp.arange(prod(batch), dtype=kind).reshape(*batch, 1)
+        ids = flat.ravel()
         # NaN is lost by a maximum of segments, and found by the full sweep at the end.
         top = jax.ops.segment_max(q.ravel(), ids, total, indices_are_sorted=True)
         # XLA may compute a quality once more for this comparison, and round it otherwise.

@@ -68,7 +68,7 @@ class SampledOperator(MonotoneOperator):
         self.depth += ROUGHER
         drawn = np.random.default_rng(seed).integers(prod(self.shape), size=sample)
         chunks = ceil(sample / CHUNK)
-        self.drawn = jnp.asarray(np.resize(drawn, (chunks, CHUNK)), jnp.int32)
+        self.drawn = jnp.asarray(np.resize(drawn, (chunks, CHUNK)), jnp.int64)
 
     def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
         """Tell whether neither a choice beside the policy's nor one of a state drawn is better.

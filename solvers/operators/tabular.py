@@ -58,6 +58,11 @@ class TabularOperator(BellmanOperator):
         if partition is not None:
             self._take_part(partition)
 
+    @property
+    def shift(self) -> Array:
+        """The discount: rows sum to one."""
+        return self.discount
+
     def _take_part(self, partition: Partition) -> None:
         """Keep the rows of this device's states."""
         self.shape = (partition.width,)
