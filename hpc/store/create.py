@@ -29,7 +29,7 @@ from dpsolve.solvers.errors import RefusedError
 
 from . import provenance
 from .atomic_files import WRITERS, disk_errors, write_file
-from .store import METADATA, Store, is_store, open_store
+from .store import METADATA, Store, check_format, is_store, open_store
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.plan import Plan
@@ -53,10 +53,11 @@ def open_or_create(plan: Plan, command: str) -> Store:
     if not is_store(path):
         create(plan, command)
     store = open_store(path)
+    check_format(store)
     if lines := provenance.differences(store, plan):
         raise RefusedError(_refusal(path, lines))
-    # The same text, found in the folder that the caller names: that is where its imports lie.
-    return replace(store, source=plan.source)
+    # The same program, installed where the caller names it.
+    return replace(store, source=replace(store.source, folder=plan.source.folder))
 
 
 def create(plan: Plan, command: str) -> None:

@@ -29,7 +29,7 @@ COUNTER = itertools.count()
 DRAWS = np.random.default_rng(0)
 
 
-class Law:
+class Duties:
     tax = 0.0
 
     def due(self, x):
@@ -41,7 +41,7 @@ class Rules:
     tax: float = 0.0
 
 
-LAW = Law()
+LAW = Duties()
 RULES = Rules()
 
 
@@ -129,7 +129,7 @@ CHANGES = {
     "an array in place": (of_array, lambda: HELD.__setitem__(1, 0.5)),
     "a large array in place": (of_large_array, lambda: LARGE.__setitem__(500, 0.5)),
     "an array of JAX": (of_jax_array, put("ON_DEVICE", jnp.full(3, 0.5))),
-    "an attribute of a class": (of_class, lambda: setattr(Law, "tax", 0.5)),
+    "an attribute of a class": (of_class, lambda: setattr(Duties, "tax", 0.5)),
     "an attribute of an object": (of_instance, lambda: setattr(RULES, "tax", 0.5)),
     "what the user's own jit holds": (of_jitted, put("TAX", 0.5)),
     "what a scan of JAX holds": (of_scan, put("TAX", 0.5)),
@@ -140,7 +140,7 @@ CHANGES = {
 def put_back(monkeypatch):
     for name in ("TAX", "ON_DEVICE", "DRAWS"):
         monkeypatch.setattr(HERE, name, getattr(HERE, name))
-    monkeypatch.setattr(Law, "tax", 0.0)
+    monkeypatch.setattr(Duties, "tax", 0.0)
     yield
     RATES[0] = TABLE["low"]["tax"] = RULES.tax = HELD[1] = LARGE[500] = 0.0
     MEMO.clear()
