@@ -79,6 +79,8 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         reached |= graph.find_upstream_modules(f"dpsolve.hpc.verify.{name}")
     assert {name for name in reached if not name.startswith("dpsolve.hpc.")} == {
         "dpsolve.solvers.model.arguments",
+        "dpsolve.solvers.model.code_reads",
+        "dpsolve.solvers.model.fingerprint",
         "dpsolve.solvers.model.markov",
         "dpsolve.solvers.errors",
         "dpsolve.solvers.model.grids",

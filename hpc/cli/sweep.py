@@ -54,7 +54,7 @@ def sweep(
 
     A sweep is a file, or a model's name with options; options replace what the file says. The
     same command again resumes: what is committed is not computed again. A model file travels
-    with the sweep, so a later edit changes nothing; what it imports from its folder does not.
+    with the sweep, and so does what it imports from its folder: a later edit changes nothing.
     """
     from dpsolve.hpc.progress import progress_for
     from dpsolve.hpc.run.detach import detach as go_on
@@ -100,13 +100,14 @@ def resume(
     from dpsolve.hpc.progress import progress_for
     from dpsolve.hpc.run.detach import detach as go_on
     from dpsolve.hpc.run.sweep import resume as resume_sweep
-    from dpsolve.hpc.store.store import open_store
+    from dpsolve.hpc.store.store import check_format, open_store
 
     from .executor_choice import ExecutorChoice
 
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
     if detach:
-        click.echo(go_on(open_store(store), choice.options(), retry_failed=retry_failed))
+        check_format(held := open_store(store))
+        click.echo(go_on(held, choice.options(), retry_failed=retry_failed))
         return
     progress = progress_for()
     executor = choice.executor(progress.jobs)

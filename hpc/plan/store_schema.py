@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from .design import Bucket
 
 
-FORMAT = 1
-"""The version of the store's layout, in the root attribute ``dpsolve_store``."""
+FORMAT = 2
+"""The version of the store's layout, in the root attribute ``dpsolve_store``.
+
+Format 1 did not hold what a model file imports.
+"""
+READABLE = (1, FORMAT)
 
 PENDING = "pending"
 

@@ -16,7 +16,7 @@ from dpsolve.hpc.store.buckets import Receipt, worst
 from dpsolve.hpc.store.create import open_or_create
 from dpsolve.hpc.store.failed_points import clear_failed, has_failed
 from dpsolve.hpc.store.provenance import version_notes
-from dpsolve.hpc.store.store import Store, open_store
+from dpsolve.hpc.store.store import Store, check_format, open_store
 
 from .executor import Executor, LocalExecutor
 from .interrupts import on_interrupt
@@ -144,9 +144,11 @@ def resume(
     StoreError
         If there is no store at `path`.
     RefusedError
-        If its model was installed, not a file, and is another one now; or if it has a driver.
+        If its model was installed, not a file, and is another one now; if it has a driver; or if
+        it is of an earlier format.
     """
     store = open_store(path)
+    check_format(store)
     store.source.load()
     return _run(store, progress, executor or LocalExecutor(), retry_failed)
 

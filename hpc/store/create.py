@@ -27,7 +27,7 @@ from dpsolve.solvers.errors import RefusedError
 
 from . import provenance
 from .atomic_files import disk_errors
-from .store import Store, is_store, open_store
+from .store import Store, check_format, is_store, open_store
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.plan import Plan
@@ -51,10 +51,11 @@ def open_or_create(plan: Plan, command: str) -> Store:
     if not is_store(path):
         create(plan, command)
     store = open_store(path)
+    check_format(store)
     if lines := provenance.differences(store, plan):
         raise RefusedError(_refusal(path, lines))
-    # The same text, found in the folder that the caller names: that is where its imports lie.
-    return replace(store, source=plan.source)
+    # The same program, installed where the caller names it.
+    return replace(store, source=replace(store.source, folder=plan.source.folder))
 
 
 def create(plan: Plan, command: str) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from dpsolve._version import __version__
 from dpsolve.hpc.plan.store_schema import FORMAT
+from dpsolve.hpc.sweep_file.local_imports import same_code
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.design import Bucket
@@ -83,9 +84,17 @@ def differences(store: Store, plan: Plan) -> list[str]:
     held, asked = store.source, plan.source
     if held.name != asked.name:
         lines.append(_line("model", held.name, asked.name))
-    if held.sha256 != asked.sha256:
+    if not same_code(held.source, asked.source):
         lines.append(_line("model source (sha256)", held.sha256[:12], asked.sha256[:12]))
         lines += _source_difference(held.source, asked.source)
+    first, second = dict(held.files), dict(asked.files)
+    for name in sorted({**first, **second}):
+        if name not in first or name not in second:
+            found = ("the file" if name in each else "nothing" for each in (first, second))
+            lines.append(_line(f"imported {name}", *found))
+        elif not same_code(first[name], second[name]):
+            lines.append(f"imported {name}: the store has another text than this call")
+            lines += _source_difference(first[name], second[name])
     lines += _compare(  # both as they read now: an option may have had another default
         {f"solve.{k}": v for k, v in store.options.as_dict().items()},
         {f"solve.{k}": v for k, v in plan.options.as_dict().items()},

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsolve.hpc.plan.design import Bucket
-from dpsolve.hpc.plan.store_schema import FORMAT, RECORDS
+from dpsolve.hpc.plan.store_schema import FORMAT, READABLE, RECORDS
 from dpsolve.hpc.plan.tasks import Task, cut
 from dpsolve.hpc.sweep_file.model_source import ModelSource
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
-from dpsolve.solvers.errors import StoreError
+from dpsolve.solvers.errors import RefusedError, StoreError
 
 from . import checksums
 from .atomic_files import disk_errors, write_file
@@ -158,11 +158,11 @@ def open_store(path: Path | str) -> Store:
         )
     root = _read_metadata(path)
     attributes = root["attributes"]
-    if attributes["dpsolve_store"] != FORMAT:
+    if attributes["dpsolve_store"] not in READABLE:
         raise StoreError(
-            f"{path} has the store format {attributes['dpsolve_store']}; this dpsolve reads format "
-            f"{FORMAT}. It was begun with dpsolve {attributes.get('dpsolve_version')}: "
-            "use that version, or sweep into a new store."
+            f"{path} has the store format {attributes['dpsolve_store']}; this dpsolve reads "
+            f"formats {' and '.join(map(str, READABLE))}. It was begun with dpsolve "
+            f"{attributes.get('dpsolve_version')}: use that version, or sweep into a new store."
         )
     try:
         return Store(path, attributes, _buckets(path, root), _source(attributes))
@@ -170,6 +170,23 @@ def open_store(path: Path | str) -> Store:
         raise StoreError(_damaged(path, f"{error.filename} is missing")) from error
     except (KeyError, ValueError, TypeError) as error:
         raise StoreError(_damaged(path, repr(error))) from error
+
+
+def check_format(store: Store) -> None:
+    """Refuse to add points to a store of an earlier format.
+
+    Raises
+    ------
+    RefusedError
+        If it is one: it does not hold the whole model, so that new points might be another's.
+    """
+    if (held := store.attributes["dpsolve_store"]) != FORMAT:
+        raise RefusedError(
+            f"{store.path} has the store format {held}, which does not hold what a model file "
+            f"imports; new points go into stores of format {FORMAT} alone. Finish it with dpsolve "
+            f"{store.attributes.get('dpsolve_version')}, or sweep into a new store; dp.open and "
+            "dpsolve status read it as it is."
+        )
 
 
 def _damaged(path: Path, why: str) -> str:
@@ -192,6 +209,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 def _source(attributes: Mapping[str, Any]) -> ModelSource:
     names = ("reference", "name", "kind", "source", "sha256")
     given = {name: attributes[f"model_{name}"] for name in names}
+    given["files"] = attributes.get("model_files", "{}")  # absent in format 1
     return ModelSource.from_dict(given, folder=Path(attributes["model_folder"]))
 
 

@@ -5,14 +5,16 @@ function in a file (``file.py:function``). A file's factory is executed from the
 once, so an edit during a sweep, or before a resume, cannot change what the sweep computes; the
 text is registered with :mod:`linecache`, so tracebacks still show its lines.
 
-Only the file itself travels with a sweep. While it is loaded, its folder can be imported from, as
-when Python runs a script; on a machine without that folder, such an import fails.
+What the file imports from its own folder, and what that imports, travels with it (see
+:mod:`.local_imports`) and is compared as the file itself is: as programs, so that comments and
+docstrings may change. An import that no ``import`` statement shows (:mod:`importlib`) is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import linecache
 import sys
 import traceback
@@ -26,7 +28,10 @@ from typing import Any, Literal
 
 from dpsolve.solvers.errors import ModelError, RefusedError, UsageError, did_you_mean
 
+from .local_imports import INIT, Importer, files_beside, same_code
+
 Kind = Literal["builtin", "module", "file"]
+Files = tuple[tuple[str, str], ...]  # paths and texts
 
 # Files that hold users' models, by the name that tracebacks show.
 _users_files: set[str] = set()
@@ -48,8 +53,10 @@ class ModelSource:
         The text of the module that defines the factory.
     sha256 : str
         Of that text.
+    files : tuple of (str, str)
+        Path, from its folder, and text of every file there that it imports, directly or not.
     folder : str
-        Where a file's own imports are looked for; no part of the model's identity.
+        Where these were found; no part of the model's identity.
     """
 
     reference: str
@@ -57,6 +64,7 @@ class ModelSource:
     kind: Kind
     source: str = field(repr=False)
     sha256: str
+    files: Files = field(default=(), repr=False)
     folder: str = field(default="", repr=False, compare=False)
 
     def load(self) -> Callable[..., Any]:
@@ -70,14 +78,21 @@ class ModelSource:
             If an installed model is no longer the text that this source names.
         """
         if self.kind == "file":
-            module = _execute(self.source, self.file, self.folder)
+            module = _execute(self.source, self.file, self.folder, self.files)
             return _function(module, self.name, self.file)
-        factory, text = _installed(self.reference, self.folder)
-        if _sha256(text) != self.sha256:
+        factory, text, files = _installed(self.reference, self.folder)
+        held, here = dict(self.files), dict(files)
+        same = _sha256(text) == self.sha256 or same_code(text, self.source)
+        other = [] if same else [self.reference]
+        if self.files:  # format 1 kept none
+            names = {**held, **here}
+            other += [n for n in names if not same_code(held.get(n, ""), here.get(n, ""))]
+        if other:
+            what = f"model '{self.reference}'" + f" ({other[0]})" * (other[0] != self.reference)
             raise RefusedError(
-                f"model '{self.reference}' as installed here differs from the source that the "
-                f"store was computed with (sha256 {self.sha256[:12]}). Install the version it was "
-                "computed with, or sweep into a new store."
+                f"{what} as installed here differs from the source that the store was computed "
+                f"with (sha256 {self.sha256[:12]}). Install the version it was computed with, or "
+                "sweep into a new store."
             )
         return factory
 
@@ -89,12 +104,16 @@ class ModelSource:
     def as_dict(self) -> dict[str, str]:
         """Return the source as plain text fields, for a store's attributes."""
         names = ("reference", "name", "kind", "source", "sha256")
-        return {name: getattr(self, name) for name in names}
+        files = json.dumps(dict(self.files))
+        beside = {"files": files, "files_sha256": _sha256(files)}
+        return {name: getattr(self, name) for name in names} | beside
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any], folder: Path | None = None) -> ModelSource:
-        """Read back what `as_dict` returned."""
-        return cls(**given, folder=str(folder or Path.cwd()))
+        """Read back what `as_dict` returned, or what it did before files travelled."""
+        own = {k: v for k, v in given.items() if k not in ("files", "files_sha256")}
+        files = tuple(json.loads(given.get("files", "{}")).items())
+        return cls(**own, files=files, folder=str(folder or Path.cwd()))
 
 
 def resolve(reference: str, relative_to: Path | None = None) -> ModelSource:
@@ -119,9 +138,9 @@ def resolve(reference: str, relative_to: Path | None = None) -> ModelSource:
     where, _, function = reference.rpartition(":")
     if reference.endswith(".py") or where.endswith(".py"):
         return _from_file(*((where, function) if where else (reference, "")), folder=folder)
-    _, text = _installed(reference, str(folder))
+    _, text, files = _installed(reference, str(folder))
     kind: Kind = "module" if where else "builtin"
-    return _source(reference, function, kind, text, folder)
+    return _source(reference, function, kind, text, files, folder)
 
 
 def explain(error: BaseException) -> str | None:
@@ -134,8 +153,10 @@ def explain(error: BaseException) -> str | None:
     return f"{where}:\n    {(at.line or '').strip()}\n{type(error).__name__}: {error}"
 
 
-def _source(reference: str, name: str, kind: Kind, text: str, folder: Path) -> ModelSource:
-    return ModelSource(reference, name, kind, text, _sha256(text), str(folder))
+def _source(
+    reference: str, name: str, kind: Kind, text: str, files: Files, folder: Path
+) -> ModelSource:
+    return ModelSource(reference, name, kind, text, _sha256(text), files, str(folder))
 
 
 def _sha256(text: str) -> str:
@@ -152,26 +173,31 @@ def _from_file(file: str, function: str, folder: Path) -> ModelSource:
         raise UsageError(f"there is no model file {path}.{guess}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the model file {path}: {error}") from None
-    module = _execute(text, file, str(path.parent))
+    files = tuple(files_beside(text, path.parent).items())
+    module = _execute(text, file, str(path.parent), files)
     if not function:
         function = _only_function(module, file)
     _function(module, function, file)
-    return _source(f"{file}:{function}", function, "file", text, path.parent)
+    return _source(f"{file}:{function}", function, "file", text, files, path.parent)
 
 
 @lru_cache(maxsize=64)
-def _execute(text: str, file: str, folder: str) -> ModuleType:
-    """Run a file's stored text as a module of its own."""
-    module = ModuleType(f"_dpsolve_model_{_sha256(text)[:16]}")
+def _execute(text: str, file: str, folder: str, files: Files) -> ModuleType:
+    """Run a file's stored text, and those of the files that it imports, as modules of its own."""
+    module = ModuleType(f"_dpsolve_model_{_sha256(json.dumps([text, files]))[:16]}")
     module.__file__ = file
+    importer = Importer(dict(files), file[: len(file) - len(Path(file).name)], module.__name__)
+    module.__dict__["__builtins__"] = importer.builtins()
     _users_files.add(file)
     # Without a modification time, linecache never replaces these lines by those on disk.
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     sys.modules[module.__name__] = module  # dataclasses and pickle look their module up there
+    before = set(sys.modules)
     try:
         with _importable(folder):
             exec(compile(text, file, "exec", dont_inherit=True), module.__dict__)
     except SyntaxError as error:
+        importer.forget()
         del sys.modules[module.__name__]
         line = (error.text or "").rstrip("\n")
         caret = " " * max((error.offset or 1) - 1, 0) + "^"
@@ -179,9 +205,26 @@ def _execute(text: str, file: str, folder: str) -> ModuleType:
             f"{error.filename}, line {error.lineno}: {error.msg}\n    {line}\n    {caret}"
         ) from None
     except Exception as error:
+        _users_files.update(importer.shown)
+        importer.forget()
         del sys.modules[module.__name__]
         raise ModelError(explain(error) or f"{file}: {type(error).__name__}: {error}") from None
+    _users_files.update(importer.shown)
+    _refuse_hidden_imports(file, folder, set(sys.modules) - before - {*importer.loaded})
     return module
+
+
+def _refuse_hidden_imports(file: str, folder: str, modules: set[str]) -> None:
+    """Refuse modules of the model's folder that no ``import`` statement asked for."""
+    for name in sorted(modules):
+        path = Path(_file_of(sys.modules[name]) or "/")
+        place = path.parent.parent if path.name == INIT else path.parent
+        if path.is_absolute() and place == Path(folder):
+            del sys.modules[name]
+            raise UsageError(
+                f"{file} imports {name} from its folder, and not by an import statement, so that "
+                f"it would not travel with a sweep. Write: import {name}"
+            )
 
 
 @contextmanager
@@ -194,12 +237,13 @@ def _importable(folder: str) -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _installed(reference: str, folder: str) -> tuple[Callable[..., Any], str]:
-    """Return a built-in's or an importable factory, and the text of its module."""
+def _installed(reference: str, folder: str) -> tuple[Callable[..., Any], str, Files]:
+    """Return a built-in's or an importable factory, its module's text, and what that imports."""
     where, _, name = reference.rpartition(":")
     if where:
         module = _imported(where, reference, folder)
-        return _function(module, name, where), _text_of(module)
+        factory, text = _function(module, name, where), _text_of(module)
+        return factory, text, _files_of_module(module, text)
     from dpsolve.solvers.library import BUILTIN
 
     if name not in BUILTIN:
@@ -207,7 +251,23 @@ def _installed(reference: str, folder: str) -> tuple[Callable[..., Any], str]:
             f"there is no built-in model '{name}'.{did_you_mean(name, BUILTIN)} Built-in are: "
             f"{', '.join(BUILTIN)}. Your own: file.py:function or package.module:function."
         )
-    return BUILTIN[name], _text_of(sys.modules[BUILTIN[name].__module__])
+    return BUILTIN[name], _text_of(sys.modules[BUILTIN[name].__module__]), ()
+
+
+def _files_of_module(module: ModuleType, text: str) -> Files:
+    """Return the files that a module imports from its package, or else from its folder."""
+    path, name = Path(_file_of(module)), module.__name__
+    is_package = path.name == INIT
+    depth = name.count(".") + is_package
+    place = path.parents[depth]
+    alone = not depth and "site-packages" in place.parts  # beside it lies what is not its own
+    if alone or name.partition(".")[0] == "dpsolve":
+        return ()
+    package = name if is_package else name.rpartition(".")[0]
+    only = name.partition(".")[0] if depth else None
+    found = files_beside(text, place, package=package, only=only)
+    own = path.relative_to(place).as_posix()
+    return tuple((file, text) for file, text in found.items() if file != own)
 
 
 def _imported(name: str, reference: str, folder: str) -> ModuleType:

@@ -75,6 +75,9 @@ def metadata_faults(store: Store) -> Iterator[str]:
     attributes = store.attributes
     if hashlib.sha256(store.source.source.encode()).hexdigest() != attributes["model_sha256"]:
         yield "the attribute model_source does not have the checksum in model_sha256"
+    files = attributes.get("model_files", "")
+    if hashlib.sha256(files.encode()).hexdigest() != attributes.get("model_files_sha256") and files:
+        yield "the attribute model_files does not have the checksum in model_files_sha256"
     nodes = json.loads((store.path / METADATA).read_bytes())["consolidated_metadata"]["metadata"]
     for name, node in nodes.items():
         own = json.loads((store.path / name / METADATA).read_bytes())

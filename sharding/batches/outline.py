@@ -21,6 +21,7 @@ from dpsolve.solvers.inspection.forecast import Footprint, Outlook, footprint_of
 from dpsolve.solvers.inspection.requests import Refusal, refusals
 from dpsolve.solvers.model.array_factory import Dims
 from dpsolve.solvers.model.factory_signature import Factory, Sizes, build, signature
+from dpsolve.solvers.model.fingerprint import keyed
 from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.solve.gradients import gradients_of, point_with_gradients, read_point
@@ -99,7 +100,7 @@ def outline(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -
     ModelError
         If the model is wrong.
     """
-    return _outline(factory, Sizes(sizes.items()), options)
+    return _outline(keyed(factory), Sizes(sizes.items()), options)
 
 
 @lru_cache(maxsize=64)

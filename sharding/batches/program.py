@@ -29,6 +29,7 @@ from dpsolve.sharding.devices.threads import cores
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Signature, Sizes, signature
+from dpsolve.solvers.model.fingerprint import keyed
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, UNCERTIFIED, Outcome, word
@@ -320,7 +321,7 @@ def program(
 ) -> Program:
     """Return the program of a factory at its sizes; the same one for the same arguments."""
     check_sizes(sizes)
-    return _program(factory, Sizes(sizes.items()), options, mesh)
+    return _program(keyed(factory), Sizes(sizes.items()), options, mesh)
 
 
 def program_for(

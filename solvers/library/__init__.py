@@ -5,6 +5,7 @@ from typing import Any
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.model.factory_signature import Factory
+from dpsolve.solvers.model.fingerprint import keyed
 
 from .ascent import ascent
 from .cake import cake
@@ -35,12 +36,12 @@ BUILTIN: dict[str, Callable[..., Any]] = {f.__name__: f for f in MODELS}
 
 
 def as_factory(model: Any) -> Factory:
-    """Return a factory as it is, or the built-in model of a name."""
+    """Return a factory, keyed by what it reads; or the built-in model of a name."""
     if not isinstance(model, str):
-        return model  # type: ignore[no-any-return]  # `signature` refuses what is no function
+        return keyed(model)  # `signature` refuses what is no function
     if model not in BUILTIN:
         raise ModelError(
             f"there is no built-in model '{model}'.{did_you_mean(model, BUILTIN)} "
             f"The built-in models are: {', '.join(BUILTIN)}."
         )
-    return BUILTIN[model]
+    return keyed(BUILTIN[model])

@@ -11,6 +11,8 @@ from typing import Any
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 
+from .fingerprint import refuse_randomness
+
 
 def bind(f: Any, known: Iterable[str], what: str) -> tuple[str, ...]:
     """Return the names that `f` takes, checked against the names it could take.
@@ -21,7 +23,8 @@ def bind(f: Any, known: Iterable[str], what: str) -> tuple[str, ...]:
     Raises
     ------
     ModelError
-        If `f` is not a function, or takes an argument that is none of `known`.
+        If `f` is not a function, takes an argument that is none of `known`, or draws random
+        numbers.
     """
     known = tuple(known)
     if not callable(f):
@@ -40,6 +43,7 @@ def bind(f: Any, known: Iterable[str], what: str) -> tuple[str, ...]:
                 f"{what} takes an argument '{p.name}', which is no state, choice or shock it can "
                 f"see.{did_you_mean(p.name, known)} It may take: {', '.join(known) or '(nothing)'}."
             )
+    refuse_randomness(f, what)
     return tuple(taken)
 
 

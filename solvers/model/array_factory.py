@@ -30,6 +30,7 @@ from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.outcomes import RECORDS, Outcome
 
 from .factory_signature import Factory, Sizes, build, look_over, signature
+from .fingerprint import keyed
 
 Dims = tuple[str, ...]
 Shapes = dict[str, tuple[Dims, jax.ShapeDtypeStruct]]
@@ -141,7 +142,7 @@ def rebuild(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any
     Operation by operation such a factory could take very long, and hold arrays that its compiled
     program never makes.
     """
-    program = _compiled(factory, Sizes(sizes.items()))
+    program = _compiled(keyed(factory), Sizes(sizes.items()))
     if program is None:
         return build(factory, values, sizes)
     return program({name: jnp.asarray(values[name], jnp.float64) for name in values})

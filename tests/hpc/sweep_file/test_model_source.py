@@ -109,7 +109,7 @@ def test_a_function_of_a_package(folder: Path) -> None:
 
 
 def test_an_installed_model_that_changed_is_refused() -> None:
-    source = replace(resolve("cake"), sha256="0" * 64)
+    source = replace(resolve("cake"), source="def cake(): ...\n", sha256="0" * 64)
     with pytest.raises(RefusedError, match="sweep into a new store"):
         source.load()
 
