@@ -22,8 +22,8 @@ from jax import Array
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-Keys = tuple[Array, Array]
-"""The two words of each key, uint32."""
+Keys = tuple[Array | np.uint32, Array | np.uint32]
+"""The two words of each key, uint32: numbers, or arrays (agents,)."""
 
 PLACES = 2**32
 """How many places a stream has, and how many agents a panel can have."""
@@ -79,7 +79,7 @@ def uniform(keys: Keys, place: Array) -> Array:
     return (a * 2.0**26 + b) * 2.0**-53
 
 
-def _threefry(key: Keys, count: Any) -> Keys:
+def _threefry(key: Keys, count: Array) -> Keys:
     """Return Threefry-2x32 of the counter ``(0, count)``: the words of ``fold_in(key, count)``."""
     schedule = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
     x, y = schedule[0], count + schedule[1]
