@@ -13,29 +13,31 @@ most from the exact quotient, which the bounds allow for.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import namespace
 
-Array = Any
+Given = TypeVar("Given", bound=AnyArray)
 ROW_SUM_TOLERANCE = 1e-9
 """How far a row of probabilities may miss one, or an entry zero, and still be rounding."""
 REMEDY = "divide each row by its sum, in float64: p = p.astype(float); p / p.sum(-1, keepdims=True)"
 
 
-def normalised(p: Array) -> Array:
+def normalised(p: Given) -> Given:
     """Divide probabilities by their sum along the last axis; what is no such row stays as it is."""
     xp = namespace(p)
     cut = xp.where((p < 0.0) & (p >= -ROW_SUM_TOLERANCE), 0.0, p)
     sums = compensated_sum(cut)[..., None]
     near = xp.abs(sums - 1.0) <= ROW_SUM_TOLERANCE
-    return xp.where(near, cut / xp.where(near, sums, 1.0), p)
+    found: Given = xp.where(near, cut / xp.where(near, sums, 1.0), p)
+    return found
 
 
-def compensated_sum(x: Array) -> Array:
+def compensated_sum(x: Given) -> Given:
     """Sum an array over its last axis, NumPy's or JAX's, exactly but for the last rounding.
 
     Each addition's own rounding is found without error (Knuth's TwoSum) and summed beside it
@@ -52,10 +54,11 @@ def compensated_sum(x: Array) -> Array:
         slip = slip + lost[..., :half] + lost[..., half : 2 * half]
         total = xp.concatenate([s, rest], -1)
         lost = xp.concatenate([slip, lost[..., 2 * half :]], -1)
-    return (total + lost).sum(-1)  # of one entry, or none
+    found: Given = (total + lost).sum(-1)  # of one entry, or none
+    return found
 
 
-def check_distribution(p: np.ndarray[Any, Any], what: str) -> None:
+def check_distribution(p: Numpy, what: str) -> None:
     """Refuse concrete probabilities (…, n) that are negative or do not sum to one."""
     rows = p.reshape(-1, p.shape[-1])
     gap = np.abs(rows.sum(1) - 1.0)
