@@ -183,18 +183,23 @@ def _axis(axis: Range | tuple[Any, ...]) -> NDArray[Any]:
         values = np.geomspace(axis.start, axis.stop, axis.points)
     else:
         values = np.linspace(axis.start, axis.stop, axis.points)
-    values = _as_meant(values)
+    values = _as_meant(values, axis.spacing == "log")
     whole = isinstance(axis.start, int) and isinstance(axis.stop, int)
     return values.astype(np.int64) if whole and np.all(values % 1 == 0) else values
 
 
-def _as_meant(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _as_meant(values: NDArray[np.float64], relative: bool) -> NDArray[np.float64]:
     """Undo rounding where the decimal that was meant is a few units in the last place away.
 
-    Steps from 0.90 to 0.99 give 0.9500000000000001, which no selection by 0.95 would find.
+    Steps from 0.90 to 0.99 give 0.9500000000000001, which no selection by 0.95 would find. Units
+    are those of the largest value, unless each is meant relative to itself: steps from -1 to 1 pass
+    zero at 2.8e-17.
     """
+    size = np.abs(values) if relative else np.full(values.shape, np.max(np.abs(values)))
+    near = 4 * np.spacing(size)
     meant = np.array([float(f"{value:.12g}") for value in values])
-    return np.where(np.abs(meant - values) <= 4 * np.spacing(np.abs(values)), meant, values)
+    meant = np.where(np.abs(values) <= near, 0.0, meant)
+    return np.where(np.abs(meant - values) <= near, meant, values)
 
 
 def _rows(sweep: Sweep) -> dict[str, NDArray[Any]]:

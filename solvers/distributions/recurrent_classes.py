@@ -2,8 +2,7 @@ r"""Recurrent classes and the period of a Markov chain, from its links.
 
 Which states a set leads to, and which lead to it, are read off two products: for the indicator
 :math:`1_A` of a set, :math:`P\,1_A` is positive at the states that lead to *A* in one step, and
-:math:`P^\top 1_A` at those that *A* leads to. A one-step probability below ``LINK`` is rounding
-(of an interpolation weight that should be 0) and no link.
+:math:`P^\top 1_A` at those that *A* leads to. Every positive probability is a link, however small.
 
 Let :math:`F(s)` be the states that *s* leads to and :math:`B(s)` those that lead to *s*. The state
 *s* is recurrent if and only if :math:`F(s) \subseteq B(s)`, and :math:`F(s)` is then its class.
@@ -28,7 +27,7 @@ from jax import Array, lax
 from dpsolve.solvers.numerics.partition import ALONE, Reductions
 
 Map = Callable[[Array], Array]
-LINK = 1e-13  # a one-step probability below this is no link
+LINK = 0.0  # a one-step probability above this is a link
 NAMED = 4  # recurrent classes looked for, so that a message can name them
 
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
-from dpsolve.solvers.numerics.tracing import is_concrete, namespace
+from dpsolve.solvers.numerics.tracing import EPS, is_concrete, namespace
 
 from .probabilities import check_distribution, normalised
 
@@ -165,6 +165,10 @@ def grid(
     values = xp.asarray(lo + (hi - lo) * u, dtype=np.float64)
     if n > 1:  # rounding must not move the upper end
         values = xp.where(np.arange(n) == n - 1, hi, values)
+    if curve == 1.0 and n > 2:  # nor a point that is meant to be zero
+        inner = (np.arange(n) > 0) & (np.arange(n) < n - 1)
+        near = xp.abs(values) <= 4 * EPS * xp.maximum(xp.abs(lo), xp.abs(hi))
+        values = xp.where(inner & near, 0.0, values)
     return Grid(values, outside, (lo, hi, float(curve)))
 
 

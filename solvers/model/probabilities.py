@@ -32,7 +32,7 @@ def normalised(p: Given) -> Given:
     xp = namespace(p)
     cut = xp.where((p < 0.0) & (p >= -ROW_SUM_TOLERANCE), 0.0, p)
     sums = compensated_sum(cut)[..., None]
-    near = xp.abs(sums - 1.0) <= ROW_SUM_TOLERANCE
+    near = (xp.abs(sums - 1.0) <= ROW_SUM_TOLERANCE) & (cut >= 0.0).all(-1)[..., None]
     found: Given = xp.where(near, cut / xp.where(near, sums, 1.0), p)
     return found
 

@@ -375,21 +375,24 @@ class GridOperator(BellmanOperator):
     def survey(self) -> Survey:
         """Look over all pairs once, in blocks when they do not fit in memory."""
         if self.kept is not None:
-            found = self._survey_of(self.kept)
+            found = self._survey_of(self.kept, self.kept_index())
         else:
 
             def look(i: Array) -> Survey:
-                return self._survey_of(self.pairs_of_block(i))
+                return self._survey_of(self.pairs_of_block(i), self._block_index(i, (CHOICE,)))
 
             first = look(jnp.int32(0))
             found = lax.fori_loop(1, self.blocks, lambda i, s: s.join(look(i)), first)
         found = survey_grids(self.model, found)
         return found if self.partition is None else found.over(self.reductions)
 
-    def _survey_of(self, pairs: PairTable) -> Survey:
-        locations = self.expectation.early_locations
+    def _survey_of(self, pairs: PairTable, index: NamedArray) -> Survey:
+        locations, functions = self.expectation.early_locations, self.functions
         rewards = self.kept is not None
-        return survey_pairs(self.functions, locations, pairs, self.sizes, rewards=rewards)
+        cancelled = functions.cancelled(index, pairs) if functions.cancels else None
+        return survey_pairs(
+            functions, locations, pairs, self.sizes, rewards=rewards, cancelled=cancelled
+        )
 
 
 def _rows(x: NamedArray, block: NamedArray) -> NamedArray:

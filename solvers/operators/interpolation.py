@@ -16,12 +16,15 @@ from jax import Array
 
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.model import MOST
+from dpsolve.solvers.numerics.tracing import EPS
 
 from .named_arrays import NamedArray, add, greatest, multiply, take, where
 
-# A next state this far outside, relative to the grid's width (or, for an integer, absolutely), is
-# rounding and not a mistake.
+# A next state this far outside, relative to the grid's last step (or, for an integer, absolutely),
+# is rounding and not a mistake. So are some units in the last place of the grid's largest number,
+# which is what a next state is computed from.
 SLACK = 1e-9
+UNITS = 16 * EPS
 
 
 @jax.tree_util.register_dataclass
@@ -75,8 +78,10 @@ def _segment(spec: Grid, x: NamedArray) -> Location:
     n = spec.size
     lo, hi = points[0], points[-1]
     outside = jnp.maximum(lo - value, value - hi)
+    units = UNITS * jnp.maximum(jnp.abs(lo), jnp.abs(hi))
+    steps = jnp.where(lo > value, points[min(1, n - 1)] - lo, hi - points[max(n - 2, 0)])
     # The negated test also catches NaN.
-    gap = jnp.where(outside <= SLACK * jnp.maximum(hi - lo, jnp.abs(lo)), 0.0, outside)
+    gap = jnp.where(outside <= jnp.maximum(SLACK * steps, units), 0.0, outside)
     if n == 1:
         return Location(
             NamedArray(jnp.zeros(value.shape, jnp.int32), x.dims),

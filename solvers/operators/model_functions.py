@@ -8,7 +8,7 @@ policy) serve alike.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, cast
@@ -27,7 +27,7 @@ from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .interpolation import Location, corners, greatest_reached, locate, looked_up
-from .named_arrays import NamedArray, add, mapped, multiply, top, total, where
+from .named_arrays import NamedArray, add, least, mapped, multiply, top, total, where
 
 CHOICE = "*"  # the axis of all choices together, flattened in C order
 BLOCK = "#"  # the axis of blocks of choices, when all are looked at together
@@ -141,6 +141,7 @@ class ModelFunctions:
         probabilities: Mapping[str, NamedArray],
         what: str,
         posts: Mapping[str, Location],
+        of: Callable[[Array], Array] | None = None,
     ) -> NamedArray:
         """Sum functions, each averaged over just the shocks it names.
 
@@ -155,23 +156,53 @@ class ModelFunctions:
             What to call a function in an error.
         posts : mapping
             Where the post variables lie on their grids.
+        of : function, optional
+            Of each value, to average that in its place.
         """
         parts = []
         for f in fs:
             named = {p: posts[p] for p in posts if p in arguments(f, posts)}
             if not named:
-                x = self._evaluated(f, env, what)
+                x = self._evaluated(f, env, what, of)
             elif self._is_tabulated(f):
-                x = self._evaluated(f, {**env, **self.post_env}, what)
+                x = self._evaluated(f, {**env, **self.post_env}, what, of)
                 soon = self._shocks_after(x, named, probabilities)
                 x = looked_up(self.over_shocks(x, probabilities, soon), named)
             else:
-                x = self._at_corners(f, env, named, what)
+                x = self._at_corners(f, env, named, what, of)
             parts.append(self.over_shocks(x, probabilities, self.model.shocks))
         return add(*parts)
 
-    def _evaluated(self, f: Any, env: Mapping[str, NamedArray], what: str) -> NamedArray:
-        return mapped(f, env, self.order, what).map(lambda a: jnp.asarray(a, jnp.float64))
+    def _evaluated(
+        self,
+        f: Any,
+        env: Mapping[str, NamedArray],
+        what: str,
+        of: Callable[[Array], Array] | None = None,
+    ) -> NamedArray:
+        x = mapped(f, env, self.order, what).map(lambda a: jnp.asarray(a, jnp.float64))
+        return x if of is None else x.map(of)
+
+    @property
+    def cancels(self) -> bool:
+        """Whether a reward is added up from terms, so that it may be smaller than these."""
+        rewards, random = self.model.reward, {*self.model.shocks, *self.model.post}
+        return len(rewards) > 1 or bool(self.axes_of(rewards[0]) & random)
+
+    def cancelled(self, index: NamedArray, pairs: PairTable) -> NamedArray:
+        """Return what the terms that rewards are added up from exceed their sums by.
+
+        That is twice the smaller of the positive and the negative part: nothing where all terms
+        have one sign, however large they are.
+        """
+        env = self.env | self.choice_values(index)
+
+        def part(of: Callable[[Array], Array]) -> NamedArray:
+            rewards = self.model.reward
+            return self.average(rewards, env, pairs.probabilities, "reward", pairs.posts, of)
+
+        gains, losses = part(lambda r: jnp.maximum(r, 0.0)), part(lambda r: jnp.maximum(-r, 0.0))
+        return least(gains, losses).map(lambda x: 2.0 * x)
 
     def _is_tabulated(self, f: Any) -> bool:
         """Tell whether a function is cheaper over the post variables' grids than over pairs."""
@@ -198,7 +229,12 @@ class ModelFunctions:
         return self._axes_of_pairs(f) | {*model.states, CHOICE}, corners
 
     def _at_corners(
-        self, f: Any, env: Mapping[str, NamedArray], named: Mapping[str, Location], what: str
+        self,
+        f: Any,
+        env: Mapping[str, NamedArray],
+        named: Mapping[str, Location],
+        what: str,
+        of: Callable[[Array], Array] | None = None,
     ) -> NamedArray:
         """Evaluate a function at the grid points beside the values of post variables."""
         parts = []
@@ -206,7 +242,7 @@ class ModelFunctions:
             here = {
                 p: NamedArray(self.post_env[p].array[i.array], i.dims) for p, i in indices.items()
             }
-            part = self._evaluated(f, {**env, **here}, what)
+            part = self._evaluated(f, {**env, **here}, what, of)
             if weights:
                 weight = multiply(*weights)
                 reached = weight.map(lambda w: w != 0.0)

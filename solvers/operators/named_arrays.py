@@ -81,6 +81,11 @@ def greatest(*xs: NamedArray) -> NamedArray:
     return _combine(jnp.maximum, xs)
 
 
+def least(*xs: NamedArray) -> NamedArray:
+    """Return the least, broadcasting by name; NaN if one of them is."""
+    return _combine(jnp.minimum, xs)
+
+
 def top(x: NamedArray, dims: Sequence[str]) -> NamedArray:
     """Return the maximum over some axes; NaN if an entry is."""
     return NamedArray(

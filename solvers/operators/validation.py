@@ -44,6 +44,7 @@ def survey_pairs(
     states: Mapping[str, int],
     *,
     rewards: bool,
+    cancelled: NamedArray | None = None,
 ) -> Survey:
     """Survey the pairs at hand.
 
@@ -59,6 +60,8 @@ def survey_pairs(
     rewards : bool
         Whether to look at the rewards. Those that are not kept would have to be evaluated, which
         costs as much as a sweep: the first sweep tells of those that are no numbers.
+    cancelled : NamedArray, optional
+        What the terms of rewards exceed their sums by, where that can be anything.
     """
     top = _maximum_over(pairs.feasible)
 
@@ -98,6 +101,7 @@ def survey_pairs(
         discount_low=bottom(pairs.discount),
         discount_high=top(pairs.discount),
         spread=spread,
+        magnitude=jnp.zeros(()) if cancelled is None else top(cancelled) * spread,
     )
 
 

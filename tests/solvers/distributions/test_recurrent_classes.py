@@ -72,11 +72,15 @@ def test_a_cycle_with_a_way_back_has_the_common_divisor() -> None:
     assert (look(jnp.asarray(p), jnp.int32(0))[2] == 2).all()
 
 
-@pytest.mark.parametrize(("link", "unique"), [(1e-12, True), (1e-17, False)])
-def test_what_rounding_leaves_of_a_weight_is_no_link(link: float, unique: bool) -> None:
-    p = np.array([[1.0 - link, link], [0.5, 0.5]]) if unique else np.array([[1.0, link], [0, 1]])
-    _, only, _ = look(jnp.asarray(p), jnp.int32(0))
-    assert bool(only) == unique
+@pytest.mark.parametrize("link", [1e-12, 1e-17, 1e-300])
+def test_every_positive_probability_is_a_link(link: float) -> None:
+    one_way = np.array([[1.0, link], [0.0, 1.0]])
+    both_ways = np.array([[1.0, link], [link, 1.0]])
+    for p in (one_way, both_ways):
+        _, only, _ = look(jnp.asarray(p), jnp.int32(0))
+        assert bool(only)
+    _, only, _ = look(jnp.eye(2), jnp.int32(0))
+    assert not bool(only)
 
 
 def test_a_long_way_through_transient_states_is_walked_once() -> None:

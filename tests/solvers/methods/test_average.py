@@ -360,7 +360,7 @@ def leaking(excess=5e-10):
     return dp.mdp(jnp.array([[0.0], [1e6]]), moves, 1.0)
 
 
-def test_rows_that_miss_one_widen_the_bounds() -> None:
+def test_rows_that_miss_one_are_divided_by_their_sum() -> None:
     solution = average(leaking, tol=1e-9)
     assert solution.status == "inexact"
     assert solution.gain_lower <= 5e5 <= solution.gain_upper
