@@ -66,9 +66,10 @@ def solve(
         Further fields of :class:`~dpsolve.SolveOptions`: how to solve (``max_iter``, ``block``,
         `memory`, which is that of each device, ...); for what (``criterion="average"``: the average
         reward per period, at a discount of 1; see :mod:`dpsolve.solvers.methods.average`); and what
-        else to find: ``distribution=True``, ``moments=("gini_a",)``, ``gradients=("beta",)`` (at
-        the fixed policy; see :mod:`dpsolve.solvers.solve.gradients`), and the path of the
-        distribution over ``periods=40`` from ``initial={"a": 0.0}``.
+        else to find: ``distribution=True``, ``moments=("gini_a",)``, ``gradients=("beta",)`` of
+        the value, or ``gradients_fixed_policy=("beta",)`` of everything (see
+        :mod:`dpsolve.solvers.solve.gradients`), and the path of the distribution over
+        ``periods=40`` from ``initial={"a": 0.0}``.
 
     Returns
     -------
@@ -85,8 +86,8 @@ def solve(
         too large. The message names the place.
     UsageError
         If an option is unknown or unusable, or asks for what the model does not have: an unknown
-        moment, the stationary distribution of a finite horizon, a gradient by a size; or if there
-        are fewer devices than the mesh takes.
+        moment, the stationary distribution of a finite horizon, a gradient by a size, or of a
+        moment under a policy on a grid; or if there are fewer devices than the mesh takes.
     """
     if mesh is None:
         return solve_on_one_device(model, params, tol=tol, method=method, **options)

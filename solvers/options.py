@@ -45,7 +45,7 @@ CERTIFICATES: dict[str, tuple[str, ...]] = {"full": ("auto",), "sampled": ("samp
 
 # What a point is asked for beside its value: absent from `as_dict` when it is not asked for, so
 # that what was stored before there was such an option still reads the same.
-_EXTRAS = ("distribution", "moments", "gradients", "periods", "initial")
+_EXTRAS = ("distribution", "moments", "gradients", "gradients_fixed_policy", "periods", "initial")
 # Options that came later: absent at their default, for the same reason.
 _LATER = ("criterion", "precision", "warm", "certificate", "sample", "sample_seed", "cycles")
 _EXTRAS_TUNING = ("distribution_tol", "distribution_method")
@@ -79,7 +79,12 @@ class SolveOptions:
         Moments of it to find (see :mod:`.moments`): ``gini_a``, ``mean_consumption``, ``p90_a``,
         one of the model's own; ``moments`` stands for a usual set. They imply the distribution.
     gradients : tuple of str
-        Parameters to differentiate by, at the fixed optimal policy (see :mod:`.gradients`).
+        Parameters to differentiate by: the value, whose derivative does not ask how the policy
+        moves (the envelope theorem), and all that a model without choices, or a factory of arrays,
+        gives. Where there are choices it is refused beside moments and distributions.
+    gradients_fixed_policy : tuple of str
+        Parameters to differentiate everything by *at the fixed policy*: outputs, distribution,
+        moments and path, whose true derivatives these are not (see :mod:`.gradients`).
     periods : int or None
         Also follow the distribution over so many periods, from `initial`.
     initial : mapping or None
@@ -121,6 +126,7 @@ class SolveOptions:
     distribution: bool = False
     moments: tuple[str, ...] = ()
     gradients: tuple[str, ...] = ()
+    gradients_fixed_policy: tuple[str, ...] = ()
     periods: int | None = None
     initial: Any = None
     distribution_tol: float = 1e-8
@@ -159,9 +165,14 @@ class SolveOptions:
         for name in ("distribution", "cycles"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name}={getattr(self, name)!r}; it is true or false")
-        for name in ("moments", "gradients"):
+        for name in ("moments", "gradients", "gradients_fixed_policy"):
             put(self, name, _names(name, getattr(self, name)))
         put(self, "initial", _initial(self.initial))
+
+    @property
+    def differentiated_by(self) -> tuple[str, ...]:
+        """The parameters by which anything is differentiated."""
+        return tuple(dict.fromkeys((*self.gradients, *self.gradients_fixed_policy)))
 
     @property
     def stationary(self) -> bool:

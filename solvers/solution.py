@@ -93,7 +93,10 @@ class Solution:
         where the distribution is not certified.
     gradients : dict of str to dict of str to array
         By parameter, then by variable, those that ``gradients`` asked for:
-        ``gradients["beta"]["value"]``. Policies are held fixed; see :mod:`.gradients`.
+        ``gradients["beta"]["value"]``; see :mod:`.gradients`.
+    gradients_fixed_policy : dict of str to dict of str to array
+        The same at the fixed policy, those that ``gradients_fixed_policy`` asked for:
+        ``gradients_fixed_policy["beta"]["moment_mean_a"]``.
     residual, error_bound : float
         Sup-norm of the last sweep's change; certified sup-norm error of `value`.
     iterations : int
@@ -252,9 +255,17 @@ class Solution:
 
         Each has the shape of its variable.
         """
+        return self._slopes(self.problem.options.gradients, "")
+
+    @property
+    def gradients_fixed_policy(self) -> dict[str, dict[str, AnyArray]]:
+        """The same at the fixed policy: but for the value's, they are no true derivatives."""
+        return self._slopes(self.problem.options.gradients_fixed_policy, "_fixed_policy")
+
+    def _slopes(self, parameters: Iterable[str], how: str) -> dict[str, dict[str, AnyArray]]:
         found: dict[str, dict[str, AnyArray]] = {}
-        for parameter in self.problem.options.gradients:
-            end = f"_d_{parameter}"
+        for parameter in parameters:
+            end = f"_d_{parameter}{how}"
             found[parameter] = {
                 name.removeprefix("d_").removesuffix(end): x
                 for name, x in self.arrays.items()
@@ -401,10 +412,12 @@ def refuse_uncertified(code: AnyArray | int, bound: AnyArray, message: object, d
         With the bound and the remedy.
     """
     if word(code) == "inexact":
+        far = "nothing bounds its distance from the true one"
+        if np.isfinite(bound):
+            far = f"its certified L1 distance from the true one is {float(bound):.3g}"
         raise UsageError(
-            "these are moments of a distribution that is not certified (its certified L1 distance "
-            f"from the true one is {float(bound):.3g}): {message}. They may be far from the true "
-            f"moments; {door} gives them all the same"
+            f"these are moments of a distribution that is not certified ({far}): {message}. They "
+            f"may be far from the true moments; {door} gives them all the same"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from dpsolve.hpc.sweep_file.fields import Sweep, options_of
+from dpsolve.hpc.sweep_file.fields import GRADIENT, Sweep, options_of
 from dpsolve.hpc.sweep_file.mistakes import Key, Mistake
 from dpsolve.hpc.sweep_file.reader import Reading
 from dpsolve.sharding.batches.program import program
@@ -41,7 +41,8 @@ def _unknown_names(reading: Reading) -> Iterator[Mistake]:
         yield Mistake(_asked_where(sweep, options, option, entry), text)
     keep = list(enumerate(sweep.store.keep or ()))
     if refused:  # the rest of the names can be told without what was refused
-        names = ("distribution", "moments", "periods", "initial", "gradients")
+        names = ["distribution", "moments", "periods", "initial", "gradients"]
+        names.append("gradients_fixed_policy")
         options = replace(options, **{n: getattr(SolveOptions(), n) for n in names})
         needs = ("distribution", "moment", "d_")
         keep = [(i, name) for i, name in keep if not name.startswith(needs)]
@@ -63,6 +64,10 @@ def _asked_where(sweep: Sweep, options: SolveOptions, option: str, entry: int | 
             return ("solve", "moments", list(given).index(name))
         kept = name if name == "moments" else f"moment_{name}"
         return ("store", "keep", keep.index(kept)) if kept in keep else ("solve", "moments")
+    if option.startswith("gradients") and not given:
+        fixed = option.endswith("fixed_policy")
+        every = ((i, GRADIENT.fullmatch(n)) for i, n in enumerate(keep))
+        return ("store", "keep", next(i for i, n in every if n and bool(n["fixed"]) == fixed))
     if option == "distribution" and not given:
         at = [i for i, n in enumerate(keep) if n.startswith("distribution")]
         return ("store", "keep", at[0])

@@ -46,11 +46,12 @@ def disagreements(raw: Mapping[str, Any], signature: Signature | None) -> Iterat
 def _gradients(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
     """Yield each parameter to differentiate by, and where it stands."""
     solve, store = raw.get("solve"), raw.get("store")
-    names = solve.get("gradients") if isinstance(solve, Mapping) else None
-    if isinstance(names, str):
-        yield from ((("solve", "gradients"), part.strip()) for part in names.split(","))
-    elif isinstance(names, list | tuple):
-        yield from ((("solve", "gradients", i), n) for i, n in enumerate(names) if _is_text(n))
+    for key in ("gradients", "gradients_fixed_policy"):
+        names = solve.get(key) if isinstance(solve, Mapping) else None
+        if isinstance(names, str):
+            yield from ((("solve", key), part.strip()) for part in names.split(","))
+        elif isinstance(names, list | tuple):
+            yield from ((("solve", key, i), n) for i, n in enumerate(names) if _is_text(n))
     keep = store.get("keep") if isinstance(store, Mapping) else None
     for i, name in enumerate(keep if isinstance(keep, list | tuple) else ()):
         if _is_text(name) and (found := GRADIENT.fullmatch(name)):

@@ -8,7 +8,7 @@ must agree on among each other and with the model is checked in :mod:`.consisten
     [fixed]                     # parameters and sizes that do not vary
     [grid]                      # full factorial: each becomes a dimension of the result
     [zip] [sample] [table]      # at most one of these: points in a row, along dimension `point`
-    [solve]                     # tol, method, moments, gradients, periods, initial, ...
+    [solve]                     # tol, method, moments, gradients, periods, ...
     [store]                     # path, keep, points_per_task
 """
 
@@ -212,7 +212,8 @@ class Sweep(_Part):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-GRADIENT = re.compile(r"d_.+_d_(?P<parameter>\w+)")  # the name of one, as a store has it
+# The name of a derivative, as a store has it.
+GRADIENT = re.compile(r"d_(?P<variable>.+)_d_(?P<parameter>\w+?)(?P<fixed>_fixed_policy)?")
 
 
 def options_of(sweep: Sweep) -> SolveOptions:
@@ -222,13 +223,18 @@ def options_of(sweep: Sweep) -> SolveOptions:
     """
     given = SolveOptions.from_mapping(sweep.solve)
     keep = sweep.store.keep or ()
-    moments = [n.removeprefix("moment_") for n in keep if n.startswith("moment_")]
-    gradients = [found["parameter"] for n in keep if (found := GRADIENT.fullmatch(n))]
+    named = [found for n in keep if (found := GRADIENT.fullmatch(n))]
+    of = (*keep, *(found["variable"] for found in named))
+    moments = [n.removeprefix("moment_") for n in of if n.startswith("moment_")]
     return replace(
         given,
         distribution=given.distribution or any(_is_distribution(n) for n in keep),
         moments=(*given.moments, *(("moments",) if "moments" in keep else ()), *moments),
-        gradients=(*given.gradients, *gradients),
+        gradients=(*given.gradients, *(n["parameter"] for n in named if not n["fixed"])),
+        gradients_fixed_policy=(
+            *given.gradients_fixed_policy,
+            *(n["parameter"] for n in named if n["fixed"]),
+        ),
     )
 
 

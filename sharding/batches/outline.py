@@ -168,7 +168,7 @@ def _at_once(
     values: Mapping[str, Any],
     made: Any,
 ) -> ResultShapes:
-    if options.gradients:  # at which a factory's own arrays are computed anew
+    if options.differentiated_by:  # at which a factory's own arrays are computed anew
         arrays = point_with_gradients(factory, sizes, options, values)
     else:
         arrays = solve_made(factory, made, options, values)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dpsolve.solvers.errors import UsageError, did_you_mean
+from dpsolve.solvers.inspection.requests import FIXED
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.outcomes import PER_POINT
@@ -129,6 +130,13 @@ class Layout:
             )
         if name == "gradients":
             return "keep names 'gradients'; say by which parameters: [solve] gradients = [\"beta\"]"
+        variable = differentiated(name, self.variables)
+        if variable.startswith(("output_", "moment_", "distribution")) and variable != name:
+            return (
+                f"keep names '{name}', but choices are made on a grid, and what could be "
+                f"differentiated of {variable} holds the policy fixed: it is not the derivative. "
+                f"Keep '{name}{FIXED}' for that, by its name, or take differences between points"
+            )
         outputs = [n.removeprefix("output_") for n in self.variables if n.startswith("output_")]
         hidden = {"grid_" + n for n in self.dims} | {n for some in kinds.values() for n in some}
         known = [n for n in self.variables if n not in hidden and not n.startswith("output_")]
@@ -193,7 +201,9 @@ def _long_name(name: str, names: Collection[str]) -> str:
     variable = differentiated(name, names)
     if variable != name:
         parameter = name.removeprefix(f"d_{variable}_d_")
-        return f"derivative by {parameter}, at the fixed policy, of: {_long_name(variable, ())}"
+        fixed = ", at the fixed policy," if parameter.endswith(FIXED) else ""
+        by = parameter.removesuffix(FIXED)
+        return f"derivative by {by}{fixed} of: {_long_name(variable, ())}"
     for prefix, words in (
         ("policy_index_", "optimal choice, as a position on its grid: "),
         ("policy_", "optimal choice: "),

@@ -29,6 +29,8 @@ from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
 
+from .requests import chooses
+
 LONG = 2**31
 """Pairs of a state and a choice above which a full sweep takes longer than to find the solution by
 divide and conquer."""
@@ -303,9 +305,11 @@ def population_bytes(model: Model | TabularModel, options: SolveOptions) -> int:
     if options.stationary:
         arrays += 8 + (DENSE_COPIES * states if states <= DENSE_MOST else 0)
     arrays += ((path_periods(model, options) or -1) + 1) * 2
-    # Of the value, of each output, of the distribution, and of the path.
-    differentiated = 2 + len(getattr(model, "outputs", ())) + arrays
-    return 8 * states * (arrays + differentiated * len(options.gradients))
+    # Of the value, of each output, of the distribution, and of the path; or of the value alone.
+    every = 2 + len(getattr(model, "outputs", ())) + arrays
+    differentiated = every * len(options.gradients_fixed_policy)
+    differentiated += (2 if chooses(model) else every) * len(options.gradients)
+    return 8 * states * (arrays + differentiated)
 
 
 def path_periods(model: Model | TabularModel, options: SolveOptions) -> int | None:

@@ -27,6 +27,7 @@ NO_GRADIENTS = (
     "criterion='average' has no gradients: relative values are not differentiated here. Leave "
     "gradients out, and take differences of the gain between points"
 )
+FIXED = "_fixed_policy"  # the end of the name of a derivative at the fixed policy
 Refusal = tuple[str, int | None, str]  # the option, the entry of its list, and what is wrong
 
 
@@ -71,6 +72,38 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
         yield from _refusals_of_path(made, options, name)
         if prod(made.shape) > MOST and (options.stationary or options.periods is not None):
             yield "distribution", None, too_many_states(name, made.shape)
+        yield from _refusals_of_gradients(made, options, name)
+
+
+def chooses(made: Model | TabularModel) -> bool:
+    """Tell whether there is anything to choose; where there is not, no policy is held fixed."""
+    if isinstance(made, TabularModel):
+        return made.n_actions > 1
+    return prod(made.size_of(choice) for choice in made.choices) > 1
+
+
+def _refusals_of_gradients(
+    made: Model | TabularModel, options: SolveOptions, name: str
+) -> Iterator[Refusal]:
+    """Refuse derivatives that hold the policy fixed where that is not said."""
+    if not options.gradients or not chooses(made) or options.criterion == "average":
+        return
+    asked = [f"moment_{n}" if n != "moments" else "moment_..." for n in options.moments]
+    asked += ["distribution"] if options.distribution and not asked else []
+    asked += ["distribution_path"] if options.periods is not None or options.initial else []
+    if not asked:
+        return
+    by, what = options.gradients[0], asked[0]
+    yield (
+        "gradients",
+        None,
+        f"gradients by '{by}' beside {what}: {name} chooses among grid points, and what could be "
+        f"differentiated of {what} holds the policy fixed, while in truth choices respond to "
+        f"'{by}', by jumps; so it is not the derivative, and often 0. Take differences between "
+        f'points on a fine grid; or ask for gradients{FIXED} = ["{by}"], which gives '
+        f"d_{what}_d_{by}{FIXED} by that name, and d_value_d_{by}{FIXED}, the value's true "
+        "derivative (the envelope theorem)",
+    )
 
 
 def _finite(name: str, what: str, made: Any) -> str:
@@ -93,8 +126,9 @@ def _refusals_of_average(
             f"{name} has a finite horizon of {made.horizon} periods, and criterion='average' is "
             "about the long run: leave criterion out, or take the horizon out of the model",
         )
-    if options.gradients:
-        yield "gradients", None, NO_GRADIENTS
+    for option in ("gradients", "gradients_fixed_policy"):
+        if getattr(options, option):
+            yield option, None, NO_GRADIENTS
 
 
 def _refusals_of_arrays(
@@ -114,6 +148,12 @@ def _refusals_of_arrays(
         yield "periods", None, f"there is no path of distributions: {why}"
     if options.initial is not None:
         yield "initial", None, f"there is no initial distribution: {why}"
+    if options.gradients_fixed_policy:
+        yield (
+            "gradients_fixed_policy",
+            None,
+            f"there is no policy to be held fixed: {why} Ask for their gradients",
+        )
     if options.criterion == "average":
         yield "criterion", None, f"there is no average reward to maximise: {why}"
 

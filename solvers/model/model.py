@@ -40,7 +40,8 @@ RESERVED = frozenset(
     {"t", "time", "point", "value", "lower", "upper", "status", "message"}
     | {"residual", "error_bound", "iterations", "seconds", "code", "start"}
     | {"distribution", "distribution_path", "distribution_residual", "distribution_error"}
-    | {"distribution_period", "moments", "gradients", "gain", "gain_lower", "gain_upper"}
+    | {"distribution_period", "moments", "gradients", "gradients_fixed_policy"}
+    | {"gain", "gain_lower", "gain_upper"}
 )
 
 MOST = 2**31 - 1  # values of one variable, and joint choices: policies are int32

@@ -19,13 +19,18 @@ distribution's derivative put in.
 
 Policies are discrete, and *held fixed*: a derivative tells what happens while everybody goes on
 choosing the same grid points. For the value that is exact wherever the optimal policy does not
-change, and one-sided at the kinks where it does. For distributions, moments and outputs it is exact
-between those kinks, too, but there the truth *jumps*, as some state's choice moves to the next grid
-point; the derivative knows nothing of these jumps. Where choices respond much, as they do to
-patience, the jumps are most of the effect: refine the grid and take differences instead. What
-moves with the grids, the chains' probabilities and the rewards is all there. A quantile moves with
-its grid point only. The certificate says nothing about derivatives; a linear solve that does not
-converge gives NaN.
+change, and one-sided at the kinks where it does. So ``gradients`` gives ``d_value_d_beta``. For
+distributions, moments and outputs it is exact between those kinks, too, but there the truth
+*jumps*, as some state's choice moves to the next grid point; the derivative knows nothing of these
+jumps. Where choices respond much, as they do to patience, the jumps are the whole effect, and the
+derivative at the fixed policy is 0: it is no derivative of the moment. So it has to be asked for by
+that name, ``gradients_fixed_policy``, and is called ``d_moment_mean_a_d_beta_fixed_policy``; for
+the response itself refine the grid and take differences. What moves with the grids, the chains'
+probabilities and the rewards is all there. A quantile moves with its grid point only. Where there
+is nothing to choose no policy is held fixed, and ``gradients`` gives everything. The certificate
+says nothing about derivatives; a linear solve that does not converge gives NaN.
+
+``jax.grad`` through a solve differentiates at the fixed policy, too, whatever it is asked of.
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ from jax import Array, lax
 from dpsolve.solvers.distributions.path import pushed
 from dpsolve.solvers.distributions.stationary_derivatives import respond
 from dpsolve.solvers.errors import UsageError
-from dpsolve.solvers.inspection.requests import NO_GRADIENTS
+from dpsolve.solvers.inspection.requests import FIXED, NO_GRADIENTS, chooses
 from dpsolve.solvers.methods.finite_horizon import follow
 from dpsolve.solvers.methods.loop import finish
 from dpsolve.solvers.model.factory_signature import Factory, build, gradient_mistake, signature
@@ -63,8 +68,8 @@ Arrays = dict[str, Array]  # of one point, by name
 Values = Mapping[str, Array]  # a number for each parameter
 TOLERANCE = 1e-13  # of a derivative's residual, relative to its right-hand side
 
-# What `gradients=` differentiates: not the bounds, which move with the value, not the choices,
-# which are held fixed, and not the grids, whose derivative the model's author can write down.
+# What is differentiated at the fixed policy: not the bounds, which move with the value, not the
+# choices, which are held fixed, and not the grids, whose derivative the model's author can write.
 DIFFERENTIATED = ("value", "output_", "distribution", "distribution_path", "moment_")
 
 
@@ -76,9 +81,10 @@ def check_gradients(factory: Factory, options: SolveOptions) -> None:
     UsageError
         With the names that there are.
     """
-    for name in options.gradients:
-        if text := gradient_mistake(signature(factory), name):
-            raise UsageError(f"gradients: {text}")
+    for option in ("gradients", "gradients_fixed_policy"):
+        for name in getattr(options, option):
+            if text := gradient_mistake(signature(factory), name):
+                raise UsageError(f"{option}: {text}")
 
 
 def point_with_gradients(
@@ -93,8 +99,10 @@ def point_with_gradients(
     Returns
     -------
     dict
-        And ``d_<variable>_d_<parameter>``, of the variable's shape: of the value, the outputs, the
-        distribution, its moments and its path, or of each of a factory's own float arrays.
+        And ``d_value_d_<parameter>``, or ``d_<variable>_d_<parameter>`` of each of a factory's own
+        float arrays and of all that a model without choices gives; and
+        ``d_<variable>_d_<parameter>_fixed_policy`` of the value, the outputs, the distribution, its
+        moments and its path. Each has its variable's shape.
     """
     check_gradients(factory, options)
     return _with_gradients(
@@ -127,20 +135,23 @@ def _with_gradients(
     solve: Callable[[Values], Arrays],
     partition: Partition | None = None,
 ) -> Arrays:
-    if not options.gradients:
+    if not options.differentiated_by:
         return solve(values)
-    out, push = _linearized(factory, sizes, options, values, solve, partition)
+    out, push, exact = _linearized(factory, sizes, options, values, solve, partition)
     failed = out["code"] >= 10
     # One after the other, in one compiled loop: each linear solve ends by itself.
-    names = list(values)
-    dots = jnp.stack([jnp.eye(len(names))[names.index(name)] for name in options.gradients])
+    names, by = list(values), options.differentiated_by
+    dots = jnp.stack([jnp.eye(len(names))[names.index(name)] for name in by])
     moved = lax.map(lambda row: push(dict(zip(names, row, strict=True))), dots)
-    found = {
-        # What is no number has no derivative, either.
-        f"d_{variable}_d_{name}": mask(x[i], failed | jnp.isnan(out[variable]))
-        for i, name in enumerate(options.gradients)
-        for variable, x in moved.items()
-    }
+    found = {}
+    for i, name in enumerate(by):
+        for variable, x in moved.items():
+            # What is no number has no derivative, either.
+            slope = mask(x[i], failed | jnp.isnan(out[variable]))
+            if name in options.gradients and exact(variable):
+                found[f"d_{variable}_d_{name}"] = slope
+            if name in options.gradients_fixed_policy:
+                found[f"d_{variable}_d_{name}{FIXED}"] = slope
     return out | found
 
 
@@ -181,8 +192,11 @@ def _linearized(
     values: Values,
     solve: Callable[[Values], Arrays],
     partition: Partition | None,
-) -> tuple[Arrays, Callable[[Values], Arrays]]:
-    """Solve a point, and return how what is differentiated moves with the parameters."""
+) -> tuple[Arrays, Callable[[Values], Arrays], Callable[[str], bool]]:
+    """Solve a point; return how it moves with the parameters, and of what that is a derivative.
+
+    Of the rest it is one at the fixed policy.
+    """
     if _is_own(factory, sizes, values):
 
         def own(values: Values) -> tuple[Arrays, Arrays]:
@@ -190,15 +204,22 @@ def _linearized(
             return {n: x for n, x in out.items() if _is_differentiated(n, x)}, out
 
         _, push, out = jax.linearize(own, values, has_aux=True)
-        return out, push
+        return out, push, lambda _: True
+    free = not chooses(build(factory, values, sizes))
     out = solve(values)
     respond_to = _response(factory, sizes, options, values, out, partition)
 
+    def exact(name: str) -> bool:
+        return free or name == "value"
+
     def moves(dots: Values) -> Arrays:
         every = respond_to(dots)
-        return {n: every[n] for n in out if n in every and n.startswith(DIFFERENTIATED)}
+        found = {n: every[n] for n in out if n in every and n.startswith(DIFFERENTIATED)}
+        if options.gradients_fixed_policy:
+            return found
+        return {n: x for n, x in found.items() if exact(n)}
 
-    return out, moves
+    return out, moves, exact
 
 
 def _is_differentiated(name: str, x: Array) -> bool:

@@ -67,7 +67,7 @@ def solve_on_one_device(
     values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
     began = time.perf_counter()
     # Where nothing can ask for derivatives, none are prepared.
-    derivatives = bool(chosen.gradients) or not is_concrete(values)
+    derivatives = bool(chosen.differentiated_by) or not is_concrete(values)
     program, dims = one_point(factory, Sizes(sizes.items()), chosen, derivatives)
     with compile_clock() as compiling:
         arrays = program(values)
@@ -91,9 +91,9 @@ def _solve_ready(
             "a ready model has no parameters left to set; pass the factory, the function that "
             "returns the model, to set some"
         )
-    if options.gradients:
+    if options.differentiated_by:
         raise UsageError(
-            f"gradients={list(options.gradients)}: a ready model has no parameters to "
+            f"gradients={list(options.differentiated_by)}: a ready model has no parameters to "
             "differentiate by; pass the factory, the function that returns the model"
         )
     began = time.perf_counter()

@@ -79,7 +79,7 @@ def prices(a=1.0, b=2.0):
 SAVER: dict[str, Any] = {
     "grid": {"beta": [0.85, 0.9, 0.92], "sigma": [0.1, 0.2]},
     "solve": {
-        "tol": 1e-8, "moments": ["gini_a", "p50_a"], "gradients": ["sigma"],
+        "tol": 1e-8, "moments": ["gini_a", "p50_a"], "gradients_fixed_policy": ["sigma"],
         "periods": 4, "initial": {"a": 0.3},
     },
     "store": {"keep": ["value", "policy", "distribution", "moments", "windfall"]},
@@ -131,15 +131,16 @@ def test_everything_that_was_asked_for_is_stored_and_labelled(pristine: Path) ->
     floats |= {f"moment_{name}" for name in usual}
     records = {"status", "message", "residual", "error_bound", "iterations", "seconds"}
     stored = {*ds.data_vars, "grid_z"}
-    assert stored == variables | {f"d_{name}_d_sigma" for name in floats} | records
+    assert stored == variables | {f"d_{name}_d_sigma_fixed_policy" for name in floats} | records
     axes = ("beta", "sigma")
     assert ds["distribution"].dims == (*axes, "a", "z")
     assert ds["distribution_path"].dims == (*axes, "time", "a", "z")
-    assert ds["d_distribution_path_d_sigma"].dims == (*axes, "time", "a", "z")
-    assert ds["moment_gini_a"].dims == ds["d_moment_gini_a_d_sigma"].dims == axes
+    assert ds["d_distribution_path_d_sigma_fixed_policy"].dims == (*axes, "time", "a", "z")
+    slope = ds["d_moment_gini_a_d_sigma_fixed_policy"]
+    assert ds["moment_gini_a"].dims == slope.dims == axes
     np.testing.assert_array_equal(ds["time"], np.arange(5))
-    assert ds["d_value_d_sigma"].attrs["long_name"] == (
-        "derivative by sigma, at the fixed policy, of: value function"
+    assert slope.attrs["long_name"] == (
+        "derivative by sigma, at the fixed policy, of: under the stationary distribution: gini_a"
     )
     np.testing.assert_allclose(ds["distribution"].sum(("a", "z")), 1.0, rtol=1e-13)
     np.testing.assert_allclose(ds["distribution_path"].sum(("a", "z")), 1.0, rtol=1e-13)
@@ -158,9 +159,11 @@ def test_a_store_and_solve_many_agree_to_the_last_bit(pristine: Path, models: Pa
     beta, sigma = (x.ravel() for x in np.meshgrid(ds.beta, ds.sigma, indexing="ij"))
     many = dp.solve_many(
         factory, {"beta": beta, "sigma": sigma}, tol=1e-8, distribution=True,
-        moments=("gini_a", "p50_a", "moments"), gradients="sigma", periods=4, initial={"a": 0.3},
+        moments=("gini_a", "p50_a", "moments"), gradients_fixed_policy="sigma", periods=4,
+        initial={"a": 0.3},
     )  # fmt: skip
-    for name in ("distribution", "distribution_path", "moment_gini_a", "d_distribution_d_sigma"):
+    slope = "d_distribution_d_sigma_fixed_policy"
+    for name in ("distribution", "distribution_path", "moment_gini_a", slope):
         stored = np.asarray(ds[name])
         np.testing.assert_array_equal(stored.reshape(6, *stored.shape[2:]), many[name], name)
 
@@ -171,12 +174,15 @@ def test_what_solve_asks_for_is_stored_and_what_keep_names_is_computed() -> None
             "model": "savings",
             "grid": {"beta": [0.9]},
             "solve": {"moments": "gini_a, mean_z", "periods": 3, "initial": {"a": 1}},
-            "store": {"path": "x", "keep": ["value", "moment_p90_a", "moments", "d_value_d_rho"]},
+            "store": {
+                "path": "x",
+                "keep": ["value", "moment_p90_a", "moments", "d_moment_sd_a_d_rho_fixed_policy"],
+            },
         }
     )
     options = options_of(sweep)
-    assert options.moments == ("gini_a", "mean_z", "moments", "p90_a")
-    assert options.gradients == ("rho",)
+    assert options.moments == ("gini_a", "mean_z", "moments", "p90_a", "sd_a")
+    assert (options.gradients, options.gradients_fixed_policy) == ((), ("rho",))
     assert (options.distribution, options.periods, options.initial) == (False, 3, (("a", 1),))
     assert asked_for(sweep) == ("moment_gini_a", "moment_mean_z", "distribution_path")
     again = sweep_from(json.loads(json.dumps(sweep.as_dict())))
@@ -194,12 +200,15 @@ def test_without_keep_the_usual_variables_are_stored_beside(
     made: Callable[..., Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "usual.zarr"
-    solve = {"moments": ["gini_a"], "gradients": ["beta"]}
+    solve = {"moments": ["gini_a"], "gradients_fixed_policy": ["beta"]}
     run(made(path, grid={"beta": [0.9]}, solve=solve))
     names = set(zarr.open_group(path, mode="r").array_keys())
     assert {"value", "lower", "upper", "policy_save", "moment_gini_a", "distribution_error"} < names
-    assert {"d_value_d_beta", "d_moment_gini_a_d_beta"} < names
-    assert not {"distribution", "d_distribution_d_beta", "output_consumption"} & names
+    slopes = {"d_value_d_beta_fixed_policy", "d_moment_gini_a_d_beta_fixed_policy"}
+    assert {name for name in names if name.startswith("d_")} == slopes
+    assert not {"distribution", "output_consumption"} & names
+    loaded = dp.load(path, beta=0.9).gradients_fixed_policy["beta"]
+    assert set(loaded) == {"value", "moment_gini_a"}
     found = dp.verify(path)
     assert found.ok, str(found)
     assert any("no distribution is stored" in note for note in found.notes)
@@ -215,7 +224,7 @@ def test_the_command_line_can_ask_too() -> None:
             fixed=("n_a=20", "n_z=3"),
             keep=("value,distribution", "moment_gini_a"),
             other=(
-                'solve.gradients=["rho", "sigma"]', "solve.moments=mean_a,sd_a",
+                'solve.gradients_fixed_policy=["rho", "sigma"]', "solve.moments=mean_a,sd_a",
                 "solve.periods=7", "solve.initial.a=0.5", "solve.distribution_tol=1e-10",
             ),
         ),
@@ -223,7 +232,7 @@ def test_the_command_line_can_ask_too() -> None:
     options = options_of(reading.sweep)
     assert options.distribution
     assert options.moments == ("mean_a", "sd_a", "gini_a")
-    assert options.gradients == ("rho", "sigma")
+    assert options.gradients_fixed_policy == ("rho", "sigma")
     assert (options.periods, options.initial) == (7, (("a", 0.5),))
     assert options.distribution_tol == 1e-10
     check_names(reading)
@@ -238,7 +247,9 @@ def test_the_forecast_counts_what_is_asked_for() -> None:
     states = 8 * 500
     path = {"periods": 200, "initial": {"a": 0.0}}
     assert size(**path) - size() >= 201 * states
-    assert size(**path, gradients=("rho",)) - size(**path) >= 202 * states  # and of the value
+    fixed = size(**path, gradients_fixed_policy=("rho",)) - size(**path)
+    assert fixed >= 202 * states  # and of the value
+    assert size(gradients=("rho",)) - size() < 10 * states  # of the value alone
     assert size(distribution=True) > size()
     small = {"n_a": 20, "n_z": 5}  # solved densely: the matrix counts
     dense = footprint(savings, small, dp.SolveOptions(distribution=True)).bytes
@@ -435,6 +446,48 @@ keep = ["moment_gini_zz", "distribution", "valu", "moments"]
         ("saver", "initial = { a = 9.0 }\nperiods = 3", '["value"]', ["a=9", "0 to 4"]),
         ("saver", "initial = { a = 1.0 }", '["value"]', ["nothing starts from it"]),
         ("saver", "", '["gradients"]', ["by which parameters"]),
+        (
+            "saver",
+            'moments = ["mean_a"]\ngradients = ["beta"]',
+            '["value"]',
+            [
+                "solve.gradients",
+                "beside moment_mean_a",
+                "holds the policy fixed",
+                'gradients_fixed_policy = ["beta"]',
+                "d_moment_mean_a_d_beta_fixed_policy",
+            ],
+        ),
+        (
+            "saver",
+            "",
+            '["moment_mean_a", "d_moment_mean_a_d_beta"]',
+            ["keep[2]", "holds the policy fixed"],
+        ),
+        (
+            "saver",
+            "",
+            '["distribution", "d_value_d_beta"]',
+            ["keep[2]", "beside distribution", "d_value_d_beta_fixed_policy"],
+        ),
+        (
+            "saver",
+            'gradients = ["beta"]',
+            '["windfall", "d_output_windfall_d_beta"]',
+            ["keep[2]", "Keep 'd_output_windfall_d_beta_fixed_policy'"],
+        ),
+        (
+            "prices",
+            'gradients_fixed_policy = ["a"]',
+            '["price"]',
+            ["solve.gradients_fixed_policy", "no policy to be held fixed", "gradients"],
+        ),
+        (
+            "saver",
+            'gradients_fixed_policy = ["bta"]',
+            '["value"]',
+            ["solve.gradients_fixed_policy[1]", "no parameter 'bta'"],
+        ),
     ],
 )
 def test_what_a_model_cannot_be_asked_is_refused(

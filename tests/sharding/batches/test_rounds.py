@@ -224,7 +224,7 @@ def test_other_errors_of_the_device_are_not_swallowed(monkeypatch: pytest.Monkey
     "asked",
     [
         {"distribution": True, "moments": ("mean_x",)},
-        {"gradients": ("beta", "rate")},
+        {"gradients": ("beta",), "gradients_fixed_policy": ("beta", "rate")},
         {"periods": 3, "initial": {"x": 0.2}},
     ],
 )

@@ -332,6 +332,8 @@ def test_refusals() -> None:
     with pytest.raises(dp.UsageError, match="no gradients"):
         average(queue, gradients=("hold",))
     with pytest.raises(dp.UsageError, match="no gradients"):
+        average(queue, gradients_fixed_policy=("hold",))
+    with pytest.raises(dp.UsageError, match="no gradients"):
         jax.grad(lambda x: average(queue, {"hold": x}).gain)(1.0)
     with pytest.raises(dp.UsageError, match="no average reward"):
         average(arrays)

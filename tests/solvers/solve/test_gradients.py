@@ -132,24 +132,27 @@ def differences_of_everything(at: tuple[float, ...], i: int) -> dict[str, np.nda
 def test_gradients_of_a_solve_match_central_differences() -> None:
     at = (0.1031, 0.6, 0.2)
     names = ("delta", "rho", "sigma")
-    s = dp.solve(depreciating, dict(zip(names, at, strict=True)), gradients=names, **ASKED)
+    params = dict(zip(names, at, strict=True))
+    s = dp.solve(depreciating, params, gradients_fixed_policy=names, **ASKED)
     assert s.status == "solved"
+    assert s.gradients == {}
     for i, name in enumerate(names):
         meant = differences_of_everything(at, i)
-        assert set(s.gradients[name]) == set(meant)
+        assert set(s.gradients_fixed_policy[name]) == set(meant)
         for variable, slope in meant.items():
             np.testing.assert_allclose(
-                s.gradients[name][variable],
+                s.gradients_fixed_policy[name][variable],
                 slope,
                 rtol=1e-6,
                 atol=1e-6,
                 err_msg=f"{variable} {name}",
             )
     # And what must be so whatever the numbers are: a distribution's derivative sums to zero.
-    assert abs(s["d_distribution_d_delta"].sum()) < 1e-12
-    assert abs(s["d_distribution_d_delta"]).sum() > 0.1
-    np.testing.assert_allclose(s["d_distribution_path_d_rho"].sum((1, 2)), 0.0, atol=1e-12)
-    assert abs(s["d_distribution_path_d_rho"][0]).max() > 1e-3  # the chain's own distribution moves
+    assert abs(s["d_distribution_d_delta_fixed_policy"].sum()) < 1e-12
+    assert abs(s["d_distribution_d_delta_fixed_policy"]).sum() > 0.1
+    path = s["d_distribution_path_d_rho_fixed_policy"]
+    np.testing.assert_allclose(path.sum((1, 2)), 0.0, atol=1e-12)
+    assert abs(path[0]).max() > 1e-3  # the chain's own distribution moves
 
 
 @pytest.mark.slow
@@ -161,8 +164,10 @@ def test_derivatives_of_moments_forward_and_reverse() -> None:
     p = jnp.array([0.1031, 0.6, 0.2])
     forward = jax.jacfwd(moments)(p)
     np.testing.assert_allclose(jax.jacrev(moments)(p), forward, rtol=1e-8, atol=1e-9)
-    s = dp.solve(depreciating, {"delta": 0.1031}, gradients="delta", **ASKED)
-    slopes = [s.gradients["delta"][f"moment_{n}"] for n in ("mean_k", "gini_k", "yield_")]
+    s = dp.solve(depreciating, {"delta": 0.1031}, gradients_fixed_policy="delta", **ASKED)
+    slopes = [
+        s.gradients_fixed_policy["delta"][f"moment_{n}"] for n in ("mean_k", "gini_k", "yield_")
+    ]
     np.testing.assert_allclose(forward[:, 0], slopes, rtol=1e-9)
 
 
@@ -181,20 +186,61 @@ def test_the_distribution_s_derivative_has_a_closed_form() -> None:
 @pytest.mark.slow
 def test_policies_are_held_fixed() -> None:
     # Patience moves wealth only by moving choices, which the derivative does not see.
-    s = dp.solve("savings", {"n_a": 30, "n_z": 3}, moments="mean_a", gradients="beta")
-    assert float(s.gradients["beta"]["moment_mean_a"]) == 0.0
-    assert float(abs(s.gradients["beta"]["value"]).max()) > 1.0
+    small, asked = {"n_a": 200, "n_z": 3, "beta": 0.94}, {"moments": "mean_a"}
+    s = dp.solve("savings", small, gradients_fixed_policy="beta", **asked)
+    slopes = s.gradients_fixed_policy["beta"]
+    assert float(slopes["moment_mean_a"]) == 0.0
+    # It is not the derivative, which differences between points show; that of the value is.
+    more, less = (dp.solve("savings", {**small, "beta": b}, **asked) for b in (0.95, 0.93))
+    assert float(more.moments["mean_a"] - less.moments["mean_a"]) / 0.02 > 10.0
+    alone = dp.solve("savings", small, gradients="beta")
+    np.testing.assert_allclose(slopes["value"], alone.gradients["beta"]["value"], rtol=1e-9)
+    assert float(abs(slopes["value"]).max()) > 1.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [
+        ({"moments": ("mean_a",)}, "moment_mean_a"),
+        ({"distribution": True}, "distribution"),
+        ({"periods": 3, "initial": {"a": 0.0}}, "distribution_path"),
+    ],
+)
+def test_gradients_beside_what_follows_from_a_policy_are_refused(asked: dict, what: str) -> None:
+    for solve in (dp.solve, dp.solve_many):
+        betas = 0.9 if solve is dp.solve else [0.9]
+        with pytest.raises(dp.UsageError) as caught:
+            solve("savings", {"beta": betas, "n_a": 20, "n_z": 3}, gradients="beta", **asked)
+        for word in (
+            f"gradients by 'beta' beside {what}",
+            "holds the policy fixed",
+            'gradients_fixed_policy = ["beta"]',
+            f"d_{what}_d_beta_fixed_policy",
+            "Take differences",
+        ):
+            assert word in str(caught.value)
+
+
+def test_gradients_of_a_model_with_choices_are_of_its_value_alone() -> None:
+    s = dp.solve("savings", {"n_a": 20, "n_z": 3}, gradients="beta")
+    assert set(s.gradients["beta"]) == {"value"}
+    assert "output_consumption" in s.arrays
+    assert s.gradients_fixed_policy == {}
+    fixed = dp.solve("savings", {"n_a": 20, "n_z": 3}, gradients_fixed_policy="r")
+    assert set(fixed.gradients_fixed_policy["r"]) == {"value", "output_consumption"}
+    data = fixed.to_xarray()
+    assert data["d_output_consumption_d_r_fixed_policy"].dims == ("a", "z")
 
 
 @pytest.mark.slow
 def test_what_is_no_number_has_no_derivative() -> None:
     # Nobody saves: wealth is zero, and its Gini coefficient undefined.
-    asked = {"moments": ("gini_a", "mean_a"), "gradients": "sigma"}
+    asked = {"moments": ("gini_a", "mean_a"), "gradients_fixed_policy": "sigma"}
     s = dp.solve("savings", {"beta": 0.8, "n_a": 20, "n_z": 3}, **asked)
     assert s.status == "solved"
     assert np.isnan(s.moments["gini_a"])
-    assert np.isnan(s.gradients["sigma"]["moment_gini_a"])
-    assert float(s.gradients["sigma"]["moment_mean_a"]) == 0.0
+    assert np.isnan(s.gradients_fixed_policy["sigma"]["moment_gini_a"])
+    assert float(s.gradients_fixed_policy["sigma"]["moment_mean_a"]) == 0.0
 
     # Everyone stays where they are: several classes, and the share of each is not known.
     def stay(beta=0.9):
@@ -229,11 +275,12 @@ def test_gradients_over_a_finite_horizon() -> None:
             horizon=7,
         )
 
-    s = path(0.1031, gradients="delta")
+    s = path(0.1031, gradients_fixed_policy="delta")
     assert s.distribution_path.shape == (8, 25)
     for name in ("value", "distribution_path"):
         slope = difference(lambda x, n=name: path(x)[n], jnp.asarray(0.1031))
-        np.testing.assert_allclose(s.gradients["delta"][name], slope, rtol=1e-6, atol=1e-6)
+        found = s.gradients_fixed_policy["delta"][name]
+        np.testing.assert_allclose(found, slope, rtol=1e-6, atol=1e-6)
 
 
 def test_gradients_of_a_factory_s_own_arrays() -> None:
@@ -250,7 +297,7 @@ def test_gradients_of_a_factory_s_own_arrays() -> None:
 
 @pytest.mark.slow
 def test_points_with_gradients_do_not_depend_on_their_neighbours() -> None:
-    asked = {"moments": ("mean_k", "gini_k"), "gradients": ("delta", "beta")}
+    asked = {"moments": ("mean_k", "gini_k"), "gradients_fixed_policy": ("delta", "beta")}
     betas = np.linspace(0.88, 0.95, 7)
     whole = dp.solve_many(depreciating, {"beta": betas}, **asked)
     mixed = dp.solve_many(depreciating, {"beta": [0.9, np.nan, betas[5], 1.3]}, **asked)
@@ -260,7 +307,8 @@ def test_points_with_gradients_do_not_depend_on_their_neighbours() -> None:
         if x.dtype.kind == "f" and not name.startswith("grid_"):
             assert np.isnan(mixed[name][[1, 3]]).all(), name
     one = dp.solve(depreciating, {"beta": float(betas[5])}, **asked)
-    for name in ("moment_gini_k", "d_moment_mean_k_d_delta", "d_value_d_beta"):
+    slopes = [f"d_{n}_fixed_policy" for n in ("moment_mean_k_d_delta", "value_d_beta")]
+    for name in ("moment_gini_k", *slopes):
         np.testing.assert_allclose(one[name], whole[name][5], rtol=1e-9, atol=1e-12)
 
 
@@ -272,8 +320,9 @@ def test_points_with_gradients_do_not_depend_on_their_neighbours() -> None:
         (depreciating(), "delta", ["a ready model has no parameters", "pass the factory"]),
     ],
 )
-def test_gradients_by_what_is_no_parameter_are_refused(model, gradients, words) -> None:
+@pytest.mark.parametrize("option", ["gradients", "gradients_fixed_policy"])
+def test_gradients_by_what_is_no_parameter_are_refused(option, model, gradients, words) -> None:
     with pytest.raises(dp.UsageError) as caught:
-        dp.solve(model, gradients=gradients)
+        dp.solve(model, **{option: gradients})
     for word in words:
         assert word in str(caught.value)
