@@ -35,6 +35,17 @@ def test_a_sample_certifies_nothing_and_says_so() -> None:
     assert any("nothing is claimed of the value" in note for note in verified.notes)
 
 
+def test_one_that_is_called_solved_is_refuted() -> None:
+    """As stores have it from before a sample was no certificate."""
+    some = dp.solve("savings", MORE, certificate="sampled", sample=100)
+    value, bound = some.value, 1e-5
+    claim = {"error_bound": bound, "lower": value - bound, "upper": value + bound, "code": 0}
+    arrays = dict(some.arrays) | {name: jnp.asarray(x) for name, x in claim.items()}
+    found = dp.verify(dp.Solution(arrays, some.parameters, some.problem, ""))
+    assert not found.ok
+    assert "a sample of states bounds no error" in str(found)
+
+
 def test_inside_a_trace_the_sentence_has_the_number_too() -> None:
     some = jax.jit(lambda b: dp.solve("savings", {**MORE, "beta": b}, certificate="sampled",
                                       sample=1_500))(0.95)  # fmt: skip
