@@ -7,6 +7,10 @@ r"""Bellman operator over lists of pairs in plain NumPy.
 A :class:`Definition` evaluates rewards, discounts and expectations at lists of (state, choice)
 pairs (:mod:`.definition` writes them down for each form of a model); :func:`bellman` takes the
 maximum. Pairs are looked at in blocks, so that memory stays bounded.
+
+Numbers are added up in extended precision (64 bits of mantissa on x86, 113 on some others; where a
+machine has no more than float64, allowances are that much wider), and each row of probabilities is
+divided by its own sum here, so that rounding is not the solver's either.
 """
 
 from __future__ import annotations
@@ -15,15 +19,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-BLOCK = 2**20  # entries (pairs x shocks x interpolation corners) that are looked at together
+WIDE = np.longdouble
+WIDE_EPS = float(np.finfo(WIDE).eps)
+BLOCK = 2**16  # entries (pairs x shocks x interpolation corners) that are looked at together
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,9 @@ class PairValues:
         Whether the choice is allowed.
     mass : array (N,)
         Sum of the weights of next states, each by its absolute value: one, but for extrapolation.
-    leak : float
-        Largest distance of the shocks' joint probabilities from one: rounding, or at most 1e-9.
+    cancelled : array (N,)
+        What the terms of the reward exceed its own size by: twice the smaller of their positive and
+        their negative part.
     monotone : bool
         Whether no feasible pair weighs a next state or the future negatively (extrapolation does).
     """
@@ -48,7 +56,7 @@ class PairValues:
     discount: Array
     feasible: Mask
     mass: Array
-    leak: float
+    cancelled: Array
     monotone: bool
     _expect: Callable[[Array, bool], Array]
     _push: Callable[[Array], Array]
@@ -82,6 +90,8 @@ class Definition(ABC):
     horizon: int | None
     width: int  # entries that one pair takes up in a block
     depth: int  # additions that one entry of an expectation goes through
+    constant: float | None  # the discount, where it is one number
+    units: int  # of the last place, in which the solver's model may differ from this one
 
     @property
     def n(self) -> int:
@@ -151,8 +161,8 @@ class BellmanSweep:
         The first choice that attains it, flat.
     discount : (float, float)
         Least and greatest discount of a feasible pair, times the mass of its next states.
-    leak : float
-        Largest leak of probabilities.
+    cancelled : float
+        The most that the terms of a feasible pair's reward exceed its size by.
     monotone : bool
         Whether the operator preserves order.
     """
@@ -160,7 +170,7 @@ class BellmanSweep:
     value: Array
     policy: Index
     discount: tuple[float, float]
-    leak: float
+    cancelled: float
     monotone: bool
 
 
@@ -173,16 +183,19 @@ def bellman(
     """Apply the Bellman operator to each of several values (n,), at all or at some states."""
     best = _Best(len(values), definition.n if states is None else states.size)
     ahead = [definition.ahead(value) for value in values]
-    least, greatest, leak, monotone = np.inf, -np.inf, 0.0, True
+    least, greatest, cancelled, monotone = np.inf, -np.inf, 0.0, True
     for down, across, look in definition.blocks(t, states):
-        rates = (np.abs(look.discount) * look.mass)[look.feasible]
-        least = min(least, rates.min(initial=np.inf))
-        greatest = max(greatest, rates.max(initial=-np.inf))
-        leak = max(leak, look.leak)
+        products = (np.abs(look.discount) * look.mass)[look.feasible]
+        least = min(least, products.min(initial=np.inf))
+        greatest = max(greatest, products.max(initial=-np.inf))
+        cancelled = max(cancelled, float(look.cancelled[look.feasible].max(initial=0.0)))
         monotone = monotone and look.monotone
         for k, prepared in enumerate(ahead):
             best.update(k, down, across, look.q(prepared))
-    return BellmanSweep(best.value, best.policy, (float(least), float(greatest)), leak, monotone)
+    rates = (float(least), float(greatest))
+    if monotone and definition.constant is not None:  # rows sum to one
+        rates = (definition.constant, definition.constant)
+    return BellmanSweep(best.value, best.policy, rates, cancelled, monotone)
 
 
 def growth(definition: Definition, weight: Array) -> tuple[Array, Index]:
@@ -201,7 +214,7 @@ class _Best:
     """The maximum so far, and the first choice that attains it."""
 
     def __init__(self, k: int, n: int) -> None:
-        self.value = np.full((k, n), -np.inf)
+        self.value: Array = np.full((k, n), -np.inf, WIDE)
         self.policy = np.zeros((k, n), dtype=np.int64)
 
     def update(self, k: int, down: slice, across: slice, score: Array) -> None:

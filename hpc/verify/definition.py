@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
 from typing import Any, cast
@@ -29,9 +29,11 @@ from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
-from .bellman import Array, Definition, Index, Mask, PairValues
+from .bellman import WIDE, Array, Definition, Index, Mask, PairValues
 
-SLACK = 1e-9  # how far, relative to a grid's length, rounding may carry a next state past an end
+SLACK = 1e-9  # how far, in a grid's last steps, rounding may carry a next state past an end
+UNITS = 16 * float(np.finfo(np.float64).eps)  # or, relative to the larger end, how far instead
+TOLERANCE = 1e-9  # how far a row may miss one, or a probability zero
 
 
 def define(model: Any) -> Definition:
@@ -83,6 +85,8 @@ class _Functions(Definition):
     horizon: int | None = field(init=False)
     width: int = field(init=False)
     depth: int = field(init=False)
+    constant: float | None = field(init=False)
+    units: int = 32  # the user's functions are compiled and fused there, and evaluated singly here
 
     def __post_init__(self) -> None:
         model, put = self.model, object.__setattr__
@@ -90,6 +94,7 @@ class _Functions(Definition):
         put(self, "choice_shape", tuple(model.size_of(name) for name in model.choices))
         put(self, "shock_shape", tuple(model.size_of(name) for name in model.shocks))
         put(self, "horizon", model.horizon)
+        put(self, "constant", None if callable(model.discount) else float(model.discount))
         corners = 2 ** sum(
             isinstance(spec, Grid) and not self._direct(name) for name, spec in model.states.items()
         )
@@ -107,9 +112,11 @@ class _Functions(Definition):
             feasible = (_map(model.feasible, at, s.size) != 0).all(1)
         counts = feasible[:, None] & (probs > 0)  # what follows is never asked elsewhere
         branches = self._branches(at, counts)
-        reward = np.zeros(s.size)
+        gains = losses = np.zeros(s.size, WIDE)
         for f in model.reward:
-            reward += (probs * self._over(f, branches, counts)).sum(1)
+            gain, loss = self._over(f, branches, counts)
+            gains, losses = gains + (probs * gain).sum(1), losses + (probs * loss).sum(1)
+        reward, cancelled = gains - losses, 2.0 * np.minimum(gains, losses)
         discount = np.broadcast_to(
             _map(model.discount, at, s.size)[:, 0]
             if callable(model.discount)
@@ -126,7 +133,7 @@ class _Functions(Definition):
         ]
 
         def expect(flat: Array, absolute: bool) -> Array:
-            total = np.zeros(s.size)
+            total = np.zeros(s.size, WIDE)
             for where, weight in targets:
                 total += ((np.abs(weight) if absolute else weight) * flat[where]).sum(1)
             return total
@@ -134,26 +141,26 @@ class _Functions(Definition):
         def push(masses: Array) -> Array:
             total = np.zeros(self.n)
             for where, weight in targets:
-                total += np.bincount(where.ravel(), (masses[:, None] * weight).ravel(), self.n)
+                moved = (masses[:, None] * weight).astype(np.float64)
+                total += np.bincount(where.ravel(), moved.ravel(), self.n)
             return total
 
         mass = np.sum([np.abs(weight).sum(1) for _, weight in targets], axis=0)
         monotone = not (discount < 0).any() and not any((w < 0).any() for _, w in targets)
-        leak = float(np.max(np.abs(probs.sum(1) - 1.0)))
-        return PairValues(reward, discount, feasible, mass, leak, monotone, expect, push)
+        return PairValues(reward, discount, feasible, mass, cancelled, monotone, expect, push)
 
     def ahead(self, value: Array) -> Array:
-        return self._over_chains(value, 1)
+        return self._over_chains(value.astype(WIDE), 1)
 
     def behind(self, pushed: Array) -> Array:
-        return self._over_chains(pushed, 0).reshape(-1)
+        return self._over_chains(pushed, 0).reshape(-1).astype(np.float64)
 
     def _over_chains(self, x: Array, side: int) -> Array:
         """Sum over one side of every chain's matrix: 1 is tomorrow, 0 is today."""
         result = x.reshape(self.shape)
         for axis, spec in enumerate(self.model.states.values()):
             if isinstance(spec, Markov):
-                matrix = np.asarray(spec.transition_matrix, dtype=np.float64)
+                matrix = _normalised(np.asarray(spec.transition_matrix, dtype=np.float64))
                 result = np.moveaxis(np.tensordot(matrix, result, axes=(side, axis)), 0, axis)
         return np.ascontiguousarray(result)
 
@@ -168,7 +175,9 @@ class _Functions(Definition):
             values = {n: np.asarray(x, np.float64) for n, x in (known | own).items()}
             drawn.append({n: np.broadcast_to(x, probs.shape) for n, x in values.items()})
             chances.append(probs * branch.weight)
-        return {n: np.hstack([x[n] for x in drawn]) for n in drawn[0]}, np.hstack(chances)
+        return {n: np.hstack([x[n] for x in drawn]) for n in drawn[0]}, np.hstack(chances).astype(
+            np.float64
+        )
 
     def terminal(self) -> Array:
         if self.model.terminal is None:
@@ -181,8 +190,10 @@ class _Functions(Definition):
         probs = self._probs(at, s.size)
         branches = self._branches(at, probs > 0)
         return {
-            name: (probs * self._over(f, branches, probs > 0)).sum(1)
-            for name, f in self.model.outputs.items()
+            name: (probs * (gain - loss)).sum(1).astype(np.float64)
+            for name, (gain, loss) in (
+                (name, self._over(f, branches, probs > 0)) for name, f in self.model.outputs.items()
+            )
         }
 
     def _continued(self) -> list[str]:
@@ -211,16 +222,24 @@ class _Functions(Definition):
             branches.append(_Branch(at | here, index, weight))
         return branches
 
-    def _over(self, f: Callable[..., Any], branches: list[_Branch], counts: Mask) -> Array:
-        """Return a function over pairs and shocks, interpolated between the branches."""
+    def _over(
+        self, f: Callable[..., Any], branches: list[_Branch], counts: Mask
+    ) -> tuple[Array, Array]:
+        """Return a function over pairs and shocks, interpolated between the branches.
+
+        In two parts: what it has above zero, and below.
+        """
         if not set(inspect.signature(f).parameters) & set(self.model.post):
-            return np.where(counts, _map(f, branches[0].at, len(counts)), 0.0)
-        total = np.zeros(counts.shape)
+            x = np.where(counts, _map(f, branches[0].at, len(counts)), 0.0)
+            return np.maximum(x, 0.0), np.maximum(-x, 0.0)
+        gain = loss = np.zeros(counts.shape, WIDE)
         for branch in branches:
             asked = counts & (branch.weight != 0)
-            x = _map(f, branch.at, len(counts))
-            total += np.where(asked, branch.weight * np.where(asked, x, 0.0), 0.0)
-        return total
+            x = np.where(asked, _map(f, branch.at, len(counts)), 0.0)
+            weight = np.where(asked, branch.weight, 0.0)
+            gain = gain + weight * np.maximum(x, 0.0)
+            loss = loss + weight * np.maximum(-x, 0.0)
+        return gain, loss
 
     def _direct(self, state: str) -> bool:
         """Tell whether a state's next index is the index of a choice or of another state."""
@@ -243,14 +262,14 @@ class _Functions(Definition):
         return at
 
     def _probs(self, at: Mapping[str, NDArray[Any]], size: int) -> Array:
-        joint = np.ones((size, 1))
+        joint: Array = np.ones((size, 1), WIDE)
         for name, shock in self.model.shocks.items():
             if callable(shock.probs):
                 each = _map(shock.probs, at, size, vector=True)
             else:
                 each = np.broadcast_to(np.asarray(shock.probs, np.float64), (size, shock.size))
             _check_probs(name, each, at)
-            joint = (joint[:, :, None] * each[:, None, :]).reshape(size, -1)
+            joint = (joint[:, :, None] * _normalised(each)[:, None, :]).reshape(size, -1)
         return joint
 
     def _targets(
@@ -337,13 +356,19 @@ def _check_probs(name: str, probs: Array, at: Mapping[str, NDArray[Any]]) -> Non
 
 def _check_rows(what: str, rows: Array, where: Callable[[int], str] = "row {}".format) -> None:
     total = rows.sum(1)
-    bad = ~(np.abs(total - 1.0) <= SLACK) | (rows < 0).any(1)
+    bad = ~(np.abs(total - 1.0) <= TOLERANCE) | (rows < -TOLERANCE).any(1)
     if bad.any():
         i = int(np.argmax(bad))
         raise ModelError(
             f"the probabilities of {what} sum to {total[i]:.12g} (smallest {rows[i].min():.3g}), "
             f"at {where(i)}; they must be positive and sum to 1"
         )
+
+
+def _normalised(rows: Array) -> Array:
+    """Divide rows of probabilities by their sums; what rounding left below zero is zero."""
+    rows = np.maximum(rows, 0.0).astype(WIDE)
+    return np.asarray(rows / rows.sum(-1, keepdims=True))
 
 
 def _place(spec: Grid | Integers, x: Array, fault: _Fault) -> list[tuple[Index, Array]]:
@@ -362,9 +387,10 @@ def _place(spec: Grid | Integers, x: Array, fault: _Fault) -> list[tuple[Index, 
         return [(np.zeros(x.shape, dtype=np.int64), np.ones_like(x))]
     fault.check(~np.isfinite(x), x, "is not a number")
     if spec.outside == "error":
-        slack = SLACK * max(values[-1] - values[0], abs(values[0]))
+        units = UNITS * max(abs(values[0]), abs(values[-1]))
+        below, above = (max(SLACK * step, units) for step in np.diff(values)[[0, -1]])
         fault.check(
-            (x < values[0] - slack) | (x > values[-1] + slack),
+            (values[0] - x > below) | (x - values[-1] > above),
             x,
             f"leaves its grid [{values[0]:.12g}, {values[-1]:.12g}]",
         )
@@ -372,7 +398,8 @@ def _place(spec: Grid | Integers, x: Array, fault: _Fault) -> list[tuple[Index, 
     if spec.outside != "extrapolate":
         x = np.clip(x, values[0], values[-1])
     low = np.clip(np.searchsorted(values, x, side="right") - 1, 0, last - 1)
-    share = (x - values[low]) / (values[low + 1] - values[low])
+    wide = values.astype(WIDE)
+    share = (x - wide[low]) / (wide[low + 1] - wide[low])
     return [(low, 1.0 - share), (low + 1, share)]
 
 
@@ -391,8 +418,10 @@ class _Arrays(Definition):
     shape: tuple[int, ...]
     choice_shape: tuple[int, ...]
     depth: int
+    constant: float | None
     horizon: int | None = None
     width: int = 1
+    units: int = 2  # the solver's rows are rounded after they were divided by their sums
 
     @classmethod
     def of(cls, model: TabularModel) -> _Arrays:
@@ -412,9 +441,10 @@ class _Arrays(Definition):
             (n,),
             (m,),
             n,
+            float(model.discount),
         )
         made._check()
-        return made
+        return replace(made, rows=_divided(made.rows))
 
     def look(self, s: Index, c: Index, t: int | None = None) -> PairValues:
         key = s * self.m + c
@@ -432,17 +462,17 @@ class _Arrays(Definition):
             np.where(feasible, self.discount[pair], 0.0),
             feasible,
             np.ones(s.size),
-            0.0,
+            np.zeros(s.size),
             not (self.discount < 0).any(),  # the rows themselves were checked
             expect,
             push,
         )
 
     def ahead(self, value: Array) -> Array:
-        return np.asarray(self.rows @ value.reshape(-1))
+        return np.asarray(self.rows @ value.reshape(-1).astype(WIDE))
 
     def behind(self, pushed: Array) -> Array:
-        return np.asarray(self.rows.T @ pushed)
+        return np.asarray(self.rows.T @ pushed, np.float64)
 
     def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
         values = {"state": s, "action": c}
@@ -460,12 +490,26 @@ class _Arrays(Definition):
         total = np.asarray(rows.sum(1)).reshape(-1)
         entries = rows if isinstance(rows, np.ndarray) else rows.data
         worst = int(np.argmax(np.where(np.isnan(total), np.inf, np.abs(total - 1.0))))
-        if not abs(total[worst] - 1.0) <= SLACK or entries.min() < 0:
+        least = entries.min(initial=0.0)
+        if not abs(total[worst] - 1.0) <= TOLERANCE or not least >= -TOLERANCE:
             s, c = divmod(int(keys[worst]), self.m)
             raise ModelError(
                 f"the probabilities of state={s}, action={c} sum to {total[worst]:.12g} (smallest "
-                f"entry of all rows: {entries.min():.3g}); they must be positive and sum to 1"
+                f"entry of all rows: {least:.3g}); they must be positive and sum to 1"
             )
+
+
+def _divided(rows: csr_array | Array) -> csr_array | Array:
+    """Divide the rows of feasible pairs by their sums; the others are never asked for."""
+    if isinstance(rows, np.ndarray):
+        cut = np.maximum(rows, 0.0).astype(WIDE)
+        total = cut.sum(1, keepdims=True)
+        return np.asarray(cut / np.where(total > 0, total, 1.0))
+    data = np.maximum(rows.data, 0.0).astype(WIDE)
+    wide = csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
+    total = np.asarray(wide.sum(1)).reshape(-1)
+    each = np.repeat(np.where(total > 0, total, 1.0), np.diff(rows.indptr))
+    return csr_array((data / each, rows.indices, rows.indptr), shape=rows.shape)
 
 
 def _rows(transition: Any, n: int) -> csr_array | Array:

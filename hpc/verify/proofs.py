@@ -16,12 +16,18 @@ below one) and :math:`\kappa < 1` with :math:`|L| w \le \kappa w` for the operat
 * A policy that was greedy for the value before the last sweep, of which :math:`v` is the middle of
   the bounds, loses at most :math:`2 (1 - \kappa_{\min})` times the error bound in one step at v.
 
-Rounding: an entry of :math:`Tv` is a sum of at most ``depth`` products. The allowance of
-``(32 + 2 depth) eps max|v|`` covers that sum here and in the solver, and some 30 units in the last
-place, on the scale of the values, for the user's functions, which the solver compiles and fuses
-and which are evaluated here one primitive at a time. Shocks' probabilities may miss one by 1e-9
-before they are refused: the allowance has twice what they miss, because the solver averages each
-function over just the shocks that it names.
+Rounding: sums are taken in extended precision and, with one discount factor, around a constant
+:math:`c`, for :math:`T(c + u) = \beta c + Tu`. What is left is what the solver's model may differ
+by: some 30 units in the last place for the user's functions, which the solver compiles and fuses
+and which are evaluated here one primitive at a time, and 2 for probabilities, which it divided by
+their sums, too. These are units of :math:`u`, of one period's rewards and of the terms that these
+are added up from. Claims are stored in float64: a bound may miss its own confirmation by a unit in
+the last place of the value.
+
+Near a discount of one that unit leaves more room than was claimed. Then some more steps are taken
+from the stored value, in extended precision, for an interval of our own: a claim that does not meet
+it is false. And no float64 computation proves an error below a unit in the last place of the terms
+of a reward, so that a claim to have done so is not confirmed.
 
 *Average rewards.* With :math:`d = Tv - v` for the stored relative value :math:`v`, every state's
 gain lies in :math:`[\min d, \max d]` (see :mod:`dpsolve.solvers.methods.average`). So a stored
@@ -32,7 +38,7 @@ stored value loses nothing in one step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,10 +48,13 @@ from numpy.typing import NDArray
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
-from .bellman import Array, BellmanSweep, Definition, Index, bellman, growth
+from .bellman import WIDE, WIDE_EPS, Array, BellmanSweep, Definition, Index, bellman, growth
 
 EPS = float(np.finfo(np.float64).eps)
+TINY = float(np.finfo(np.float64).tiny)
 MOST_WEIGHT = 1e12  # a weight function beyond this bounds nothing
+MORE_STEPS = 20  # for an interval of our own
+MOST_ENTRIES = 2**20  # pairs and next states of a problem for which they are taken
 
 
 @dataclass(frozen=True)
@@ -114,21 +123,40 @@ class ValueProof:
     bound: float
 
     @cached_property
+    def around(self) -> tuple[Any, Any]:
+        """A constant that the values lie around, and what one step makes of it."""
+        beta, value = self.place.definition.constant, self.ahead.value
+        if self.t is not None or beta is None:
+            return WIDE(0), WIDE(0)
+        middle = (WIDE(value.max()) + WIDE(value.min())) / 2
+        return middle, WIDE(beta) * middle
+
+    @cached_property
     def sweep(self) -> BellmanSweep:
         """Apply the operator to the value and both bounds."""
         place, ahead = self.place, self.ahead
-        n = place.definition.n
+        n, (before, after) = place.definition.n, self.around
         sides = (ahead.lower, ahead.upper)
         bounds = [x if np.isfinite(x).all() else ahead.value for x in sides]
         some = None if place.states.size == n else place.states
-        return bellman(place.definition, [ahead.value, *bounds], self.t, some)
+        values = [x - before for x in (ahead.value, *bounds)]
+        found = bellman(place.definition, values, self.t, some)
+        return replace(found, value=found.value + after)
 
     @cached_property
     def rounding(self) -> float:
         """The allowance for rounding of one step."""
-        values = (self.sweep.value[0], self.ahead.value, self.here.value)
-        scale = max(float(np.max(np.abs(v))) for v in values)
-        return ((32 + 2 * self.place.definition.depth) * EPS + 2 * self.sweep.leak) * scale
+        (before, after), definition = self.around, self.place.definition
+        rests = (self.sweep.value[0] - after, self.ahead.value - before, self.here.value - before)
+        scale = max(float(np.max(np.abs(v))) for v in rests) + self.sweep.cancelled
+        moved = scale + float(abs(before - after))
+        added = (8 + 2 * definition.depth) * WIDE_EPS * (scale + float(abs(before)))
+        return definition.units * EPS * moved + added + definition.depth * TINY
+
+    @cached_property
+    def stored(self) -> float:
+        """A unit in the last place of the values, to which claims were rounded."""
+        return EPS * float(np.max(np.abs(self.here.value)))
 
     @cached_property
     def difference(self) -> Array:
@@ -161,14 +189,50 @@ class ValueProof:
             return Interval(value - reach, value + reach, slack)
         if not most < 1.0:
             return self._weighted_interval()
+        slack = self.rounding / (1.0 - most)
+        if self._refinable():
+            return self._refined()
         low, high = float(self.difference.min()), float(self.difference.max())
         if not self.sweep.monotone:
             high = max(high, -low)
             low = -high
-        slack = self.rounding / (1.0 - most)
         below = _series(low, most if low < 0 else least) - slack
         above = _series(high, most if high >= 0 else least) + slack
         return Interval(value + below, value + above, slack)
+
+    def _refinable(self) -> bool:
+        """Tell whether rounding in the stored value leaves more room than is claimed."""
+        definition, (_, most) = self.place.definition, self.sweep.discount
+        entries = definition.n * definition.m * definition.width
+        return (
+            definition.constant is not None
+            and self.sweep.monotone
+            and self.place.states.size == definition.n
+            and entries <= MOST_ENTRIES
+            and self.stored / (1.0 - most) > self.bound / 8
+        )
+
+    def _refined(self) -> Interval:
+        """Take more steps from the stored value, for as long as they narrow its interval."""
+        definition, (c, _) = self.place.definition, self.around
+        beta, u = WIDE(definition.constant), self.ahead.value - c
+        unit = definition.units * EPS + (8 + 2 * definition.depth) * WIDE_EPS
+        best, width = Interval(u - np.inf, u + np.inf), WIDE(np.inf)
+        for _ in range(MORE_STEPS):
+            tu, step, base = bellman(definition, [u]).value[0], (1 - beta) * c, beta * c
+            change = (tu - u - step) / (1 - beta)
+            low, high = beta * change.min(), beta * change.max()
+            if not high - low < width / 2:
+                break
+            width = high - low
+            scale = max(np.max(np.abs(u)), np.max(np.abs(tu))) + self.sweep.cancelled + abs(step)
+            slack = (unit * scale + definition.depth * TINY) / (1 - beta)
+            slack += 8 * WIDE_EPS * (abs(c) + max(abs(low), abs(high)))
+            rest = tu + base
+            best = Interval(rest + (low - slack), rest + (high + slack), float(slack))
+            middle = (tu.max() + tu.min()) / 2
+            u, c = tu - middle, base + middle + (low + high) / 2
+        return best
 
     def _weighted_interval(self) -> Interval:
         value = self.sweep.value[0]
@@ -182,8 +246,9 @@ class ValueProof:
 
     def faults(self, proven: Interval) -> Iterator[str]:
         """Yield each contradiction between the claim and the step."""
-        yield from self._bound_faults(1, self.here.lower, proven.low, proven.slack)
-        yield from self._bound_faults(2, self.here.upper, proven.high, proven.slack)
+        yield from self._bound_faults(1, self.here.lower, proven)
+        yield from self._bound_faults(2, self.here.upper, proven)
+        yield from self._too_fine()
         least_error = (self.residual - self.rounding) / (1.0 + self.sweep.discount[1])
         if self.t is None and least_error > self.bound * (1 + 8 * EPS):
             i = int(np.argmax(np.abs(self.difference)))
@@ -193,16 +258,29 @@ class ValueProof:
                 f"error_bound claims {self.bound:.3g}"
             )
 
-    def _bound_faults(self, k: int, bound: Array, proven: Array, slack: float) -> Iterator[str]:
+    def _too_fine(self) -> Iterator[str]:
+        """Refuse an error bound below what float64 leaves of the terms of a reward."""
+        most = self.sweep.discount[1] if self.t is None else 0.0
+        least = EPS * self.sweep.cancelled / (1.0 - most if most < 1.0 else 1.0)
+        if self.bound < least:
+            yield (
+                f"error_bound claims {self.bound:.3g}, but rewards are added up from terms that "
+                f"cancel, up to {self.sweep.cancelled:.3g}: in float64 no error below {least:.3g} "
+                "can be proven"
+            )
+
+    def _bound_faults(self, k: int, bound: Array, proven: Interval) -> Iterator[str]:
         """Confirm a claimed bound by one step from itself, or by the proven interval."""
         if self.here.names[k - 1] is None or np.isinf(bound).all():
             return  # infinite bounds are honest where nothing could be certified
         claimed = bound[self.place.states]
         sign = 1.0 if k == 1 else -1.0
         gap = sign * (claimed - self.sweep.value[k])  # how far one step falls short of the claim
-        refuted = sign * (claimed - proven) > 2.0 * slack
+        near, far = (proven.low, proven.high)[:: 1 if k == 1 else -1]
+        refuted = sign * (claimed - near) > 2.0 * proven.slack + self.stored
         if self.sweep.monotone:
-            refuted = (gap > self.rounding) & (sign * (claimed - proven) > 0)
+            refuted = (gap > self.rounding + self.stored) & (sign * (claimed - near) > 0)
+        refuted |= sign * (claimed - far) > 0
         if not refuted.any():
             return
         i = int(np.argmax(np.where(refuted, gap, -np.inf)))
@@ -213,7 +291,8 @@ class ValueProof:
         yield (
             f"{name} at {self.at(i)}: {claimed[i]:.12g} is not confirmed as the {side} bound; one "
             f"step of the definition from the stored bounds gives {self.sweep.value[k][i]:.12g}, "
-            f"{abs(gap[i]):.3g} {beyond} it (rounding allows {self.rounding:.1g})"
+            f"{abs(gap[i]):.3g} {beyond} it (rounding allows {self.rounding:.1g}; the true value "
+            f"lies from {proven.low[i]:.12g} to {proven.high[i]:.12g})"
         )
 
     def policy_faults(self, policy: Index) -> Iterator[str]:
@@ -239,7 +318,8 @@ class ValueProof:
             return np.inf
         least, most = self.sweep.discount
         contracts = self.t is None and self.sweep.monotone and most < 1.0
-        return 2.0 * self.bound * (1.0 - least if contracts else 1.0) + 2.0 * self.rounding
+        room = 2.0 * self.bound * (1.0 - least if contracts else 1.0)
+        return room + 2.0 * (self.rounding + self.stored)
 
 
 def _series(difference: float, rate: float) -> float:
@@ -252,7 +332,8 @@ def find_weight(definition: Definition) -> tuple[Array, float]:
     The smallest w = 1 + max_c β E w is itself a dynamic program, with reward one: it is solved by
     policy iteration, its policies evaluated by plain iteration.
     """
-    weight, states = np.ones(definition.n), np.arange(definition.n)
+    weight: Array = np.ones(definition.n, WIDE)
+    states = np.arange(definition.n)
     rate = np.inf
     for _ in range(50):
         grown, policy = growth(definition, weight)

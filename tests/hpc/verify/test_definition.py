@@ -248,7 +248,7 @@ def test_growth_reaches_the_published_values_and_its_steady_state() -> None:
     ]  # fmt: skip
     np.testing.assert_allclose(value[index], after_300, rtol=1e-13)
     steady = math.log(k_ss**alpha - delta * k_ss) / (1 - beta)
-    assert np.interp(k_ss, grid, value) == pytest.approx(steady, abs=5e-7)
+    assert np.interp(k_ss, grid, value.astype(float)) == pytest.approx(steady, abs=5e-7)
 
 
 def test_a_certain_reward_is_worth_its_annuity() -> None:
