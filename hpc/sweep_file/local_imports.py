@@ -98,6 +98,22 @@ def _read(path: Path) -> str:
         raise UsageError(f"cannot read {path}, which the model imports: {error}") from None
 
 
+def execute(text: str, file: str, module: ModuleType) -> None:
+    """Execute a text as a module.
+
+    Raises
+    ------
+    ModelError
+        If it draws random numbers: each process would have others.
+    """
+    code = compile(text, file, "exec", dont_inherit=True)
+    exec(code, module.__dict__)
+    # Here, because it imports jax, and whoever only looks at a store should not have to.
+    from dpsolve.solvers.model.fingerprint import refuse_draws_at_import
+
+    refuse_draws_at_import(code, module, file)
+
+
 class Importer:
     """Imports for a model's modules: from the texts that travel with it, else as usual.
 
@@ -178,7 +194,7 @@ class Importer:
         self.loaded.append(private)
         sys.modules[private] = module
         try:
-            exec(compile(text, shown, "exec", dont_inherit=True), module.__dict__)
+            execute(text, shown, module)
         except BaseException:
             sys.modules.pop(private, None)
             raise

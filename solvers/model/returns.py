@@ -3,6 +3,9 @@
 Three things would pass unseen and mean something else than what was written: a number where
 feasibility is asked for (every number but zero is true), a number in float32 (its rounding is in no
 bound), and whole numbers that grow beyond their 64 bits and wrap around.
+
+Not seen: a table in float32 that is multiplied by a float64 (its entries count as they are), and
+whole numbers that come from a loop, a lookup or a division, whose range is not followed.
 """
 
 from __future__ import annotations

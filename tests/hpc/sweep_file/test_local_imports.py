@@ -133,3 +133,17 @@ def test_comments_and_docstrings_are_no_part_of_a_program() -> None:
     assert not same_code(text, "def f(a=1.0):\n    return a + 0\n")
     assert not same_code(text, "def f(a=1):\n    return a\n")
     assert not same_code("x = = 1", "x = = 2")
+
+
+@pytest.mark.parametrize("where", ["mine", "helper"])
+def test_numbers_drawn_at_import_are_refused_without_a_seed(folder: Path, where: str) -> None:
+    """Each worker would draw its own."""
+    mine, helper = "import helper\ndef f(a=1.0): ...\n", "import numpy as np\n"
+    drawn = "import numpy as np\nDRAWS = np.random.{}\n"
+    write(folder, **{"mine": mine, "helper": helper} | {
+        where: drawn.format("normal(size=3)") + (mine if where == "mine" else "")})  # fmt: skip
+    with pytest.raises(ModelError, match=rf"{where}.py draws random numbers from numpy"):
+        resolve("mine.py:f")
+    seeded = "default_rng(0).normal(size=3)"
+    write(folder, **{where: drawn.format(seeded) + (mine if where == "mine" else "")})
+    resolve("mine.py:f").load()

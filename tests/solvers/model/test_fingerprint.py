@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import logging
+import operator
 import random
 import sys
 import types
@@ -11,7 +13,9 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 from jax import lax
 
 import dpsolve as dp
@@ -258,6 +262,48 @@ def test_functions_of_installed_packages_cost_nothing_and_are_no_obstacle() -> N
     spline.c[0, 0] += 1.0
     assert first != keyed(reading)
     assert fingerprint(keyed(dp.solvers.library.growth)) == ()
+
+
+@dataclass(slots=True)
+class Slotted:
+    tax: float = 0.0
+
+    @functools.cached_property
+    def unused(self):
+        return 1.0
+
+
+def test_what_is_no_plain_data_is_compared_all_the_same() -> None:
+    table = xr.Dataset({"tax": ("year", [0.1, 0.2])})
+    frame = pd.DataFrame({"tax": [0.1, 0.2]})
+    slotted, key = Slotted(), jax.random.key(1)
+    mesh, log = jax.make_mesh((1,), ("x",)), logging.getLogger("mine")
+
+    def reading(beta=0.5):
+        return table, frame, slotted, key, mesh, log, jax.devices, operator.itemgetter(1)
+
+    first = keyed(reading)
+    assert first == keyed(reading)
+    frame["tax"].sum()
+    assert first == keyed(reading)
+    slotted.tax = 0.5
+    second = keyed(reading)
+    assert second != first
+    frame.loc[1, "tax"] = 0.3
+    third = keyed(reading)
+    assert third != second
+    table["tax"][1] = 0.3
+    fourth = keyed(reading)
+    assert fourth != third
+    key = jax.random.key(2)
+    assert keyed(reading) != fourth
+
+
+def test_a_ready_model_is_traced_anew_with_all_that_it_calls() -> None:
+    ready = of_scan()
+    assert dp.solve(ready).value[0] == pytest.approx(2.0)
+    HERE.TAX = 0.5
+    assert dp.solve(ready).value[0] == pytest.approx(1.0)
 
 
 def test_a_solution_whose_model_is_gone_says_so() -> None:
