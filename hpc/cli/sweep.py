@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpsolve.sharding.batches.solving_order import START, STRAND
-from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.errors import RefusedError, UsageError
 
 from .options import (
     command_line,
@@ -189,10 +189,15 @@ def page(plan: Plan) -> Iterator[str]:
 
 def _stands(plan: Plan) -> Iterator[str]:
     from dpsolve.hpc.store.provenance import differences
-    from dpsolve.hpc.store.store import is_store, open_store
+    from dpsolve.hpc.store.store import check_format, is_store, open_store
 
     if plan.path.is_dir() and is_store(plan.path):
         store = open_store(plan.path)
+        try:
+            check_format(store)
+        except RefusedError as error:
+            yield f"  refused     {error}"
+            return
         if lines := differences(store, plan):
             yield f"  refused     {plan.path} holds another sweep; give this one a store of its own"
             yield from (f"              {line}" for line in lines)

@@ -121,14 +121,17 @@ class Importer:
     ----------
     files : dict of str to str
         Texts by path, as :func:`files_beside` returns them.
+    folder : str
+        Where these paths began, for what lies beside a file: ``__file__`` says so.
     place : str
-        The folder that tracebacks show before these paths.
+        The folder that tracebacks show before them.
     prefix : str
         What the names of the modules begin with.
     """
 
-    def __init__(self, files: Mapping[str, str], place: str, prefix: str) -> None:
+    def __init__(self, files: Mapping[str, str], folder: str, place: str, prefix: str) -> None:
         self.files = files
+        self.folder = folder
         self.place = place
         self.prefix = prefix
         self.shown: list[str] = []  # the names of files in tracebacks
@@ -187,7 +190,7 @@ class Importer:
             module.__path__ = []
         text = self.files.get(file, "")  # a folder without a file of its own is empty
         shown = f"{self.place}{file}"
-        module.__file__ = shown
+        module.__file__ = str(Path(self.folder) / file)
         module.__dict__["__builtins__"] = self.builtins()
         linecache.cache[shown] = (len(text), None, text.splitlines(keepends=True), shown)
         self.shown.append(shown)

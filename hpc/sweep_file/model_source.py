@@ -192,7 +192,8 @@ def _execute(text: str, file: str, folder: str, files: Files) -> ModuleType:
     """Run a file's stored text, and those of the files that it imports, as modules of its own."""
     module = ModuleType(f"_dpsolve_model_{_sha256(json.dumps([text, files]))[:16]}")
     module.__file__ = file
-    importer = Importer(dict(files), file[: len(file) - len(Path(file).name)], module.__name__)
+    place = file[: len(file) - len(Path(file).name)]
+    importer = Importer(dict(files), folder, place, module.__name__)
     module.__dict__["__builtins__"] = importer.builtins()
     _users_files.add(file)
     # Without a modification time, linecache never replaces these lines by those on disk.

@@ -67,6 +67,15 @@ def test_they_travel_as_text(folder: Path) -> None:
     assert {"helper", "base", "late", "deep"}.isdisjoint(sys.modules)
 
 
+def test_a_helper_finds_what_lies_beside_it(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "rate.txt").write_text("2.5")
+    write(folder / "deep", m="from rates import rate\ndef f(a=1.0):\n    return rate * a\n",
+          rates="from pathlib import Path\n"
+                "rate = float((Path(__file__).parent / 'rate.txt').read_text())\n")  # fmt: skip
+    assert resolve("deep/m.py:f").load()(2.0) == 5.0
+
+
 def test_two_models_may_each_have_a_helper_of_one_name(folder: Path) -> None:
     for name, scale in (("one", 1.0), ("two", 2.0)):
         text = "import helper\ndef f(a=1.0):\n    return helper.scale * a\n"
