@@ -17,7 +17,7 @@ import numpy as np
 
 from dpsolve.hpc.store.store import Store, open_store
 
-from .verification import SHOWN, Verification, few_points
+from .verification import PARTLY, SHOWN, Verification, few_points
 
 PAIRS = 2**20  # of states and choices to look at, at each point
 MOST_BYTES = 2**30  # of a task, all of which is read
@@ -58,8 +58,9 @@ class FinalCheck:
             return
         some = f"{self.found.points_checked} of {self.found.points_total:,} points"
         if self.found.ok:
+            part = ", some states of each" * any(PARTLY in note for note in self.found.notes)
             yield (
-                f"  verified    {some} against the model's definition, in "
+                f"  verified    {some} against the model's definition{part}, in "
                 f"{self.found.seconds:.1f} s"
             )
             return

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 MOST_PAIRS = 2**28  # of states and choices to look at, at one point of a sample
 SHOWN = 20  # faults in the report
+PARTLY = "of the states were looked at"
 ARRAY_TOLERANCE = 1e-9  # of a factory's own arrays, relative to the largest entry
 
 
@@ -327,8 +328,7 @@ class _Run:
             self.say(points.label(i), text)
         if found.share < 1.0:
             self.notes[
-                f"of large points, {found.share:.2g} of the states were looked at; --all looks at "
-                "all of them"
+                f"of large points, {found.share:.2g} {PARTLY}; --all looks at all of them"
             ] = None
         self.residual = float(np.fmax(self.residual, found.residual))
         if not math.isnan(found.error) and not found.error <= self.error:

@@ -126,7 +126,9 @@ def test_of_large_points_some_states_are_looked_at(
 ) -> None:
     monkeypatch.setattr(after_sweep, "PAIRS", 24)
     run(sweep := cake())
-    found = check_sweep(Path(sweep.store.path), 1).found
+    check = check_sweep(Path(sweep.store.path), 1)
+    assert "definition, some states of each, in" in "".join(check.lines())
+    found = check.found
     assert found is not None
     assert found.ok
     assert "of large points, 0.17 of the states were looked at" in found.notes[0]
