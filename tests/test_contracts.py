@@ -89,6 +89,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.model.post_decision",
         "dpsolve.solvers.numerics.arrays",
         "dpsolve.solvers.model.probabilities",
+        "dpsolve.solvers.model.returns",
         "dpsolve.solvers.numerics.tracing",
     }
     assert "dpsolve" not in graph.find_modules_directly_imported_by(

@@ -81,6 +81,8 @@ _EXECUTOR_OPTIONS = (
                  help="Compute tasks with failed points once more: after the reason was mended."),
     click.option("--detach", is_flag=True,
                  help="Go on in the background, whatever becomes of this terminal."),
+    click.option("--no-verify", is_flag=True,
+                 help="Do not compare a few points with the model's definition at the end."),
 )  # fmt: skip
 
 

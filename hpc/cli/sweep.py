@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpsolve.sharding.batches.solving_order import START, STRAND
-from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.errors import RefusedError, UsageError
 from dpsolve.solvers.outcomes import accuracy
 
 from .options import (
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from dpsolve.hpc.plan.plan import BucketPlan, Plan
     from dpsolve.hpc.run.sweep import SweepReport
     from dpsolve.hpc.sweep_file.reader import Reading
+    from dpsolve.hpc.verify.after_sweep import FinalCheck
     from dpsolve.sharding.devices.mesh import MeshShape
+
+    from .executor_choice import ExecutorChoice
 
 
 _TARGET = "SWEEP.toml|MODEL"
@@ -48,13 +52,15 @@ _TARGET = "SWEEP.toml|MODEL"
 @click.pass_context
 def sweep(
     ctx: click.Context, /, target: str, on: str, profile: str | None, scheduler: str | None,
-    mesh: str, retry_failed: bool, detach: bool, **options: Any,
+    mesh: str, retry_failed: bool, detach: bool, no_verify: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Solve a model at many points, into one store.
 
     A sweep is a file, or a model's name with options; options replace what the file says. The
     same command again resumes: what is committed is not computed again. A model file travels
     with the sweep, and so does what it imports from its folder: a later edit changes nothing.
+    At the end a few points are compared with the model's definition ([solve] verify = 4); exit
+    code 1 if one differs.
     """
     from dpsolve.hpc.progress import progress_for
     from dpsolve.hpc.run.detach import detach as go_on
@@ -67,14 +73,14 @@ def sweep(
     with wrong_names_at_once(reading):
         if detach:
             made = create_store(reading.sweep, reading.source, command_line(), choice.worker_count)
-            click.echo(go_on(made, choice.options(), retry_failed=retry_failed))
+            click.echo(go_on(made, _again(choice, no_verify), retry_failed=retry_failed))
             return
         progress = progress_for()
         outcome = run_sweep(
             reading.sweep, reading.source, progress=progress, command=command_line(),
             executor=choice.executor(progress.jobs), retry_failed=retry_failed,
         )  # fmt: skip
-    _finish(ctx, outcome)
+    _finish(ctx, outcome, verified=0 if no_verify else reading.sweep.verified)
 
 
 @click.command(
@@ -89,7 +95,7 @@ def sweep(
 @click.pass_context
 def resume(
     ctx: click.Context, store: str, on: str, profile: str | None, scheduler: str | None,
-    mesh: str, retry_failed: bool, detach: bool,
+    mesh: str, retry_failed: bool, detach: bool, no_verify: bool,
 ) -> None:  # fmt: skip
     """Go on with an interrupted sweep.
 
@@ -107,12 +113,12 @@ def resume(
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
     if detach:
         check_format(held := open_store(store))
-        click.echo(go_on(held, choice.options(), retry_failed=retry_failed))
+        click.echo(go_on(held, _again(choice, no_verify), retry_failed=retry_failed))
         return
     progress = progress_for()
     executor = choice.executor(progress.jobs)
     outcome = resume_sweep(store, progress=progress, executor=executor, retry_failed=retry_failed)
-    _finish(ctx, outcome)
+    _finish(ctx, outcome, verified=0 if no_verify else None)
 
 
 @click.command(
@@ -184,10 +190,15 @@ def page(plan: Plan) -> Iterator[str]:
 
 def _stands(plan: Plan) -> Iterator[str]:
     from dpsolve.hpc.store.provenance import differences
-    from dpsolve.hpc.store.store import is_store, open_store
+    from dpsolve.hpc.store.store import check_format, is_store, open_store
 
     if plan.path.is_dir() and is_store(plan.path):
         store = open_store(plan.path)
+        try:
+            check_format(store)
+        except RefusedError as error:
+            yield f"  refused     {error}"
+            return
         if lines := differences(store, plan):
             yield f"  refused     {plan.path} holds another sweep; give this one a store of its own"
             yield from (f"              {line}" for line in lines)
@@ -266,13 +277,35 @@ def size(count: float) -> str:
     return f"{number:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
-def _finish(ctx: click.Context, outcome: SweepReport) -> None:
-    for line in _summary(outcome):
+def _again(choice: ExecutorChoice, no_verify: bool) -> list[str]:
+    """Return the options of a `dpsolve resume` that goes on as this call would."""
+    return [*choice.options(), *(["--no-verify"] if no_verify else [])]
+
+
+def _finish(ctx: click.Context, outcome: SweepReport, verified: int | None) -> None:
+    """Verify some points (None: as many as the sweep says), tell how it went, and end."""
+    check = None
+    if not (outcome.pending or outcome.interrupted):
+        check = _checked(outcome, verified)
+    for line in _summary(outcome, check):
         click.echo(line)
-    ctx.exit(outcome.exit_code)
+    ctx.exit(outcome.exit_code or int(check is not None and not check.ok))
 
 
-def _summary(outcome: SweepReport) -> Iterator[str]:
+def _checked(outcome: SweepReport, points: int | None) -> FinalCheck | None:
+    if points is None:
+        from dpsolve.hpc.store.store import open_store
+        from dpsolve.hpc.sweep_file.fields import sweep_from
+
+        points = sweep_from(json.loads(open_store(outcome.path).attributes["sweep"])).verified
+    if not points or not outcome.solved + outcome.inexact:
+        return None
+    from dpsolve.hpc.verify.after_sweep import check_sweep
+
+    return check_sweep(outcome.path, points)
+
+
+def _summary(outcome: SweepReport, check: FinalCheck | None) -> Iterator[str]:
     from dpsolve.hpc.progress import span
     from dpsolve.hpc.store.status import read_status
 
@@ -302,8 +335,12 @@ def _summary(outcome: SweepReport) -> Iterator[str]:
         )
     elif not outcome.pending:
         yield "  time        none: every point was committed before"
+    if check is not None:
+        yield from check.lines()
     path = shlex.quote(str(outcome.path))
     if outcome.pending:
         yield f"  next        dpsolve resume {path}"
+    elif check is not None and not check.ok:
+        yield f"  next        dpsolve verify {path}"
     else:
         yield f"  next        dpsolve plot {path}"

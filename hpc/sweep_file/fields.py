@@ -8,7 +8,7 @@ must agree on among each other and with the model is checked in :mod:`.consisten
     [fixed]                     # parameters and sizes that do not vary
     [grid]                      # full factorial: each becomes a dimension of the result
     [zip] [sample] [table]      # at most one of these: points in a row, along dimension `point`
-    [solve]                     # tol, method, moments, gradients, periods, ...
+    [solve]                     # tol, method, moments, gradients, periods, initial, verify, ...
     [store]                     # path, keep, points_per_task
 """
 
@@ -36,7 +36,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from dpsolve.solvers.errors import did_you_mean
+from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.options import SolveOptions
 
 from .mistakes import Key, Mistake, report
@@ -207,9 +207,39 @@ class Sweep(_Part):
     solve: dict[str, Any] = {}
     store: StoreFields
 
+    @property
+    def verified(self) -> int:
+        """The number of points that are verified at the end; 0 where none is."""
+        return verified(self.solve.get(VERIFY, VERIFIED))
+
     def as_dict(self) -> dict[str, Any]:
         """Return the sweep as JSON-ready tables, which `sweep_from` reads back."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+VERIFY = "verify"  # what of [solve] changes no point, and so is no option of a solve
+VERIFIED = 4
+
+
+def verified(value: Any) -> int:
+    """Read the number of points to verify at the end of a sweep.
+
+    Raises
+    ------
+    UsageError
+        If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UsageError(
+            f"verify={value!r}; it is the number of points that are compared with the model's "
+            "definition at the end, 0 for none"
+        )
+    return value
+
+
+def _of_a_solve(sweep: Sweep) -> SolveOptions:
+    verified(sweep.solve.get(VERIFY, VERIFIED))
+    return SolveOptions.from_mapping({k: x for k, x in sweep.solve.items() if k != VERIFY})
 
 
 # The name of a derivative, as a store has it.
@@ -221,7 +251,7 @@ def options_of(sweep: Sweep) -> SolveOptions:
 
     What `keep` names is computed, and what ``[solve]`` asks for is stored: see `asked_for`.
     """
-    given = SolveOptions.from_mapping(sweep.solve)
+    given = _of_a_solve(sweep)
     keep = sweep.store.keep or ()
     named = [found for n in keep if (found := GRADIENT.fullmatch(n))]
     of = (*keep, *(found["variable"] for found in named))
@@ -244,7 +274,7 @@ def _is_distribution(name: str) -> bool:
 
 def asked_for(sweep: Sweep) -> tuple[str, ...]:
     """Return the names of what ``[solve]`` asks for, which is stored beside what `keep` names."""
-    given = SolveOptions.from_mapping(sweep.solve)
+    given = _of_a_solve(sweep)
     names = ["distribution"] if given.distribution else []
     names += [name if name == "moments" else f"moment_{name}" for name in given.moments]
     return (*names, *(["distribution_path"] if given.periods is not None else []))

@@ -98,6 +98,22 @@ def _read(path: Path) -> str:
         raise UsageError(f"cannot read {path}, which the model imports: {error}") from None
 
 
+def execute(text: str, file: str, module: ModuleType) -> None:
+    """Execute a text as a module.
+
+    Raises
+    ------
+    ModelError
+        If it draws random numbers: each process would have others.
+    """
+    code = compile(text, file, "exec", dont_inherit=True)
+    exec(code, module.__dict__)
+    # Here, because it imports jax, and whoever only looks at a store should not have to.
+    from dpsolve.solvers.model.fingerprint import refuse_draws_at_import
+
+    refuse_draws_at_import(code, module, file)
+
+
 class Importer:
     """Imports for a model's modules: from the texts that travel with it, else as usual.
 
@@ -105,14 +121,17 @@ class Importer:
     ----------
     files : dict of str to str
         Texts by path, as :func:`files_beside` returns them.
+    folder : str
+        Where these paths began, for what lies beside a file: ``__file__`` says so.
     place : str
-        The folder that tracebacks show before these paths.
+        The folder that tracebacks show before them.
     prefix : str
         What the names of the modules begin with.
     """
 
-    def __init__(self, files: Mapping[str, str], place: str, prefix: str) -> None:
+    def __init__(self, files: Mapping[str, str], folder: str, place: str, prefix: str) -> None:
         self.files = files
+        self.folder = folder
         self.place = place
         self.prefix = prefix
         self.shown: list[str] = []  # the names of files in tracebacks
@@ -171,14 +190,14 @@ class Importer:
             module.__path__ = []
         text = self.files.get(file, "")  # a folder without a file of its own is empty
         shown = f"{self.place}{file}"
-        module.__file__ = shown
+        module.__file__ = str(Path(self.folder) / file)
         module.__dict__["__builtins__"] = self.builtins()
         linecache.cache[shown] = (len(text), None, text.splitlines(keepends=True), shown)
         self.shown.append(shown)
         self.loaded.append(private)
         sys.modules[private] = module
         try:
-            exec(compile(text, shown, "exec", dont_inherit=True), module.__dict__)
+            execute(text, shown, module)
         except BaseException:
             sys.modules.pop(private, None)
             raise

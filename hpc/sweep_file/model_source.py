@@ -26,9 +26,15 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Literal
 
-from dpsolve.solvers.errors import ModelError, RefusedError, UsageError, did_you_mean
+from dpsolve.solvers.errors import (
+    DpsolveError,
+    ModelError,
+    RefusedError,
+    UsageError,
+    did_you_mean,
+)
 
-from .local_imports import INIT, Importer, files_beside, same_code
+from .local_imports import INIT, Importer, execute, files_beside, same_code
 
 Kind = Literal["builtin", "module", "file"]
 Files = tuple[tuple[str, str], ...]  # paths and texts
@@ -186,7 +192,8 @@ def _execute(text: str, file: str, folder: str, files: Files) -> ModuleType:
     """Run a file's stored text, and those of the files that it imports, as modules of its own."""
     module = ModuleType(f"_dpsolve_model_{_sha256(json.dumps([text, files]))[:16]}")
     module.__file__ = file
-    importer = Importer(dict(files), file[: len(file) - len(Path(file).name)], module.__name__)
+    place = file[: len(file) - len(Path(file).name)]
+    importer = Importer(dict(files), folder, place, module.__name__)
     module.__dict__["__builtins__"] = importer.builtins()
     _users_files.add(file)
     # Without a modification time, linecache never replaces these lines by those on disk.
@@ -195,7 +202,7 @@ def _execute(text: str, file: str, folder: str, files: Files) -> ModuleType:
     before = set(sys.modules)
     try:
         with _importable(folder):
-            exec(compile(text, file, "exec", dont_inherit=True), module.__dict__)
+            execute(text, file, module)
     except SyntaxError as error:
         importer.forget()
         del sys.modules[module.__name__]
@@ -204,6 +211,10 @@ def _execute(text: str, file: str, folder: str, files: Files) -> ModuleType:
         raise ModelError(
             f"{error.filename}, line {error.lineno}: {error.msg}\n    {line}\n    {caret}"
         ) from None
+    except DpsolveError:
+        importer.forget()
+        del sys.modules[module.__name__]
+        raise
     except Exception as error:
         _users_files.update(importer.shown)
         importer.forget()

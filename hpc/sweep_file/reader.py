@@ -17,7 +17,7 @@ from dpsolve.solvers.options import SolveOptions
 
 from .consistency import disagreements
 from .csv_table import read_table
-from .fields import Sweep, field_mistakes, number_in_quotes
+from .fields import VERIFY, Sweep, field_mistakes, number_in_quotes, verified
 from .mistakes import Key, Mistake, report
 from .model_source import ModelSource, resolve
 from .overrides import Overrides
@@ -134,7 +134,10 @@ def _options(solve: Any) -> Iterator[Mistake]:
             yield Mistake(("solve", name), quoted)
             continue
         try:
-            SolveOptions.from_mapping({name: value})
+            if name == VERIFY:
+                verified(value)
+            else:
+                SolveOptions.from_mapping({name: value})
         except UsageError as error:
             yield Mistake(("solve", name), str(error))
 

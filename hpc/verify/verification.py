@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 MOST_PAIRS = 2**28  # of states and choices to look at, at one point of a sample
 SHOWN = 20  # faults in the report
+PARTLY = "of the states were looked at"
 ARRAY_TOLERANCE = 1e-9  # of a factory's own arrays, relative to the largest entry
 
 
@@ -168,6 +169,20 @@ def verify(
     )
 
 
+def few_points(path: Path, sample: int, seed: int, pairs: int) -> Verification:
+    """Check a store at a few points, reading no other files than those that hold them.
+
+    Parameters
+    ----------
+    path, sample, seed
+        As for :func:`verify`.
+    pairs : int
+        Of states and choices, to look at most at each point.
+    """
+    random = np.random.default_rng(seed)
+    return _Run(sample, random, False, Silent(), pairs=pairs, few=True).of_store(path)
+
+
 @dataclass(frozen=True)
 class _Points:
     """Some points that are looked at together, and how to name and to build one by its number."""
@@ -209,12 +224,24 @@ class _Points:
 
 @dataclass
 class _Run:
-    """One verification on its way."""
+    """One verification on its way.
+
+    Attributes
+    ----------
+    sample, random, all_points, progress
+        As for :func:`verify`.
+    pairs : int
+        Of states and choices, to look at most at one point of a sample.
+    few : bool
+        Look at no other files of a store than those that hold the sample's points.
+    """
 
     sample: int
     random: np.random.Generator
     all_points: bool
     progress: Progress
+    pairs: int = field(default_factory=lambda: MOST_PAIRS)
+    few: bool = False
     begun: float = field(default_factory=time.perf_counter)
     claims: list[str] = field(default_factory=list)
     notes: dict[str, None] = field(default_factory=dict)  # ordered, each once
@@ -260,6 +287,10 @@ class _Run:
             return self.result(str(path), store.points)
         root = zarr.open_group(path, mode="r")
         committed = [task for bucket in store.buckets for task in bucket.committed()]
+        done = sum(task.size for task in committed)
+        if self.few and len(committed) > self.sample:
+            places = self.random.choice(len(committed), self.sample, replace=False)
+            committed = [committed[i] for i in np.sort(places)]
         offsets = np.cumsum([0, *(math.prod(b.bucket.shape) for b in store.buckets)])
         chosen = self.draw(_candidates(store, committed, offsets))
         for task in committed:
@@ -270,7 +301,6 @@ class _Run:
             here = chosen - offsets[task.bucket] - task.start
             here = here[(here >= 0) & (here < task.size)]
             self.look(_of_task(store, bucket, task, block, coordinates.get(group, {})), here)
-        done = sum(task.size for task in committed)
         return self.result(str(path), store.points, store.points - done)
 
     def of_solution(self, solution: Solution) -> Verification:
@@ -298,8 +328,7 @@ class _Run:
             self.say(points.label(i), text)
         if found.share < 1.0:
             self.notes[
-                f"of large points, {found.share:.2g} of the states were looked at; --all looks at "
-                "all of them"
+                f"of large points, {found.share:.2g} {PARTLY}; --all looks at all of them"
             ] = None
         self.residual = float(np.fmax(self.residual, found.residual))
         if not math.isnan(found.error) and not found.error <= self.error:
@@ -351,9 +380,9 @@ class _Run:
         """Choose the states to look at where there are too many pairs."""
         definition = define(model)
         pairs = definition.n * definition.m * definition.width * (definition.horizon or 1)
-        if self.all_points or pairs <= MOST_PAIRS:
+        if self.all_points or pairs <= self.pairs:
             return None
-        count = max(1, definition.n * MOST_PAIRS // pairs)
+        count = max(1, definition.n * self.pairs // pairs)
         return np.sort(self.random.choice(definition.n, count, replace=False))
 
     def say(self, label: str, text: str) -> None:

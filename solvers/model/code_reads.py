@@ -38,6 +38,11 @@ MOST = 4096  # codes that are remembered
 _found: dict[int, tuple[CodeType, tuple[Read, ...]]] = {}
 
 
+def reads_at_once(code: CodeType) -> tuple[Read, ...]:
+    """Return what code reads when it is executed itself, without the functions that it defines."""
+    return tuple(dict.fromkeys(_reads(code, frozenset(), {}, inner=False)))
+
+
 def reads_of(code: CodeType) -> tuple[Read, ...]:
     """Return what code reads, each thing once; the same code is looked through once."""
     known = _found.get(id(code))
@@ -55,7 +60,9 @@ ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 FILLING = ("PRECALL", "PUSH_NULL", "CACHE", "NOP", "EXTENDED_ARG", "SWAP", "POP_TOP", "COPY")
 
 
-def _reads(code: CodeType, cells: frozenset[str], imported: Mapping[str, Read]) -> Iterator[Read]:
+def _reads(
+    code: CodeType, cells: frozenset[str], imported: Mapping[str, Read], inner: bool = True
+) -> Iterator[Read]:
     instructions = [i for i in dis.get_instructions(code) if i.opname not in FILLING]
     here = {k: v for k, v in imported.items() if k in code.co_freevars}
     came: Read | None = None  # what an import has just left
@@ -78,9 +85,9 @@ def _reads(code: CodeType, cells: frozenset[str], imported: Mapping[str, Read]) 
                 yield _whole(here[last], rest)
             elif op == "LOAD_DEREF" and last in cells:
                 yield _whole(Read("cell", last), rest)
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            yield from _reads(inner, cells & frozenset(inner.co_freevars), here)
+    for part in code.co_consts if inner else ():
+        if isinstance(part, CodeType):
+            yield from _reads(part, cells & frozenset(part.co_freevars), here)
 
 
 IMPORTS = ("IMPORT_NAME", "IMPORT_FROM")

@@ -9,7 +9,7 @@ swept, batched and differentiated without a recompilation. Its keyword-only para
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -182,7 +182,7 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
 
     by_position = [jnp.asarray(values[name], jnp.float64) for name in signature(factory).parameters]
     try:
-        return factory(*by_position, **sizes)
+        made = factory(*by_position, **sizes)
     except (
         ConcretizationTypeError,
         TracerArrayConversionError,
@@ -194,6 +194,20 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
             "traced: put what decides sizes and branches after the '*' of the signature, and use "
             f"jax.numpy and jnp.where for the rest. JAX says: {str(error).splitlines()[0]}"
         ) from error
+    _refuse_shadows(signature(factory), getattr(made, "later_arguments", ()))
+    return made
+
+
+def _refuse_shadows(signature: Signature, arguments: Collection[str]) -> None:
+    """Refuse a parameter that the model's own functions cannot see, for a state of its name."""
+    for name in signature.names:
+        if name in arguments:
+            kind = "parameter" if name in signature.parameters else "size"
+            raise ModelError(
+                f"{signature.name}: '{name}' is a {kind}, and a state, choice or shock of the "
+                f"model, too: a function that takes '{name}' gets the latter, and the {kind} "
+                "would have no effect there. Rename one of them"
+            )
 
 
 def look_over(factory: Factory, sizes: Mapping[str, Any], look: Callable[[Any], Seen]) -> Seen:

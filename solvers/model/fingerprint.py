@@ -9,8 +9,9 @@ what it reads has changed, says so.
 
 What belongs to installed packages (and to this one) is taken to stand still. What cannot be
 followed is refused by name: an object whose content cannot be compared, a random number drawn at
-every call. Not seen are reads that the code does not show: ``globals()["TAX"]``, ``getattr`` by a
-computed name, files, the environment.
+every call. Not seen are reads that the code does not show (``globals()["TAX"]``, ``getattr`` by a
+computed name, files, the environment), and what a ``jax.jit`` of the user's own around ``dp.solve``
+holds.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError
 
-from .code_reads import Read, reads_of
+from .code_reads import Read, reads_at_once, reads_of
 
 Factory = Callable[..., Any]
 Parts = tuple[tuple[str, Any], ...]
@@ -151,11 +153,42 @@ def refuse_randomness(f: Any, what: str) -> None:
         walk.token(f, "")
 
 
+def watch(value: Any) -> None:
+    """Let JAX forget what it traced of functions that depend on something else than before.
+
+    What cannot be compared is passed over: the caller traces anew in any case.
+    """
+    walk = _Walk(value)
+    walk.refusing = False
+    walk.token(value, "")
+    if walk.stale:
+        jax.clear_caches()
+
+
+def refuse_draws_at_import(code: types.CodeType, module: types.ModuleType, what: str) -> None:
+    """Refuse a module that draws random numbers when it is imported, other ones in each process.
+
+    Raises
+    ------
+    ModelError
+    """
+    walk = _Walk(module, what)
+    walk.comparing = False
+    body = types.FunctionType(code.replace(co_flags=code.co_flags & ~1), vars(module))
+    for read in reads_at_once(code):
+        walk._resolved(read, body)
+
+
 ATOMS = (int, bool, str, bytes, type(None), type(Ellipsis), type(NotImplemented), complex)
 # What gives other numbers each time, where it is called without a seed.
 UNSEEDED = (np.random.default_rng, np.random.RandomState, random.Random)
 # Whatever they hold, no number comes from it.
-TOOLS = (logging.Logger, io.IOBase, type(threading.Lock()), type(threading.RLock()))
+TOOLS = (logging.Logger, io.IOBase, type(threading.Lock()), type(threading.RLock()), weakref.ref,
+         jax.Device, types.MemberDescriptorType, types.GetSetDescriptorType,
+         types.WrapperDescriptorType, types.MethodDescriptorType,
+         types.ClassMethodDescriptorType)  # fmt: skip
+# Packages of which no function is looked into, not even where it is the one that was handed over.
+LIBRARIES = frozenset({"jax", "jaxlib", "numpy", "scipy"})
 MISSING = object()
 
 
@@ -183,15 +216,18 @@ class _Walk:
         Whether a function that outlives its call depends on something else than at the last walk.
     comparing : bool
         Whether contents are wanted; else only random numbers are looked for.
+    refusing : bool
+        Whether what cannot be compared is refused.
     """
 
     def __init__(self, root: Any, who: str = "") -> None:
         self.root = root
         self.who = who or getattr(root, "__name__", type(root).__name__)
-        self.home = str(getattr(root, "__module__", "")).partition(".")[0]
+        first = str(getattr(root, "__module__", "")).partition(".")[0]
+        self.home = "" if first in LIBRARIES or first in sys.stdlib_module_names else first
         self.parts: list[tuple[str, Any]] = []
         self.stale = False
-        self.comparing = True
+        self.comparing = self.refusing = True
         self._number: dict[int, int] = {}  # of what was met, by identity
         self._kept: list[Any] = []  # so that identities stay their own
 
@@ -225,6 +261,8 @@ class _Walk:
         if isinstance(value, Mapping) and kind in (dict, types.MappingProxyType):
             return (dict, *((self.token(k, label), self.token(x, label))
                             for k, x in value.items()))  # fmt: skip
+        if kind is slice:
+            return kind, *(self.token(x, label) for x in (value.start, value.stop, value.step))
         if kind in (set, frozenset):
             return kind, frozenset(self.token(x, label) for x in value)
         if kind in (staticmethod, classmethod):
@@ -253,6 +291,8 @@ class _Walk:
     def _object(self, value: Any, label: str) -> Any:
         self._refuse_random_owner(value, label)
         kind = type(value)
+        if (state := self._installed_state(value)) is not MISSING:
+            return self._class(kind, label), self.token(state, label)
         names = [n for c in kind.__mro__ for n in _slots(c) if hasattr(value, n)]
         own = getattr(value, "__dict__", None)
         if own is None and not names:
@@ -265,9 +305,23 @@ class _Walk:
         fields = {n: getattr(value, n) for n in names} | dict(own or {})
         return self._class(kind, label), self._compound(fields, label)
 
+    def _installed_state(self, value: Any) -> Any:
+        """Return what an object of an installed package says of itself, as for a pickle."""
+        kind = type(value)
+        own = {"__reduce__", "__reduce_ex__", "__getstate__"} & _names_of(kind)
+        module = kind.__module__.partition(".")[0]
+        if not own or module in sys.stdlib_module_names or not self._is_installed(module):
+            return MISSING
+        try:
+            return value.__reduce_ex__(4)
+        except Exception:  # whatever an object raises that cannot be copied
+            return MISSING
+
     def _array(self, value: Any, label: str) -> Any:
         if isinstance(value, jax.core.Tracer):
             return _Same(value)
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return "key", _once(jax.random.key_data(value))
         if isinstance(value, jax.Array):
             return _once(value)
         return _content(value, lambda x: self.token(x, label))
@@ -297,11 +351,11 @@ class _Walk:
         if self.comparing:
             # The code, too: it can be replaced within a function that stays (IPython's autoreload).
             self.parts.append((f"{within}the code of {f.__name__}", code))
-            for kind, given in (("defaults", f.__defaults__), ("sizes", f.__kwdefaults__)):
-                if given:
-                    self._add(f"{within}the {kind} of {f.__name__}", given)
-            if f is not self.root:
-                self.stale |= _differs(f, tuple(self.parts[first:]))
+        for kind, given in (("defaults", f.__defaults__), ("sizes", f.__kwdefaults__)):
+            if given:
+                self._add(f"{within}the {kind} of {f.__name__}", given)
+        if self.comparing and f is not self.root:
+            self.stale |= _differs(f, tuple(self.parts[first:]))
         return "function", self._number[id(f)]
 
     def _add(self, label: str, value: Any) -> None:
@@ -361,8 +415,8 @@ class _Walk:
     # -- refusals -------------------------------------------------------------------------------
 
     def _refused(self, value: Any, label: str) -> Any:
-        if not self.comparing:
-            return None
+        if not (self.comparing and self.refusing):
+            return _Same(value)
         raise ModelError(
             f"{self.who} reads '{label}', and what a {type(value).__name__} holds cannot be "
             "compared from call to call, so that a compiled program might answer for what was "
@@ -403,6 +457,11 @@ def _slots(kind: type) -> Iterator[str]:
     slots = kind.__dict__.get("__slots__", ())
     names = (slots,) if isinstance(slots, str) else tuple(slots)
     return (n for n in names if n not in ("__dict__", "__weakref__"))
+
+
+def _names_of(kind: type) -> set[str]:
+    """Return what the classes that an object is of define themselves."""
+    return {name for c in kind.__mro__ if c is not object for name in vars(c)}
 
 
 def _content(x: Any, of: Callable[[Any], Any]) -> Any:

@@ -143,7 +143,8 @@ def grid(
     Raises
     ------
     ModelError
-        If the ends are not increasing, `n` is not a positive integer, or `outside` is unknown.
+        If the ends are not increasing, `n` is not a positive integer (of a range, at least 2), or
+        `outside` is unknown.
     """
     if outside not in ("error", "clip", "extrapolate"):
         raise ModelError(f"grid: outside={outside!r}; it can be 'error', 'clip' or 'extrapolate'")
@@ -155,6 +156,12 @@ def grid(
         raise ModelError(
             f"grid: n={n!r}; the number of points is a positive integer, and static: in a factory, "
             "put it after the '*'"
+        )
+    if n == 1 and not (is_concrete(lo, hi) and float(lo) == float(hi)):
+        ends = f" from {lo} to {hi}" if is_concrete(lo, hi) else ""
+        raise ModelError(
+            f"grid: n=1; a range{ends} takes at least 2 points. Where one value is meant, give it "
+            "as an array: dp.grid([lo])"
         )
     if not is_concrete(curve) or not curve > 0:
         raise ModelError(f"grid: curve={curve!r}; it is a positive number that is not swept")

@@ -30,6 +30,7 @@ from .arguments import bind
 from .grids import Grid, Iid, Integers, vector
 from .markov import Markov
 from .post_decision import read_post
+from .returns import Argument, check_returns
 
 State = Grid | Integers | Markov
 Choice = Grid | Integers
@@ -87,8 +88,8 @@ class Model:
         state, or a function of states, choices and shocks. On an integer state the result must be
         a member; on a continuous grid it is interpolated linearly.
     feasible : function, optional
-        Of states, choices and shocks (feasible means: for every shock). Infeasible choices are
-        masked before their reward is used.
+        Of states, choices and shocks (feasible means: for every shock): true or false, never a
+        number. Infeasible choices are masked before their reward is used.
     shocks : dict, optional
         ``dp.iid`` draws.
     post : dict, optional
@@ -116,7 +117,8 @@ class Model:
     ------
     ModelError
         If a name is unknown, missing or used twice, or a function takes an argument that is none
-        of the names it could take.
+        of the names it could take, or does not return what is wanted of it: true or false of
+        `feasible`, numbers of 64 bits of the others.
     """
 
     states: Mapping[str, Any]
@@ -158,6 +160,7 @@ class Model:
         self._check_functions()
         self._check_transitions()
         self._check_values()
+        self._check_returns()
 
     # -- what is asked of a model ---------------------------------------------------------------
 
@@ -317,6 +320,24 @@ class Model:
                     )
             else:
                 bind(rule, self.later_arguments, f"the transition of '{name}'")
+
+    def _check_returns(self) -> None:
+        names = (*self.states, *self.choices, *self.shocks, *self.post)
+        known = {name: Argument.of(self.grid_of(name).values) for name in names}
+        if self.horizon is not None:
+            known["t"] = Argument(np.dtype(np.int32), (0, self.horizon - 1))
+        if self.feasible is not None:
+            check_returns(self.feasible, known, "feasible", boolean=True)
+        for i, f in enumerate(self.reward):
+            check_returns(f, known, "reward" if len(self.reward) == 1 else f"reward {i + 1}")
+        named: dict[str, Any] = {f"output '{name}'": f for name, f in self.outputs.items()}
+        named |= {f"the transition of '{name}'": f for name, f in self.transition.items()}
+        named |= {f"the rule of post variable '{n}'": p.rule for n, p in self.post.items()}
+        named |= {f"the probabilities of shock '{n}'": s.probs for n, s in self.shocks.items()}
+        named |= {"discount": self.discount, "terminal": self.terminal}
+        for what, rule in named.items():
+            if callable(rule):
+                check_returns(rule, known, what)
 
     def _check_values(self) -> None:
         posts = {name: post.spec for name, post in self.post.items()}

@@ -17,6 +17,7 @@ from dpsolve.solvers.inspection.check import diagnose
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import Dims, rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, signature, split
+from dpsolve.solvers.model.fingerprint import watch
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
@@ -96,6 +97,7 @@ def _solve_ready(
             f"gradients={list(options.differentiated_by)}: a ready model has no parameters to "
             "differentiate by; pass the factory, the function that returns the model"
         )
+    watch(model)
     began = time.perf_counter()
     with compile_clock() as compiling:
         arrays = jax.jit(lambda: solve_model(model, options))()

@@ -96,6 +96,8 @@ def test_a_store_of_format_1_is_read_and_not_resumed(
     for arguments in (["resume", str(of_format_1)], ["resume", str(of_format_1), "--detach"]):
         done = CliRunner().invoke(cli, arguments)
         assert (done.exit_code, "store format 1" in done.output) == (3, True)
+    plan = ["plan", str(begun.model), "--grid", "a=1,2,3", "--store", str(of_format_1)]
+    assert "refused" in CliRunner().invoke(cli, [*plan, "--no-probe"]).output
     done = CliRunner().invoke(cli, ["status", str(of_format_1)])
     assert (done.exit_code, "1 pending" in done.output) == (0, True)
 

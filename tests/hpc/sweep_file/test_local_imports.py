@@ -67,6 +67,15 @@ def test_they_travel_as_text(folder: Path) -> None:
     assert {"helper", "base", "late", "deep"}.isdisjoint(sys.modules)
 
 
+def test_a_helper_finds_what_lies_beside_it(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "rate.txt").write_text("2.5")
+    write(folder / "deep", m="from rates import rate\ndef f(a=1.0):\n    return rate * a\n",
+          rates="from pathlib import Path\n"
+                "rate = float((Path(__file__).parent / 'rate.txt').read_text())\n")  # fmt: skip
+    assert resolve("deep/m.py:f").load()(2.0) == 5.0
+
+
 def test_two_models_may_each_have_a_helper_of_one_name(folder: Path) -> None:
     for name, scale in (("one", 1.0), ("two", 2.0)):
         text = "import helper\ndef f(a=1.0):\n    return helper.scale * a\n"
@@ -133,3 +142,17 @@ def test_comments_and_docstrings_are_no_part_of_a_program() -> None:
     assert not same_code(text, "def f(a=1.0):\n    return a + 0\n")
     assert not same_code(text, "def f(a=1):\n    return a\n")
     assert not same_code("x = = 1", "x = = 2")
+
+
+@pytest.mark.parametrize("where", ["mine", "helper"])
+def test_numbers_drawn_at_import_are_refused_without_a_seed(folder: Path, where: str) -> None:
+    """Each worker would draw its own."""
+    mine, helper = "import helper\ndef f(a=1.0): ...\n", "import numpy as np\n"
+    drawn = "import numpy as np\nDRAWS = np.random.{}\n"
+    write(folder, **{"mine": mine, "helper": helper} | {
+        where: drawn.format("normal(size=3)") + (mine if where == "mine" else "")})  # fmt: skip
+    with pytest.raises(ModelError, match=rf"{where}.py draws random numbers from numpy"):
+        resolve("mine.py:f")
+    seeded = "default_rng(0).normal(size=3)"
+    write(folder, **{where: drawn.format(seeded) + (mine if where == "mine" else "")})
+    resolve("mine.py:f").load()
