@@ -18,6 +18,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from .finite import largest
+
 Array = Any
 MOST_DOUBLINGS = 60
 
@@ -42,11 +44,11 @@ def path_doubling(
     def look(x: Array, at: Array) -> Array:
         return x.at[at].get(mode="promise_in_bounds")
 
-    residual = jnp.max(jnp.abs(reward + discount * look(start, successor) - start))
+    residual = largest(jnp.abs(reward + discount * look(start, successor) - start))
 
     def proceed(c: tuple[Array, Array, Array, Array]) -> Array:
         k, _, d, _ = c
-        return active & (k < MOST_DOUBLINGS) & (jnp.max(jnp.abs(d)) * residual > tol)
+        return active & (k < MOST_DOUBLINGS) & (largest(jnp.abs(d)) * residual > tol)
 
     def step(c: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         k, r, d, at = c

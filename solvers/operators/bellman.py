@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tridiagonal import LEAST
@@ -223,6 +224,7 @@ class GridOperator(BellmanOperator):
         """Return, over the states, the maximum and the number of the first block that has it."""
         if self.kept is not None:
             q = self.quality(x, self.kept, reward=reward)
+            # Pairs that are kept have been looked over, and those of finite numbers have no NaN.
             # Without the barrier XLA fuses this reduction into both of its uses, and pays for it
             # 10 times over.
             tops = lax.optimization_barrier(jnp.max(self.over_states(q, BLOCK, CHOICE), -1))
@@ -286,7 +288,7 @@ class GridOperator(BellmanOperator):
         def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
             q = self._block_quality(x, number)
             choice = jnp.minimum(number * self.width + argmax(q), self.n_choices - 1)
-            return improved(best, jnp.max(q, -1), choice)
+            return improved(best, largest(q, -1), choice)
 
         return over_blocks(look, self.blocks, self.shape)
 

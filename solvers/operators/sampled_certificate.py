@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .base import Survey
@@ -91,7 +92,7 @@ class SampledOperator(MonotoneOperator):
     def confirms(self, v: Array, tv: Array, policy: Array) -> Array:
         """Tell whether neither a choice beside the policy's nor one of a state drawn is better."""
         x = self.expectation.before_choice(v)
-        scale = jnp.maximum(jnp.max(jnp.abs(v)), jnp.max(jnp.abs(tv)))
+        scale = jnp.maximum(largest(jnp.abs(v)), largest(jnp.abs(tv)))
         slack = self.depth / 2 * EPS * scale
         return (
             (self._moved(x, policy, 0) >= tv - slack).all()

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
+from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tridiagonal import LEAST
 
@@ -95,7 +96,7 @@ class TabularOperator(BellmanOperator):
     def growth(self, w: Array) -> Array:
         """Return the sweep without rewards."""
         q = jnp.where(self.reward == -jnp.inf, -jnp.inf, self._future(w))
-        return jnp.max(self._by_state(q), -1)
+        return largest(self._by_state(q), -1)
 
     def at(self, policy: Array) -> TabularPolicy:
         """Fix a policy."""
