@@ -66,8 +66,9 @@ _SENTENCES = {
     Outcome.OWN_BOUND: "the error that the factory states of its arrays is above tol; raise tol to "
     "what error_bound says, or let the factory compute more exactly",
     Outcome.RUNNING: "the solve did not finish",
-    Outcome.INFEASIBLE: "a state has no feasible choice",
-    Outcome.NOT_FINITE: "a feasible reward, a grid or a parameter is NaN or infinite",
+    Outcome.INFEASIBLE: "a state has no feasible choice, or all of its choices pay -inf",
+    Outcome.NOT_FINITE: "a reward, next state, probability, discount, terminal value, output, grid "
+    "or parameter is NaN or infinite",
     Outcome.OFF_GRID: "a feasible next state lies off its grid",
     Outcome.LEAK: "a row of probabilities does not sum to one",
     Outcome.DISCOUNT: "at this discount no bound on the value can be certified",

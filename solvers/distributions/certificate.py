@@ -101,7 +101,7 @@ def distance(
     n = mass.shape[0]
     r = jnp.abs(moved - mass) + rounding(n) * (moved + mass)
     found = over.sum(r * weights(s, h, delta, over)) + jnp.abs(1.0 - over.sum(mass))
-    return jnp.where(delta > 0.0, found, jnp.inf)
+    return jnp.where((delta > 0.0) & over.all(jnp.isfinite(r)), found, jnp.inf)
 
 
 def weights(s: Array, h: Array, delta: Array, over: Reductions = ALONE) -> Array:

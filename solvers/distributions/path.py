@@ -18,6 +18,7 @@ from jax import Array, lax
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.numerics.finite import all_finite
 from dpsolve.solvers.outcomes import Outcome
 from dpsolve.solvers.solution import Problem, Solution
 
@@ -119,7 +120,7 @@ def _program(problem: Problem, periods: int) -> Callable[..., dict[str, Array]]:
 
 def _described(mass: Array, code: Array, periods: int) -> dict[str, Array]:
     totals = mass.reshape(periods + 1, -1).sum(-1)
-    good = jnp.isfinite(totals).all()
+    good = all_finite(mass)
     improper = jnp.where(good, Outcome.SOLVED, Outcome.NOT_PROBABILITIES)
     # A step moves no two distributions apart, so what each loses to rounding adds up.
     lost = periods * rounding(mass[0].size)
@@ -127,7 +128,7 @@ def _described(mass: Array, code: Array, periods: int) -> dict[str, Array]:
         "mass": mass,
         "residual": jnp.sum(jnp.abs(mass[-1] - mass[-2])),
         "total": totals[jnp.argmax(jnp.abs(totals - 1.0))],
-        "smallest": jnp.min(mass),
+        "smallest": jnp.where(good, jnp.min(mass), jnp.nan),
         "error_bound": jnp.where(good, lost, jnp.nan),
         "applications": jnp.int32(periods),
         "certificate": jnp.int32(0),

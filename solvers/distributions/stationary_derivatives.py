@@ -167,11 +167,12 @@ def stationary_of(
         mass, rest = find(None, start)
     whole = {name: rest[name].astype(jnp.int32) for name in FOUND[2:]}
     mass = mass.reshape(shape)
+    smallest = jnp.where(over.all(jnp.isfinite(mass)), over.min(mass), jnp.nan)
     return Stationary(
         mass,
         rest["residual"],
         over.sum(mass),
-        over.min(mass),
+        smallest,
         rest["error"],
         whole["made"],
         whole["cycle"],

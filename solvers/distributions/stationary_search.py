@@ -196,7 +196,8 @@ def _round(chain: _Chain, c: SearchState) -> SearchState:
     error = distance(mass, moved, c.s, c.h, c.delta, over)
     if chain.method in ("gth", "direct"):
         # Elimination has a bound of its own, once it is known that there is one class.
-        proven = (c.cycle > 0) & jnp.isfinite(residual) & _eliminates(chain, c)
+        sound = jnp.isfinite(residual) & over.all(jnp.isfinite(mass))
+        proven = (c.cycle > 0) & sound & _eliminates(chain, c)
         error = jnp.where(proven, jnp.minimum(error, gth_error(mass.shape[0])), error)
     return _judge(chain, c._replace(x=x, made=c.made + made + 2), mass, residual, error, goal)
 

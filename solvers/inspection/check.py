@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.methods.bounds import modulus
+from dpsolve.solvers.methods.finite_horizon import terminal_value
 from dpsolve.solvers.model.array_factory import named as named_arrays
 from dpsolve.solvers.model.array_factory import no_model, rebuild, refusal
 from dpsolve.solvers.model.factory_signature import signature, split
@@ -24,9 +25,11 @@ from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.interpolation import corners, greatest_reached
 from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE, PairTable
-from dpsolve.solvers.operators.named_arrays import NamedArray, aligned
+from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, mapped, multiply
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.operators.validation import no_choice, probability_rows, some_choice
+
+from .outputs import bad_somewhere, fault_at_optimum, no_number
 
 
 def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
@@ -68,16 +71,38 @@ def diagnose(model: Any, criterion: str = "discounted") -> str:
         return _diagnose_tabular(model, criterion)
     if not isinstance(model, Model):
         return ""
-    found = _grids(model)
+    found = _grids(model) or _terminal(model)
     if found:
         return found
+    suspect = False
     for t in (None,) if model.horizon is None else range(model.horizon):
         grid_operator = GridOperator(model, t=t)
         found = _pairs(grid_operator, "" if t is None else f" in period t={t}")
         found = found or (_discount(grid_operator, criterion) if model.horizon is None else "")
         if found:
             return found
-    return ""
+        suspect = suspect or any(
+            bad_somewhere(grid_operator, pairs, index) for pairs, index in _blocks(grid_operator)
+        )
+    return _outputs(model, criterion) if suspect else ""
+
+
+def _terminal(model: Model) -> str:
+    if model.horizon is None:
+        return ""
+    value = np.asarray(terminal_value(model))
+    bad = ~np.isfinite(value)
+    if not bad.any():
+        return ""
+    at = np.unravel_index(int(np.argmax(bad)), value.shape)
+    where = ", ".join(
+        f"{n}={np.asarray(s.values)[i]:.6g}"
+        for (n, s), i in zip(model.states.items(), at, strict=True)
+    )
+    return (
+        f"the terminal value is {value[at]} at {where}; it must be finite at every state: what may "
+        "not be reached, forbid by `feasible`"
+    )
 
 
 def _not_finite(made: Mapping[str, Any]) -> str:
@@ -108,19 +133,30 @@ def _grids(model: Model) -> str:
     return ""
 
 
-def _blocks(grid_operator: GridOperator) -> Iterator[tuple[PairTable, Numpy]]:
+def _outputs(model: Model, criterion: str) -> str:
+    found = fault_at_optimum(model, criterion)
+    if found is None:
+        return ""
+    grid_operator, when, (name, state, choice) = found
+    place = _Place(grid_operator, np.full(1, choice))
+    at = state | {CHOICE: 0}
+    shocks = _shocks_of(grid_operator, (model.outputs[name],), at, place)
+    return (
+        f"the output '{name}' is NaN or +inf at the optimum, at {place.of(at | shocks)}{when}; "
+        "write it so that it is a number there"
+    )
+
+
+def _blocks(grid_operator: GridOperator) -> Iterator[tuple[PairTable, NamedArray]]:
     """Yield the pairs, with the flattened choices they are about."""
     if grid_operator.kept is not None:
-        n = grid_operator.kept_index()
-        yield grid_operator.kept, np.asarray(n.array)
+        yield grid_operator.kept, grid_operator.kept_index()
         return
     size = grid_operator.block_size or 1
     for i in range(ceil(grid_operator.n_choices / size)):
         first = np.arange(i * size, (i + 1) * size)
-        yield (
-            grid_operator.pairs_of_block(jnp.int32(i)),
-            np.minimum(first, grid_operator.n_choices - 1),
-        )
+        index = jnp.asarray(np.minimum(first, grid_operator.n_choices - 1), jnp.int32)
+        yield grid_operator.pairs_of_block(jnp.int32(i)), NamedArray(index, (CHOICE,))
 
 
 class _Place:
@@ -129,6 +165,11 @@ class _Place:
     def __init__(self, grid_operator: GridOperator, choices: Numpy) -> None:
         self.grid_operator, self.choices = grid_operator, choices
 
+    def choice(self, at: Mapping[str, Any]) -> int:
+        """Return the flattened choice of a position, the first where it says nothing of one."""
+        place = tuple(at.get(d, 0) for d in (BLOCK, CHOICE)[-self.choices.ndim :])
+        return int(self.choices[place])
+
     def of(self, at: Mapping[str, Any]) -> str:
         model = self.grid_operator.model
         words = [
@@ -136,9 +177,8 @@ class _Place:
             for d, i in at.items()
             if d in model.states
         ]
-        choice = tuple(at[d] for d in (BLOCK, CHOICE) if d in at)
-        if choice:
-            number = NamedArray(jnp.int32(int(self.choices[choice])))
+        if BLOCK in at or CHOICE in at or self.choices.size == 1:
+            number = NamedArray(jnp.int32(self.choice(at)))
             values = self.grid_operator.functions.choice_values(number)
             words += [f"{c}={float(v.array):.6g}" for c, v in values.items()]
         words += [
@@ -174,30 +214,92 @@ def _indices(dims: tuple[str, ...], flat: int, shape: tuple[int, ...]) -> dict[s
 
 
 def _pairs(grid_operator: GridOperator, when: str) -> str:
-    some = np.zeros(grid_operator.shape, bool)
-    for pairs, choices in _blocks(grid_operator):
-        place = _Place(grid_operator, choices)
+    some, paid = np.zeros((2, *grid_operator.shape), bool)
+    for pairs, index in _blocks(grid_operator):
+        place = _Place(grid_operator, np.asarray(index.array))
         some |= np.asarray(some_choice(pairs.feasible, grid_operator.sizes))
+        pays = pairs.reward.map(lambda r: r != -jnp.inf)
+        paid |= np.asarray(some_choice(pays, grid_operator.sizes))
         found = (
-            _rewards(pairs, place, when)
+            _rewards(grid_operator, pairs, place, when)
             or _rows(grid_operator, pairs, place, when)
             or _next_states(grid_operator, pairs, place, when)
+            or _discounts(pairs, place, when)
         )
         if found:
             return found
-    return no_choice(grid_operator.model, some, when)
+    if not some.all():
+        return no_choice(grid_operator.model, some, when)
+    return _pays_nothing(grid_operator, paid, when)
 
 
-def _rewards(pairs: PairTable, place: _Place, when: str) -> str:
+def _pays_nothing(grid_operator: GridOperator, paid: Numpy, when: str) -> str:
+    """Name the first state all of whose choices pay -inf, and the first of these."""
+    if paid.all():
+        return ""
+    at = np.unravel_index(int(np.argmin(paid)), paid.shape)
+    state = dict(zip(grid_operator.states, (int(i) for i in at), strict=True))
+    for pairs, index in _blocks(grid_operator):
+        here = pairs.reward.map(lambda r: r == -jnp.inf)
+        if pairs.feasible is not None:
+            here = multiply(here, pairs.feasible)
+        chosen = _at(here, state)
+        if np.asarray(chosen.array).any():
+            _, choice = _greatest(chosen, None)
+            where = _Place(grid_operator, np.asarray(index.array)).of(state | choice)
+            only = "that choice" if grid_operator.n_choices == 1 else "every feasible choice"
+            return (
+                f"the reward is -inf at {where}{when}, and so it is at {only} of that state "
+                f"({int((~paid).sum())} of {paid.size} states have none that pays more); begin "
+                "the grid where a choice pays a finite reward, or let `feasible` allow one"
+            )
+    return ""
+
+
+def _rewards(grid_operator: GridOperator, pairs: PairTable, place: _Place, when: str) -> str:
     assert pairs.raw_reward is not None
-    bad = pairs.raw_reward.map(lambda r: jnp.isnan(r) | (r == jnp.inf))
-    worst, where = _worst(bad, pairs.feasible, place)
+    worst, at = _greatest(pairs.raw_reward.map(no_number), pairs.feasible)
     if worst <= 0:
         return ""
+    value = float(jnp.asarray(_at(pairs.raw_reward, at).array).ravel()[0])
+    what = "-inf" if value == -np.inf else "NaN or +inf"
+    where = place.of(at | _shocks_of(grid_operator, grid_operator.model.reward, at, place))
     return (
-        f"the reward is NaN or +inf at {where}{when}; if that choice is not allowed there, say so "
+        f"the reward is {what} at {where}{when}; if that choice is not allowed there, say so "
         "in `feasible`"
     )
+
+
+def _shocks_of(
+    grid_operator: GridOperator, fs: Iterable[Any], at: Mapping[str, int], place: _Place
+) -> dict[str, int]:
+    """Return where shocks (and post variables) stand when one of some functions is no number.
+
+    Parameters
+    ----------
+    fs : iterable of functions
+        Of the model; they are averaged over shocks, so that the average does not tell.
+    at : mapping
+        The state and the choice.
+    """
+    functions, model = grid_operator.functions, grid_operator.model
+    number = NamedArray(jnp.int32(place.choice(at)))
+    env = functions.env | functions.choice_values(number)
+    env = {name: _at(x, at) for name, x in env.items()}
+    chances = {w: _at(functions.probability(w, env), at) for w in model.shocks}
+    for f in fs:
+        x = mapped(f, env | functions.post_env, functions.order, "a function of the model")
+        bad = functions.possible(x.map(lambda a: 1.0 * no_number(a)), chances)
+        if np.asarray(bad.array).any():
+            return _greatest(bad, None)[1]
+    return {}
+
+
+def _discounts(pairs: PairTable, place: _Place, when: str) -> str:
+    worst, where = _worst(pairs.discount.map(lambda b: ~jnp.isfinite(b)), pairs.feasible, place)
+    if worst <= 0:
+        return ""
+    return f"the discount is NaN or infinite at {where}{when}; it must be a finite number"
 
 
 def _rows(grid_operator: GridOperator, pairs: PairTable, place: _Place, when: str) -> str:
@@ -236,6 +338,11 @@ def _next_states(grid_operator: GridOperator, pairs: PairTable, place: _Place, w
             )
             where = place.of(at | _beyond(location.gap, pairs, at))
             what = "post variable" if name in grid_operator.model.post else "next state of"
+            if gap == np.inf:
+                return (
+                    f"from {where}{when} the {what} '{name}' is NaN or infinite; make its rule a "
+                    "number there, or make `feasible` exclude it"
+                )
             return (
                 f"from {where}{when} the {what} '{name}' lies {gap:.6g} off its grid "
                 f"[{values[0]:.6g}, {values[-1]:.6g}]; {remedy}"

@@ -50,7 +50,7 @@ from dpsolve.solvers.operators.base import BellmanOperator, PolicyOperator, Surv
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
-from .stopping import LoopState, first_fault, nearly_done, share_left, stuck, verdict
+from .stopping import LoopState, first_fault, nearly_done, share_left, stuck, unsound, verdict
 
 GAINS = ("gain", "gain_lower", "gain_upper")
 PATIENCE = 4  # sweeps of value iteration after the first step that did not pay
@@ -183,9 +183,7 @@ def _iterate(
     running = jnp.int32(Outcome.RUNNING)
     given_up = jnp.where(settled, stuck(error, rounding, Outcome.GAIN_DIFFERS), running)
     given_up = jnp.where(jnp.isfinite(magnitude), given_up, jnp.int32(Outcome.NO_CERTIFICATE))
-    # A value is finite whatever step it came from: only a reward makes Tv otherwise.
-    unsound = jnp.where(over.all(jnp.isfinite(tv)), running, jnp.int32(Outcome.NOT_FINITE))
-    code = verdict(error, k, given_up, unsound, options)
+    code = verdict(error, k, given_up, unsound(s.v, tv, over), options)
 
     # A plain step, from here or from the best value so far.
     ratio = error / s.error
@@ -243,7 +241,8 @@ def _settled(operator: BellmanOperator, policy: Array, change: Array) -> Array:
     over = operator.reductions
     later = over.max(jnp.abs(operator.at(policy).expect(change) - change))
     scale = jnp.maximum(over.max(jnp.abs(change)), 1.0)
-    return later <= HARMONIC * (over.max(change) - over.min(change)) + 1e-12 * scale
+    close = later <= HARMONIC * (over.max(change) - over.min(change)) + 1e-12 * scale
+    return close & jnp.isfinite(later)
 
 
 def _wants(options: SolveOptions, s: _State, error: Array, ratio: Array) -> Array:
@@ -278,7 +277,9 @@ def _step(
     aim = jnp.maximum(0.3 * options.tol, share_left(changed) * error)
     most = jnp.where(daring, jnp.int32(options.inner_iter), 0)
     found, paid = _evaluate(fixed, start - over.mean(start) + gain, aim, most, over)
-    return jnp.where(daring & paid, _relative(found, over), start), paid
+    found = _relative(found, over)
+    paid &= over.all(jnp.isfinite(found))
+    return jnp.where(daring & paid, found, start), paid
 
 
 def _evaluate(
@@ -294,7 +295,7 @@ def _evaluate(
 
     x, _ = bicgstab(apply, fixed.reward, start, aim, most, over)
     before, after = residual(start), residual(x)
-    return x, (after <= aim) | (after <= 0.5 * before)
+    return x, jnp.isfinite(after) & ((after <= aim) | (after <= 0.5 * before))
 
 
 def finish(run: AverageState) -> RelativeValue:

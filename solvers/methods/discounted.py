@@ -36,11 +36,10 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
 from .bounds import Bounds, Modulus, bounds, modulus
-from .stopping import LoopState, first_fault, nearly_done, share_left, stuck, verdict
+from .stopping import LoopState, first_fault, nearly_done, share_left, stuck, unsound, verdict
 
 STALE = 60  # sweeps without a new smallest certified error, after which the loop gives up
 AHEAD = 0.3  # of the tolerance, to which a shortcut solves
-TOWARDS_OVERFLOW = 1e100  # values beyond it have diverged by themselves
 PENALTY = 10  # sweeps by `opi` after three strikes of the Krylov solver, or one that it gave up
 SPENT_WELL = 0.1  # of the certified error left: a Krylov step may then have used all its iterations
 
@@ -267,7 +266,7 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
     why = stuck(now.error, now.rounding, Outcome.STALLED)
     why = jnp.where(rates.high < 1.0, why, jnp.int32(Outcome.NO_CERTIFICATE))
     given_up = jnp.where(stale >= STALE, why, jnp.int32(Outcome.RUNNING))
-    code = verdict(now.error, k, given_up, _unsound(operator, s.v, tv), options)
+    code = verdict(now.error, k, given_up, unsound(s.v, tv, operator.reductions), options)
     changed = operator.reductions.mean((policy != s.policy).astype(jnp.float64))
 
     # Which step to take: (Krylov iterations, plain evaluation steps).
@@ -299,18 +298,6 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
         code=code,
         sampled=jnp.asarray(False),
     )
-
-
-def _unsound(operator: BellmanOperator, v: Array, tv: Array) -> Array:
-    """Return the code of a sweep whose result is no number, else RUNNING.
-
-    A sweep of numbers far from overflow that finds NaN or +inf was told so by the reward: where
-    rewards are not kept, this is where such a one is noticed.
-    """
-    over = operator.reductions
-    told = ~over.all(tv < jnp.inf) & (over.max(jnp.abs(v)) < TOWARDS_OVERFLOW)
-    code = jnp.where(told, jnp.int32(Outcome.NOT_FINITE), jnp.int32(Outcome.DIVERGED))
-    return jnp.where(over.all(jnp.isfinite(tv)), jnp.int32(Outcome.RUNNING), code)
 
 
 def _schedule(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.partition import ALONE, Partition
 from dpsolve.solvers.numerics.tracing import EPS, TINY
 from dpsolve.solvers.operators.bellman import GridOperator
@@ -21,7 +22,7 @@ from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, multiply,
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
-from .stopping import first_fault
+from .stopping import first_fault, told_by, unsound
 
 
 def backward(
@@ -52,23 +53,25 @@ def backward(
         scale = over.max(jnp.maximum(jnp.abs(tv), jnp.abs(v))) + survey.magnitude
         error = operator.depth * (EPS * scale + TINY) + jnp.abs(survey.rate) * error
         # An earlier fault (later in time) stands; NaN is found where it first arises.
-        broken = jnp.where(over.all(jnp.isfinite(tv)), Outcome.RUNNING, Outcome.DIVERGED)
-        fault = jnp.where(fault == Outcome.RUNNING, broken, fault).astype(jnp.int32)
-        code = jnp.where(code == Outcome.RUNNING, fault, code)
+        fault = jnp.where(fault == Outcome.RUNNING, unsound(v, tv, over), fault)
         labels = operator.labels(policy)
         out = {"value": tv, "error": error}
         out |= {f"policy_index_{c}": i for c, i in labels.items()}
         for c, i in labels.items():
             out[f"policy_{c}"] = jnp.asarray(model.grid_of(c).values)[i]
         if model.outputs:
-            out |= {f"output_{n}": x for n, x in operator.at(policy).outputs().items()}
-        return (tv, error, code), out
+            outputs = operator.at(policy).outputs()
+            out |= {f"output_{n}": x for n, x in outputs.items()}
+            fault = jnp.where(fault == Outcome.RUNNING, told_by(outputs, over), fault)
+        return (tv, error, jnp.where(code == Outcome.RUNNING, fault, code)), out
 
+    terminal = terminal_value(model, partition)
+    live = jnp.asarray(live) & over.all(jnp.isfinite(terminal))
     code = jnp.where(live, jnp.int32(Outcome.RUNNING), jnp.int32(Outcome.NOT_FINITE))
-    start = (_terminal(model, partition), jnp.zeros(()), code)
+    start = (terminal, jnp.zeros(()), code)
     (_, _, code), out = lax.scan(period, start, jnp.arange(horizon), reverse=True)
     errors = out.pop("error").reshape(-1, *(1 for _ in model.shape))
-    error = jnp.max(errors)
+    error = largest(errors)
     code = jnp.where(
         code == Outcome.RUNNING,
         jnp.where(error <= options.tol, jnp.int32(Outcome.SOLVED), jnp.int32(Outcome.ROUNDING)),
@@ -120,11 +123,12 @@ def follow(
         return v, {"value": v, **out, **{f"output_{n}": y for n, y in fixed.outputs().items()}}
 
     xs = (jnp.arange(horizon), dict(policies))
-    _, out = lax.scan(period, _terminal(model, partition), xs, reverse=True)
+    _, out = lax.scan(period, terminal_value(model, partition), xs, reverse=True)
     return out | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
 
 
-def _terminal(model: Model, partition: Partition | None = None) -> Array:
+def terminal_value(model: Model, partition: Partition | None = None) -> Array:
+    """Return the value after the last period, over the states or this device's part of them."""
     values = {n: jnp.asarray(s.values) for n, s in model.states.items()}
     if partition is not None:
         values[partition.state] = values[partition.state][partition.index()]

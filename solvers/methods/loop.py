@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.choose_operator import Operators
@@ -74,8 +75,8 @@ def _expanded(operator: CyclicOperator, found: Fixpoint, tol: float) -> Fixpoint
     """Work out all phases' values, bounds and policies from those of the first."""
     every = _led_into(operator, _turned(operator, (found.value, found.lower, found.upper)))
     value, lower, upper, _ = every
-    error = jnp.maximum(jnp.max(upper - value), jnp.max(value - lower))
-    error = jnp.where(jnp.isinf(found.error_bound), found.error_bound, error)
+    error = jnp.maximum(largest(upper - value), largest(value - lower))
+    error = jnp.where(jnp.isfinite(found.error_bound), error, found.error_bound)
     loose = (found.code == Outcome.SOLVED) & ~(error <= tol)
     axis = list(operator.model.states).index(operator.cycle.state)
     value, lower, upper, policy = (jnp.moveaxis(x, 0, axis) for x in every)
@@ -136,10 +137,11 @@ def _before(
     grid_operator = operator.at_phase(position)
     value, lower, upper = ahead
     tv, policy = grid_operator.greedy(value)
-    allowance = grid_operator.depth * EPS * jnp.maximum(jnp.abs(value).max(), jnp.abs(tv).max())
+    scale = jnp.maximum(largest(jnp.abs(value)), largest(jnp.abs(tv)))
+    allowance = grid_operator.depth * EPS * scale
     survey = grid_operator.survey()
     rate = survey.rate
-    below, above = rate * jnp.max(value - lower), rate * jnp.max(upper - value)
+    below, above = rate * largest(value - lower), rate * largest(upper - value)
     low, high = tv - below, tv + above
     if not operator.constant_discount:  # then a step tells more than the largest rate does
         finite = jnp.isfinite(below + above)

@@ -7,6 +7,7 @@ pairs found what makes a solution meaningless.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpsolve.solvers.model.probabilities import ROW_SUM_TOLERANCE
+from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.operators.base import Survey
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
 from .bounds import Modulus
 
+TOWARDS_OVERFLOW = 1e100  # values beyond it have diverged by themselves
 FEW_SWEEPS = 8  # below so many sweeps to go, plain value iteration is the cheapest way to end
 
 
@@ -55,10 +58,19 @@ def first_fault(survey: Survey, rates: Modulus | None) -> Array:
     ill_posed = ~(survey.discount_low >= 0.0)
     if rates is not None:
         ill_posed |= ~(rates.high < 1.0) & rates.monotone
+    numbers = (
+        survey.gap,
+        survey.row_low,
+        survey.row_high,
+        survey.least,
+        survey.discount_low,
+        survey.discount_high,
+    )
+    finite = survey.finite & jnp.isfinite(jnp.stack(numbers)).all()
     faults = (
         (Outcome.NOT_INCREASING, survey.finite & ~survey.increasing),
         (Outcome.INFEASIBLE, ~survey.feasible.all()),
-        (Outcome.NOT_FINITE, ~survey.finite | ~jnp.isfinite(survey.discount_high)),
+        (Outcome.NOT_FINITE, ~finite),
         (Outcome.LEAK, leaks),
         (Outcome.OFF_GRID, ~(survey.gap <= 0.0)),
         (Outcome.DISCOUNT, ill_posed),
@@ -66,6 +78,28 @@ def first_fault(survey: Survey, rates: Modulus | None) -> Array:
     code: Array = jnp.int32(Outcome.RUNNING)
     for outcome, found in reversed(faults):
         code = jnp.where(found, jnp.int32(outcome), code)
+    return code
+
+
+def unsound(v: Array, tv: Array, over: Reductions = ALONE) -> Array:
+    """Return the code of a sweep whose result is not finite, else RUNNING.
+
+    A sweep of finite numbers far from overflow was told so by the model: +inf tells of a pair with
+    a NaN or +inf (:mod:`.maximum`), and -inf that no choice pays more. Where rewards are not kept,
+    this is where such ones are noticed.
+    """
+    grown = ~(over.max(jnp.abs(v)) < TOWARDS_OVERFLOW)
+    told = jnp.where(over.all(tv < jnp.inf), Outcome.INFEASIBLE, Outcome.NOT_FINITE)
+    code = jnp.where(grown, Outcome.DIVERGED, told)
+    return jnp.where(over.all(jnp.isfinite(tv)), Outcome.RUNNING, code).astype(jnp.int32)
+
+
+def told_by(outputs: Mapping[str, Array], over: Reductions = ALONE) -> Array:
+    """Return NOT_FINITE if an output at the optimum is NaN or +inf, else RUNNING."""
+    code: Array = jnp.int32(Outcome.RUNNING)
+    for x in outputs.values():
+        good = over.all(~jnp.isnan(x) & (x < jnp.inf))
+        code = jnp.where(good, code, jnp.int32(Outcome.NOT_FINITE))
     return code
 
 

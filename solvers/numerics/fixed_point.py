@@ -31,6 +31,7 @@ from jax.scipy.sparse.linalg import gmres
 from dpsolve.solvers.errors import ModelError
 
 from . import dense
+from .finite import any_nan, largest
 
 Tree = Any  # an array (...), or a pytree of arrays: no type can say that
 
@@ -145,7 +146,8 @@ def fixed_point(
 
 def _change(new: Tree, old: Tree) -> Array:
     a, b = ravel_pytree(new)[0], ravel_pytree(old)[0]
-    return jnp.max(jnp.abs(a - b)) / jnp.maximum(1.0, jnp.max(jnp.abs(a)))
+    change = jnp.max(jnp.abs(a - b)) / jnp.maximum(1.0, jnp.max(jnp.abs(a)))
+    return jnp.where(any_nan(a), jnp.nan, change)  # which ends the loop
 
 
 def _floats(x: Tree) -> Tree:
@@ -188,5 +190,6 @@ def _eliminate(matvec: Callable[[Array], Array], b: Array) -> Array:
 
 def _krylov(matvec: Callable[[Array], Array], b: Array) -> Array:
     x, _ = gmres(matvec, b, tol=TOLERANCE, restart=RESTART, maxiter=ROUNDS)
-    gap = jnp.max(jnp.abs(b - matvec(x)))
-    return jnp.where(gap <= TOLERANCE**0.5 * jnp.max(jnp.abs(b)), x, jnp.nan)
+    gap = largest(jnp.abs(b - matvec(x)))
+    near = gap <= TOLERANCE**0.5 * jnp.max(jnp.abs(b))
+    return jnp.where(jnp.isfinite(gap) & near, x, jnp.nan)

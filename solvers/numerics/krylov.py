@@ -134,4 +134,4 @@ def resolvent(
         return (c[0] < ROUNDS) & (c[2] > jnp.maximum(tol * scale, rounding))
 
     _, x, size = lax.while_loop(proceed, step, (jnp.int32(0), b, gap(b)))
-    return jnp.where(size <= tol**0.5 * scale, x, jnp.nan)
+    return jnp.where(jnp.isfinite(size) & (size <= tol**0.5 * scale), x, jnp.nan)

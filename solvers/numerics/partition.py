@@ -20,6 +20,8 @@ from math import prod
 import jax.numpy as jnp
 from jax import Array, lax
 
+from .finite import largest, smallest
+
 
 @dataclass(frozen=True)
 class Reductions:
@@ -37,12 +39,12 @@ class Reductions:
     axis: str | None = None
 
     def max(self, x: Array) -> Array:
-        """Return the largest entry."""
-        return self.top(jnp.max(x))
+        """Return the largest entry; NaN counts as infinite."""
+        return self.top(largest(x))
 
     def min(self, x: Array) -> Array:
-        """Return the smallest entry."""
-        return -self.top(-jnp.min(x))
+        """Return the smallest entry; NaN counts as minus infinite."""
+        return -self.top(-smallest(x))
 
     def top(self, x: Array) -> Array:
         """Return the largest of the devices' numbers; NaN if one of them is."""

@@ -16,6 +16,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import Array, lax
 
+from .finite import largest
+
 MOST_DOUBLINGS = 60
 
 
@@ -39,11 +41,11 @@ def path_doubling(
     def look(x: Array, at: Array) -> Array:
         return x.at[at].get(mode="promise_in_bounds")
 
-    residual = jnp.max(jnp.abs(reward + discount * look(start, successor) - start))
+    residual = largest(jnp.abs(reward + discount * look(start, successor) - start))
 
     def proceed(c: tuple[Array, Array, Array, Array]) -> Array:
         k, _, d, _ = c
-        return active & (k < MOST_DOUBLINGS) & (jnp.max(jnp.abs(d)) * residual > tol)
+        return active & (k < MOST_DOUBLINGS) & (largest(jnp.abs(d)) * residual > tol)
 
     def step(c: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         k, r, d, at = c

@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from .finite import any_nan
+
 
 def pairwise_sum(x: Array) -> Array:
     """Sum an array (n, ...) over its first axis."""
@@ -71,7 +73,7 @@ def _nested(f: Callable[..., Array], at: tuple[Array, ...], axes: tuple[Array, .
     axis, *rest = axes
     if not rest:
         row = jax.vmap(lambda x: f(*at, x))(axis)
-        return pairwise_sum(row), row.min(), row.max()
+        return pairwise_sum(row), *_ends(row.min(), row.max(), row)
 
     # Checkpointed: in reverse mode a row is computed again, and not remembered.
     @jax.checkpoint
@@ -80,4 +82,10 @@ def _nested(f: Callable[..., Array], at: tuple[Array, ...], axes: tuple[Array, .
 
     rows = BLOCK // prod(len(other) for other in rest)
     totals, lows, highs = lax.map(reduce, axis, batch_size=rows if rows > 1 else None)
-    return pairwise_sum(totals), lows.min(), highs.max()
+    return pairwise_sum(totals), *_ends(lows.min(), highs.max(), lows)
+
+
+def _ends(low: Array, high: Array, x: Array) -> tuple[Array, Array]:
+    """Return both extremes, NaN where an entry is."""
+    nan = any_nan(x)
+    return jnp.where(nan, jnp.nan, low), jnp.where(nan, jnp.nan, high)

@@ -32,20 +32,21 @@ class Survey:
     Attributes
     ----------
     feasible : bool array (states...)
-        The state has a feasible choice.
+        The state has a feasible choice, one whose reward is above -inf where rewards are kept.
     finite : bool
         No feasible reward that is kept is NaN or +inf, and no grid value is NaN or infinite.
     increasing : bool
         Every grid of a state increases.
     gap : float
-        The farthest that a feasible next state lies off its grid (0 if none does).
+        The farthest that a feasible next state lies off its grid (0 if none does); infinite if
+        one is NaN or infinite, on whatever grid.
     row_low, row_high : float
         Range of the sums of rows of probabilities (products, where there are several): one, but for
         rounding, unless a row was no distribution to begin with.
     least : float
         The most negative probability, or 0.
     discount_low, discount_high : float
-        Range of the discount factor.
+        Range of the discount factor; infinite, as all of these are, if one is NaN.
     spread : float
         Largest sum of the absolute weights that a next state's value is interpolated with: 1,
         unless a grid extrapolates.

@@ -28,6 +28,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from dpsolve.solvers.model.model import MOST, Model
+from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tridiagonal import LEAST
@@ -232,6 +233,7 @@ class GridOperator(BellmanOperator):
         """Return, over the states, the maximum and the number of the first block that has it."""
         if self.kept is not None:
             q = self.quality(x, self.kept, reward=reward)
+            # Pairs that are kept have been looked over, and those of finite numbers have no NaN.
             # Without the barrier XLA fuses this reduction into both of its uses, and pays for it
             # 10 times over.
             tops = lax.optimization_barrier(jnp.max(self.over_states(q, BLOCK, CHOICE), -1))
@@ -294,7 +296,7 @@ class GridOperator(BellmanOperator):
 
         def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
             q = self._block_quality(x, number)
-            return improved(best, jnp.max(q, -1), self._choice(number, argmax(q)))
+            return improved(best, largest(q, -1), self._choice(number, argmax(q)))
 
         return over_blocks(look, self.blocks, self.shape)
 

@@ -7,7 +7,7 @@ several axes is a sum over the corners of a cell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import jax
@@ -39,8 +39,8 @@ class Location:
     weight : NamedArray of float64, or None
         Weight of the upper end; None where positions are members.
     gap : NamedArray of float64, or None
-        How far outside the grid (or, for an integer, off the nearest member); None if that cannot
-        happen.
+        How far outside the grid (or, for an integer, off the nearest member), infinite where it
+        is no number; 0 outside a grid that allows that. None where a position was given, not found.
     here : bool
         Positions are among the rows at hand and not on the whole grid, whose other parts may be
         with other devices.
@@ -50,6 +50,10 @@ class Location:
     weight: NamedArray | None = None
     gap: NamedArray | None = None
     here: bool = field(metadata={"static": True}, default=False)
+
+    def lean(self) -> Location:
+        """Return what a lookup needs."""
+        return replace(self, gap=None)
 
     def map(self, f: Callable[[NamedArray], NamedArray]) -> Location:
         """Apply a function to each array."""
@@ -67,9 +71,8 @@ def _member(spec: Integers, x: NamedArray) -> Location:
     nearest = jnp.clip(jnp.round(value), spec.lo, spec.hi)
     index = jnp.where(jnp.isnan(nearest), 0, nearest - spec.lo).astype(jnp.int32)
     gap = jnp.abs(value - nearest)
-    return Location(
-        NamedArray(index, x.dims), None, NamedArray(jnp.where(gap > SLACK, gap, 0.0), x.dims)
-    )
+    gap = jnp.where(gap <= SLACK, 0.0, gap)
+    return Location(NamedArray(index, x.dims), None, NamedArray(_known(value, gap), x.dims))
 
 
 def _segment(spec: Grid, x: NamedArray) -> Location:
@@ -80,24 +83,22 @@ def _segment(spec: Grid, x: NamedArray) -> Location:
     outside = jnp.maximum(lo - value, value - hi)
     units = UNITS * jnp.maximum(jnp.abs(lo), jnp.abs(hi))
     steps = jnp.where(lo > value, points[min(1, n - 1)] - lo, hi - points[max(n - 2, 0)])
-    # The negated test also catches NaN.
     gap = jnp.where(outside <= jnp.maximum(SLACK * steps, units), 0.0, outside)
+    gap = _known(value, gap if spec.outside == "error" else jnp.zeros(value.shape))
     if n == 1:
-        return Location(
-            NamedArray(jnp.zeros(value.shape, jnp.int32), x.dims),
-            None,
-            None if spec.outside != "error" else NamedArray(gap, x.dims),
-        )
+        zero = NamedArray(jnp.zeros(value.shape, jnp.int32), x.dims)
+        return Location(zero, None, NamedArray(gap, x.dims))
     index = _segment_index(spec, points, value)
     left, right = points[index], points[index + 1]
     weight = (value - left) / (right - left)
     if spec.outside != "extrapolate":
         weight = jnp.clip(weight, 0.0, 1.0)
-    return Location(
-        NamedArray(index, x.dims),
-        NamedArray(weight, x.dims),
-        NamedArray(gap, x.dims) if spec.outside == "error" else None,
-    )
+    return Location(NamedArray(index, x.dims), NamedArray(weight, x.dims), NamedArray(gap, x.dims))
+
+
+def _known(value: Array, gap: Array) -> Array:
+    """Return a gap, infinite where the value is NaN or infinite, on whatever grid."""
+    return jnp.where(jnp.isfinite(value), gap, jnp.inf)
 
 
 def _segment_index(spec: Grid, points: Array, value: Array) -> Array:

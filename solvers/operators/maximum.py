@@ -3,6 +3,10 @@
 XLA's own `argmax` reduces pairs of a number and a place, one after another: on a CPU four times the
 time of the maximum alone. So a maximum and the place where it is first are found by two reductions.
 
+In all of them NaN counts as infinite: what is not feasible is -inf by then, so that a NaN is one of
+a pair that counts, and its state's maximum is infinite, wherever the pair stands
+(:mod:`.finite` says why it is not left to the maximum to pass it on).
+
 Choices that do not all fit in memory are looked at block by block.
 
 A household without credit cannot choose a wealth far above its own: half of all pairs of savings
@@ -20,6 +24,8 @@ from math import ceil
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.finite import largest, largest_computed
+
 from .named_arrays import NamedArray
 
 Best = tuple[Array, Array]  # over the states: a maximum, and the number of what has it
@@ -29,7 +35,7 @@ FEW_TILES = 4  # below which nothing worth mentioning is passed over
 
 
 def argmax(x: Array) -> Array:
-    """Return where the last axis has its maximum first; anything within it where that is NaN.
+    """Return where the last axis has its maximum first; anything within it where one is NaN.
 
     By two reductions of numbers: of an array (..., n), an int32 array (...).
     """
@@ -40,24 +46,24 @@ def argmax(x: Array) -> Array:
 
 
 def max_and_argmax(q: Array) -> tuple[Array, Array]:
-    """Return the maximum over the last axis, and where it is first (anywhere if it is NaN).
+    """Return the maximum over the last axis, and where it is first (anywhere if one is NaN).
 
     Of an array (..., n), two arrays (...). Over a short axis by comparisons of whole arrays.
     """
     if q.shape[-1] > FEW:
-        return jnp.max(q, -1), argmax(q)
+        return largest(q, -1), argmax(q)
+    q = jnp.where(jnp.isnan(q), jnp.inf, q)
     value, at = q[..., 0], jnp.zeros(q.shape[:-1], jnp.int32)
     for number in range(1, q.shape[-1]):
         other = q[..., number]
-        better = ~(other <= value) & ~jnp.isnan(value)  # a NaN counts as better, and stays
+        better = other > value
         value, at = jnp.where(better, other, value), jnp.where(better, number, at)
     return value, at.astype(jnp.int32)
 
 
 def improved(best: Best, top: Array, number: Array) -> Best:
     """Return the better of the best so far and another maximum (states...); the first of equals."""
-    # `not <=` takes NaN as better, so that it is not lost.
-    better = ~(top <= best[0]) & ~jnp.isnan(best[0])
+    better = top > best[0]
     return jnp.where(better, top, best[0]), jnp.where(better, number, best[1])
 
 
@@ -92,7 +98,7 @@ def best_of_blocks(
 
     def evaluate(number: Array, best: Best, *, all_feasible: bool = False) -> Best:
         q = quality(number, all_feasible=all_feasible)
-        return improved(best, jnp.max(q, -1), number)
+        return improved(best, largest_computed(q), number)
 
     def look(number: Array, best: Best) -> Best:
         pairs = feasible(number)

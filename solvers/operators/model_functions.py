@@ -426,7 +426,8 @@ class PairTable:
 
     def lean(self) -> PairTable:
         """Return what a sweep needs: infeasible choices are masked in `reward` already."""
-        return replace(self, raw_reward=None, feasible=None, posts={})
+        locations = {name: at.lean() for name, at in self.locations.items()}
+        return replace(self, raw_reward=None, feasible=None, posts={}, locations=locations)
 
 
 def _all_positive(probs: Any) -> bool:

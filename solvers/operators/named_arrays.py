@@ -19,6 +19,7 @@ from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.arguments import arguments
+from dpsolve.solvers.numerics.finite import largest
 
 
 @jax.tree_util.register_dataclass
@@ -87,9 +88,9 @@ def least(*xs: NamedArray) -> NamedArray:
 
 
 def top(x: NamedArray, dims: Sequence[str]) -> NamedArray:
-    """Return the maximum over some axes; NaN if an entry is."""
+    """Return the maximum over some axes; NaN counts as infinite."""
     return NamedArray(
-        jnp.max(x.array, axis=tuple(x.dims.index(d) for d in dims)),
+        largest(x.array, tuple(x.dims.index(d) for d in dims)),
         tuple(d for d in x.dims if d not in dims),
     )
 

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .bellman import GridOperator
@@ -76,7 +77,7 @@ class SampledOperator(MonotoneOperator):
         Of arrays (states...), one bool.
         """
         x = self.expectation.before_choice(v)
-        scale = jnp.maximum(jnp.max(jnp.abs(v)), jnp.max(jnp.abs(tv)))
+        scale = jnp.maximum(largest(jnp.abs(v)), largest(jnp.abs(tv)))
         slack = self.depth / 2 * EPS * scale
         return (
             (self._moved(x, policy, 0) >= tv - slack).all()

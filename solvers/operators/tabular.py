@@ -17,6 +17,7 @@ from jax import Array, lax
 
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.numerics.arrays import Numpy
+from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tridiagonal import LEAST
 
@@ -98,7 +99,7 @@ class TabularOperator(BellmanOperator):
     def growth(self, w: Array) -> Array:
         """Return the sweep without rewards (states,)."""
         q = jnp.where(self.reward == -jnp.inf, -jnp.inf, self._future(w))
-        return jnp.max(self._by_state(q), -1)
+        return largest(self._by_state(q), -1)
 
     def at(self, policy: Array) -> TabularPolicy:
         """Fix a policy (states,): positions among each state's actions."""

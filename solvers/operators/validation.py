@@ -2,7 +2,8 @@
 
 Indexing hides next states that are out of range, and rows of probabilities that leak shift results
 by more than any tolerance. Both are looked for here, in the compiled program, at every point; what
-is found is worded by :func:`no_choice` and by :mod:`.check`.
+is found is worded by :func:`no_choice` and by :mod:`.check`. In what is reported of it NaN counts
+as infinite, and so does a next state that is no number.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import Numpy
+from dpsolve.solvers.numerics.finite import all_finite, largest
 
 from .base import Survey
 from .interpolation import Location
@@ -31,7 +33,7 @@ def survey_grids(model: Model, found: Survey) -> Survey:
     posts = (post.spec for post in model.post.values())
     for spec in (*model.states.values(), *posts):
         values = jnp.asarray(spec.values, jnp.float64)
-        finite &= jnp.isfinite(values).all()
+        finite &= all_finite(values)
         if isinstance(spec, Grid):
             increasing &= (jnp.diff(values) > 0).all()
     return replace(found, finite=finite, increasing=increasing)
@@ -59,7 +61,8 @@ def survey_pairs(
         Axes of the states at hand, and their lengths.
     rewards : bool
         Whether to look at the rewards. Those that are not kept would have to be evaluated, which
-        costs as much as a sweep: the first sweep tells of those that are no numbers.
+        costs as much as a sweep: the first sweep tells of those that are no numbers, and of states
+        where all are -inf.
     cancelled : NamedArray, optional
         What the terms of rewards exceed their sums by, where that can be anything.
     """
@@ -89,10 +92,14 @@ def survey_pairs(
         row_high = row_high * jnp.maximum(high(sums), 1.0)
         row_low = row_low * jnp.minimum(-high(sums.map(jnp.negative)), 1.0)
         least = jnp.minimum(least, -high(row.map(jnp.negative)))
+    some, finite = some_choice(pairs.feasible, states), jnp.asarray(True)
+    if rewards:  # infeasible pairs are masked already, by -inf
+        best = _best_rewards(pairs.reward, states)
+        some &= best > -jnp.inf
+        finite = (best < jnp.inf).all()
     return Survey(
-        feasible=some_choice(pairs.feasible, states),
-        # Infeasible pairs are masked already, by -inf.
-        finite=jnp.max(pairs.reward.array) < jnp.inf if rewards else jnp.asarray(True),
+        feasible=some,
+        finite=finite,
         increasing=jnp.asarray(True),
         gap=gap,
         row_low=row_low,
@@ -117,22 +124,26 @@ def probability_rows(model: Model, pairs: PairTable) -> Iterator[tuple[str, Name
                           (*(d for d in row.dims if d != name), name)), True  # fmt: skip
 
 
+def _best_rewards(reward: NamedArray, states: Mapping[str, int]) -> Array:
+    """Return each state's largest reward, infinite where one is NaN."""
+    choices = tuple(i for i, d in enumerate(reward.dims) if d not in states)
+    left = tuple(d for d in reward.dims if d in states)
+    best = aligned(NamedArray(largest(reward.array, choices), left), tuple(states))
+    return jnp.broadcast_to(best, tuple(states.values()))
+
+
 def _largest(x: NamedArray) -> Array:
-    return jnp.max(jnp.where(jnp.isnan(x.array), jnp.inf, x.array))
+    return largest(x.array)
 
 
 def _maximum_over(feasible: NamedArray | None) -> Callable[[NamedArray], Array]:
     """Return a maximum over feasible pairs, in which NaN counts as infinite."""
 
     def top(x: NamedArray) -> Array:
-        array = jnp.where(jnp.isnan(x.array), jnp.inf, x.array)
         if feasible is None or not x.dims:
-            return jnp.max(array)
+            return largest(x.array)
         dims = tuple(dict.fromkeys((*feasible.dims, *x.dims)))
-        masked = jnp.where(
-            aligned(feasible, dims), aligned(NamedArray(array, x.dims), dims), -jnp.inf
-        )
-        return jnp.max(masked)
+        return largest(jnp.where(aligned(feasible, dims), aligned(x, dims), -jnp.inf))
 
     return top
 

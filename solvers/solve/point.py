@@ -20,6 +20,7 @@ from dpsolve.solvers.methods.average import GAINS, RelativeValue
 from dpsolve.solvers.methods.discounted import Fixpoint
 from dpsolve.solvers.methods.finite_horizon import backward
 from dpsolve.solvers.methods.loop import Found, begin, solve
+from dpsolve.solvers.methods.stopping import told_by
 from dpsolve.solvers.model.array_factory import no_model, own_arrays
 from dpsolve.solvers.model.factory_signature import Factory, build, signature
 from dpsolve.solvers.model.mdp import TabularModel
@@ -31,7 +32,7 @@ from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.operators.cyclic import CyclicOperator, Turn
 from dpsolve.solvers.operators.model_functions import PairTable
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.outcomes import PER_POINT, Outcome
+from dpsolve.solvers.outcomes import RECORDS, Outcome
 from dpsolve.solvers.solution import CERTIFICATE
 
 from .statistics import horizon_path, mask, population
@@ -117,7 +118,7 @@ def read_model(operators: Operators, found: Found) -> dict[str, Array]:
     if not (options.stationary or options.periods is not None):
         return arrays
     fixed = operator.at(found.policy)
-    return _with_code(arrays, *population(model, fixed, options, found.code >= 10))
+    return _with_code(arrays, *population(model, fixed, options, arrays["code"] >= 10))
 
 
 def _with_code(arrays: dict[str, Array], more: dict[str, Array], code: Array) -> dict[str, Array]:
@@ -129,15 +130,20 @@ def _with_code(arrays: dict[str, Array], more: dict[str, Array], code: Array) ->
 def fields(
     model: Model | TabularModel, operator: BellmanOperator, found: Found
 ) -> dict[str, Array]:
-    """Name what was found; a failed point has no policy and no outputs."""
+    """Name what was found; a failed point has no policy and no outputs.
+
+    What outputs are at the optimum is known only here: one that is no number fails the point.
+    """
     bounds = GAINS if isinstance(found, RelativeValue) else ("lower", "upper")
-    arrays = {name: getattr(found, name) for name in ("value", *bounds)}
-    failed = found.code >= 10
-    for choice, index in operator.labels(found.policy).items():
-        arrays[f"policy_index_{choice}"] = mask(index, failed)
-    for name, x in read_off(model, operator, found.policy).items():
-        arrays[name] = x if name.startswith("grid_") else mask(x, failed)
-    return arrays | {name: getattr(found, name) for name in PER_POINT}
+    arrays = {name: getattr(found, name) for name in ("value", *bounds, *RECORDS[:2])}
+    arrays |= {f"policy_index_{c}": i for c, i in operator.labels(found.policy).items()}
+    arrays |= read_off(model, operator, found.policy)
+    outputs = {name: x for name, x in arrays.items() if name.startswith("output_")}
+    told = told_by(outputs, operator.reductions)
+    code = jnp.where((found.code >= 10) | (told == Outcome.RUNNING), found.code, told)
+    for name, x in arrays.items():
+        arrays[name] = x if name.startswith("grid_") else mask(x, code >= 10)
+    return arrays | {"iterations": found.iterations, "code": code}
 
 
 def read_off(
