@@ -78,6 +78,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.model.arguments",
         "dpsolve.solvers.model.code_reads",
         "dpsolve.solvers.model.fingerprint",
+        "dpsolve.solvers.model.installed",
         "dpsolve.solvers.model.markov",
         "dpsolve.solvers.errors",
         "dpsolve.solvers.model.grids",
@@ -85,6 +86,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.model.model",
         "dpsolve.solvers.model.post_decision",
         "dpsolve.solvers.model.returns",
+        "dpsolve.solvers.numerics.array_content",
         "dpsolve.solvers.numerics.tracing",
     }
     assert "dpsolve" not in graph.find_modules_directly_imported_by(
