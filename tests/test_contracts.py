@@ -81,6 +81,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.model.arguments",
         "dpsolve.solvers.model.code_reads",
         "dpsolve.solvers.model.fingerprint",
+        "dpsolve.solvers.model.installed",
         "dpsolve.solvers.model.markov",
         "dpsolve.solvers.errors",
         "dpsolve.solvers.model.grids",
@@ -90,6 +91,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.numerics.arrays",
         "dpsolve.solvers.model.probabilities",
         "dpsolve.solvers.model.returns",
+        "dpsolve.solvers.numerics.array_content",
         "dpsolve.solvers.numerics.tracing",
     }
     assert "dpsolve" not in graph.find_modules_directly_imported_by(

@@ -18,13 +18,10 @@ from __future__ import annotations
 
 import enum
 import functools
-import hashlib
 import io
 import logging
 import random
-import site
 import sys
-import sysconfig
 import threading
 import types
 import weakref
@@ -36,8 +33,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.array_content import content, content_once
 
 from .code_reads import Read, reads_at_once, reads_of
+from .installed import is_installed, is_installed_file
 
 Factory = Callable[..., Any]
 Parts = tuple[tuple[str, Any], ...]
@@ -321,10 +320,10 @@ class _Walk:
         if isinstance(value, jax.core.Tracer):
             return _Same(value)
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            return "key", _once(jax.random.key_data(value))
+            return "key", content(jax.random.key_data(value))
         if isinstance(value, jax.Array):
-            return _once(value)
-        return _content(value, lambda x: self.token(x, label))
+            return content_once(value) if value.is_fully_addressable else _Same(value)
+        return content(value, lambda x: self.token(x, label))
 
     def _class(self, value: type, label: str) -> Any:
         name = value.__module__, value.__qualname__
@@ -410,7 +409,7 @@ class _Walk:
             return True
         if first == self.home:
             return False
-        return _installed_file(file) if file else _installed(module)
+        return is_installed_file(file) if file else is_installed(module)
 
     # -- refusals -------------------------------------------------------------------------------
 
@@ -464,31 +463,6 @@ def _names_of(kind: type) -> set[str]:
     return {name for c in kind.__mro__ if c is not object for name in vars(c)}
 
 
-def _content(x: Any, of: Callable[[Any], Any]) -> Any:
-    array = np.asarray(x)
-    if array.dtype.hasobject:
-        return "array", array.shape, of(array.tolist())
-    data = array.tobytes() if array.nbytes <= 64 else np.ascontiguousarray(array)
-    # 1 to 2 GB/s, with the instructions that processors have for it.
-    held = data if isinstance(data, bytes) else hashlib.sha256(data.view(np.uint8).data).digest()
-    return type(x), array.shape, array.dtype.str, held
-
-
-_arrays: dict[int, tuple[weakref.ref[Any], Any]] = {}
-
-
-def _once(array: Any) -> Any:
-    """Return the content of an array of JAX, which cannot change: read once."""
-    key = id(array)
-    known = _arrays.get(key)
-    if known is not None and known[0]() is array:
-        return known[1]
-    found = _content(array, lambda x: x) if array.is_fully_addressable else _Same(array)
-    if not isinstance(found, _Same):
-        _arrays[key] = (weakref.ref(array, lambda _: _arrays.pop(key, None)), found)
-    return found
-
-
 _functions: dict[int, tuple[weakref.ref[Any], Parts]] = {}
 
 
@@ -507,33 +481,3 @@ def _differs(f: types.FunctionType, parts: Parts) -> bool:
 
 def _is_ours(module: str | None) -> bool:
     return (module or "").partition(".")[0] == "dpsolve"
-
-
-@functools.cache
-def _roots() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    found = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    found |= {*site.getsitepackages(), site.getusersitepackages()}
-    return tuple(path.rstrip("/\\") + ("\\" if "\\" in path else "/") for path in found)
-
-
-@functools.lru_cache(maxsize=4096)
-def _installed_file(file: str) -> bool:
-    return file.startswith((*_roots(), "<frozen"))
-
-
-_modules: dict[str, tuple[str | None, bool]] = {}
-
-
-def _installed(module: str) -> bool:
-    """Tell whether a module, by its name, belongs to Python or to an installed package."""
-    if module in ("__main__", ""):
-        return False
-    known = sys.modules.get(module)
-    file = getattr(known, "__file__", None)
-    held = _modules.get(module)
-    if held is None or held[0] != file:
-        without = module in sys.builtin_module_names or module in sys.stdlib_module_names
-        held = file, _installed_file(file) if file else without
-        _modules[module] = held
-    return held[1]
