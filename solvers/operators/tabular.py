@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tridiagonal import LEAST
 
-from .base import BellmanOperator, PolicyOperator, Survey
+from .base import OWN_DEPTH, BellmanOperator, PolicyOperator, Survey
 from .maximum import max_and_argmax
 
 Array = Any
@@ -52,7 +53,8 @@ class TabularOperator(BellmanOperator):
             self.transition = replace(p, values=lax.optimization_barrier(jnp.asarray(p.values)))
         else:
             self.transition = lax.optimization_barrier(jnp.asarray(p))
-        self.depth = 8 + (p.longest if isinstance(p, SparseRows) else model.n_states)
+        longest = p.longest if isinstance(p, SparseRows) else model.n_states
+        self.depth = OWN_DEPTH + ceil(longest / 2 + 1)
         self.pair: Any = None
         if model.state_index is not None:
             self.pair, self.padding = _pairs_by_state(model.state_index, model.n_states)
