@@ -227,7 +227,7 @@ def _bounds(
     change = tv - v
     scale = over.max(jnp.maximum(jnp.abs(v), jnp.abs(tv))) + magnitude
     # The difference is rounded once more than Tv.
-    rounding = (depth + 2) * (EPS * scale + TINY)
+    rounding = (depth + 2) * (EPS * scale + 2 * TINY)
     return over.min(change) - rounding, over.max(change) + rounding, rounding
 
 

@@ -31,11 +31,11 @@ probabilities divided by their exact sum.
 made of the rest alone, and :math:`d = Tu - u - (1 - \beta) c` is rounded on the scale of the rest
 and of one period's rewards, not of the value.
 
-*Rounding.* An entry of the computed :math:`Tu` is off by at most ``depth * (eps * scale + tiny)``:
-the depth counts its additions, the scale is that of :math:`u`, of :math:`Tu` and of the terms that
-rewards are added up from (whose sum may be smaller), and tiny is what XLA flushes to zero. Choices
-worse than the best count with the best one's scale: a number that is far below stays below, rounded
-relative to itself. An error in :math:`d` counts with its whole geometric series,
+*Rounding.* An entry of a computed :math:`Tu` is off by at most ``depth * (eps * scale + 2 tiny)``:
+the depth counts its roundings, two to one; the scale is that of :math:`u`, of :math:`Tu` and of the
+terms that rewards are added up from (whose sum may be smaller); tiny is what XLA flushes to zero.
+Choices worse than the best count with the best one's scale: a number that is far below stays below,
+rounded relative to itself. An error in :math:`d` counts with its whole geometric series,
 :math:`1 / (1 - \rho_+)`; what rounds when ends are put together again, shifted as they are, counts
 once.
 """
@@ -189,7 +189,7 @@ def bounds(
     above = series(top, jnp.where(top >= 0, high, low))
     below = series(bottom, jnp.where(bottom < 0, high, low))
     scale = modulus.reach**2 * (over.max(jnp.maximum(jnp.abs(v), jnp.abs(tv))) + modulus.magnitude)
-    of_sweep = (depth + 2) * (EPS * scale + TINY) + EPS * jnp.abs(step)
+    of_sweep = (depth + 2) * (EPS * scale + 2 * TINY) + EPS * jnp.abs(step)
     of_ends = scale + jnp.abs(offset) + over.max(w) * jnp.maximum(jnp.abs(above), jnp.abs(below))
     rounding = of_sweep / (1.0 - high) + 2 * (EPS * of_ends + TINY)
     certain = high < 1.0

@@ -51,7 +51,7 @@ def backward(
         fault = first_fault(survey, None)
         tv, policy = operator.greedy(v)
         scale = over.max(jnp.maximum(jnp.abs(tv), jnp.abs(v))) + survey.magnitude
-        error = operator.depth * (EPS * scale + TINY) + jnp.abs(survey.rate) * error
+        error = operator.depth * (EPS * scale + 2 * TINY) + jnp.abs(survey.rate) * error
         # An earlier fault (later in time) stands; NaN is found where it first arises.
         fault = jnp.where(fault == Outcome.RUNNING, unsound(v, tv, over), fault)
         labels = operator.labels(policy)

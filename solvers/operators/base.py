@@ -120,6 +120,11 @@ class Survey:
         )
 
 
+OWN_DEPTH = 6
+"""Units of eps that one entry of ``Tv`` may lose beside its expectation's: one for discounting and
+adding the reward, the others for a reward that another program may round otherwise."""
+
+
 class PolicyOperator(ABC):
     r"""One policy's reward and transition: :math:`T_\pi v = r_\pi + L_\pi v`."""
 
@@ -187,7 +192,7 @@ class BellmanOperator(ABC):
     shape: tuple[int, ...]  # of the states
     constant_discount: bool  # one number for all states and choices
     reductions: Reductions = ALONE  # reductions over all states, of which this may hold a part
-    depth: int  # additions that one entry of Tv goes through, for the rounding allowance
+    depth: int  # units of eps that one entry of Tv may lose: half its roundings
     opening: Array | None = None  # a value (states...) to start from, where one is known
 
     @property

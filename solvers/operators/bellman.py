@@ -33,7 +33,7 @@ from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tridiagonal import LEAST
 
-from .base import BellmanOperator, PolicyOperator, Survey
+from .base import OWN_DEPTH, BellmanOperator, PolicyOperator, Survey
 from .expectation import Expectation, next_axis
 from .interpolation import SLACK, Location, at_members
 from .maximum import (
@@ -91,7 +91,7 @@ class GridOperator(BellmanOperator):
         self.n_choices = self.functions.n_choices
         self.constant_discount = not callable(model.discount)
         self.expectation = Expectation(self.functions, self.shape, memory)
-        self.depth = 8 + self.expectation.additions
+        self.depth = OWN_DEPTH + self.expectation.additions
         self._look_at_rules()
         self._choose_block(block, memory)
         self.by_rows = (

@@ -24,7 +24,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from math import prod
+from math import ceil, prod
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -219,7 +219,11 @@ class Expectation:
         self.early_locations = {
             n: functions.location(n, env, None) for s in self.early for n in s.states
         }
-        self.additions = sum(self.sizes[n] for n in (*self.chains, *model.shocks)) + 4 * len(rules)
+        # In units of eps, which are two roundings: a sum of n products has n of these, and its
+        # probabilities two more; weights between two points, and what they weigh, at most eight.
+        sums = sum(self.sizes[n] / 2 + 1 for n in (*self.chains, *model.shocks))
+        between = sum(not functions.is_exact(n) for n in (*model.transition, *model.post))
+        self.additions = ceil(sums) + 4 * between + len(model.reward) // 2
         # A device that has a part of the states gathers the others' parts when they fit beside the
         # rest, else it looks at them one part, or one block of choices, at a time. Parts of what
         # depends on the sender's own states already are of no use to others.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tridiagonal import LEAST
 
-from .base import BellmanOperator, PolicyOperator, Survey
+from .base import OWN_DEPTH, BellmanOperator, PolicyOperator, Survey
 from .maximum import max_and_argmax
 
 
@@ -51,7 +52,8 @@ class TabularOperator(BellmanOperator):
             self.transition = replace(p, values=lax.optimization_barrier(jnp.asarray(p.values)))
         else:
             self.transition = lax.optimization_barrier(jnp.asarray(p))
-        self.depth = 8 + (p.longest if isinstance(p, SparseRows) else model.n_states)
+        longest = p.longest if isinstance(p, SparseRows) else model.n_states
+        self.depth = OWN_DEPTH + ceil(longest / 2 + 1)
         self.pair: Array | None = None
         if model.state_index is not None:
             self.pair, self.padding = _pairs_by_state(model.state_index, model.n_states)
