@@ -1,4 +1,4 @@
-"""NaN in every reduction that a verdict rests on, around the size at which XLA drops it."""
+"""NaN in every reduction that verdicts rest on, on both sides of the size at which XLA drops it."""
 
 from __future__ import annotations
 
