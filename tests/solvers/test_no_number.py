@@ -333,12 +333,16 @@ def fuzz(n: int, seeds: int, options: dict[str, Any], monkeypatch: pytest.Monkey
         "n": n,
     }
     good = {**columns, "kind": np.full(seeds, CLEAN)}
-    clean = dp.solve_many(random_model, good, **options)
-    assert set(clean.status) == {"solved"}
-    chosen = np.asarray(clean.policy["u"])[np.arange(seeds), columns["at"].astype(int)]
+
+    def optimal(on: Any) -> Any:
+        clean = dp.solve_many(random_model, {**good, "on": on}, **options)
+        assert set(clean.status) == {"solved"}
+        return np.asarray(clean.policy["u"])[np.arange(seeds), columns["at"].astype(int)]
+
     of_output = columns["kind"] == FAULTS.index("nan output")
     # Where `on` is made another choice than it was, that of the optimum may become one, too.
-    columns["on"] = np.where(of_output, chosen, columns["on"])
+    columns["on"] = np.where(of_output, optimal(columns["on"]), columns["on"])
+    chosen = optimal(columns["on"])
     found = dp.solve_many(random_model, columns, **options)
     told = 0
     for i in np.flatnonzero(~of_output | (chosen == columns["on"])):
