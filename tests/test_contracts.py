@@ -79,9 +79,9 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         reached |= graph.find_upstream_modules(f"dpsolve.hpc.verify.{name}")
     assert {name for name in reached if not name.startswith("dpsolve.hpc.")} == {
         "dpsolve.solvers.model.arguments",
-        "dpsolve.solvers.model.code_reads",
-        "dpsolve.solvers.model.fingerprint",
-        "dpsolve.solvers.model.installed",
+        "dpsolve.solvers.program_keys.code_reads",
+        "dpsolve.solvers.program_keys.fingerprint",
+        "dpsolve.solvers.program_keys.installed",
         "dpsolve.solvers.model.markov",
         "dpsolve.solvers.errors",
         "dpsolve.solvers.model.grids",
@@ -91,7 +91,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.numerics.arrays",
         "dpsolve.solvers.model.probabilities",
         "dpsolve.solvers.model.returns",
-        "dpsolve.solvers.numerics.array_content",
+        "dpsolve.solvers.program_keys.array_content",
         "dpsolve.solvers.numerics.tracing",
     }
     assert "dpsolve" not in graph.find_modules_directly_imported_by(

@@ -109,7 +109,7 @@ def execute(text: str, file: str, module: ModuleType) -> None:
     code = compile(text, file, "exec", dont_inherit=True)
     exec(code, module.__dict__)
     # Here, because it imports jax, and whoever only looks at a store should not have to.
-    from dpsolve.solvers.model.fingerprint import refuse_draws_at_import
+    from dpsolve.solvers.program_keys.fingerprint import refuse_draws_at_import
 
     refuse_draws_at_import(code, module, file)
 

@@ -26,13 +26,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Literal
 
-from dpsolve.solvers.errors import (
-    DpsolveError,
-    ModelError,
-    RefusedError,
-    UsageError,
-    did_you_mean,
-)
+from dpsolve.solvers.errors import DpsolveError, ModelError, RefusedError, UsageError, did_you_mean
 
 from .local_imports import INIT, Importer, execute, files_beside, same_code
 

@@ -21,9 +21,9 @@ from dpsolve.solvers.inspection.forecast import Footprint, Outlook, footprint_of
 from dpsolve.solvers.inspection.requests import Refusal, refusals
 from dpsolve.solvers.model.array_factory import Dims
 from dpsolve.solvers.model.factory_signature import Factory, Sizes, build, signature
-from dpsolve.solvers.model.fingerprint import keyed
 from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.program_keys.fingerprint import keyed
 from dpsolve.solvers.solve.gradients import gradients_of, point_with_gradients, read_point
 from dpsolve.solvers.solve.point import begin_point, solve_made
 from dpsolve.solvers.solve.result_dims import ModelShape, arrays_dims, shape_of

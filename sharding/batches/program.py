@@ -29,10 +29,10 @@ from dpsolve.sharding.devices.threads import cores
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Signature, Sizes, signature
-from dpsolve.solvers.model.fingerprint import keyed
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, UNCERTIFIED, Outcome, word
+from dpsolve.solvers.program_keys.fingerprint import keyed
 from dpsolve.solvers.solve.one_device import check_sizes, explain
 
 from .coordinates import coordinates

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:  # plans are made without JAX
+if TYPE_CHECKING:
     from dpsolve.solvers.numerics.arrays import Numpy
 
 

@@ -18,11 +18,7 @@ from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import (
-    ROW_SUM_TOLERANCE,
-    check_distribution,
-    normalised,
-)
+from dpsolve.solvers.model.probabilities import ROW_SUM_TOLERANCE, check_distribution, normalised
 from dpsolve.solvers.numerics.arrays import AnyArray, Sparse
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import STATIONARY_METHODS, canonical

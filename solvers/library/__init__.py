@@ -5,7 +5,7 @@ from typing import Any
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.model.factory_signature import Factory
-from dpsolve.solvers.model.fingerprint import keyed
+from dpsolve.solvers.program_keys.fingerprint import keyed
 
 from .ascent import ascent
 from .cake import cake

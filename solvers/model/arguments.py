@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
-
-from .fingerprint import refuse_randomness
+from dpsolve.solvers.program_keys.fingerprint import refuse_randomness
 
 
 def bind(f: Any, known: Iterable[str], what: str) -> tuple[str, ...]:

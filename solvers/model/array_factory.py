@@ -28,9 +28,9 @@ from jax import Array
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.outcomes import RECORDS, Outcome
+from dpsolve.solvers.program_keys.fingerprint import keyed
 
 from .factory_signature import Factory, Sizes, build, look_over, signature
-from .fingerprint import keyed
 
 Dims = tuple[str, ...]
 Shapes = dict[str, tuple[Dims, jax.ShapeDtypeStruct]]

@@ -323,7 +323,7 @@ class Model:
 
     def _check_returns(self) -> None:
         names = (*self.states, *self.choices, *self.shocks, *self.post)
-        known = {name: Argument.of(self.grid_of(name).values) for name in names}
+        known = {name: _argument(self.grid_of(name)) for name in names}
         if self.horizon is not None:
             known["t"] = Argument(np.dtype(np.int32), (0, self.horizon - 1))
         if self.feasible is not None:
@@ -362,3 +362,10 @@ class Model:
             raise ModelError(
                 "discount is an array; give a number, or a function of named states and choices"
             )
+
+
+def _argument(spec: State | Iid) -> Argument:
+    """Return what a function is given of a state, a choice or a shock; no range is written out."""
+    if isinstance(spec, Integers):
+        return Argument(np.dtype(np.int64), (spec.lo, spec.hi))
+    return Argument.of(spec.values)

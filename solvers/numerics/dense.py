@@ -23,6 +23,7 @@ from jax.custom_batching import sequential_vmap
 
 Result = TypeVar("Result")
 
+
 # Seen with jaxlib 0.10.2, every time: the program of tests/solvers/test_dense.py, with
 # `jnp.linalg.solve` in place of `solve`. No report of the hang is known upstream. Two are of the
 # same sharing out over the pool: jax-ml/jax#39292 (eigh corrupts the heap, 0.10.2 and 0.11.0) and

@@ -17,12 +17,12 @@ from dpsolve.solvers.inspection.check import diagnose
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import Dims, rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, signature, split
-from dpsolve.solvers.model.fingerprint import watch
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import UNCERTIFIED, Outcome, sentence
+from dpsolve.solvers.program_keys.fingerprint import watch
 from dpsolve.solvers.solution import Problem, Solution
 
 from .compile_clock import compile_clock

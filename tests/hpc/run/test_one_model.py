@@ -16,8 +16,9 @@ from dpsolve.hpc.cli.main import cli
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.run.sweep import resume
 from dpsolve.hpc.store.status import read_status
-from dpsolve.hpc.store.store import METADATA, check_format, open_store
+from dpsolve.hpc.store.store import check_format, open_store
 from dpsolve.hpc.sweep_file.fields import Sweep
+from dpsolve.hpc.zarr_format import METADATA
 
 from ..conftest import run
 

@@ -10,13 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpsolve.solvers.numerics.finite import (
-    all_finite,
-    any_nan,
-    largest,
-    largest_computed,
-    smallest,
-)
+from dpsolve.solvers.numerics.finite import all_finite, any_nan, largest, largest_computed, smallest
 from dpsolve.solvers.numerics.partition import ALONE
 from dpsolve.solvers.numerics.summation import over_product
 from dpsolve.solvers.operators.maximum import max_and_argmax

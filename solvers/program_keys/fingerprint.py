@@ -33,8 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError
-from dpsolve.solvers.numerics.array_content import content, content_once
 
+from .array_content import content, content_once
 from .code_reads import Read, reads_at_once, reads_of
 from .installed import is_installed, is_installed_file
 

@@ -19,7 +19,7 @@ import xarray as xr
 from jax import lax
 
 import dpsolve as dp
-from dpsolve.solvers.model.fingerprint import KeyedFactory, fingerprint, keyed
+from dpsolve.solvers.program_keys.fingerprint import KeyedFactory, fingerprint, keyed
 from dpsolve.solvers.solve.one_device import one_point
 
 TAX = 0.0
