@@ -278,7 +278,7 @@ def test_what_certifies_nothing_says_so_in_every_summary(run: Run) -> None:
     assert (dp.open("s.zarr")["message"] == none.split("    ")[1]).all()
     run("verify s.zarr")
     sample = "--with solve.certificate=sampled --with solve.sample=1500"
-    text = run(f"sweep savings --grid beta=0.9,0.95 --set n_a=300 --set n_z=2 {sample} "
+    text = run(f"sweep savings --grid beta=0.9,0.95 --set n_a=300 --set n_z=2 --cold {sample} "
                "--store some.zarr", code=1)  # fmt: skip
     assert "2 points: 0 solved, 2 inexact" in text
     assert "no better choice at 1,500 sampled states (confidence .999)" in text
