@@ -242,7 +242,7 @@ def record_faults(
         periodic = (
             block.get("distribution_period", np.ones(len(status))) > 1
         )  # is told, and is fine
-        unbound = not certified and (message == UNCERTIFIED)
+        unbound = (message == UNCERTIFIED) & np.bool_(not certified)
         yield (
             (status == "solved") & (message != "") & ~periodic & ~unbound,
             "status is solved, but message says why not",
