@@ -265,11 +265,18 @@ def devices() -> list[Row]:
     return rows()
 
 
+def since() -> list[Row]:
+    """Measure what is paid for certificates and tests of NaN: against the commit before them."""
+    from bench_since import rows
+
+    return rows()
+
+
 BENCHMARKS = {
     f.__name__: f
-    for f in (many, savings, sweep, memory, maximum, doubling, distributions, devices, slurm)
+    for f in (many, savings, sweep, memory, maximum, doubling, distributions, devices, slurm, since)
 }
-ON_REQUEST = ("slurm",)  # needs root, and changes nothing that the others measure
+ON_REQUEST = ("slurm", "since")  # the one needs root, the other the repository's history
 
 
 def main() -> None:

@@ -92,11 +92,13 @@ def survey_pairs(
         row_high = row_high * jnp.maximum(high(sums), 1.0)
         row_low = row_low * jnp.minimum(-high(sums.map(jnp.negative)), 1.0)
         least = jnp.minimum(least, -high(row.map(jnp.negative)))
-    some, finite = some_choice(pairs.feasible, states), jnp.asarray(True)
     if rewards:  # infeasible pairs are masked already, by -inf
-        best = _best_rewards(pairs.reward, states)
-        some &= best > -jnp.inf
-        finite = (best < jnp.inf).all()
+        # The test by itself, and the maximum beside it: 50 million pairs take 42 ms so, and 107
+        # where NaN is replaced before the maximum. A state of NaN alone has a choice.
+        finite = (pairs.reward.array < jnp.inf).all()
+        some = (_best_rewards(pairs.reward, states) > -jnp.inf) | ~finite
+    else:
+        some, finite = some_choice(pairs.feasible, states), jnp.asarray(True)
     return Survey(
         feasible=some,
         finite=finite,
@@ -125,10 +127,10 @@ def probability_rows(model: Model, pairs: PairTable) -> Iterator[tuple[str, Name
 
 
 def _best_rewards(reward: NamedArray, states: Mapping[str, int]) -> Array:
-    """Return each state's largest reward, infinite where one is NaN."""
+    """Return each state's largest reward; where one is NaN, any number."""
     choices = tuple(i for i, d in enumerate(reward.dims) if d not in states)
     left = tuple(d for d in reward.dims if d in states)
-    best = aligned(NamedArray(largest(reward.array, choices), left), tuple(states))
+    best = aligned(NamedArray(jnp.max(reward.array, choices), left), tuple(states))
     return jnp.broadcast_to(best, tuple(states.values()))
 
 
