@@ -15,6 +15,9 @@ PER_POINT = (*RECORDS, "code")  # one number per point, whatever the model
 class Outcome(IntEnum):
     """Result codes of a solve: 0 solved, 10 and above failed, all others inexact."""
 
+    NO_BOUND = -5
+    NOT_CONCAVE = -4
+    TOO_COARSE = -3
     SAMPLED = -2
     GAIN_DIFFERS = -1
     SOLVED = 0
@@ -43,6 +46,11 @@ _SENTENCES = {
     "reward seems to differ between states, as it does where no choice leads from one recurrent "
     "class to a better one (a multichain model); the bounds hold from every state, but no single "
     "gain does: connect the states, or solve each closed part by itself",
+    Outcome.NO_BOUND: "the linear systems of the bounds could not be solved: nothing is certified",
+    Outcome.NOT_CONCAVE: "the reward is declared concave, and is not: nothing is certified of a "
+    "continuous choice",
+    Outcome.TOO_COARSE: "this grid does not allow an error bound of tol over the continuum; take "
+    "more points",
     Outcome.SAMPLED: "no better choice at {sample} sampled states (confidence .999), which bounds "
     "no error: nothing is certified; certificate='full' finds a bound",
     Outcome.SOLVED: "",

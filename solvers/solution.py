@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 CERTIFICATE = "certificate"  # the array that tells which it was: 0 full, 1 by a sample
+BESIDE_POLICY = ("index_", "lower_", "upper_", "loss")  # arrays that tell more of a policy
 POINT = "point"
 TIME = "time"
 
@@ -197,7 +198,8 @@ class Solution:
     @property
     def policy(self) -> dict[str, AnyArray]:
         """The optimal choice's grid value (states...), by choice name."""
-        return {c: self.arrays[f"policy_{c}"] for c in self.policy_index}
+        found = self._group("policy_")
+        return {c: x for c, x in found.items() if not c.startswith(BESIDE_POLICY)}
 
     @property
     def outputs(self) -> dict[str, AnyArray]:

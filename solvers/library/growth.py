@@ -31,5 +31,6 @@ def growth(
         feasible=lambda k, k_next: consumption(k, k_next) > 0,
         reward=lambda k, k_next: jnp.log(consumption(k, k_next)),
         discount=beta,
+        concave=True,
         outputs={"consumption": consumption},
     )

@@ -31,5 +31,6 @@ def savings(
         feasible=lambda a, z, a_next: consumption(a, z, a_next) > 0,
         reward=lambda a, z, a_next: crra(consumption(a, z, a_next), gamma),
         discount=beta,
+        concave=True,
         outputs={"consumption": consumption},
     )

@@ -108,6 +108,9 @@ class Model:
     monotone : dict, optional
         A hint, never trusted: ``{"a_next": "a"}`` says that the optimal choice rises with the
         state.
+    concave : bool, optional
+        True declares that the reward is jointly concave in the continuous state and choice, which
+        bounds over a continuum rest on (``dp.certify``); they are tested where they are used.
     horizon : int, optional
         Number of periods; functions may then take ``t`` = 0, ..., horizon - 1.
     terminal : function, optional
@@ -132,6 +135,7 @@ class Model:
     outputs: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     moments: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     monotone: Mapping[str, str] = field(default_factory=dict)
+    concave: bool | None = None
     horizon: int | None = None
     terminal: Callable[..., Any] | None = None
 

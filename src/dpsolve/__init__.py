@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
     from .solvers.options import SolveOptions as SolveOptions
     from .solvers.solution import Solution as Solution
+    from .solvers.solve.certify import certify as certify
 
 # Where each public name lives.
 _HOME = {
@@ -67,6 +68,7 @@ _HOME = {
     "SolveOptions": "solvers.options",
     "Solution": "solvers.solution",
     "solve": "sharding.solve",
+    "certify": "solvers.solve.certify",
     "check": "solvers.inspection.check",
     "describe": "solvers.inspection.describe",
     "stationary": "solvers.distributions.stationary",

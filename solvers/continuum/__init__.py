@@ -1,0 +1,1 @@
+"""Models with a continuous choice: a policy between grid points, and bounds on the true value."""
