@@ -51,15 +51,17 @@ class Refutation:
     planes_at: Array
 
 
-def refute(problem: ConcaveProblem, y: Array, ours: Array, found: ContinuumBounds, seed: int = 0
-           ) -> Refutation:  # fmt: skip
+def refute(
+    problem: ConcaveProblem, y: Array, lower: Array, found: ContinuumBounds, seed: int = 0
+) -> Refutation:
     """Look for a counterexample.
 
     Parameters
     ----------
     problem : ConcaveProblem
-    y, ours : array (z, x)
-        The policies that the lower and the upper bound are of.
+    y, lower : array (z, x)
+        The policy that the upper bound is made with, and the lower bound that it gives. (That of a
+        policy that is far from optimal need not be concave, and its interpolation falls then.)
     found : ContinuumBounds
     seed : int
         Of the random states and pairs.
@@ -74,10 +76,10 @@ def refute(problem: ConcaveProblem, y: Array, ours: Array, found: ContinuumBound
     slack = (SLACK + 64 * EPS) * scale
 
     upper, upper_at = _upper(problem, there, found)
-    lower, lower_at = _lower(problem, there, y, found.lower)
+    fall, fall_at = _lower(problem, there, y, lower)
     choices = bottom + share * (top - bottom)
-    planes, planes_at = _planes(problem, ours, drawn, choices)
-    return Refutation(upper - slack, lower - slack, planes, upper_at, lower_at, planes_at)
+    planes, planes_at = _planes(problem, y, drawn, choices)
+    return Refutation(upper - slack, fall - slack, planes, upper_at, fall_at, planes_at)
 
 
 def _upper(problem: ConcaveProblem, there: ConcaveProblem, found: ContinuumBounds

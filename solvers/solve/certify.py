@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpsolve.solvers.continuum.bounds import narrowest, optimal_choices
+from dpsolve.solvers.continuum.bounds import lower_bound, narrowest, optimal_choices
 from dpsolve.solvers.continuum.policy import policies
 from dpsolve.solvers.continuum.problem import (
     ConcaveProblem,
@@ -168,7 +168,8 @@ def _compiled(made: Callable[[Mapping[str, Array]], Any], given: bool) -> Progra
         arrays |= {f"output_{name}": x for name, x in problem.outputs(y).items()}
         arrays = {name: problem.over_states(x) for name, x in arrays.items()}
         grids = {f"grid_{n}": jnp.asarray(s.values) for n, s in problem.model.states.items()}
-        told = refute(problem, y, ours, found)
+        sound = lower_bound(problem, ours) if given else found.lower
+        told = refute(problem, ours, sound, found)
         finite = jnp.isfinite(found.slopes)
         numbers = {"width": found.width, "error_bound": found.error}
         arrays |= grids | {f"grid_{problem.state}": nodes}
@@ -375,12 +376,12 @@ def _refuted(problem: ConcaveProblem, told: Refutation) -> str:
         "one step raises the upper bound by {far}": (told.upper, told.upper_at),
         "one step lowers the lower bound by {far}": (told.lower, told.lower_at),
     }
-    for sentence, (violation, at) in found.items():
+    for what, (violation, at) in found.items():
         if not violation <= 0.0:
             z, x, y = (float(number) for number in at)
             own = [f"{n}={float(v[int(z)]):.6g}" for n, v in problem.members.items()]
             where = ", ".join([f"{problem.state}={x:.6g}", *own, f"{problem.choice}={y:.6g}"])
-            far = sentence.format(far=f"{float(violation):.3g}")
+            far = what.format(far=f"{float(violation):.3g}")
             return (
                 f"the reward is declared concave in {problem.state} and {problem.choice}, and is "
                 f"not: at {where} {far}; so nothing is certified of a continuous choice"

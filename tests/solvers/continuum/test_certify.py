@@ -1,0 +1,291 @@
+"""Bounds over a continuum: against closed forms, finer grids, wrong policies, and lies."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dpsolve as dp
+from dpsolve.solvers.continuum.bounds import bounds
+from dpsolve.solvers.continuum.policy import policies
+from dpsolve.solvers.continuum.problem import feasible_start, read_problem
+
+ALPHA, BETA = 1 / 3, 0.95
+
+
+def brock_mirman(alpha=ALPHA, beta=BETA, *, n_k=100):
+    """Full depreciation and log utility: v = A + B log k."""
+    k_ss = (alpha * beta) ** (1 / (1 - alpha))
+    return dp.Model(
+        states={"k": dp.grid(0.25 * k_ss, 1.75 * k_ss, n_k)},
+        choices={"k_next": "k"},
+        transition={"k": "k_next"},
+        feasible=lambda k, k_next: k**alpha > k_next,
+        reward=lambda k, k_next: jnp.log(k**alpha - k_next),
+        discount=beta,
+        concave=True,
+        outputs={"consumption": lambda k, k_next: k**alpha - k_next},
+    )
+
+
+def brock_mirman_value(k):
+    slope = ALPHA / (1 - ALPHA * BETA)
+    at_one = np.log(1 - ALPHA * BETA) + BETA * slope * np.log(ALPHA * BETA)
+    return at_one / (1 - BETA) + slope * np.log(k)
+
+
+def household(gamma=2.0, r=0.03, *, n_a=200):
+    """The household of the README, on a curved grid."""
+
+    def consumption(a, z, a_next):
+        return (1 + r) * a + jnp.exp(z) - a_next
+
+    return dp.Model(
+        states={"a": dp.grid(0.0, 20.0, n_a, curve=2), "z": dp.rouwenhorst(7, 0.9, 0.1)},
+        choices={"a_next": "a"},
+        transition={"a": "a_next"},
+        feasible=lambda a, z, a_next: consumption(a, z, a_next) > 0,
+        reward=lambda a, z, a_next: dp.crra(consumption(a, z, a_next), gamma),
+        discount=0.96,
+        concave=True,
+        outputs={"consumption": consumption},
+    )
+
+
+@pytest.mark.parametrize(("n_k", "width", "middle"), [(100, 8e-4, 3e-5), (1_000, 9e-6, 1e-6)])
+def test_bounds_hold_everywhere_against_a_closed_form(n_k, width, middle):
+    problem = read_problem(brock_mirman(n_k=n_k))
+
+    @jax.jit
+    def found():
+        candidates, bottom, top = policies(problem, feasible_start(problem))
+        return bounds(problem, candidates[0], bottom, top)
+
+    b = found()
+    nodes = np.asarray(problem.nodes)
+    k = np.linspace(nodes[0], nodes[-1], 200_001)
+    cell = np.clip(np.searchsorted(nodes, k, side="right") - 1, 0, n_k - 2)
+    lines, slopes = np.asarray(b.lines)[0], np.asarray(b.slopes)[0]
+    above = np.minimum(*(lines[j] + slopes[j] * (k - nodes[j]) for j in (cell, cell + 1)))
+    below = np.interp(k, nodes, np.asarray(b.lower)[0])
+    true = brock_mirman_value(k)
+    assert (below <= true).all()
+    assert (true <= above).all()
+    assert (above - below).max() <= b.width <= width
+    value = (np.asarray(b.lower) + np.asarray(b.upper))[0] / 2
+    assert np.abs(np.interp(k, nodes, value) - true).max() <= b.error <= b.width
+    assert np.abs(value - brock_mirman_value(nodes)).max() <= middle
+
+
+def test_a_binding_constraint_against_six_thousand_nodes():
+    """Bounds of CERTIFICATE.md, section 10, from 6,000 nodes: they overlap with ours."""
+    s = dp.certify(household)
+    assert (s.status, s.message) == ("solved", "")
+    assert s.error_bound <= 4e-3
+    reference = {
+        0.0: [(-30.4606673, -30.4606670), (-25.3806652, -25.3806647), (-21.3882177, -21.3882165)],
+        5.0: [(-24.0535134, -24.0535113), (-21.4421146, -21.4421127), (-18.7317783, -18.7317762)],
+    }
+    a = np.asarray(s.grids["a"])
+    for wealth, rows in reference.items():
+        for z, (low, high) in zip((0, 3, 6), rows, strict=True):
+            assert np.interp(wealth, a, s.lower[:, z]) <= high
+            value = np.interp(wealth, a, s.value[:, z])
+            assert abs(value - (low + high) / 2) <= s.error_bound
+    at = {name: s[f"policy_{name}a_next"] for name in ("lower_", "", "upper_")}
+    assert (at["lower_"] <= at[""]).all()
+    assert (at[""] <= at["upper_"]).all()
+
+
+@pytest.fixture(scope="module")
+def fine():
+    return dp.certify(household, {"n_a": 1_500})
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1])
+def test_a_wrong_policy_is_bounded_and_what_it_loses(share, fine):
+    own = dp.certify(household)
+    rng = np.random.default_rng(0)
+    consumption = np.asarray(own.outputs["consumption"])
+    wrong = np.asarray(own.policy["a_next"]) + share * consumption * rng.uniform(0, 1, (200, 7))
+    wrong = np.minimum(wrong, 20.0)
+    s = dp.certify(household, policy={"a_next": wrong})
+    a = np.asarray(s.grids["a"])
+    for z in range(7):
+        true_low, true_high = (
+            np.interp(a, fine.grids["a"], x[:, z]) for x in (fine.lower, fine.upper)
+        )
+        assert (s.lower[:, z] <= true_high).all()
+        assert (s.upper[:, z] >= true_low).all()
+    lost = float(np.max(own.lower - s.lower))  # what is lost at the nodes, at least
+    assert 0 < lost <= s["policy_loss"]
+    assert s.error_bound > own.error_bound
+    assert s["policy_loss"] < 5 * (lost + own["policy_loss"])
+
+
+def test_a_policy_with_knots_is_bounded_as_it_is(fine):
+    knots = np.linspace(0, 20, 30)
+    choice = np.stack([np.interp(knots, fine.grids["a"], x) for x in fine.policy["a_next"].T], 1)
+    s = dp.certify(household, policy={"a_next": choice}, knots={"a": knots})
+    a = np.asarray(s.grids["a"])
+    assert set(knots) <= set(a)
+    assert s.value.shape == (len(a), 7)
+    np.testing.assert_allclose(s.policy["a_next"][:, 3], np.interp(a, knots, choice[:, 3]))
+    function = dp.certify(
+        household,
+        policy={"a_next": lambda a, z: np.where(z > 0, 0.9, 0.8) * a},
+    )
+    assert function["policy_loss"] > s["policy_loss"]
+
+
+def declared(
+    hump=0.0, corner=0.0, both=0.0, fixed=0.0, logistic=0.0, ripple=0.0, root=0.0, kink=0.0
+):
+    """A concave reward, and what is added to it that is not concave."""
+
+    def income(x):
+        return 1.2 * x**0.4 + 0.5 * x + 1.0
+
+    def reward(x, y):
+        c = income(x) - y
+        return (
+            jnp.log(c)
+            + hump * jnp.exp(-(((y - 3.2) / 0.15) ** 2))
+            + corner * jnp.maximum(x - 3, 0) ** 2
+            + both * x * y
+            - fixed * (1 - jnp.exp(-(((y - x) / 0.2) ** 2)))
+            + logistic / (1 + jnp.exp(-8 * (y - 2.0)))
+            + ripple * jnp.sin(20 * x)
+            + root * c**1.3
+            + kink * jax.nn.relu(x - 2.0)
+        )
+
+    return dp.Model(
+        states={"x": dp.grid(0.05, 4.0, 60, curve=1.3)},
+        choices={"y": "x"},
+        transition={"x": "y"},
+        feasible=lambda x, y: income(x) - y > 1e-6,
+        reward=reward,
+        discount=0.9,
+        concave=True,
+    )
+
+
+LIES = [
+    {"hump": 0.2}, {"hump": 1.0}, {"corner": 0.01}, {"corner": 0.1}, {"both": 0.02},
+    {"both": 0.2}, {"fixed": 0.15}, {"logistic": 0.6}, {"ripple": 1e-3}, {"root": 3.0},
+    {"kink": 0.3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES, ids=str)
+def test_a_reward_declared_concave_that_is_not_is_refuted(lie):
+    s = dp.certify(declared, lie)
+    assert s.status == "inexact"
+    assert s.error_bound == np.inf
+    assert (s.upper == np.inf).all()
+    assert (s.lower == -np.inf).all()
+    assert "declared concave in x and y, and is not: at x=" in s.message
+
+
+@pytest.mark.parametrize("hump", [0.0, 0.01, 0.05])
+def test_bounds_that_stand_hold_whether_or_not_a_hump_far_away_was_seen(hump):
+    s = dp.certify(declared, {"hump": hump})
+    assert s.status == "solved"
+    best = dp.solve(declared, {"hump": hump}, tol=1e-9)  # a feasible policy: a lower bound
+    assert (np.asarray(best.lower) <= s.upper).all()
+
+
+def concave(seed_a=0.5, seed_b=0.5, seed_c=0.5, seed_d=0.5, *, n=40):
+    """A random concave model: its numbers are parameters, so that it compiles once."""
+    beta, gamma = 0.7 + 0.28 * seed_a, 0.5 + 5 * seed_b
+    income, slope = 0.3 + seed_c, 0.8 + 0.4 * seed_d
+
+    def consumption(x, z, y):
+        return slope * x + income * jnp.exp(z) - y
+
+    return dp.Model(
+        states={"x": dp.grid(0.0, 6.0, n, curve=2), "z": dp.rouwenhorst(3, 0.8 * seed_d, 0.3)},
+        choices={"y": "x"},
+        transition={"x": "y"},
+        feasible=lambda x, z, y: consumption(x, z, y) > 0,
+        reward=lambda x, z, y: dp.crra(consumption(x, z, y), gamma) - seed_a * (y - x) ** 2,
+        discount=lambda z: beta + 0.01 * z,
+        concave=True,
+    )
+
+
+@pytest.mark.slow
+def test_random_concave_models_against_a_far_finer_grid():
+    rng = np.random.default_rng(7)
+    for _ in range(25):
+        drawn = dict(zip(("seed_a", "seed_b", "seed_c", "seed_d"), rng.random(4), strict=True))
+        coarse, fine = dp.certify(concave, drawn), dp.certify(concave, {**drawn, "n": 300})
+        assert coarse.status == fine.status == "solved", (drawn, coarse.message, fine.message)
+        x, nodes = np.asarray(fine.grids["x"]), np.asarray(coarse.grids["x"])
+        for z in range(3):
+            value = np.interp(x, nodes, coarse.value[:, z])
+            below = np.interp(x, nodes, coarse.lower[:, z])
+            assert (below <= fine.upper[:, z]).all(), drawn
+            assert np.all(np.abs(value - fine.value[:, z]) <= coarse.error_bound + fine.error_bound)
+        low = np.interp(nodes, x, fine.lower[:, 1])
+        assert (coarse.upper[:, 1] >= low - fine.error_bound).all(), drawn
+
+
+def test_a_tolerance_says_how_many_points_would_do():
+    s = dp.certify(household, tol=1e-4)
+    assert s.status == "inexact"
+    assert s.error_bound > 1e-4
+    assert "some 1," in s.message
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"policy": {"a": 0}}, "the choice is 'a_next'"),
+        ({"policy": {"a_next": np.zeros(3)}}, r"has shape \(3,\)"),
+        ({"policy": {"a_next": lambda a, z: a + 100}}, "a_next=100 at a=0, .* lies outside"),
+        ({"policy": {"a_next": lambda a, z: 1.03 * a + np.exp(z)}}, "infeasible there"),
+        ({"policy": {"a_next": lambda a, z: 0.0}}, "returned shape"),
+        ({"knots": {"a": [0, 1]}}, "give the policy, too"),
+        ({"policy": {"a_next": np.zeros((2, 7))}, "knots": {"a": [0, 30]}}, "beyond the grid"),
+        ({"tol": 0}, "above 0"),
+        ({"params": {"r": np.zeros(2)}}, "takes one point"),
+    ],
+)
+def test_what_cannot_be_certified_as_it_was_asked(given, said):
+    with pytest.raises(dp.UsageError, match=said):
+        dp.certify(household, **given)
+
+
+def replaced(**fields):
+    def factory():
+        made = household(n_a=20)
+        own = {f: getattr(made, f) for f in ("states", "choices", "transition", "feasible",
+               "reward", "discount", "concave")}  # fmt: skip
+        return dp.Model(**{**own, **fields})
+
+    return factory
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"concave": None}, r"write dp.Model\(..., concave=True\)"),
+        ({"horizon": 3}, r"its horizon is finite \(3 periods\)"),
+        ({"choices": {"a_next": "a", "b": "a"}}, "it has 2 choices"),
+        ({"transition": {"a": lambda a_next: a_next}}, "the next a is not the choice"),
+        ({"discount": lambda a: 0.9 + 0 * a}, "its discount depends on 'a'"),
+        ({"reward": lambda a, z, a_next: jnp.sqrt(a - 1) - a_next}, "a=0"),
+        ({"reward": lambda a, z, a_next: jnp.sqrt(a) - a_next, "feasible": None}, "slope in 'a'"),
+        ({"feasible": lambda a, a_next: a > a_next}, "no choice|no feasible choice"),
+    ],
+)
+def test_models_that_cannot_be_certified_say_why(fields, said):
+    with pytest.raises(dp.ModelError, match=said):
+        dp.certify(replaced(**fields))
+
+
+def test_a_model_without_a_continuous_state_is_exact_as_it_is():
+    with pytest.raises(dp.ModelError, match="no continuous state"):
+        dp.certify("inventory")
