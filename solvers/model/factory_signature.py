@@ -9,9 +9,11 @@ swept, batched and differentiated without a recompilation. Its keyword-only para
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
@@ -174,28 +176,36 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
     """
     # Here, so that reading a signature stays cheap.
     import jax.numpy as jnp
-    from jax.errors import (
-        ConcretizationTypeError,
-        TracerArrayConversionError,
-        TracerIntegerConversionError,
-    )
+
+    from .user_functions import MISUSE, refused
 
     by_position = [jnp.asarray(values[name], jnp.float64) for name in signature(factory).parameters]
     try:
         made = factory(*by_position, **sizes)
-    except (
-        ConcretizationTypeError,
-        TracerArrayConversionError,
-        TracerIntegerConversionError,
-    ) as error:
-        raise ModelError(
-            f"{signature(factory).name} uses an economic parameter where Python needs a plain "
-            "number (a size, a range, an `if`, a NumPy function). Positional parameters are "
-            "traced: put what decides sizes and branches after the '*' of the signature, and use "
-            f"jax.numpy and jnp.where for the rest. JAX says: {str(error).splitlines()[0]}"
-        ) from error
-    _refuse_shadows(signature(factory), getattr(made, "later_arguments", ()))
+    except MISUSE as error:
+        told = refused(error, signature(factory).name)
+        if told is None:
+            raise
+        raise told from error
+    except ModelError as error:
+        if (line := _line_of(error)) and str(error).startswith(_PIECES):
+            raise ModelError(f"{error} (in {line})") from error
+        raise
+    if not isinstance(made, type):
+        _refuse_shadows(signature(factory), getattr(made, "later_arguments", ()))
     return made
+
+
+# Made before the model is, and so without knowing their own name: the line that makes them has it.
+_OURS = str(Path(__file__).parents[1])
+_PIECES = ("iid:", "markov:", "rouwenhorst:", "tauchen:", "grid:", "a grid", "integers:")
+
+
+def _line_of(error: ModelError) -> str:
+    """Return the user's line that made what an error is about, where its text is known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(_OURS)]
+    return f"line {own[-1].lineno}: {own[-1].line}" if own and own[-1].line else ""
 
 
 def _refuse_shadows(signature: Signature, arguments: Collection[str]) -> None:

@@ -30,6 +30,8 @@ def vector(values: ArrayLike, what: str) -> AnyArray:
     if isinstance(values, list | tuple) and not is_concrete(*values):
         values = jnp.stack([jnp.asarray(v) for v in values])
     array = np.asarray(values) if is_concrete(values) else jnp.asarray(values)
+    if array.ndim == 0:
+        raise ModelError(f"{what} is {values!r}; it must be a one-dimensional array")
     if array.ndim != 1 or array.shape[0] == 0:
         raise ModelError(
             f"{what} must be a one-dimensional array with at least one value, but its shape is "
