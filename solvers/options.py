@@ -157,9 +157,12 @@ class SolveOptions:
                 continue
             if isinstance(x, bool) or not isinstance(x, int) or x < 1:
                 raise UsageError(f"{name}={x!r}; it is a whole number, at least 1")
+            most = 2**63 - 1 if name == "memory" else 2**31 - 1  # what they are counted in
+            if x > most:
+                raise UsageError(f"{name}={x!r}; it is a whole number, at most {most:,}")
         seed = self.sample_seed
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UsageError(f"sample_seed={seed!r}; it is a whole number, 0 or above")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise UsageError(f"sample_seed={seed!r}; it is a whole number, 0 or above, of 63 bits")
         if self.warm not in (None, True, False):
             raise UsageError(f"warm={self.warm!r}; it is true or false, or left out")
         for name in ("distribution", "cycles"):

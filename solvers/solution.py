@@ -14,7 +14,7 @@ from dpsolve.solvers.model.factory_signature import Factory, signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-from .errors import UsageError
+from .errors import UsageError, did_you_mean
 from .options import SolveOptions
 from .outcomes import RECORDS, UNCERTIFIED, Outcome, sentence, word
 
@@ -320,8 +320,8 @@ class Solution:
         if not self.problem.batched:
             raise UsageError(f"this is one point of {self.problem.name} already, and not many")
         n = np.shape(self.code)[0]
-        if not -n <= i < n:
-            raise UsageError(f"there is no point {i}: the points are numbered from 0 to {n - 1}")
+        if not isinstance(i, int | np.integer) or not -n <= i < n:
+            raise UsageError(f"there is no point {i!r}: the points are numbered from 0 to {n - 1}")
         one, own = jax.tree.map(lambda x: x[i], (self.arrays, self.parameters))
         messages = None if self.messages is None else str(self.messages[i])
         seconds = None if self.seconds is None else float(np.asarray(self.seconds)[i])
@@ -329,7 +329,11 @@ class Solution:
 
     def __getitem__(self, name: str) -> AnyArray:
         """Return an array by the name it has in a store, or an output by its own name."""
-        return self.arrays[name] if name in self.arrays else self.arrays[f"output_{name}"]
+        return entry(self.arrays, name, f"this solution of {self.problem.name}")
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether there is an array by that name."""
+        return name in self.arrays or f"output_{name}" in self.arrays
 
     def __repr__(self) -> str:
         if not is_concrete(self.arrays):
@@ -375,6 +379,24 @@ class Solution:
         """Put together again."""
         arrays, parameters = children
         return cls(arrays, parameters, problem)
+
+
+def entry(arrays: Mapping[str, AnyArray], name: Any, what: str) -> AnyArray:
+    """Return an array by its name, or an output by its own name.
+
+    Raises
+    ------
+    UsageError
+        If there is none, with the names that there are.
+    """
+    for key in (name, f"output_{name}"):
+        if key in arrays:
+            return arrays[key]
+    known = [*arrays, *(k.removeprefix("output_") for k in arrays if k.startswith("output_"))]
+    raise UsageError(
+        f"{what} has no array {name!r}.{did_you_mean(str(name), known)} It has: "
+        f"{', '.join(arrays)}."
+    )
 
 
 def where_certified(moments: Mapping[str, AnyArray], certified: AnyArray) -> dict[str, jax.Array]:

@@ -27,7 +27,7 @@ of a function of all these, and of shocks. ``moments`` stands for the usual ones
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -198,6 +198,10 @@ def _sorted_out(model: Any, asked: Asked) -> tuple[list[str], dict[str, Callable
         return [], dict(asked)
     if isinstance(asked, str):
         return [asked], {}
+    asked = tuple(asked) if isinstance(asked, Iterable) else (asked,)
+    for f in asked:
+        if not isinstance(f, str) and not callable(f):
+            raise UsageError(f"moments: {f!r} is no name of a moment, and no function")
     functions = {getattr(f, "__name__", "moment"): f for f in asked if not isinstance(f, str)}
     return [name for name in asked if isinstance(name, str)], functions
 

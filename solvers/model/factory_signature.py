@@ -16,6 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from dpsolve.solvers.errors import ModelError, did_you_mean
 
 Factory = Callable[..., Any]
@@ -153,6 +155,8 @@ def split(
         If a name is unknown to the factory, or a parameter without default is missing.
     """
     sig = signature(factory)
+    if not isinstance(params, Mapping | None):
+        raise ModelError(f"{sig.name}: parameters are a dict, {{'name': value}}, not {params!r}")
     params = dict(params or {})
     for name in params:
         if name not in sig.names:
@@ -165,7 +169,36 @@ def split(
     for name, value in (*values.items(), *sizes.items()):
         if value is REQUIRED or (name in values and value is None):
             raise ModelError(f"{sig.name} needs a value for '{name}', which has no default.")
+        if name in params:
+            (_check_parameter if name in values else _check_size)(sig.name, name, value)
     return values, sizes
+
+
+def _check_parameter(model: str, name: str, value: Any) -> None:
+    try:
+        # Of what is traced the numbers are not known, and the kind of them is.
+        kind = value.dtype.kind if hasattr(value, "dtype") else np.asarray(value).dtype.kind
+    except (ValueError, TypeError):  # unequal parts; entries that are traced
+        kind = "O"
+    if kind not in "biuf" and not (kind == "O" and _holds_tracers(value)):
+        raise ModelError(
+            f"{model}: parameter '{name}' is {value!r}; a parameter is a number, or an array of "
+            "numbers for many points"
+        )
+
+
+def _holds_tracers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(hasattr(x, "aval") for x in value)
+
+
+def _check_size(model: str, name: str, value: Any) -> None:
+    if isinstance(value, list) or (hasattr(value, "dtype") and hasattr(value, "__array__")
+                                   and not isinstance(value, np.generic)):  # fmt: skip
+        raise ModelError(
+            f"{model}: size '{name}' is {value!r}; a size is one number, not an array: sizes "
+            "are static, each a program of its own. Solve once for each, or sweep over it (a "
+            f"[grid] with {name} = [20, 40])"
+        )
 
 
 def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:

@@ -28,7 +28,7 @@ from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .arguments import bind
 from .constructor import named_fields, read_dict
-from .grids import Grid, Iid, Integers, vector
+from .grids import MOST, Grid, Iid, Integers, vector
 from .markov import Markov
 from .post_decision import read_post
 from .returns import Argument, check_returns
@@ -46,8 +46,6 @@ RESERVED = frozenset(
     | {"distribution_period", "moments", "gradients", "gradients_fixed_policy"}
     | {"gain", "gain_lower", "gain_upper"}
 )
-
-MOST = 2**31 - 1  # values of one variable, and joint choices: policies are int32
 
 # The moments that every model has: a statistic of a variable, `gini_a`.
 STATISTIC = re.compile(r"(?P<statistic>mean|sd|var|gini|top|bottom|p[1-9][0-9]?)_(?P<variable>.+)")
@@ -160,7 +158,11 @@ class Model:
         if not self.reward:
             raise ModelError("reward is an empty list; give a function, or a list to be summed")
         specs = {n: self.grid_of(n) for n in (*self.states, *self.choices) if self._has_grid(n)}
-        put(self, "post", {k: read_post(k, v, specs) for k, v in read_dict("post", self.post).items()})
+        put(
+            self,
+            "post",
+            {k: read_post(k, v, specs) for k, v in read_dict("post", self.post).items()},
+        )
         self._check_names()
         self._check_sizes()
         self._check_functions()

@@ -146,9 +146,7 @@ def check_shape(shape: tuple[int, ...], wanted: tuple[int, ...], what: str) -> N
     )
 
 
-def refused(
-    error: Exception, what: str, own: Sequence[str] | None = None
-) -> ModelError | None:
+def refused(error: Exception, what: str, own: Sequence[str] | None = None) -> ModelError | None:
     """Return what to raise in place of an error about traced numbers; None if it is another one.
 
     Parameters
