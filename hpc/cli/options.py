@@ -130,6 +130,8 @@ def assignments(texts: tuple[str, ...]) -> dict[str, Any]:
         name, value = parse_assignment(text)
         if not name:
             raise UsageError(f"--set {text}: write --set NAME=VALUE, for example --set n_k=500.")
+        if name in values:
+            raise UsageError(f"--set {text}: {name} is {values[name]} already; say it once.")
         values[name] = parse_scalar(value)
     return values
 

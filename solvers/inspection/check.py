@@ -53,6 +53,10 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
         factory = as_factory(model)
         values, sizes = split(factory, params)
         for name, value in values.items():
+            if np.ndim(value):
+                raise ModelError(
+                    f"parameter '{name}' has shape {np.shape(value)}; dp.check looks at one point"
+                )
             if not np.isfinite(value):
                 raise ModelError(f"{signature(factory).name}: parameter '{name}' is {value}")
         model = rebuild(factory, values, sizes)

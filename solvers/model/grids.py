@@ -50,6 +50,8 @@ def vector(values: ArrayLike, what: str) -> AnyArray:
 
 def check_number(x: Any, what: str) -> None:
     """Refuse what is no real number, plain or traced."""
+    if isinstance(x, int | float):
+        return
     try:
         array = np.asarray(x) if is_concrete(x) else x
         if array.ndim == 0 and array.dtype.kind in "biuf":
