@@ -61,7 +61,9 @@ class SolveOptions:
         Certified sup-norm error of the value to reach.
     method : str
         ``auto``, ``vi`` (value iteration), ``pi`` (Howard policy iteration with a Krylov inner
-        solver) or ``opi`` (optimistic policy iteration). None changes what is certified.
+        solver) or ``opi`` (optimistic policy iteration). None changes what is certified. Names of
+        the literature mean these, and are kept as these: ``howard`` and ``policy_iteration`` are
+        ``pi``, ``vfi`` and ``value_iteration`` are ``vi``, ``modified`` and ``mpi`` are ``opi``.
     max_iter : int
         Bellman sweeps (full maximisations) at most.
     steps : int
@@ -286,7 +288,8 @@ def canonical(option: str, name: Any, known: Mapping[str, tuple[str, ...]]) -> s
         if wanted == method or wanted in aliases:
             return method
     names = [n for method, aliases in known.items() for n in (method, *aliases)]
+    each = (m + f" ({', '.join(aliases)})" * bool(aliases) for m, aliases in known.items())
     raise UsageError(
-        f"{option}={name!r} is unknown.{did_you_mean(wanted, names)} The methods are: "
-        f"{', '.join(known)}."
+        f"{option}={name!r} is unknown.{did_you_mean(wanted, names)} It is one of: "
+        f"{', '.join(each)}."
     )

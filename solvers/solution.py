@@ -16,7 +16,7 @@ from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .errors import UsageError, did_you_mean
 from .options import SolveOptions
-from .outcomes import RECORDS, UNCERTIFIED, Outcome, sentence, word
+from .outcomes import RECORDS, UNCERTIFIED, Outcome, accuracy, sentence, word
 
 if TYPE_CHECKING:
     import xarray
@@ -340,16 +340,35 @@ class Solution:
             return f"<Solution of {self.problem.name}, traced>"
         shape = np.shape(np.asarray(self.arrays.get("value", self.code)))
         if self.problem.batched:
-            words, counts = np.unique(self.status, return_counts=True)
-            summary = ", ".join(f"{n} {w}" for w, n in zip(words, counts, strict=True))
-            return f"<Solution of {self.problem.name}: {shape[0]} points: {summary}>"
+            return f"<Solution of {self.problem.name}: {self._summary(shape)}>"
+        reason = f"{self.status}: {str(self.message).rstrip('.')}" if self.message else self.status
+        if self.status == "failed":
+            return f"<Solution of {self.problem.name}: {reason}>"
         bound, sweeps = float(self.error_bound), f"{int(self.iterations)} sweeps"
+        if np.isnan(bound):  # the reason says it
+            return f"<Solution of {self.problem.name}: {reason}, shape {shape}>"
         certified = f"certified error {bound:.2g}, {sweeps}"
         if not np.isfinite(bound):
             certified = f"nothing certified, {sweeps}"
         elif "value" not in dict(self.problem.dims):
             certified = f"error at most {bound:.2g} by the factory's word"
-        return f"<Solution of {self.problem.name}: {self.status}, {certified}, shape {shape}>"
+        elif self.status != "solved":
+            certified += f" (tol {self.problem.options.tol:g})"
+        return f"<Solution of {self.problem.name}: {reason}; {certified}, shape {shape}>"
+
+    def _summary(self, shape: tuple[int, ...]) -> str:
+        """Say in a line how many points ended how, and why the first that is not solved did."""
+        status, bounds = np.atleast_1d(self.status), np.asarray(self.error_bound)
+        words, counts = np.unique(status, return_counts=True)
+        each = ", ".join(f"{n:,} {w}" for w, n in zip(words, counts, strict=True))
+        parts = [f"{shape[0]:,} points: {each}"]
+        if (bounds := bounds[status != "failed"]).size:
+            worst = float(np.max(bounds))  # NaN where one has none
+            parts += [accuracy(worst, self.problem.options.tol, "worst certified error")]
+        if (status != "solved").any():
+            first = int(np.argmax(np.where(status == "failed", 2, status == "inexact")))
+            parts += [f"point {first} {status[first]}: {np.atleast_1d(self.message)[first]}"]
+        return "; ".join(part.rstrip(".") for part in [*parts, f"shape {shape}"])
 
     # -- labelled results -----------------------------------------------------------------------
 
