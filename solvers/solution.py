@@ -341,7 +341,10 @@ class Solution:
         shape = np.shape(np.asarray(self.arrays.get("value", self.code)))
         if self.problem.batched:
             return f"<Solution of {self.problem.name}: {self._summary(shape)}>"
-        reason = f"{self.status}: {str(self.message).rstrip('.')}" if self.message else self.status
+        why = str(self.message).rstrip(".")
+        reason = (
+            f"{self.status}{', ' if self.status == 'solved' else ': '}{why}" if why else "solved"
+        )
         if self.status == "failed":
             return f"<Solution of {self.problem.name}: {reason}>"
         bound, sweeps = float(self.error_bound), f"{int(self.iterations)} sweeps"

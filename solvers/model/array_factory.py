@@ -1,8 +1,9 @@
 r"""Factories that return arrays in place of a model: what their dict may hold.
 
 A factory may return, in place of a model, a dict of named arrays: any JAX computation of its
-parameters. ``{"price": x}`` leaves the dimensions unnamed, ``{"path": (("t",), x)}`` names them,
-and ``grid_t`` holds the values of dimension ``t``. Nothing is certified about such arrays by this
+parameters. ``{"price": x}`` leaves the dimensions unnamed, so that each array has its own axes,
+``price_0``; ``{"path": (("t",), x)}`` names them, and arrays may share one. ``grid_t`` holds the
+values of dimension ``t``. Nothing is certified about such arrays by this
 package; so the factory may itself say how good they are:
 
 ``residual``, ``error_bound``, ``iterations``
@@ -37,6 +38,7 @@ Dims = tuple[str, ...]
 Shapes = dict[str, tuple[Dims, jax.ShapeDtypeStruct]]
 
 REQUIRE = "require"
+GRID = "grid_"
 TAKEN = ("code", "seconds", "status", "message")
 
 
@@ -98,6 +100,8 @@ def _read_dims(name: str, given: Any) -> Dims:
 
 
 def _unnamed(name: str, ndim: int) -> Dims:
+    if ndim == 1 and name.startswith(GRID) and name != GRID:
+        return (name.removeprefix(GRID),)
     return tuple(f"{name}_{i}" for i in range(ndim))
 
 
