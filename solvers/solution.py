@@ -379,7 +379,7 @@ class Solution:
         """Return an ``xarray.Dataset``, with the names that a store has.
 
         Dimensions are the states' names (after ``point`` for many points); states' values are
-        coordinates, or variables ``grid_<state>`` where they differ between points.
+        coordinates, named ``grid_<state>`` where they differ between points.
         """
         named = [
             (name, dims, self.arrays[name])
@@ -479,7 +479,7 @@ def labelled(
         Its status, message and parameters go along.
     named : iterable of (name, dims, array (dims...) or (points, dims...))
         Without the axis of points in `dims`. What is named ``grid_<state>`` becomes that state's
-        coordinate, unless it differs between points.
+        coordinate; where it differs between points, a coordinate under its own name.
     numbers : dict of str to array () or (points,)
         One of each for a point.
     batched : bool
@@ -497,7 +497,8 @@ def labelled(
         if is_grid and (not point or (array == array[:1]).all()):
             coords[state] = array[0] if point else array
             continue
-        variables[name] = ((*point, *dims), array)
+        # A grid that moves with a parameter is a coordinate too, of more dimensions than its own.
+        (coords if is_grid else variables)[name] = ((*point, *dims), array)
         if TIME in dims:
             coords[TIME] = np.arange(array.shape[len(point)])
     variables |= {name: (point, np.asarray(x)) for name, x in numbers.items()}

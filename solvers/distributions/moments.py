@@ -27,6 +27,7 @@ of a function of all these, and of shocks. ``moments`` stands for the usual ones
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -190,6 +191,24 @@ def moments_of(
     for name, f in functions.items():
         bind(f, law.env, f"moment '{name}'")
         found[name] = law.expectation(f, f"moment '{name}'")
+    return found
+
+
+def of_states(model: Any, asked: Asked) -> set[str]:
+    """Return the names of those moments that are of states alone, whatever is chosen."""
+    names, functions = _sorted_out(model, asked)
+    own = _own(model)
+    functions = functions | {name: own[name] for name in expanded(model, names) if name in own}
+    states, outputs = _states(model), set(getattr(model, "outputs", ()))
+    found = {
+        name
+        for name in expanded(model, names)
+        if name not in own and name.partition("_")[2] in states
+    }
+    for name, f in functions.items():
+        taken = {p for p, x in inspect.signature(f).parameters.items() if x.default is x.empty}
+        if taken <= set(states) and not taken & outputs:
+            found.add(name)
     return found
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.fixed_point import listening
 from dpsolve.solvers.outcomes import RECORDS, Outcome
 from dpsolve.solvers.program_keys.fingerprint import keyed
 
@@ -184,9 +185,11 @@ def _compiled(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> Any:
         return None
     dims: dict[str, Dims] = {}
     sentences: list[str] = []
+    told: list[str] = []
 
     def run(values: Mapping[str, Any]) -> tuple[list[Array], list[Array]]:
-        made = build(factory, values, static)
+        with listening(told):
+            made = build(factory, values, static)
         dims.update(own_dims(made))
         conditions = _requirements(made) if REQUIRE in made else {}
         sentences[:] = conditions
@@ -195,9 +198,13 @@ def _compiled(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> Any:
     program = jax.jit(run)
 
     def call(values: Mapping[str, Any]) -> dict[str, Any]:
+        told.clear()
         arrays, conditions = program(values)
+        jax.effects_barrier()
         made = {name: (dims[name], x) for name, x in zip(dims, arrays, strict=True)}
         required = dict(zip(sentences, conditions, strict=True))
+        if not all(bool(jnp.isfinite(x).all()) for x in arrays if x.dtype.kind in "fc"):
+            required |= dict.fromkeys(told[:1], False)  # why they hold NaN
         return made | ({REQUIRE: required} if required else {})
 
     return call
