@@ -57,7 +57,8 @@ def solve(
     tol : float
         Certified sup-norm error of the value to reach.
     method : str
-        ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it.
+        ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it. ``howard`` and
+        its like mean ``pi``, ``vfi`` means ``vi`` (see :class:`~dpsolve.SolveOptions`).
     mesh : str or mapping, optional
         ``"states=4"`` spreads the states over four devices: each holds a quarter of the value, of
         the policy and of all that is computed from them, and the answer is the same within its

@@ -32,6 +32,8 @@ class _Commands(click.Group):
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any("\0" in arg for arg in args):  # no shell can, a caller of `main` may
+            raise click.UsageError("an argument holds a NUL character, which no path or name has")
         ctx.meta[COMMAND_LINE] = shlex.join(["dpsolve", *args])
         return super().parse_args(ctx, args)
 
@@ -46,6 +48,11 @@ class _Commands(click.Group):
             ctx.exit(130)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except OSError as error:  # a name too long, a folder that may not be read, a full disk
+            if error.filename is None or _of_users_file(error):
+                raise
+            _tell(f"{error.filename}: {error.strerror}")
+            ctx.exit(DpsolveError.exit_code)
         except Exception as error:
             if (text := _of_users_file(error)) is None:
                 raise  # a fault of dpsolve: the traceback is what its report needs

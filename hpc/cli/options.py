@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,7 +42,7 @@ _SWEEP_OPTIONS = (
     ),
     set_option,
     click.option("--tol", type=float, help="Certified error of the value to reach."),
-    click.option("--method", help="auto, vi, pi or opi."),
+    click.option("--method", help="auto, vi (vfi), pi (howard) or opi (modified)."),
     click.option("--criterion", help="discounted, or average: the average reward per period."),
     click.option("--warm/--cold", default=None,
                  help="Start points from what was found at their neighbours, or do not; by default "
@@ -130,11 +130,7 @@ def assignments(texts: tuple[str, ...]) -> dict[str, Any]:
         name, value = parse_assignment(text)
         if not name:
             raise UsageError(f"--set {text}: write --set NAME=VALUE, for example --set n_k=500.")
+        if name in values:
+            raise UsageError(f"--set {text}: {name} is {values[name]} already; say it once.")
         values[name] = parse_scalar(value)
     return values
-
-
-def listed(values: Mapping[str, Any]) -> str:
-    """Return names and values in one line: ``beta=0.96, n_a=200``."""
-    each = (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
-    return ", ".join(each)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from dpsolve.solvers.errors import AgreedError, DpsolveError, PeerError, UsageError
-from dpsolve.solvers.outcomes import accuracy
+from dpsolve.solvers.outcomes import accuracy, listed
 
-from .options import assignments, command_line, examples, listed, read_target, set_option
+from .options import assignments, command_line, examples, read_target, set_option
 
 if TYPE_CHECKING:
     from dpsolve.hpc.distributed_solve.stored_solve import SolveReport

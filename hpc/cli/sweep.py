@@ -49,10 +49,15 @@ _TARGET = "SWEEP.toml|MODEL"
 @click.argument("target", metavar=_TARGET)
 @sweep_options
 @executor_options
+@click.option(
+    "--overwrite", is_flag=True,
+    help="Begin anew: delete the store that lies there, whatever sweep it holds.",
+)  # fmt: skip
 @click.pass_context
 def sweep(
     ctx: click.Context, /, target: str, on: str, profile: str | None, scheduler: str | None,
-    mesh: str, retry_failed: bool, detach: bool, no_verify: bool, **options: Any,
+    mesh: str, retry_failed: bool, detach: bool, no_verify: bool, overwrite: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Solve a model at many points, into one store.
 
@@ -72,13 +77,16 @@ def sweep(
     reading = read_target(target, **options)
     with wrong_names_at_once(reading):
         if detach:
-            made = create_store(reading.sweep, reading.source, command_line(), choice.worker_count)
+            made = create_store(
+                reading.sweep, reading.source, command_line(), choice.worker_count, overwrite
+            )
             click.echo(go_on(made, _again(choice, no_verify), retry_failed=retry_failed))
             return
         progress = progress_for()
         outcome = run_sweep(
             reading.sweep, reading.source, progress=progress, command=command_line(),
             executor=choice.executor(progress.jobs), retry_failed=retry_failed,
+            overwrite=overwrite,
         )  # fmt: skip
     _finish(ctx, outcome, verified=0 if no_verify else reading.sweep.verified)
 

@@ -20,6 +20,7 @@ from dpsolve.hpc.store.store import Store, check_format, open_store
 
 from .executor import Executor, LocalExecutor
 from .interrupts import on_interrupt
+from .overwrite import remove_store
 from .single_driver import driving
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def run_sweep(
     command: str = "",
     executor: Executor | None = None,
     retry_failed: bool = False,
+    overwrite: bool = False,
 ) -> SweepReport:
     """Solve every point of a sweep that its store does not hold yet.
 
@@ -104,6 +106,8 @@ def run_sweep(
         Where tasks run; by default in this process.
     retry_failed : bool
         Compute tasks with failed points once more.
+    overwrite : bool
+        Begin anew where there is a store: it is deleted, once the sweep is found to be in order.
 
     Raises
     ------
@@ -116,16 +120,25 @@ def run_sweep(
     executor = executor or LocalExecutor()
     plan = make_plan(sweep, source, executor.worker_count)
     planned = time.perf_counter() - began
+    if overwrite:
+        remove_store(plan.path)
     store = open_or_create(plan, command)
     outcome = _run(store, progress, executor, retry_failed)
     return replace(outcome, seconds=time.perf_counter() - began, plan_seconds=planned)
 
 
 def create_store(
-    sweep: Sweep, source: ModelSource, command: str = "", worker_count: WorkerCount | None = None
+    sweep: Sweep,
+    source: ModelSource,
+    command: str = "",
+    worker_count: WorkerCount | None = None,
+    overwrite: bool = False,
 ) -> Store:
     """Make the store of a sweep, or open it, and run nothing; see `run_sweep`."""
-    return open_or_create(make_plan(sweep, source, worker_count), command)
+    plan = make_plan(sweep, source, worker_count)
+    if overwrite:
+        remove_store(plan.path)
+    return open_or_create(plan, command)
 
 
 def resume(

@@ -54,6 +54,8 @@ def number_in_quotes(value: object) -> str:
         float(value)
     except ValueError:
         return ""
+    if "_" in value:  # 0_93: Python reads it, TOML does not
+        return ""
     return f"in quotes this is text; write the number bare: {value}."
 
 
@@ -92,11 +94,13 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _whole(value: Any, least: int, why: str) -> int:
+def _whole(value: Any, least: int, why: str, most: int = 2**31 - 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _wrong(number_in_quotes(value) or "a whole number is expected.")
     if value < least:
         raise _wrong(why)
+    if value > most:
+        raise _wrong(f"at most {most:,} can be counted.")
     return value
 
 
@@ -117,7 +121,7 @@ Count = Annotated[int, PlainValidator(lambda v: _whole(v, 1, "at least 1 is need
 TwoOrMore = Annotated[
     int, PlainValidator(lambda v: _whole(v, 2, "a range with two ends has at least 2 points."))
 ]
-Seed = Annotated[int, PlainValidator(lambda v: _whole(v, 0, "a seed is 0 or above."))]
+Seed = Annotated[int, PlainValidator(lambda v: _whole(v, 0, "a seed is 0 or above.", 2**63))]
 Values = Annotated[tuple[Scalar, ...], BeforeValidator(_list)]
 
 

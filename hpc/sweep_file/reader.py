@@ -18,7 +18,7 @@ from dpsolve.solvers.options import SolveOptions
 from .consistency import disagreements
 from .csv_table import read_table
 from .fields import VERIFY, Sweep, field_mistakes, number_in_quotes, verified
-from .mistakes import Key, Mistake, report
+from .mistakes import Key, Mistake, path_fault, report
 from .model_source import ModelSource, resolve
 from .overrides import Overrides
 from .toml_lines import TomlSource
@@ -61,6 +61,8 @@ def read_sweep(path: Path | None, overrides: Overrides | None = None) -> Reading
     UsageError
         With every mistake of the file and of the options: where it stands, the value, the remedy.
     """
+    if path is not None and (fault := path_fault(str(path))):
+        raise UsageError(f"sweep file: {fault}")
     document = TomlSource.read(path) if path is not None else TomlSource("the command line", {})
     folder = path.resolve().parent if path is not None else Path.cwd()
     raw, origins, mistakes = (overrides or Overrides()).apply(document.data)
@@ -107,6 +109,8 @@ def _places(document: TomlSource, origins: Mapping[Key, str]) -> Callable[[Key],
 def _model(reference: Any, folder: Path) -> tuple[ModelSource | None, Signature | Mistake | None]:
     if not isinstance(reference, str) or not reference.strip():
         return None, None  # a mistake of the field, told there
+    if fault := path_fault(reference):
+        return None, Mistake(("model",), fault)
     try:
         source = resolve(reference, folder)
         return source, signature(source.load())
@@ -144,6 +148,10 @@ def _options(solve: Any) -> Iterator[Mistake]:
 
 def _store(store: Any) -> Iterator[Mistake]:
     path = store.get("path") if isinstance(store, Mapping) else None
-    if isinstance(path, str) and Path(path).is_file():
+    if not isinstance(path, str):
+        return
+    if fault := path_fault(path):
+        yield Mistake(("store", "path"), fault)
+    elif Path(path).is_file():
         text = "there is a file of that name; a store is a folder. Choose another path."
         yield Mistake(("store", "path"), text)

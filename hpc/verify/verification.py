@@ -152,10 +152,13 @@ def verify(
     StoreError
         If there is no store at the path.
     UsageError
-        If the target is neither a path nor a solution, or the sample is negative.
+        If the target is neither a path nor a solution, or the sample or the seed is
+        negative.
     """
     if sample < 0:
         raise UsageError(f"sample={sample}; it is a number of points, at least 0")
+    if seed < 0:
+        raise UsageError(f"seed={seed}; it is a whole number, 0 or above")
     run = _Run(sample, np.random.default_rng(seed), all_points, progress or Silent())
     try:
         if isinstance(target, Solution):

@@ -27,7 +27,8 @@ of a function of all these, and of shocks. ``moments`` stands for the usual ones
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -193,11 +194,33 @@ def moments_of(
     return found
 
 
+def of_states(model: Any, asked: Asked) -> set[str]:
+    """Return the names of those moments that are of states alone, whatever is chosen."""
+    names, functions = _sorted_out(model, asked)
+    own = _own(model)
+    functions = functions | {name: own[name] for name in expanded(model, names) if name in own}
+    states, outputs = _states(model), set(getattr(model, "outputs", ()))
+    found = {
+        name
+        for name in expanded(model, names)
+        if name not in own and name.partition("_")[2] in states
+    }
+    for name, f in functions.items():
+        taken = {p for p, x in inspect.signature(f).parameters.items() if x.default is x.empty}
+        if taken <= set(states) and not taken & outputs:
+            found.add(name)
+    return found
+
+
 def _sorted_out(model: Any, asked: Asked) -> tuple[list[str], dict[str, Callable[..., Any]]]:
     if isinstance(asked, Mapping):
         return [], dict(asked)
     if isinstance(asked, str):
         return [asked], {}
+    asked = tuple(asked) if isinstance(asked, Iterable) else (asked,)
+    for f in asked:
+        if not isinstance(f, str) and not callable(f):
+            raise UsageError(f"moments: {f!r} is no name of a moment, and no function")
     functions = {getattr(f, "__name__", "moment"): f for f in asked if not isinstance(f, str)}
     return [name for name in asked if isinstance(name, str)], functions
 

@@ -18,6 +18,7 @@ from jax import Array, lax
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.model.grids import MOST
 from dpsolve.solvers.numerics.finite import all_finite
 from dpsolve.solvers.outcomes import Outcome
 from dpsolve.solvers.solution import Problem, Solution
@@ -78,8 +79,10 @@ def _periods(periods: int | None, horizon: int | None) -> int:
         if horizon is None:
             raise UsageError("dp.path needs periods=, the number of steps: the horizon is infinite")
         return horizon
-    if isinstance(periods, bool) or not isinstance(periods, int) or periods < 1:
-        raise UsageError(f"periods={periods!r}; it is a whole number of steps, at least 1")
+    if isinstance(periods, bool) or not isinstance(periods, int) or not 1 <= periods <= MOST:
+        raise UsageError(
+            f"periods={periods!r}; it is a whole number of steps, at least 1 and at most {MOST:,}"
+        )
     if horizon is not None and periods > horizon:
         raise UsageError(
             f"periods={periods}, but the model has only {horizon}: after the last one nothing is "
