@@ -6,13 +6,12 @@ import json
 import math
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dpsolve.sharding.batches.solving_order import START, STRAND
-from dpsolve.solvers.errors import RefusedError, UsageError
+from dpsolve.solvers.errors import RefusedError
 from dpsolve.solvers.outcomes import accuracy
 
 from .options import (
@@ -25,13 +24,11 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from dpsolve.hpc.executor_choice import ExecutorChoice
     from dpsolve.hpc.plan.plan import BucketPlan, Plan
     from dpsolve.hpc.run.sweep import SweepReport
-    from dpsolve.hpc.sweep_file.reader import Reading
     from dpsolve.hpc.verify.after_sweep import FinalCheck
     from dpsolve.sharding.devices.mesh import MeshShape
-
-    from .executor_choice import ExecutorChoice
 
 
 _TARGET = "SWEEP.toml|MODEL"
@@ -62,11 +59,11 @@ def sweep(
     At the end a few points are compared with the model's definition ([solve] verify = 4); exit
     code 1 if one differs.
     """
+    from dpsolve.hpc.executor_choice import ExecutorChoice
+    from dpsolve.hpc.plan.check_names import wrong_names_at_once
     from dpsolve.hpc.progress import progress_for
     from dpsolve.hpc.run.detach import detach as go_on
     from dpsolve.hpc.run.sweep import create_store, run_sweep
-
-    from .executor_choice import ExecutorChoice
 
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
     reading = read_target(target, **options)
@@ -103,12 +100,11 @@ def resume(
     on is free: what a SLURM job began, this process may finish. A failed point is committed like
     any other; --retry-failed computes its task once more.
     """
+    from dpsolve.hpc.executor_choice import ExecutorChoice
     from dpsolve.hpc.progress import progress_for
     from dpsolve.hpc.run.detach import detach as go_on
     from dpsolve.hpc.run.sweep import resume as resume_sweep
     from dpsolve.hpc.store.store import check_format, open_store
-
-    from .executor_choice import ExecutorChoice
 
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
     if detach:
@@ -141,6 +137,7 @@ def plan(target: str, mesh: str, probe: bool, **options: Any) -> None:
     memory of a device is forecast for any mesh; the compiler's own account of it stands beside
     where there are the devices to compile for.
     """
+    from dpsolve.hpc.plan.check_names import wrong_names_at_once
     from dpsolve.hpc.plan.plan import make_plan
     from dpsolve.sharding.devices.mesh import MeshShape
 
@@ -154,18 +151,6 @@ def plan(target: str, mesh: str, probe: bool, **options: Any) -> None:
         click.echo(_time(made))
     click.echo(_on_a_device(made, shape, probe))
     click.echo(f"  run it      dpsolve sweep {_arguments()}")
-
-
-@contextmanager
-def wrong_names_at_once(reading: Reading) -> Iterator[None]:
-    """If a sweep is refused, tell every wrong name in `keep` with its line, not the first alone."""
-    try:
-        yield
-    except UsageError:
-        from dpsolve.hpc.plan.check_names import check_names
-
-        check_names(reading)
-        raise
 
 
 def page(plan: Plan) -> Iterator[str]:
