@@ -31,6 +31,7 @@ from dpsolve.solvers.solve.one_device import (
     explain,
     solve_on_one_device,
     solve_options,
+    warn_of_top_mass,
 )
 
 
@@ -132,6 +133,7 @@ def solve(
     problem = Problem(
         None if ready else factory, ready, Sizes(sizes.items()), chosen, tuple(dims.items())
     )
+    warn_of_top_mass(problem.name, arrays)
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, dict(values), problem, message, seconds, compiling.seconds)
 

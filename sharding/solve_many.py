@@ -20,7 +20,7 @@ from dpsolve.solvers.outcomes import PER_POINT
 from dpsolve.solvers.solution import Problem, Solution
 from dpsolve.solvers.solve.compile_clock import compile_clock
 from dpsolve.solvers.solve.gradients import differentiable_point
-from dpsolve.solvers.solve.one_device import check_sizes, solve_options
+from dpsolve.solvers.solve.one_device import check_sizes, solve_options, warn_of_top_mass
 from dpsolve.solvers.solve.result_dims import ModelShape, arrays_dims, shape_of
 
 
@@ -82,6 +82,7 @@ def solve_many(
     for name in PER_POINT:
         arrays[name] = getattr(batch, name)
     problem = _problem(factory, sizes, chosen, compiled.outline.shape, arrays)
+    warn_of_top_mass(problem.name, arrays)
     return Solution(arrays, columns, problem, batch.message, batch.seconds, compiling.seconds)
 
 

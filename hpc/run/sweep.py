@@ -15,6 +15,7 @@ from dpsolve.hpc.plan.plan import make_plan
 from dpsolve.hpc.store.buckets import Receipt, worst
 from dpsolve.hpc.store.create import open_or_create
 from dpsolve.hpc.store.failed_points import clear_failed, has_failed
+from dpsolve.hpc.store.grid_tops import top_mass_texts
 from dpsolve.hpc.store.provenance import version_notes
 from dpsolve.hpc.store.store import Store, check_format, open_store
 
@@ -199,6 +200,9 @@ def _drive(
         )
         seconds = time.perf_counter() - began
         outcome = _account(store, [*receipts.values()], new, seconds, compiling, came)
+        if new:
+            for text in top_mass_texts(store, {*receipts, *(receipt.task for receipt in new)}):
+                progress.note(text)
         if outcome.interrupted and outcome.pending:
             progress.note(
                 f"interrupted ({came}): {outcome.points - outcome.pending} of {outcome.points} "

@@ -26,9 +26,11 @@ from dpsolve.solvers.solution import Problem, Solution
 
 from .distribution import Distribution
 from .initial import check_masses, initial_of
+from .moments import top_masses
 from .solved_points import at_points, fixed_policy, horizon_of, states_of
 from .stationary_derivatives import MAX_ITER, Stationary, stationary_of
 from .stationary_methods import DENSE_MOST
+from .top_mass import warn
 
 
 def stationary(
@@ -108,6 +110,8 @@ def _of_solution(
     start = () if initial is None else (initial_of(solution, initial),)
     program = _program(solution.problem, options)
     arrays = program(solution.parameters, solution.policy_index, solution.code, *start)
+    if is_concrete(arrays):
+        warn(solution.problem.name, arrays, states)
     return Distribution(
         arrays, solution.parameters, solution.policy_index, states, solution.problem
     )
@@ -127,7 +131,8 @@ def _program(
         found = stationary_of(
             fixed.expect, made.shape, initial=start, proper=proper, **dict(options)
         )
-        return found._replace(code=jnp.where(code < 10, found.code, code))._asdict()
+        arrays = found._replace(code=jnp.where(code < 10, found.code, code))._asdict()
+        return arrays | top_masses(made, found.mass)
 
     def run(*args: Any) -> Any:
         n = math.prod(np.shape(args[1][next(iter(args[1]))])[problem.batched :])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.distributions.top_mass import warn
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.check import diagnose
 from dpsolve.solvers.library import as_factory
@@ -80,6 +81,7 @@ def solve_on_one_device(
         return Solution(arrays, values, problem)
     jax.block_until_ready(arrays)
     message = explain(int(arrays["code"]), lambda: rebuild(factory, values, sizes), chosen, arrays)
+    warn_of_top_mass(problem.name, arrays)
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, values, problem, message, seconds, compiling.seconds)
 
@@ -106,6 +108,7 @@ def _solve_ready(
         return Solution(arrays, {}, problem)
     jax.block_until_ready(arrays)
     message = explain(int(arrays["code"]), lambda: model, options, arrays)
+    warn_of_top_mass(problem.name, arrays)
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, {}, problem, message, seconds, compiling.seconds)
 
@@ -176,6 +179,12 @@ def check_sizes(sizes: Mapping[str, Any]) -> None:
                 f"size '{name}' is {value!r}, which cannot be hashed; use a number, a string or a "
                 "tuple"
             ) from None
+
+
+def warn_of_top_mass(name: str, arrays: Mapping[str, Any]) -> None:
+    """Warn of mass at the top of a grid, if a distribution was asked for."""
+    grids = {n.removeprefix("grid_"): x for n, x in arrays.items() if n.startswith("grid_")}
+    warn(name, arrays, grids)
 
 
 def explain(

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 
 import dpsolve as dp
 from dpsolve import RefusedError, UsageError
 from dpsolve.hpc.cli.main import main
+from dpsolve.hpc.store.status import read_status
 from dpsolve.hpc.store.store import open_store
 
 from .conftest import TOY, assert_equal_stores
@@ -216,3 +218,29 @@ def test_ctrl_c_is_an_interrupt_that_the_same_call_resumes() -> None:
     done = dp.sweep("cake", grid={"beta": [0.5, 0.6, 0.7, 0.8]}, fixed={"n_x": 9},
                     store="a.zarr", points_per_task=1, quiet=True)  # fmt: skip
     assert (done["status"] == "solved").all()
+
+
+def test_mass_at_the_top_of_a_grid_is_stored_told_and_verified(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("walk.py").write_text(
+        HEAD + "def walk(p=0.5, *, n=5):\n"
+        "    return dp.Model(\n"
+        "        states={'a': dp.grid(0.0, 1.0, n, outside='clip')},\n"
+        "        choices={'eat': dp.integers(0, 0)},\n"
+        "        shocks={'luck': dp.iid([-1.0, 1.0], [1 - p, p])},\n"
+        "        transition={'a': lambda a, luck: a + luck / (n - 1)},\n"
+        "        reward=lambda a: a, discount=0.9)\n"
+    )
+    call: dict[str, Any] = {"grid": {"p": [0.01, 0.5]}, "keep": ["distribution", "policy"]}
+    ds = dp.sweep("walk.py:walk", **call, store="walk.zarr")
+    np.testing.assert_allclose(ds["top_mass_a"], [0.0, 0.2], atol=1e-7)
+    told = "at 1 of 2 points up to 20 % of the mass lies at the top of the grid of a"
+    assert capsys.readouterr().err.count(told) == 1
+    assert told in str(read_status("walk.zarr"))
+    assert dp.verify("walk.zarr").ok
+    Path("walk.py").unlink()
+    group = zarr.open_group("walk.zarr", mode="r+", use_consolidated=False)
+    group["top_mass_a"][:] = [0.0, 0.0]
+    claims = dp.verify("walk.zarr", all_points=True).claims
+    assert any("top_mass_a is 0, but the stored distribution has 0.2" in c for c in claims)
