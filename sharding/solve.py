@@ -108,7 +108,8 @@ def solve(
             "point: use dp.solve_many for many"
         )
     shape = MeshShape.read(mesh)
-    size = program(factory, sizes, chosen).footprint
+    alone = program(factory, sizes, chosen)
+    size, states = alone.footprint, alone.outline.shape.states
     if shape is None:
         shape = MeshShape(states=fewest_devices(size, len(jax.devices())))
     if shape.points > 1:
@@ -118,7 +119,7 @@ def solve(
         )
     if shape.size == 1:
         return solve_on_one_device(model, params, tol=tol, method=method, **options)
-    check_fits(size, shape)
+    check_fits(size, shape, states)
     whole = _whole(factory, Sizes(sizes.items()), chosen, shape)
     partition = whole.partition
     began = time.perf_counter()

@@ -139,6 +139,7 @@ def plan(target: str, mesh: str, probe: bool, **options: Any) -> None:
     """
     from dpsolve.hpc.plan.check_names import wrong_names_at_once
     from dpsolve.hpc.plan.plan import make_plan
+    from dpsolve.hpc.run.disk_space import check_disk
     from dpsolve.sharding.devices.mesh import MeshShape
 
     shape = MeshShape.read(mesh)
@@ -147,6 +148,7 @@ def plan(target: str, mesh: str, probe: bool, **options: Any) -> None:
         made = make_plan(reading.sweep, reading.source)
     for line in page(made):
         click.echo(line)
+    check_disk(made)
     if probe:
         click.echo(_time(made))
     click.echo(_on_a_device(made, shape, probe))
@@ -238,7 +240,7 @@ def _on_a_device(plan: Plan, shape: MeshShape | None, compiling: bool) -> str:
 
     largest = max(plan.buckets, key=lambda part: part.program.footprint.bytes).program
     on = program(largest.factory, largest.sizes, largest.options, shape or ONE_DEVICE)
-    check_fits(on.footprint, on.shape)
+    check_fits(on.footprint, on.shape, on.outline.shape.states)
     forecast = on.forecast()
     text = f"  a device    {size(forecast.bytes)} forecast for a batch of {forecast.lanes}"
     if shape is not None:

@@ -29,6 +29,7 @@ from dpsolve.sharding.batches.solving_order import START, solving_order
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.design import Bucket
+    from dpsolve.hpc.plan.plan import Plan
     from dpsolve.hpc.plan.tasks import Task, WorkerCount
     from dpsolve.sharding.batches.program import Batch, Program
 
@@ -94,6 +95,22 @@ class LocalExecutor:
         self._mesh = mesh
         self._events: SimpleQueue[Receipt | str | Exception | None] = SimpleQueue()
         self._stopped = threading.Event()
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan that cannot work on this process's devices.
+
+        Raises
+        ------
+        UsageError
+            With the bytes or the time, and the nearest size that would do.
+        """
+        from dpsolve.sharding.batches.program import program_for
+        from dpsolve.sharding.devices.mesh import MeshShape
+
+        for part in plan.buckets:
+            made, most = part.program, max(task.size for task in part.tasks)
+            mesh = MeshShape.read(self._mesh)
+            program_for(made.factory, made.sizes, made.options, most, mesh).check_possible()
 
     def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
         """Run tasks in order; see `Executor`."""

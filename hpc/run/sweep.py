@@ -5,7 +5,6 @@ The same call begins a sweep and resumes it: what is committed is never computed
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from dpsolve.hpc.store.grid_tops import top_mass_texts
 from dpsolve.hpc.store.provenance import version_notes
 from dpsolve.hpc.store.store import Store, check_format, open_store
 
+from .disk_space import check_disk, lack_of_space
 from .executor import Executor, LocalExecutor
 from .interrupts import on_interrupt
 from .single_driver import driving
@@ -116,6 +116,9 @@ def run_sweep(
     began = time.perf_counter()
     executor = executor or LocalExecutor()
     plan = make_plan(sweep, source, executor.worker_count)
+    check_disk(plan)
+    if isinstance(executor, LocalExecutor):
+        executor.check(plan)
     planned = time.perf_counter() - began
     store = open_or_create(plan, command)
     outcome = _run(store, progress, executor, retry_failed)
@@ -126,7 +129,9 @@ def create_store(
     sweep: Sweep, source: ModelSource, command: str = "", worker_count: WorkerCount | None = None
 ) -> Store:
     """Make the store of a sweep, or open it, and run nothing; see `run_sweep`."""
-    return open_or_create(make_plan(sweep, source, worker_count), command)
+    plan = make_plan(sweep, source, worker_count)
+    check_disk(plan)
+    return open_or_create(plan, command)
 
 
 def resume(
@@ -182,7 +187,7 @@ def _drive(
         )
         for note in version_notes(store.attributes):
             progress.note(note)
-    if tasks and (warning := _lack_of_space(store)):
+    if tasks and (warning := lack_of_space(store)):
         progress.note(warning)
     new: list[Receipt] = []
     came = None
@@ -238,15 +243,4 @@ def _account(
         compile_seconds=compiling,
         computed=sum(receipt.solved + receipt.inexact + receipt.failed for receipt in new),
         interrupted=came,
-    )
-
-
-def _lack_of_space(store: Store) -> str | None:
-    needed = sum(array.nbytes for bucket in store.buckets for array in bucket.results.values())
-    free = shutil.disk_usage(store.path).free
-    if needed <= free:
-        return None
-    return (
-        f"the results may take up to {needed / 2**30:.1f} GiB before compression, and "
-        f"{free / 2**30:.1f} GiB are free at {store.path}"
     )

@@ -27,6 +27,7 @@ from dpsolve.sharding.devices.fit import automatic, bytes_on_device, check_fits,
 from dpsolve.sharding.devices.mesh import ONE_DEVICE, MeshShape, device_memory
 from dpsolve.sharding.devices.threads import cores
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
+from dpsolve.solvers.inspection.limits import check_time
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Signature, Sizes, signature
 from dpsolve.solvers.numerics.arrays import Numpy
@@ -200,6 +201,19 @@ class Program:
         self.compile()
         return int(self._compiled.memory)
 
+    def check_possible(self) -> None:
+        """Refuse sizes that cannot work on this process's devices, by counting.
+
+        Raises
+        ------
+        UsageError
+            With the bytes or the time, and the nearest size that would do.
+        """
+        states = self.outline.shape.states
+        check_fits(self.footprint, self.shape, states)
+        if self.outline.shape.own is None:
+            check_time(states, self.footprint.choices, self.options, self.signature.name)
+
     def compile(self) -> float:
         """Compile if need be; return the seconds it took when it did.
 
@@ -211,7 +225,7 @@ class Program:
             If one point does not fit; the smallest mesh that would is named.
         """
         while self._compiled is None:
-            check_fits(self.footprint, self.shape)
+            self.check_possible()
             several = self.lanes > 1 or self.shape.size > 1
             if self.warm or (several and self.outline.shape.iterates):
                 kind: type[Rounds | SinglePass] = Rounds

@@ -23,21 +23,19 @@ from dpsolve.solvers.model.array_factory import abstract_points, named, no_model
 from dpsolve.solvers.model.factory_signature import Factory, build, look_over, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.memory import VECTORS
 from dpsolve.solvers.operators.base import Shortcut
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
 
+from .limits import PAIR
 from .requests import chooses
 
 LONG = 2**31
 """Pairs of a state and a choice above which a full sweep takes longer than to find the solution by
 divide and conquer."""
-
-PAIR = 1.25e-9
-"""Seconds a pair, of a reward with a logarithm and an exponential: measured on two cores, at 10^10
-pairs of savings (docs/performance.md, certificates)."""
 
 
 @dataclass(frozen=True)
@@ -258,9 +256,6 @@ def _bytes(equation: Any) -> int:
     return max(
         (prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars), default=0
     )
-
-
-VECTORS = 24  # arrays over the states that are alive in the loop, the Krylov solver's included
 
 
 @dataclass(frozen=True)

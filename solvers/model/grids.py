@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
+from dpsolve.solvers.numerics.memory import check_length
 from dpsolve.solvers.numerics.tracing import EPS, is_concrete, namespace
 
 from .probabilities import check_distribution, normalised
@@ -157,6 +158,7 @@ def grid(
             f"grid: n={n!r}; the number of points is a positive integer, and static: in a factory, "
             "put it after the '*'"
         )
+    check_length(f"grid: n={n}", int(n))
     if n == 1 and not (is_concrete(lo, hi) and float(lo) == float(hi)):
         ends = f" from {lo} to {hi}" if is_concrete(lo, hi) else ""
         raise ModelError(
@@ -195,6 +197,7 @@ def integers(lo: int, hi: int) -> Integers:
             )
     if lo > hi:
         raise ModelError(f"integers: lo={lo} exceeds hi={hi}")
+    check_length(f"integers: lo={lo}, hi={hi}", int(hi) - int(lo) + 1)
     return Integers(int(lo), int(hi))
 
 

@@ -20,6 +20,7 @@ from scipy.special import ndtr
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray
+from dpsolve.solvers.numerics.memory import check_chain
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
 from .grids import vector
@@ -160,6 +161,7 @@ def _check_ar1(what: str, n: Any, rho: Any, sigma: Any) -> None:
             f"{what}: n={n!r}; the number of values is a positive integer, and static: in a "
             "factory, put it after the '*'"
         )
+    check_chain(what, int(n))
     # A NaN passes: it is found later, at its point.
     if is_concrete(rho) and abs(float(rho)) >= 1:
         raise ModelError(f"{what}: rho={rho} must lie strictly between -1 and 1")

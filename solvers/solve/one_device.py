@@ -15,6 +15,7 @@ from jax import Array
 from dpsolve.solvers.distributions.top_mass import warn
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.check import diagnose
+from dpsolve.solvers.inspection.limits import check_model
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import Dims, rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, signature, split
@@ -99,6 +100,7 @@ def _solve_ready(
             f"gradients={list(options.differentiated_by)}: a ready model has no parameters to "
             "differentiate by; pass the factory, the function that returns the model"
         )
+    check_model(model, options, "the model")
     watch(model)
     began = time.perf_counter()
     with compile_clock() as compiling:
@@ -147,6 +149,7 @@ def one_point(
             shape = look_over(factory, static, shape_of)
         else:
             made = announced(factory, static, values)
+            check_model(made, options, signature(factory).name)
             arrays = solve_made(factory, made, options, values)
             shape = shape_of(made)
         dims.update(arrays_dims(shape, arrays))
