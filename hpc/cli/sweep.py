@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from dpsolve.sharding.batches.solving_order import START, STRAND
 from dpsolve.solvers.errors import RefusedError
+from dpsolve.solvers.numerics.memory import shown_bytes
 from dpsolve.solvers.outcomes import accuracy
 
 from .options import (
@@ -169,9 +169,9 @@ def page(plan: Plan) -> Iterator[str]:
     most = max(task.size for task in plan.tasks)
     yield f"  tasks       {len(plan.tasks):,}, at most {most:,} points each"
     yield f"  keeps       {', '.join(first.variables)}"
-    yield f"  bytes       {size(plan.bytes)} before compression, in {plan.files:,} files"
+    yield f"  bytes       {shown_bytes(plan.bytes)} before compression, in {plan.files:,} files"
     lanes = _lanes(plan.buckets)
-    yield f"  memory      {size(plan.memory_per_task)} per task, {lanes} side by side"
+    yield f"  memory      {shown_bytes(plan.memory_per_task)} per task, {lanes} side by side"
     yield from _sweeps(plan)
 
 
@@ -242,11 +242,11 @@ def _on_a_device(plan: Plan, shape: MeshShape | None, compiling: bool) -> str:
     on = program(largest.factory, largest.sizes, largest.options, shape or ONE_DEVICE)
     check_fits(on.footprint, on.shape, on.outline.shape.states)
     forecast = on.forecast()
-    text = f"  a device    {size(forecast.bytes)} forecast for a batch of {forecast.lanes}"
+    text = f"  a device    {shown_bytes(forecast.bytes)} forecast for a batch of {forecast.lanes}"
     if shape is not None:
         text += f" on the mesh {shape}"
     if compiling and enough_devices(on.shape):
-        text += f", {size(on.compiled_bytes)} by the compiler's account"
+        text += f", {shown_bytes(on.compiled_bytes)} by the compiler's account"
     return text
 
 
@@ -255,13 +255,6 @@ def _arguments() -> str:
     words = shlex.split(command_line())
     rest = words[words.index("plan") + 1 :] if "plan" in words else []
     return shlex.join(w for w in rest if w not in {"--probe", "--no-probe"})
-
-
-def size(count: float) -> str:
-    """Return a number of bytes in a unit that suits it."""
-    power = min(int(math.log(max(count, 1), 1024)), 4)
-    number = count / 1024**power
-    return f"{number:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def _again(choice: ExecutorChoice, no_verify: bool) -> list[str]:
