@@ -79,6 +79,7 @@ class Integers:
     @property
     def values(self) -> Numpy:
         """The members, int64 (n,)."""
+        check_length(f"integers: lo={self.lo}, hi={self.hi}", self.size)
         return np.arange(self.lo, self.hi + 1)
 
     @property
@@ -197,7 +198,6 @@ def integers(lo: int, hi: int) -> Integers:
             )
     if lo > hi:
         raise ModelError(f"integers: lo={lo} exceeds hi={hi}")
-    check_length(f"integers: lo={lo}, hi={hi}", int(hi) - int(lo) + 1)
     return Integers(int(lo), int(hi))
 
 

@@ -61,7 +61,7 @@ def test_grids_of_which_one_array_is_too_many() -> None:
         lambda: dp.solve("savings", {"n_a": 10**9}),
         lambda: dp.sweep("savings", grid={"beta": [0.9]}, fixed={"n_a": 10**9}),
         lambda: dp.grid(0.0, 1.0, 10**9),
-        lambda: dp.integers(0, 10**9 - 1),
+        lambda: dp.integers(0, 10**9 - 1).values,
     ):
         text = cannot(call)
         assert "1,000,000,000 points are 7.45 GiB" in text
