@@ -115,7 +115,7 @@ def _preview(plan: Plan, found: ProfileFile, probe: bool) -> Iterator[str]:
     unit, each = ("GPU", profile.gpus) if profile.gpus else ("CPU", profile.cpus)
     yield f"  {unit}-hours   at most {hours * each:,.4g} for each walltime that passes"
     if probe:
-        from dpsolve.hpc.plan.plan import estimate
+        from dpsolve.hpc.plan.cost_estimate import estimate
         from dpsolve.hpc.progress import span
 
         time = estimate(plan)

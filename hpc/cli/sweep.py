@@ -222,13 +222,14 @@ def _values(values: Any) -> str:
 
 
 def _time(plan: Plan) -> str:
-    from dpsolve.hpc.plan.plan import estimate
+    from dpsolve.hpc.plan.cost_estimate import estimate
     from dpsolve.hpc.progress import span
 
     found = estimate(plan)
     return (
         f"  time        about {span(found.seconds)}: {span(found.compile_seconds)} to compile, "
-        f"{span(found.solve_seconds)} to solve (from {found.probed:,} probed points)"
+        f"{span(found.solve_seconds)} to solve, {span(found.write_seconds)} to write (from "
+        f"{found.probed:,} probed points)"
     )
 
 
