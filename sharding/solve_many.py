@@ -14,7 +14,8 @@ from dpsolve.sharding.batches.program import Program, program_for
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.library import as_factory
-from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, split
+from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, signature, split
+from dpsolve.solvers.notices import Countdown
 from dpsolve.solvers.numerics.memory import machine_memory, round_down, shown_bytes
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
@@ -80,7 +81,8 @@ def solve_many(
     with compile_clock() as compiling:
         compiled = program_for(factory, sizes, chosen, points, shape)
         _check_results(compiled, points)
-        batch = compiled.run(columns)
+        compiled.compile()
+        batch = compiled.run(columns, Countdown(signature(factory).name, points))
     arrays = dict(batch.variables)
     for name in PER_POINT:
         arrays[name] = getattr(batch, name)

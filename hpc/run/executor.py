@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +26,7 @@ from dpsolve.hpc.plan.design import POINT
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.store import Store
 from dpsolve.sharding.batches.solving_order import START, solving_order
+from dpsolve.solvers.notices import told_to
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.design import Bucket
@@ -194,7 +195,8 @@ def _solve(
     compiled = prepare(store, task.bucket, mesh=mesh)
     bucket = store.buckets[task.bucket].bucket
     began = time.perf_counter()
-    compiled.compile()
+    with told_to(note) if note is not None else nullcontext():
+        compiled.compile()
     seconds = time.perf_counter() - began
     if note is not None and seconds > 0.1:
         where = f" {bucket.group}" if bucket.group else ""

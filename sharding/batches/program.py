@@ -15,7 +15,7 @@ point is enough for a core, by the model's own size, so that the answer is the s
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -243,17 +243,21 @@ class Program:
             self._compiled = compiled
         return self.compile_seconds
 
-    def run(self, points: Mapping[str, Numpy]) -> Batch:
+    def run(
+        self, points: Mapping[str, Numpy], report: Callable[[int], None] = lambda done: None
+    ) -> Batch:
         """Solve points.
 
         Parameters
         ----------
         points : dict of str to float array (points,)
             Every economic parameter.
+        report : function
+            Is told how many points are done, now and again, by any thread.
         """
         columns = {k: np.asarray(points[k], np.float64) for k in self.signature.parameters}
         n = max((len(c) for c in columns.values()), default=1)
-        found = Results(n)
+        found = Results(n, report)
         while found.left:
             self.compile()
             try:

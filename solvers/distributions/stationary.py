@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -20,6 +20,7 @@ from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.model.probabilities import ROW_SUM_TOLERANCE, check_distribution, normalised
 from dpsolve.solvers.numerics.arrays import AnyArray, Sparse
+from dpsolve.solvers.numerics.compiling import tell_compiling
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import STATIONARY_METHODS, canonical
 from dpsolve.solvers.solution import Problem, Solution
@@ -108,8 +109,13 @@ def _of_solution(
             "through the periods."
         )
     start = () if initial is None else (initial_of(solution, initial),)
-    program = _program(solution.problem, options)
-    arrays = program(solution.parameters, solution.policy_index, solution.code, *start)
+    program, told = _program(solution.problem, options)
+    given = (solution.parameters, solution.policy_index, solution.code, *start)
+    if is_concrete(given) and not told:
+        told.append(
+            tell_compiling(f"a distribution of {solution.problem.name}", program.trace(*given))
+        )
+    arrays = program(*given)
     if is_concrete(arrays):
         warn(solution.problem.name, arrays, states)
     return Distribution(
@@ -118,10 +124,11 @@ def _of_solution(
 
 
 @lru_cache(maxsize=64)
-def _program(
-    problem: Problem, options: tuple[tuple[str, Any], ...]
-) -> Callable[..., dict[str, Array]]:
-    """Return the compiled program that finds the distributions of a problem's points."""
+def _program(problem: Problem, options: tuple[tuple[str, Any], ...]) -> tuple[Any, list[float]]:
+    """Return the program that finds the distributions of a problem's points.
+
+    Beside it is a list that holds, once it was told that it is compiled, how long that takes.
+    """
 
     def one(parameters: Any, index: Any, code: Array, start: Array | None = None) -> Any:
         made, fixed = fixed_policy(problem, parameters, index)
@@ -139,7 +146,7 @@ def _program(
         vectors = 64 if n > DENSE_MOST else 64 + 6 * n
         return at_points(problem, one, *args, vectors=vectors)
 
-    return jax.jit(run)
+    return jax.jit(run), []
 
 
 def _of_array(

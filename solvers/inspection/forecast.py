@@ -7,7 +7,7 @@ not. What a point takes in memory (:class:`Footprint`) is told likewise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, log2, prod
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import jaxprs_in_params
 
 from dpsolve.solvers.distributions.stationary_methods import DENSE_MOST
 from dpsolve.solvers.model.array_factory import abstract_points, named, no_model
 from dpsolve.solvers.model.factory_signature import Factory, build, look_over, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.compiling import equations
 from dpsolve.solvers.numerics.memory import VECTORS
 from dpsolve.solvers.operators.base import Shortcut
 from dpsolve.solvers.operators.bellman import GridOperator
@@ -219,7 +219,7 @@ def lane_cost(factory: Factory, sizes: Mapping[str, Any]) -> LaneCost:
         jax.eval_shape(run, {})
         return LaneCost(2 * results, False)
     two, three = (
-        [*_equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
+        [*equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
         for n in (2, 3)
     )
     grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
@@ -242,14 +242,6 @@ class LaneCost(NamedTuple):
 
     bytes: int
     alone: bool
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield every equation of a program, inner ones too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from _equations(inner)
 
 
 def _bytes(equation: Any) -> int:

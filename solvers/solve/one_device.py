@@ -21,6 +21,7 @@ from dpsolve.solvers.model.array_factory import Dims, rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, signature, split
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import UNCERTIFIED, Outcome, sentence
@@ -73,7 +74,11 @@ def solve_on_one_device(
     derivatives = bool(chosen.differentiated_by) or not is_concrete(values)
     program, dims = one_point(factory, Sizes(sizes.items()), chosen, derivatives)
     with compile_clock() as compiling:
+        forecast = 0.0
+        if not dims and is_concrete(values):  # the trace is kept, and not made again by the call
+            forecast = tell_compiling(signature(factory).name, program.trace(values))
         arrays = program(values)
+        learn(forecast, compiling.seconds)
         if not (derivatives or is_concrete(arrays)):  # somebody's trace: the factory is part of it
             program, dims = one_point(factory, Sizes(sizes.items()), chosen, True)
             arrays = program(values)
@@ -121,7 +126,7 @@ def one_point(
     sizes: tuple[tuple[str, Any], ...],
     options: SolveOptions,
     derivatives: bool,
-) -> tuple[Callable[..., dict[str, Array]], dict[str, Dims]]:
+) -> tuple[Any, dict[str, Dims]]:
     """Return the compiled program of one point, and the dimensions of what it returns.
 
     Parameters
@@ -133,7 +138,7 @@ def one_point(
 
     Returns
     -------
-    program : function
+    program : jitted function
         From parameters to named arrays.
     dims : dict
         Of each array; filled in when the program is first called.
