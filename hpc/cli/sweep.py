@@ -228,8 +228,8 @@ def _time(plan: Plan) -> str:
     found = estimate(plan)
     return (
         f"  time        about {span(found.seconds)}: {span(found.compile_seconds)} to compile, "
-        f"{span(found.solve_seconds)} to solve, {span(found.write_seconds)} to write (from "
-        f"{found.probed:,} probed points)"
+        f"{span(found.begin_seconds)} to begin, {span(found.write_seconds)} to write, "
+        f"{span(found.solve_seconds)} to solve (from {found.probed:,} probed points)"
     )
 
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 WARM = 0.45  # of a cold point's sweeps, that a warm one takes (docs/performance.md, warm starts)
 WRITE_TASK = 0.02  # seconds to write a task: a file for each array, brought to the disk
 WRITE_BYTE = 5e-9  # seconds to compress and write a byte
+MAKE_STORE = 0.2  # seconds to make a store
+SHARE = 8  # of a bucket's points one in so many is probed at most, where one batch is less
+PROBE_SECONDS = 1.0  # that a bucket's probe should take
+FIRST = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class CostEstimate:
 
     Attributes
     ----------
+    begin_seconds : float
+        To plan, to make the store, and what first runs take beside their sweeps.
     compile_seconds : float
         To compile every bucket's program.
     solve_seconds : float
@@ -44,6 +50,7 @@ class CostEstimate:
         Points that were solved to find out.
     """
 
+    begin_seconds: float
     compile_seconds: float
     solve_seconds: float
     write_seconds: float
@@ -52,59 +59,63 @@ class CostEstimate:
     @property
     def seconds(self) -> float:
         """Everything together; results are written while the next task is solved."""
-        return self.compile_seconds + max(self.solve_seconds, self.write_seconds)
+        together = max(self.solve_seconds, self.write_seconds)
+        return self.begin_seconds + self.compile_seconds + together
 
 
 def estimate(plan: Plan) -> CostEstimate:
-    """Compile each bucket's program and time one batch of points spread over the bucket.
+    """Compile each bucket's program and solve some points spread over the bucket.
 
     Raises
     ------
     UsageError
         If a program cannot work on this machine.
     """
-    compiling = solving = 0.0
-    probed = 0
+    begin, compiling, solving, probed = plan.seconds + MAKE_STORE, 0.0, 0.0, 0
     for part in plan.buckets:
         compiling += part.program.compile()
-        points, full, filled = _probe(part)
+        began = time.perf_counter()
+        if part.program.outline.shape.iterates:
+            part.program.run({name: np.full(1, np.nan) for name in part.bucket.points(FIRST)})
+        begin += time.perf_counter() - began
+        points, load = _probe(part)
         probed += points
-        solving += sum(_task_seconds(part.program, task.size, full, filled) for task in part.tasks)
+        solving += load * sum(_loads(part.program, task.size) for task in part.tasks)
     tasks = sum(len(part.tasks) for part in plan.buckets)
     writing = tasks * WRITE_TASK + plan.bytes * WRITE_BYTE
-    return CostEstimate(compiling, solving, writing, probed)
+    return CostEstimate(begin, compiling, solving, writing, probed)
 
 
-def _probe(part: BucketPlan) -> tuple[int, float, float]:
-    """Solve points spread over a bucket, from its middle if it is one.
+def _probe(part: BucketPlan) -> tuple[int, float]:
+    """Solve points spread over a bucket: a batch, and if that was quick up to a share of all.
 
     Returns
     -------
     points : int
         How many.
-    full : float
-        Seconds that the batch took.
-    filled : float
-        Seconds that it takes where lanes that are done are filled again.
+    load : float
+        Seconds that a batch takes, all lanes filled.
     """
-    program = part.program
-    lanes = min(program.lanes, part.points)
-    ends = (0, part.points - 1) if lanes > 1 else (part.points // 2,) * 2
-    spread = np.linspace(*ends, lanes).round().astype(np.int64)
-    points = part.bucket.points(spread)
-    if program.outline.shape.iterates:
-        program.run({name: np.full(1, np.nan) for name in points})
+    number = min(part.program.lanes, part.points)
+    seconds = _timed(part, number)
+    more = min(part.points // SHARE, int(number * PROBE_SECONDS / max(seconds, 1e-6)))
+    if more > number:
+        number, seconds = more, _timed(part, more)
+    return number, seconds / _loads(part.program, number)
+
+
+def _timed(part: BucketPlan, number: int) -> float:
+    """Solve so many points, each in the middle of its share of the bucket's; return the seconds."""
+    which = ((np.arange(number) + 0.5) * part.points / number).astype(np.int64)
+    points = part.bucket.points(which)
     began = time.perf_counter()
-    batch = program.run(points)
-    full = time.perf_counter() - began
-    sweeps = np.maximum(batch.iterations, 1)
-    again = program.outline.shape.iterates and lanes > 1
-    return lanes, full, full * (float(sweeps.mean() / sweeps.max()) if again else 1.0)
+    part.program.run(points)
+    return time.perf_counter() - began
 
 
-def _task_seconds(program: Program, size: int, full: float, filled: float) -> float:
-    """Return how long a task of so many points takes."""
+def _loads(program: Program, size: int) -> float:
+    """Return how many batches, one after another, so many points at once take."""
     cold = math.ceil(size / STRAND) if program.warm else size
+    points = cold + (size - cold) * WARM  # as many cold ones would take as long
     side_by_side = min(program.workers, math.ceil(cold / program.lanes))
-    points = cold + (size - cold) * WARM  # as many cold ones would take
-    return max(full, filled * points / program.lanes / side_by_side)
+    return max(1.0, points / program.lanes / side_by_side)

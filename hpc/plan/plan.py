@@ -7,6 +7,7 @@ A plan is made without compiling or solving anything. The time is another matter
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -108,12 +109,15 @@ class Plan:
     source : ModelSource
     options : SolveOptions
     buckets : tuple of BucketPlan
+    seconds : float
+        What planning took.
     """
 
     sweep: Sweep
     source: ModelSource
     options: SolveOptions
     buckets: tuple[BucketPlan, ...]
+    seconds: float = 0.0
 
     @property
     def path(self) -> Path:
@@ -170,6 +174,7 @@ def make_plan(sweep: Sweep, source: ModelSource, worker_count: WorkerCount | Non
 
     from .design import make_design
 
+    began = time.perf_counter()
     factory = source.load()
     options = options_of(sweep)
     design: Design = make_design(sweep, signature(factory))
@@ -189,7 +194,7 @@ def make_plan(sweep: Sweep, source: ModelSource, worker_count: WorkerCount | Non
         )
         parts.append(part)
         first += len(part.tasks)
-    return Plan(sweep, source, options, tuple(parts))
+    return Plan(sweep, source, options, tuple(parts), time.perf_counter() - began)
 
 
 def _plan_bucket(
