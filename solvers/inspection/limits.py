@@ -25,8 +25,17 @@ MOST_SECONDS = 86_400.0
 """Of one full sweep of one point: longer ones are refused."""
 
 
-def check_model(made: object, options: SolveOptions, name: str) -> None:
+def check_model(made: object, options: SolveOptions, name: str, beside: int = 0) -> None:
     """Refuse a model that one device of this process cannot solve, by counting alone.
+
+    Parameters
+    ----------
+    made : Model, or anything else, which is passed over
+    options : SolveOptions
+    name : str
+        The model's.
+    beside : int
+        Bytes of what is asked for beside the value.
 
     Raises
     ------
@@ -36,12 +45,16 @@ def check_model(made: object, options: SolveOptions, name: str) -> None:
     if not isinstance(made, Model):
         return
     states = {state: spec.size for state, spec in made.states.items()}
-    needs, has = 8 * VECTORS * prod(states.values()), memory_of_a_device()
+    vectors = VECTORS + 6 * (made.horizon or 0)
+    needs, has = 8 * vectors * prod(states.values()) + beside, memory_of_a_device()
     if needs > has:
+        asked = f", {shown_bytes(beside)} of it for what is asked for beside the value" * (
+            beside > needs // 2
+        )
         raise UsageError(
-            f"{name} has {prod(states.values()):,} states, and a solve holds {VECTORS} arrays "
-            f"over them and more: {shown_bytes(needs)}, where there are {shown_bytes(has)}. "
-            f"{nearest(states, has / needs)}"
+            f"{name} has {prod(states.values()):,} states, and a solve holds {vectors:,} arrays "
+            f"over them and more: {shown_bytes(needs)}{asked}, where there are "
+            f"{shown_bytes(has)}. {nearest(states, has / needs)}"
         )
     choices = prod(made.grid_of(choice).size for choice in made.choices)
     check_time(states, choices, options, name)

@@ -15,6 +15,7 @@ from jax import Array
 from dpsolve.solvers.distributions.top_mass import warn
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.check import diagnose
+from dpsolve.solvers.inspection.forecast import population_bytes
 from dpsolve.solvers.inspection.limits import check_model
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import Dims, rebuild
@@ -105,7 +106,7 @@ def _solve_ready(
             f"gradients={list(options.differentiated_by)}: a ready model has no parameters to "
             "differentiate by; pass the factory, the function that returns the model"
         )
-    check_model(model, options, "the model")
+    _check(model, options, "the model")
     watch(model)
     began = time.perf_counter()
     with compile_clock() as compiling:
@@ -154,13 +155,19 @@ def one_point(
             shape = look_over(factory, static, shape_of)
         else:
             made = announced(factory, static, values)
-            check_model(made, options, signature(factory).name)
+            _check(made, options, signature(factory).name)
             arrays = solve_made(factory, made, options, values)
             shape = shape_of(made)
         dims.update(arrays_dims(shape, arrays))
         return arrays
 
     return jax.jit(run), dims
+
+
+def _check(made: Any, options: SolveOptions, name: str) -> None:
+    """Refuse sizes that cannot work."""
+    if isinstance(made, Model):
+        check_model(made, options, name, population_bytes(made, options))
 
 
 def solve_options(factory: Factory, **given: Any) -> SolveOptions:

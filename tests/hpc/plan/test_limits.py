@@ -97,5 +97,16 @@ def test_results_of_many_points_that_do_not_fit_into_memory(
     assert "points fit; dp.sweep puts results into a store" in text
 
 
+def test_paths_that_do_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"initial": (("a", 0.0),), "periods": 10**9}
+    text = cannot(dp.solve, "savings", {"n_a": 10, "n_z": 2}, **asked)
+    assert "298 GiB of it for what is asked for beside the value" in text
+    solution = dp.solve("savings", {"n_a": 10, "n_z": 2})
+    monkeypatch.setattr("dpsolve.solvers.distributions.path.machine_memory", lambda: 16 * GIB)
+    text = cannot(dp.path, solution, {"a": 0.0}, periods=10**9)
+    assert "takes 149 GiB" in text
+    assert "At most 100,000,000 periods fit" in text
+
+
 def test_a_number_is_cut_to_two_digits() -> None:
     assert [memory.round_down(x) for x in (0.2, 7, 123, 98_765)] == [1, 7, 120, 98_000]
