@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WARM = 0.45  # of a cold point's sweeps, that a warm one takes (docs/performance.md, warm starts)
 WRITE_TASK = 0.02  # seconds to write a task: a file for each array, brought to the disk
 WRITE_BYTE = 5e-9  # seconds to compress and write a byte
-MAKE_STORE = 0.2  # seconds to make a store
+MAKE_STORE = 0.4  # seconds to make a store
 SHARE = 8  # of a bucket's points one in so many is probed at most, where one batch is less
 PROBE_SECONDS = 1.0  # that a bucket's probe should take
 FIRST = np.zeros(1, np.int64)

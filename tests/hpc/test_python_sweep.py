@@ -19,6 +19,7 @@ from dpsolve import RefusedError, UsageError
 from dpsolve.hpc.cli.main import main
 from dpsolve.hpc.store.status import read_status
 from dpsolve.hpc.store.store import open_store
+from dpsolve.solvers.numerics import compiling
 
 from .conftest import TOY, assert_equal_stores
 
@@ -244,3 +245,14 @@ def test_mass_at_the_top_of_a_grid_is_stored_told_and_verified(
     group["top_mass_a"][:] = [0.0, 0.0]
     claims = dp.verify("walk.zarr", all_points=True).claims
     assert any("top_mass_a is 0, but the stored distribution has 0.2" in c for c in claims)
+
+
+def test_a_sweep_says_what_it_compiles_before_it_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "LONG", 0.0)
+    fixed = {"n_x": 14}  # which no other test has compiled
+    dp.sweep("cake", grid={"beta": [0.5, 0.6]}, fixed=fixed, store="c.zarr")
+    told = capsys.readouterr().err
+    assert told.count("compiling cake, some") == 1
+    assert told.index("compiling cake, some") < told.index("compiled cake in")
