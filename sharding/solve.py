@@ -31,6 +31,7 @@ from dpsolve.solvers.solve.one_device import (
     explain,
     solve_on_one_device,
     solve_options,
+    warn_of_top_mass,
 )
 
 
@@ -108,7 +109,8 @@ def solve(
             "point: use dp.solve_many for many"
         )
     shape = MeshShape.read(mesh)
-    size = program(factory, sizes, chosen).footprint
+    alone = program(factory, sizes, chosen)
+    size, states = alone.footprint, alone.outline.shape.states
     if shape is None:
         shape = MeshShape(states=fewest_devices(size, len(jax.devices())))
     if shape.points > 1:
@@ -118,7 +120,7 @@ def solve(
         )
     if shape.size == 1:
         return solve_on_one_device(model, params, tol=tol, method=method, **options)
-    check_fits(size, shape)
+    check_fits(size, shape, states)
     whole = _whole(factory, Sizes(sizes.items()), chosen, shape)
     partition = whole.partition
     began = time.perf_counter()
@@ -133,6 +135,7 @@ def solve(
     problem = Problem(
         None if ready else factory, ready, Sizes(sizes.items()), chosen, tuple(dims.items())
     )
+    warn_of_top_mass(problem.name, arrays)
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, dict(values), problem, message, seconds, compiling.seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import subprocess
 import sys
@@ -25,6 +26,9 @@ if metadata.version("jaxlib").startswith("0.10."):
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+
+# Whether compiling is long enough to be told of depends on the machine, and on what else it does.
+logging.getLogger("dpsolve.waiting").setLevel("WARNING")
 
 # Compiling takes longer than any deadline; CI must not fail on an example that nobody can repeat.
 settings.register_profile(

@@ -11,7 +11,7 @@ import click
 from dpsolve.solvers.errors import UsageError
 
 from .options import command_line, examples, read_target, sweep_options
-from .sweep import page, wrong_names_at_once
+from .sweep import page
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.plan import Plan
@@ -70,6 +70,7 @@ def submit(target: str, profile: str, dry_run: bool, probe: bool, **options: Any
     sweeps longer than an ssh session. On sites that let them live: dpsolve sweep --on slurm
     --detach.
     """
+    from dpsolve.hpc.plan.check_names import wrong_names_at_once
     from dpsolve.hpc.plan.plan import make_plan
     from dpsolve.hpc.run.sweep import create_store
     from dpsolve.hpc.slurm.commands import have_slurm
@@ -114,7 +115,7 @@ def _preview(plan: Plan, found: ProfileFile, probe: bool) -> Iterator[str]:
     unit, each = ("GPU", profile.gpus) if profile.gpus else ("CPU", profile.cpus)
     yield f"  {unit}-hours   at most {hours * each:,.4g} for each walltime that passes"
     if probe:
-        from dpsolve.hpc.plan.plan import estimate
+        from dpsolve.hpc.plan.cost_estimate import estimate
         from dpsolve.hpc.progress import span
 
         time = estimate(plan)

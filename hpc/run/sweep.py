@@ -5,7 +5,6 @@ The same call begins a sweep and resumes it: what is committed is never computed
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,11 @@ from dpsolve.hpc.plan.plan import make_plan
 from dpsolve.hpc.store.buckets import Receipt, worst
 from dpsolve.hpc.store.create import open_or_create
 from dpsolve.hpc.store.failed_points import clear_failed, has_failed
+from dpsolve.hpc.store.grid_tops import top_mass_texts
 from dpsolve.hpc.store.provenance import version_notes
 from dpsolve.hpc.store.store import Store, check_format, open_store
 
+from .disk_space import check_disk, lack_of_space
 from .executor import Executor, LocalExecutor
 from .interrupts import on_interrupt
 from .overwrite import remove_store
@@ -119,6 +120,9 @@ def run_sweep(
     began = time.perf_counter()
     executor = executor or LocalExecutor()
     plan = make_plan(sweep, source, executor.worker_count)
+    check_disk(plan)
+    if isinstance(executor, LocalExecutor):
+        executor.check(plan)
     planned = time.perf_counter() - began
     if overwrite:
         remove_store(plan.path)
@@ -136,6 +140,7 @@ def create_store(
 ) -> Store:
     """Make the store of a sweep, or open it, and run nothing; see `run_sweep`."""
     plan = make_plan(sweep, source, worker_count)
+    check_disk(plan)
     if overwrite:
         remove_store(plan.path)
     return open_or_create(plan, command)
@@ -194,7 +199,7 @@ def _drive(
         )
         for note in version_notes(store.attributes):
             progress.note(note)
-    if tasks and (warning := _lack_of_space(store)):
+    if tasks and (warning := lack_of_space(store)):
         progress.note(warning)
     new: list[Receipt] = []
     came = None
@@ -212,6 +217,9 @@ def _drive(
         )
         seconds = time.perf_counter() - began
         outcome = _account(store, [*receipts.values()], new, seconds, compiling, came)
+        if new:
+            for text in top_mass_texts(store, {*receipts, *(receipt.task for receipt in new)}):
+                progress.note(text)
         if outcome.interrupted and outcome.pending:
             progress.note(
                 f"interrupted ({came}): {outcome.points - outcome.pending} of {outcome.points} "
@@ -247,15 +255,4 @@ def _account(
         compile_seconds=compiling,
         computed=sum(receipt.solved + receipt.inexact + receipt.failed for receipt in new),
         interrupted=came,
-    )
-
-
-def _lack_of_space(store: Store) -> str | None:
-    needed = sum(array.nbytes for bucket in store.buckets for array in bucket.results.values())
-    free = shutil.disk_usage(store.path).free
-    if needed <= free:
-        return None
-    return (
-        f"the results may take up to {needed / 2**30:.1f} GiB before compression, and "
-        f"{free / 2**30:.1f} GiB are free at {store.path}"
     )

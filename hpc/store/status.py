@@ -18,6 +18,7 @@ from dpsolve.solvers.outcomes import accuracy
 
 from .atomic_files import disk_errors
 from .buckets import Receipt, StoredBucket, worst
+from .grid_tops import top_mass_texts
 from .store import Store, open_store
 
 MOST_FAILURES = 5
@@ -97,6 +98,8 @@ class StoreStatus:
     groups : tuple of GroupStatus
     failures : tuple of Failure
         The first few distinct messages.
+    top_mass : tuple of str
+        States with much mass at the top of their grids, a sentence each.
     """
 
     path: Path
@@ -109,6 +112,7 @@ class StoreStatus:
     last_commit: float | None
     groups: tuple[GroupStatus, ...]
     failures: tuple[Failure, ...] = field(default=())
+    top_mass: tuple[str, ...] = field(default=())
 
     def _sum(self, name: str) -> int:
         return sum(getattr(group, name) for group in self.groups)
@@ -183,6 +187,7 @@ class StoreStatus:
             yield f"  accuracy   {bound}"
         for failure in self.failures:
             yield f"  {failure}"
+        yield from (f"  grid       {text}" for text in self.top_mass)
         if self.pending and not goes_on:
             yield f"  to go on: dpsolve resume {self.path}"
 
@@ -209,6 +214,7 @@ def read_status(path: Path | str) -> StoreStatus:
         last_commit=_last_commit(store),
         groups=tuple(_group(bucket, receipts) for bucket in store.buckets),
         failures=tuple(_failures(store, receipts)),
+        top_mass=tuple(top_mass_texts(store, receipts)),
     )
 
 

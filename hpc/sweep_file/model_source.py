@@ -33,6 +33,9 @@ from .local_imports import INIT, Importer, execute, files_beside, same_code
 Kind = Literal["builtin", "module", "file"]
 Files = tuple[tuple[str, str], ...]  # paths and texts
 
+PRIVATE = "_dpsolve_model_"
+"""What the names of modules begin with that were executed from a model's text."""
+
 # Files that hold users' models, by the name that tracebacks show.
 _users_files: set[str] = set()
 
@@ -184,7 +187,7 @@ def _from_file(file: str, function: str, folder: Path) -> ModelSource:
 @lru_cache(maxsize=64)
 def _execute(text: str, file: str, folder: str, files: Files) -> ModuleType:
     """Run a file's stored text, and those of the files that it imports, as modules of its own."""
-    module = ModuleType(f"_dpsolve_model_{_sha256(json.dumps([text, files]))[:16]}")
+    module = ModuleType(f"{PRIVATE}{_sha256(json.dumps([text, files]))[:16]}")
     module.__file__ = file
     place = file[: len(file) - len(Path(file).name)]
     importer = Importer(dict(files), folder, place, module.__name__)

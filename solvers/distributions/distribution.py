@@ -19,6 +19,7 @@ from dpsolve.solvers.outcomes import Outcome, sentence, word
 from dpsolve.solvers.solution import TIME, Problem, labelled, refuse_uncertified, where_certified
 
 from .solved_points import at_points, fixed_policy, horizon_of
+from .top_mass import PREFIX
 
 if TYPE_CHECKING:
     import xarray
@@ -179,6 +180,7 @@ class Distribution:
         else:
             named.append(("distribution", tuple(self.grids), self.mass))
         numbers = {to: self.arrays[name] for name, to in NUMBERS.items()}
+        numbers |= {name: x for name, x in self.arrays.items() if name.startswith(PREFIX)}
         return labelled(self, named, numbers, self.batched)
 
     # -- moments --------------------------------------------------------------------------------

@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.model.grids import MOST
+from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.finite import all_finite
+from dpsolve.solvers.numerics.memory import machine_memory, round_down, shown_bytes
 from dpsolve.solvers.outcomes import Outcome
 from dpsolve.solvers.solution import Problem, Solution
 
@@ -66,12 +70,25 @@ def path(
     """
     states = states_of(solution, "path of distributions")
     steps = _periods(periods, horizon_of(solution.problem, solution.policy_index))
+    _check_room(solution, states, steps)
     masses = initial_of(solution, initial)
     program = _program(solution.problem, steps)
     arrays = program(solution.parameters, solution.policy_index, solution.code, masses)
     return Distribution(
         arrays, solution.parameters, solution.policy_index, states, solution.problem, True
     )
+
+
+def _check_room(solution: Solution, states: Mapping[str, AnyArray], periods: int) -> None:
+    """Refuse a path that does not fit into this machine's memory."""
+    points = np.shape(solution.code)[0] if solution.problem.batched else 1
+    each = 8 * points * prod(np.shape(grid)[-1] for grid in states.values())
+    if each * (periods + 1) > machine_memory():
+        raise UsageError(
+            f"a path of {periods:,} periods takes {shown_bytes(each * (periods + 1))}, and this "
+            f"machine has {shown_bytes(machine_memory())} of memory. At most "
+            f"{round_down(machine_memory() / each):,} periods fit"
+        )
 
 
 def _periods(periods: int | None, horizon: int | None) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
+from dpsolve.solvers.numerics.memory import check_length
 from dpsolve.solvers.numerics.tracing import EPS, is_concrete, namespace
 
 from .probabilities import check_distribution, normalised
@@ -97,6 +98,7 @@ class Integers:
     @property
     def values(self) -> Numpy:
         """The members, int64 (n,)."""
+        check_length(f"integers: lo={self.lo}, hi={self.hi}", self.size)
         return np.arange(self.lo, self.hi + 1)
 
     @property
@@ -180,6 +182,7 @@ def grid(
         raise ModelError(f"grid: n={n:,}; positions are counted to {MOST:,}: take fewer points")
     for name, end in (("lo", lo), ("hi", hi), ("curve", curve)):
         check_number(end, f"grid: {name}")
+    check_length(f"grid: n={n}", int(n))
     if n == 1 and not (is_concrete(lo, hi) and float(lo) == float(hi)):
         ends = f" from {lo} to {hi}" if is_concrete(lo, hi) else ""
         raise ModelError(

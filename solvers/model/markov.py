@@ -20,6 +20,7 @@ from scipy.special import ndtr
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray
+from dpsolve.solvers.numerics.memory import check_chain
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
 from .grids import MOST, check_number, vector
@@ -172,6 +173,7 @@ def _check_ar1(what: str, n: Any, rho: Any, sigma: Any, **more: Any) -> None:
         )
     for name, x in (("rho", rho), ("sigma", sigma), *more.items()):
         check_number(x, f"{what}: {name}")
+    check_chain(what, int(n))
     # A NaN passes: it is found later, at its point.
     if is_concrete(rho) and abs(float(rho)) >= 1:
         raise ModelError(f"{what}: rho={rho} must lie strictly between -1 and 1")
