@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from dpsolve._version import __version__
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import DpsolveError, ModelError
 
 from .models import check, describe, models
@@ -54,7 +55,8 @@ class _Commands(click.Group):
 
 
 def _tell(message: str) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    text = printable(message, lines=True)  # it may quote a store, a log or a file
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)
 
 
 def _of_users_file(error: Exception) -> str | None:

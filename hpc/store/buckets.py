@@ -18,6 +18,8 @@ from dpsolve.hpc.plan.store_schema import RECORDS
 from dpsolve.hpc.plan.tasks import Task
 from dpsolve.hpc.zarr_format import ZarrArray
 
+from .atomic_files import read_plain
+
 if TYPE_CHECKING:
     import zarr
 
@@ -155,7 +157,7 @@ class StoredBucket:
             If the file is damaged.
         """
         try:
-            content = self.file(name, task).read_bytes()
+            content = read_plain(self.file(name, task))
         except FileNotFoundError:
             return None
         cell = self.results[name].decode(content)

@@ -28,6 +28,7 @@ from dpsolve.solvers.errors import RefusedError
 from . import provenance
 from .atomic_files import disk_errors
 from .store import Store, check_format, is_store, open_store
+from .trust import seal, trusted
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.plan import Plan
@@ -43,7 +44,7 @@ def open_or_create(plan: Plan, command: str) -> Store:
     Raises
     ------
     RefusedError
-        If another sweep, or anything else, lies there.
+        If another sweep, or anything else, lies there; or if the store was altered.
     StoreError
         If the disk refuses.
     """
@@ -54,8 +55,8 @@ def open_or_create(plan: Plan, command: str) -> Store:
     check_format(store)
     if lines := provenance.differences(store, plan):
         raise RefusedError(_refusal(path, lines))
-    # The same program, installed where the caller names it.
-    return replace(store, source=replace(store.source, folder=plan.source.folder))
+    # The same program: what runs is the caller's own.
+    return trusted(store, plan.source)
 
 
 def create(plan: Plan, command: str) -> None:
@@ -102,6 +103,7 @@ def _write_draft(draft: Path, plan: Plan, command: str) -> None:
         )
     if subgroups:
         consolidate(draft)
+    seal(open_store(draft))
 
 
 def _publish(draft: Path, path: Path) -> None:
@@ -165,4 +167,4 @@ def recut(store: Store, plan: Plan) -> Store:
             (store.path / name / METADATA).unlink(missing_ok=True)
             create_array(store.path, name, meant[name])
         consolidate(store.path)
-    return open_store(store.path)
+    return replace(open_store(store.path), source=store.source)

@@ -38,10 +38,16 @@ from dpsolve.solvers.solve.result_dims import arrays_dims, shape_of
 
 from .buckets import StoredBucket
 from .store import Store, open_store
+from .trust import trusted
 
 
-def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) -> Solution:
+def load(
+    path: Path | str, /, *, point: int | None = None, trust: bool = False, **parameters: Any
+) -> Solution:
     """Load one point of a sweep's store as a solution, without solving it again.
+
+    The model is built from the source that the store keeps, so that loading runs it: only that of
+    a built-in or of a store that you made runs unasked.
 
     Parameters
     ----------
@@ -49,6 +55,8 @@ def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) ->
         The store of a sweep, finished or not.
     point : int, optional
         The point's number along ``point``, for sweeps over samples, tables and paired lists.
+    trust : bool
+        Run the model's source, whoever made the store.
     **parameters
         The value of each parameter (and static size) that varies: one that is stored, up to
         rounding in the twelfth digit. Nothing is interpolated, and the nearest will not do.
@@ -67,9 +75,10 @@ def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) ->
         If no point, or more than one, has these parameters: with the values that there are; or
         if the store did not keep the policy.
     RefusedError
-        If the model is an installed one and differs from what the store was computed with.
+        If the model is an installed one and differs from what the store was computed with; if
+        somebody else made the store, naming what would run; or if it was altered.
     """
-    store = open_store(path)
+    store = trusted(open_store(path), trust)
     stored, index = find_point(store, point, parameters)
     arrays, status, message = _read(store, stored, index)
     where = _name(stored, index)

@@ -11,11 +11,12 @@ begun. Two drivers on one store repeat each other's work, and do each other no h
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +24,22 @@ from numpy.typing import NDArray
 from dpsolve.hpc.plan.design import Bucket
 from dpsolve.hpc.plan.store_schema import FORMAT, READABLE, RECORDS
 from dpsolve.hpc.plan.tasks import Task, cut
-from dpsolve.hpc.sweep_file.model_source import ModelSource
+from dpsolve.hpc.sweep_file.model_source import Kind, ModelSource, StoredSource
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
-from dpsolve.solvers.errors import RefusedError, StoreError
+from dpsolve.solvers.errors import DamagedError, RefusedError, StoreError, UsageError
 
 from . import checksums
-from .atomic_files import disk_errors, write_file
+from .atomic_files import disk_errors, read_plain, write_file
 from .buckets import Receipt, StoredBucket, receipt
 
 if TYPE_CHECKING:
     from dpsolve.sharding.batches.program import Batch
     from dpsolve.solvers.options import SolveOptions
 
+
+MOST_TASKS = 2**22
+MOST_BYTES, MOST_RATIO = 2**28, 100
 
 T = TypeVar("T")
 
@@ -123,7 +128,8 @@ class Store:
             for label, (part, block) in parts.items():
                 if label != "status":
                     bucket.write(part, task, block)
-            sums = {label: block for label, (_, block) in parts.items()}
+            sums = {label: block for label, (part, block) in parts.items()
+                    if part.array not in checksums.MEASURED}  # fmt: skip
             commit, block = parts["status"]
             write_file(checksums.manifest_file(commit.file), checksums.encode(sums, task.size))
             bucket.write(commit, task, block)
@@ -138,11 +144,11 @@ def is_store(path: Path) -> bool:
     StoreError
         If the folder cannot be read.
     """
-    return "dpsolve_store" in _read_metadata(path).get("attributes", {})
+    return "dpsolve_store" in _attributes(_read_metadata(path))
 
 
 def open_store(path: Path | str) -> Store:
-    """Open an existing store.
+    """Open an existing store, to be read: nothing of it can run (see :mod:`.trust`).
 
     Raises
     ------
@@ -152,12 +158,10 @@ def open_store(path: Path | str) -> Store:
     path = Path(path).expanduser()
     if not path.exists():
         raise StoreError(f"there is no store at {path}. Is the path right? A sweep makes one.")
-    if not is_store(path):
-        raise StoreError(
-            f"{path} is not a store of dpsolve: its {METADATA} is missing or does not say so."
-        )
     root = _read_metadata(path)
-    attributes = root["attributes"]
+    attributes = _attributes(root)
+    if "dpsolve_store" not in attributes:
+        raise StoreError(f"{path} is not a store of dpsolve: {_no_metadata(path)}.")
     if attributes["dpsolve_store"] not in READABLE:
         raise StoreError(
             f"{path} has the store format {attributes['dpsolve_store']}; this dpsolve reads "
@@ -165,11 +169,20 @@ def open_store(path: Path | str) -> Store:
             f"{attributes.get('dpsolve_version')}: use that version, or sweep into a new store."
         )
     try:
-        return Store(path, attributes, _buckets(path, root), _source(attributes))
-    except FileNotFoundError as error:
-        raise StoreError(_damaged(path, f"{error.filename} is missing")) from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise StoreError(_damaged(path, repr(error))) from error
+        with disk_errors(path):
+            store = Store(path, attributes, _buckets(path, root), _source(attributes))
+            _ = store.options
+            return store
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            missing = f"{error.__cause__.filename} is missing"
+            raise DamagedError(_damaged(path, missing)) from error.__cause__
+        raise
+    except UsageError as error:  # of the options
+        raise DamagedError(_damaged(path, str(error))) from error
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        why = str(error) if isinstance(error, ValueError) else repr(error)
+        raise DamagedError(_damaged(path, why)) from error
 
 
 def check_format(store: Store) -> None:
@@ -191,41 +204,108 @@ def check_format(store: Store) -> None:
 
 def _damaged(path: Path, why: str) -> str:
     return (
-        f"the store {path} is damaged: {why}. Restore it from a copy, or delete it and run the "
-        "sweep again."
+        f"the store {path} is damaged: {printable(why)}. Restore it from a copy, or delete it and "
+        "run the sweep again."
     )
+
+
+def read_document(file: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises
+    ------
+    ValueError
+        If it is none, in words.
+    OSError
+        If it cannot be read.
+    """
+    content = file.read_bytes()
+    if not content.strip():
+        raise ValueError(f"{file.name} is empty")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is no JSON, or only a part of it ({error})") from None
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     """Return a folder's metadata as a Zarr group, or nothing if it is none."""
     with disk_errors(path):
         try:
-            document = json.loads((path / METADATA).read_bytes())
+            document = read_document(path / METADATA)
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
     return document if isinstance(document, dict) else {}
 
 
-def _source(attributes: Mapping[str, Any]) -> ModelSource:
+def _attributes(document: Mapping[str, Any]) -> dict[str, Any]:
+    found = document.get("attributes")
+    return found if isinstance(found, dict) else {}
+
+
+def _no_metadata(path: Path) -> str:
+    """Say why a folder has no metadata of a store."""
+    try:
+        read_document(path / METADATA)
+    except ValueError as error:
+        return f"{error}. If a store was here, restore that file from a copy"
+    except OSError:
+        return f"it has no {METADATA}"
+    return f"its {METADATA} does not say so"
+
+
+def _source(attributes: Mapping[str, Any]) -> StoredSource:
     names = ("reference", "name", "kind", "source", "sha256")
     given = {name: attributes[f"model_{name}"] for name in names}
     given["files"] = attributes.get("model_files", "{}")  # absent in format 1
-    return ModelSource.from_dict(given, folder=Path(attributes["model_folder"]))
+    found = StoredSource.from_dict(given, folder=Path(attributes["model_folder"]))
+    assert isinstance(found, StoredSource)
+    texts = [getattr(found, name) for name in names]
+    if not all(isinstance(text, str) for text in (*texts, *chain(*found.files))):
+        raise TypeError("the model's source is no text")
+    if found.kind not in get_args(Kind) or (found.kind == "builtin") != found.is_builtin:
+        raise ValueError(f"there is no model {found.reference} of the kind {found.kind}")
+    return found
+
+
+def _plain_name(name: Any) -> str:
+    """Return a name if it is that of a folder in the store, and nowhere else.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or any(c in name for c in "/\0"):
+        raise ValueError(f"{name!r} is no name of a group or an array: it leads out of the store")
+    return name
+
+
+def _inside(folder: Path) -> Path:
+    """Return a folder of the store, unless it is a link to somewhere else."""
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link, and a store holds its files itself")
+    return folder
 
 
 def _buckets(path: Path, root: Mapping[str, Any]) -> tuple[StoredBucket, ...]:
     nodes: dict[str, Any] = root["consolidated_metadata"]["metadata"]
+    for name in nodes:
+        for part in name.split("/"):
+            _plain_name(part)
     groups = {name: node for name, node in nodes.items() if node["node_type"] == "group"}
     groups = _in_order(groups, root["attributes"].get("groups"))
     found: list[StoredBucket] = []
     first = 0
     for name, group in (groups or {"": root}).items():
-        prefix = f"{name}/" if name else ""
+        prefix = f"{_plain_name(name)}/" if name else ""
         arrays = {
             key.removeprefix(prefix): ZarrArray.from_document(node)
             for key, node in nodes.items()
             if key.startswith(prefix) and node["node_type"] == "array"
         }
+        for array in ("", *map(_plain_name, arrays), "status/ledger", "status/checkpoint"):
+            _inside(path / name / array if name or array else path / "status")
         arrays = _in_order(arrays, group["attributes"].get("arrays"))
         bucket = _bucket(path, name, group["attributes"], arrays, len(found), first)
         found.append(bucket)
@@ -252,10 +332,14 @@ def _bucket(
     folder = path / name
     status = arrays["status"]
     swept: list[str] = json.loads(attributes["swept"])
+    _check_sizes(folder, arrays, {*status.dims, *swept})
 
     def values(coordinate: str) -> NDArray[Any]:
         array = arrays[coordinate]
-        return array.decode((folder / coordinate / array.key((0,) * len(array.dims))).read_bytes())
+        try:
+            return array.decode(read_plain(_only_file(folder, coordinate, array)))
+        except ValueError as error:
+            raise ValueError(f"the coordinate {coordinate} cannot be read: {error}") from None
 
     axes = {dim: values(dim) for dim in status.dims}
     bucket = Bucket(
@@ -268,5 +352,36 @@ def _bucket(
     on_axes = {k: a for k, a in arrays.items() if a.dims[: len(axes)] == status.dims}
     results = {k: a for k, a in on_axes.items() if k not in axes and k not in swept}
     results["status"] = results.pop("status")
+    for result, array in results.items():
+        if array.shape[: len(axes)] != bucket.shape or array.cell[: len(axes)] != status.cell:
+            raise ValueError(f"{result} and status differ in their points")
     tasks = tuple(cut(status.shape, status.cell, number, first))
     return StoredBucket(folder, bucket, results, tasks)
+
+
+def _only_file(folder: Path, name: str, array: ZarrArray) -> Path:
+    return folder / name / array.key((0,) * len(array.dims))
+
+
+def _check_sizes(folder: Path, arrays: Mapping[str, ZarrArray], names: Iterable[str]) -> None:
+    """Refuse what a small file makes large, before memory is taken for it.
+
+    Raises
+    ------
+    ValueError
+        If there are more tasks than :data:`MOST_TASKS`, or the parameters' values take more than
+        :data:`MOST_BYTES` of memory and hardly any of the disk.
+    """
+    status = arrays["status"]
+    tasks = status.files
+    if tasks > MOST_TASKS:
+        raise ValueError(
+            f"it has {tasks:,} tasks, and this dpsolve takes up to {MOST_TASKS:,}: a sweep into a "
+            "new store with more points_per_task has fewer"
+        )
+    read = {name: arrays[name] for name in names}
+    needed = sum(array.nbytes for array in read.values())
+    if needed > MOST_BYTES:
+        held = sum(_only_file(folder, n, array).stat().st_size for n, array in read.items())
+        if needed > MOST_RATIO * held:
+            raise ValueError(f"its parameters unpack to {needed:,} bytes from {held:,} on the disk")

@@ -97,6 +97,11 @@ class ModelSource:
         return factory
 
     @property
+    def is_builtin(self) -> bool:
+        """Whether loading it runs dpsolve's own code alone."""
+        return self.kind == "builtin" and ":" not in self.reference
+
+    @property
     def file(self) -> str:
         """The file's name as in the reference, without the function."""
         return self.reference.rpartition(":")[0]
@@ -114,6 +119,23 @@ class ModelSource:
         own = {k: v for k, v in given.items() if k not in ("files", "files_sha256")}
         files = tuple(json.loads(given.get("files", "{}")).items())
         return cls(**own, files=files, folder=str(folder or Path.cwd()))
+
+
+@dataclass(frozen=True)
+class StoredSource(ModelSource):
+    """A model's source as a store holds it: to be read and compared; run only if it is built in."""
+
+    def load(self) -> Callable[..., Any]:
+        """Return the factory of a built-in.
+
+        Raises
+        ------
+        RefusedError
+            If it is none: whoever made the store can make it do anything.
+        """
+        if not self.is_builtin:
+            raise RefusedError(f"the model {self.reference} is not trusted, and was not run")
+        return super().load()
 
 
 def resolve(reference: str, relative_to: Path | None = None) -> ModelSource:
