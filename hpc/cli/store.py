@@ -112,7 +112,7 @@ def verify(
         store, sample=sample, seed=seed, all_points=all_points, progress=progress_for(),
         trust=word_for(trust),
     )  # fmt: skip
-    click.echo(printable(str(found), lines=True))
+    click.echo(str(found))
     ctx.exit(0 if found.ok else 1)
 
 

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 
 from dpsolve.hpc.process_alive import process_age
 from dpsolve.hpc.store.atomic_files import PARTIAL, disk_errors, write_file
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class DriverRecord:
 
     def __str__(self) -> str:
         job = f", SLURM job {self.job}" if self.job else ""
-        return f"process {self.process} on {self.host}{job} (--on {self.executor})"
+        return printable(f"process {self.process} on {self.host}{job} (--on {self.executor})")
 
 
 def driver_record(store: Store) -> DriverRecord | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dpsolve.hpc.plan.design import point_label, point_parameters
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.outcomes import accuracy
 
 from .atomic_files import disk_errors
@@ -164,7 +165,7 @@ class StoreStatus:
         goes_on : bool
             Somebody works on it at this moment, so nothing need be done.
         """
-        return "\n".join(self._lines(goes_on))
+        return "\n".join(map(printable, self._lines(goes_on)))
 
     def _lines(self, goes_on: bool) -> Iterator[str]:
         yield f"{self.path}: {self.points} points of the model {self.model}"
@@ -200,12 +201,11 @@ def read_status(path: Path | str) -> StoreStatus:
     attributes = store.attributes
     return StoreStatus(
         path=store.path,
-        model=attributes["model_reference"],
+        model=store.source.reference,
         tol=store.options.tol,
-        created=attributes["created"],
-        host=attributes["host"],
-        device=attributes["device"],
-        command=attributes["command"],
+        **{
+            name: str(attributes.get(name, "")) for name in ("created", "host", "device", "command")
+        },
         last_commit=_last_commit(store),
         groups=tuple(_group(bucket, receipts) for bucket in store.buckets),
         failures=tuple(_failures(store, receipts)),

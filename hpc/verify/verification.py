@@ -28,6 +28,7 @@ from dpsolve.hpc.progress import Progress, Silent
 from dpsolve.hpc.store.damage import Block, node_faults, read_task
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.store.trust import Trust, alteration, trusted
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import DamagedError, ModelError, UsageError
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.mdp import TabularModel
@@ -98,7 +99,7 @@ class Verification:
         return not self.claims
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return "\n".join(map(printable, self._lines()))
 
     def _lines(self) -> Iterator[str]:
         verdict = "verified" if self.ok else f"NOT verified, {len(self.claims)} claims failed"
