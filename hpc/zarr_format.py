@@ -209,6 +209,10 @@ def _fill_from_json(fill: Any) -> Any:
 def _split(raw: bytes, count: int) -> list[str]:
     if len(raw) < 4 or struct.unpack_from("<I", raw)[0] != count:
         raise ValueError("damaged chunk: it holds another number of texts")
+    if count and len(raw) >= 8:  # nearly always all are one and the same
+        (length,) = struct.unpack_from("<I", raw, 4)
+        if len(raw) == 4 + count * (4 + length) and raw[4:] == raw[4 : 8 + length] * count:
+            return [raw[8 : 8 + length].decode()] * count
     texts, at = [], 4
     try:
         for _ in range(count):

@@ -17,7 +17,7 @@ from dpsolve.hpc.store.create import open_or_create
 from dpsolve.hpc.store.damage import check_metadata, damaged_tasks, take_back
 from dpsolve.hpc.store.failed_points import clear_failed, has_failed
 from dpsolve.hpc.store.provenance import version_notes
-from dpsolve.hpc.store.store import Store, check_format, open_store
+from dpsolve.hpc.store.store import MANY_TASKS, Store, check_format, open_store
 from dpsolve.hpc.store.trust import Trust, trusted
 
 from .executor import Executor, LocalExecutor
@@ -224,12 +224,17 @@ def _drive(
         progress.note(warning)
     new: list[Receipt] = []
     came = None
+    many = len(store.tasks) >= MANY_TASKS
+    if tasks and many:
+        store.note_all(receipts.values())
     progress.start(store.points, before)
     try:
         if tasks:
             with on_interrupt(executor.stop) as interrupt:
                 for receipt in executor.run(store, tasks, progress.note):
                     new.append(receipt)
+                    if many:
+                        store.note([receipt])
                     progress.advance(receipt.solved, receipt.inexact, receipt.failed)
             came = interrupt.name
         # Many workers compile, or read from the cache, side by side.

@@ -17,11 +17,11 @@ from dpsolve.hpc.plan.design import point_label, point_parameters
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.outcomes import accuracy
 
-from .atomic_files import disk_errors
-from .buckets import Receipt, StoredBucket, worst
+from .buckets import STATUSES, StoredBucket, Tallies, worst
 from .store import Store, open_store
 
 MOST_FAILURES = 5
+MOST_LOOKED_AT = 1000  # tasks with points that are not solved: where so many fail, all do alike
 
 
 @dataclass(frozen=True)
@@ -197,18 +197,18 @@ def read_status(path: Path | str) -> StoreStatus:
         If there is no store at `path`, or it cannot be read.
     """
     store = open_store(path)
-    receipts = store.receipts()
+    tallies = store.tallies()
     attributes = store.attributes
+    times = [int(rows["modified"].max()) for rows in tallies if rows.size]
+    said = ("created", "host", "device", "command")
     return StoreStatus(
         path=store.path,
         model=store.source.reference,
         tol=store.options.tol,
-        **{
-            name: str(attributes.get(name, "")) for name in ("created", "host", "device", "command")
-        },
-        last_commit=_last_commit(store),
-        groups=tuple(_group(bucket, receipts) for bucket in store.buckets),
-        failures=tuple(_failures(store, receipts)),
+        **{name: str(attributes.get(name, "")) for name in said},
+        last_commit=max(times) / 1e9 if times else None,
+        groups=tuple(map(_group, store.buckets, tallies)),
+        failures=tuple(_failures(store, tallies)),
     )
 
 
@@ -217,43 +217,35 @@ def _counts(status: StoreStatus | GroupStatus) -> str:
     return text + (f", {status.pending} pending" if status.pending else "")
 
 
-def _group(bucket: StoredBucket, receipts: dict[int, Receipt]) -> GroupStatus:
-    own = [receipts[task.id] for task in bucket.tasks if task.id in receipts]
+def _group(bucket: StoredBucket, tallies: Tallies) -> GroupStatus:
     return GroupStatus(
         group=bucket.bucket.group,
-        tasks=len(bucket.tasks),
-        committed=len(own),
-        points=sum(task.size for task in bucket.tasks),
-        solved=sum(receipt.solved for receipt in own),
-        inexact=sum(receipt.inexact for receipt in own),
-        failed=sum(receipt.failed for receipt in own),
-        error_bound=worst(receipt.error_bound for receipt in own),
+        tasks=bucket.task_count,
+        committed=tallies.size,
+        points=bucket.bucket.size,
+        error_bound=worst(tallies["error_bound"]),
+        **{word: int(tallies[word].sum()) for word in STATUSES},
     )
 
 
-def _last_commit(store: Store) -> float | None:
-    with disk_errors(store.path):
-        times = [
-            bucket.file("status", task).stat().st_mtime
-            for bucket in store.buckets
-            for task in bucket.committed()
-        ]
-    return max(times, default=None)
-
-
-def _failures(store: Store, receipts: dict[int, Receipt]) -> Iterator[Failure]:
+def _failures(store: Store, tallies: list[Tallies]) -> Iterator[Failure]:
     """Yield the first few distinct messages, each with its first point."""
     found: dict[tuple[str, str, str], list[Any]] = {}
-    for number, receipt in receipts.items():
-        if not receipt.inexact + receipt.failed:
-            continue
-        task = store.tasks[number]
-        bucket = store.buckets[task.bucket]
-        status, messages = bucket.record("status", task), bucket.record("message", task)
-        if status is None or messages is None:
-            continue
-        for at in np.flatnonzero(status != "solved"):
-            key = (bucket.bucket.group, str(status[at]), str(messages[at]))
-            found.setdefault(key, [0, bucket, task.start + int(at)])[0] += 1
+    looked_at = 0
+    for bucket, rows in zip(store.buckets, tallies, strict=True):
+        for number in rows["task"][(rows["inexact"] > 0) | (rows["failed"] > 0)].tolist():
+            if looked_at == MOST_LOOKED_AT:
+                break
+            looked_at += 1
+            task = bucket.tasks[number - bucket.first]
+            try:
+                status, messages = bucket.record("status", task), bucket.record("message", task)
+            except ValueError:
+                continue  # damaged: dpsolve doctor tells
+            if status is None or messages is None:
+                continue
+            for at in np.flatnonzero(status != "solved"):
+                key = (bucket.bucket.group, str(status[at]), str(messages[at]))
+                found.setdefault(key, [0, bucket, task.start + int(at)])[0] += 1
     for (_, word, message), (count, bucket, point) in list(found.items())[:MOST_FAILURES]:
         yield Failure(word, message, count, point_parameters(bucket.bucket, point))

@@ -11,7 +11,11 @@ begun. Two drivers on one store repeat each other's work, and do each other no h
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -23,7 +27,7 @@ from numpy.typing import NDArray
 
 from dpsolve.hpc.plan.design import Bucket
 from dpsolve.hpc.plan.store_schema import FORMAT, READABLE, RECORDS
-from dpsolve.hpc.plan.tasks import Task, cut
+from dpsolve.hpc.plan.tasks import Task
 from dpsolve.hpc.sweep_file.model_source import Kind, ModelSource, StoredSource
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
@@ -31,12 +35,16 @@ from dpsolve.solvers.errors import DamagedError, RefusedError, StoreError, Usage
 
 from . import checksums
 from .atomic_files import disk_errors, read_plain, write_file
-from .buckets import Receipt, StoredBucket, receipt
+from .buckets import TALLY, Receipt, Row, StoredBucket, Tallies, receipt
 
 if TYPE_CHECKING:
     from dpsolve.sharding.batches.program import Batch
     from dpsolve.solvers.options import SolveOptions
 
+
+TALLIES = ".tallies"
+MANY_TASKS = 1000
+"""From so many tasks on, drivers note what they know of them."""
 
 MOST_TASKS = 2**22
 MOST_BYTES, MOST_RATIO = 2**28, 100
@@ -71,7 +79,7 @@ class Store:
     @property
     def points(self) -> int:
         """The number of points."""
-        return sum(task.size for task in self.tasks)
+        return sum(bucket.bucket.size for bucket in self.buckets)
 
     @cached_property
     def options(self) -> SolveOptions:
@@ -85,18 +93,57 @@ class Store:
 
         A damaged status file is no commit: its task is done again.
         """
-        found: dict[int, Receipt] = {}
         with disk_errors(self.path):
-            for bucket in self.buckets:
-                for task in bucket.committed():
-                    try:
-                        status = bucket.record("status", task)
-                        bound = bucket.record("error_bound", task)
-                    except ValueError:
-                        continue
-                    if status is not None and bound is not None:
-                        found[task.id] = receipt(task, status, bound)
-        return found
+            rows = [row for bucket in self.buckets for row in bucket.tallies({}).tolist()]
+        return {task: Receipt(task, *counts) for task, _, _, *counts in rows}
+
+    def tallies(self) -> list[Tallies]:
+        """Return what is known of the committed tasks of each bucket, as drivers noted it."""
+        with disk_errors(self.path):
+            noted = {row[:3]: row for row in self._noted()}
+            return [bucket.tallies(noted) for bucket in self.buckets]
+
+    def note(self, receipts: Iterable[Receipt]) -> None:
+        """Note what is known of committed tasks, in the one file of this process.
+
+        The disk may refuse it: then their own files are read.
+        """
+        with suppress(OSError):
+            rows = []
+            for each in receipts:
+                held = self._status(each.task).stat()
+                facts = (each.solved, each.inexact, each.failed, each.error_bound)
+                rows.append((each.task, held.st_size, held.st_mtime_ns, *facts))
+            if rows:
+                self._notes.parent.mkdir(exist_ok=True)
+                with self._notes.open("ab") as file:
+                    file.write(np.array(rows, TALLY).tobytes())
+
+    def note_all(self, receipts: Iterable[Receipt]) -> None:
+        """Note those of many receipts that nobody noted."""
+        known = {row[0]: row[3:] for row in self._noted()}
+        self.note(
+            each for each in receipts
+            if known.get(each.task) != (each.solved, each.inexact, each.failed, each.error_bound)
+        )  # fmt: skip
+
+    def _noted(self) -> Iterator[Row]:
+        for file in sorted(self._notes.parent.glob(f"*{TALLIES}")):
+            try:
+                content = read_plain(file)
+            except (OSError, ValueError):
+                continue
+            whole = len(content) - len(content) % TALLY.itemsize  # a kill may have torn the last
+            yield from np.frombuffer(content[:whole], TALLY).tolist()
+
+    @cached_property
+    def _notes(self) -> Path:
+        writer = f"{platform.node()}-{os.getpid()}-{time.time_ns()}{TALLIES}"
+        return self.buckets[0].folder / "status" / "tallies" / writer
+
+    def _status(self, number: int) -> Path:
+        task = self.tasks[number]
+        return self.buckets[task.bucket].file("status", task)
 
     def write_task(self, task: Task, batch: Batch) -> Receipt:
         """Write what a task computed, then commit it.
@@ -304,12 +351,18 @@ def _buckets(path: Path, root: Mapping[str, Any]) -> tuple[StoredBucket, ...]:
             for key, node in nodes.items()
             if key.startswith(prefix) and node["node_type"] == "array"
         }
-        for array in ("", *map(_plain_name, arrays), "status/ledger", "status/checkpoint"):
+        for array in (
+            "",
+            *map(_plain_name, arrays),
+            "status/ledger",
+            "status/checkpoint",
+            "status/tallies",
+        ):
             _inside(path / name / array if name or array else path / "status")
         arrays = _in_order(arrays, group["attributes"].get("arrays"))
         bucket = _bucket(path, name, group["attributes"], arrays, len(found), first)
         found.append(bucket)
-        first += len(bucket.tasks)
+        first += bucket.task_count
     return tuple(found)
 
 
@@ -355,8 +408,7 @@ def _bucket(
     for result, array in results.items():
         if array.shape[: len(axes)] != bucket.shape or array.cell[: len(axes)] != status.cell:
             raise ValueError(f"{result} and status differ in their points")
-    tasks = tuple(cut(status.shape, status.cell, number, first))
-    return StoredBucket(folder, bucket, results, tasks)
+    return StoredBucket(folder, bucket, results, number, first)
 
 
 def _only_file(folder: Path, name: str, array: ZarrArray) -> Path:
