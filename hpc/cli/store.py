@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,12 @@ def _opened(store: str) -> xr.Dataset | xr.DataTree:
         solution = xr.open_zarr(path, consolidated=False)
         if "model" in solution.attrs:
             return solution
-    return open_results(path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        opened = open_results(path)
+    for each in told:
+        click.echo(f"warning: {printable(str(each.message))}", err=True)
+    return opened
 
 
 def _no_matplotlib(error: ModuleNotFoundError) -> str:

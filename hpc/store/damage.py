@@ -69,15 +69,35 @@ def check_metadata(store: Store) -> None:
 
 def damaged_tasks(store: Store) -> Iterator[tuple[Task, list[str]]]:
     """Yield every committed task that is missing something, or holds what was not written."""
-    import zarr
-
     with disk_errors(store.path):
-        root = zarr.open_group(store.path, mode="r")
-        for bucket in store.buckets:
-            group: Any = root[bucket.bucket.group] if bucket.bucket.group else root
+        for bucket, group in zip(store.buckets, open_groups(store), strict=True):
             for task in bucket.committed():
                 if faults := read_task(bucket, task, group)[1]:
                     yield task, faults
+
+
+def open_groups(store: Store) -> list[Any]:
+    """Open the group of each bucket, as zarr reads it.
+
+    Raises
+    ------
+    DamagedError
+        If zarr cannot read what the store says of its arrays.
+    """
+    import zarr
+
+    try:
+        root = zarr.open_group(store.path, mode="r")
+        groups = [root[b.bucket.group] if b.bucket.group else root for b in store.buckets]
+        for bucket, group in zip(store.buckets, groups, strict=True):
+            for name in bucket.results:
+                _ = group[name]  # type: ignore[index]  # whatever zarr raises here is the fault
+    except Exception as error:
+        raise DamagedError(
+            f"the store {store.path} is damaged: zarr cannot read it ({in_short(error)}). Restore "
+            "it from a copy, or delete it and run the sweep again."
+        ) from error
+    return groups
 
 
 def take_back(store: Store, tasks: Iterable[Task]) -> None:

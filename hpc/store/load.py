@@ -37,6 +37,7 @@ from dpsolve.solvers.solve.point import read_off
 from dpsolve.solvers.solve.result_dims import arrays_dims, shape_of
 
 from .buckets import StoredBucket
+from .damage import open_groups
 from .store import Store, open_store
 from .trust import trusted
 
@@ -121,10 +122,7 @@ def _name(stored: StoredBucket, index: int) -> str:
 
 def _read(store: Store, stored: StoredBucket, index: int) -> tuple[dict[str, Any], str, str]:
     """Return a point's arrays and numbers, its status and its message."""
-    import zarr
-
-    root = zarr.open_group(store.path, mode="r")
-    group: Any = root[stored.bucket.group] if stored.bucket.group else root
+    group = open_groups(store)[stored.number]
     at = tuple(int(i) for i in np.unravel_index(index, stored.bucket.shape))
     found: dict[str, Any] = {}
     for name in stored.results:

@@ -194,6 +194,12 @@ def is_store(path: Path) -> bool:
     return "dpsolve_store" in _attributes(_read_metadata(path))
 
 
+NONSENSE = (
+    LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError
+)  # fmt: skip
+"""What comes of reading metadata that nobody checked: any value may stand in any place."""
+
+
 def open_store(path: Path | str) -> Store:
     """Open an existing store, to be read: nothing of it can run (see :mod:`.trust`).
 
@@ -227,7 +233,7 @@ def open_store(path: Path | str) -> Store:
         raise
     except UsageError as error:  # of the options
         raise DamagedError(_damaged(path, str(error))) from error
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+    except NONSENSE as error:
         why = str(error) if isinstance(error, ValueError) else repr(error)
         raise DamagedError(_damaged(path, why)) from error
 
@@ -397,18 +403,34 @@ def _bucket(
     axes = {dim: values(dim) for dim in status.dims}
     bucket = Bucket(
         group=name,
-        sizes=json.loads(attributes["sizes"]),
+        sizes=_numbers(attributes["sizes"], bool | int | float | str | None),
         axes=axes,
         parameters={p: (arrays[p].dims, axes[p] if p in axes else values(p)) for p in swept},
-        fixed=json.loads(attributes["fixed"]),
+        fixed=_numbers(attributes["fixed"], int | float),
     )
     on_axes = {k: a for k, a in arrays.items() if a.dims[: len(axes)] == status.dims}
     results = {k: a for k, a in on_axes.items() if k not in axes and k not in swept}
+    if missing := [record for record in RECORDS if record not in results]:
+        raise ValueError(f"{missing[0]} does not lie along the dimensions of its points")
     results["status"] = results.pop("status")
     for result, array in results.items():
         if array.shape[: len(axes)] != bucket.shape or array.cell[: len(axes)] != status.cell:
             raise ValueError(f"{result} and status differ in their points")
     return StoredBucket(folder, bucket, results, number, first)
+
+
+def _numbers(text: str, kind: Any) -> dict[str, Any]:
+    """Read values by name.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(x, kind) for x in found.values()):
+        raise TypeError(f"{text[:80]} are no values by name")
+    return found
 
 
 def _only_file(folder: Path, name: str, array: ZarrArray) -> Path:

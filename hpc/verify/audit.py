@@ -20,7 +20,9 @@ from dpsolve.hpc.plan import store_schema
 from dpsolve.hpc.plan.design import Bucket, make_design
 from dpsolve.hpc.store.atomic_files import read_plain
 from dpsolve.hpc.store.damage import Block, in_short
+from dpsolve.hpc.store.store import NONSENSE
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
+from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.outcomes import UNCERTIFIED
 
 if TYPE_CHECKING:
@@ -73,8 +75,13 @@ def metadata_faults(store: Store) -> Iterator[str]:
     from dpsolve.solvers.model.factory_signature import signature
 
     attributes = store.attributes
-    sweep = sweep_from(json.loads(attributes["sweep"]))
-    if options_of(sweep).as_dict() != store.options.as_dict():
+    try:
+        sweep = sweep_from(json.loads(attributes["sweep"]))
+        options = options_of(sweep)
+    except (UsageError, *NONSENSE) as error:
+        yield f"the attribute sweep cannot be read: {in_short(error)}"
+        return
+    if options.as_dict() != store.options.as_dict():
         yield "the attribute solve differs from the options in the attribute sweep"
     meant = {b.group: b for b in make_design(sweep, signature(store.source.load())).buckets}
     held = {b.bucket.group: b.bucket for b in store.buckets}

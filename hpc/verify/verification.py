@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from dpsolve.hpc.plan.design import point_label, point_parameters
 from dpsolve.hpc.progress import Progress, Silent
-from dpsolve.hpc.store.damage import Block, node_faults, read_task
+from dpsolve.hpc.store.damage import Block, node_faults, open_groups, read_task
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.store.trust import Trust, alteration, trusted
 from dpsolve.hpc.terminal_text import printable
@@ -283,16 +283,16 @@ class _Run:
         return candidates
 
     def of_store(self, path: Path, trust: Trust) -> Verification:
-        import zarr
-
         try:
             held = open_store(path)
         except DamagedError as error:
             self.claims.append(str(error))
             return self.result(str(path), 0)
         # Before anything runs that the store holds.
-        self.claims += [text for text in (alteration(held), *node_faults(held)) if text]
-        if self.claims and not held.source.is_builtin:
+        self.claims += node_faults(held)
+        altered = alteration(held)
+        self.claims += [altered] if altered else []
+        if self.claims and not (altered and len(self.claims) == 1 and held.source.is_builtin):
             return self.result(str(path), held.points)
         coordinates, faults = audit.coordinates(path)
         self.claims += faults
@@ -302,7 +302,7 @@ class _Run:
         self.claims += audit.metadata_faults(store)
         if self.claims:  # points would be compared with the wrong parameters
             return self.result(str(path), store.points)
-        root = zarr.open_group(path, mode="r")
+        groups = open_groups(store)
         committed = [task for bucket in store.buckets for task in bucket.committed()]
         done = sum(task.size for task in committed)
         if self.few and len(committed) > self.sample:
@@ -313,7 +313,7 @@ class _Run:
         for task in committed:
             bucket = store.buckets[task.bucket]
             group = bucket.bucket.group
-            block, faults = read_task(bucket, task, root[group] if group else root)
+            block, faults = read_task(bucket, task, groups[task.bucket])
             self.claims += faults
             here = chosen - offsets[task.bucket] - task.start
             here = here[(here >= 0) & (here < task.size)]
