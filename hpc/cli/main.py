@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from dpsolve._version import __version__
+from dpsolve.hpc.run.interrupts import INTERRUPTED, command_interrupts
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import DpsolveError, ModelError
 
@@ -44,7 +45,7 @@ class _Commands(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             _tell("interrupted")
-            ctx.exit(130)
+            ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
@@ -89,4 +90,5 @@ for _command in (
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with the exit code."""
-    cli(args, prog_name="dpsolve")
+    with command_interrupts():
+        cli(args, prog_name="dpsolve")

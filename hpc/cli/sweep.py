@@ -160,17 +160,18 @@ def plan(target: str, mesh: str, probe: bool, **options: Any) -> None:
     where there are the devices to compile for.
     """
     from dpsolve.hpc.plan.plan import make_plan
+    from dpsolve.hpc.run.interrupts import interruptible
     from dpsolve.sharding.devices.mesh import MeshShape
 
     shape = MeshShape.read(mesh)
     reading = read_target(target, **options)
     with wrong_names_at_once(reading):
-        made = make_plan(reading.sweep, reading.source)
+        made = interruptible(lambda: make_plan(reading.sweep, reading.source))
     for line in page(made):
         click.echo(line)
     if probe:
-        click.echo(_time(made))
-    click.echo(_on_a_device(made, shape, probe))
+        click.echo(interruptible(lambda: _time(made)))
+    click.echo(interruptible(lambda: _on_a_device(made, shape, probe)))
     click.echo(f"  run it      dpsolve sweep {_arguments()}")
 
 
