@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
@@ -191,18 +192,19 @@ def _contents(store: Store, fix: bool) -> Iterator[Finding]:
         yield Finding("fault", "contents", claim)
     if (rest := len(claims) - _SHOWN) > 0:
         yield Finding("fault", "contents", f"and {rest} more; see: dpsolve verify {store.path}")
+    path = shlex.quote(str(store.path))
     count = f"{len(damaged)} of {len(store.tasks)} tasks"
     if not fix:
         text = (
-            f"{count} have damaged data. To compute them again: dpsolve resume {store.path} "
-            "--repair; to take their commits back alone: dpsolve doctor --fix"
+            f"{count} have damaged data. To compute them again: dpsolve resume {path} --repair; "
+            f"to take their commits back alone: dpsolve doctor {path} --fix"
         )
         yield Finding("fault", "damage", text)
     elif (driver := driver_record(store)) is not None and driver.alive:
         yield Finding("fault", "damage", f"{count} have damaged data; {driver} is at work here")
     else:
         take_back(store, [task for task, _ in damaged])
-        text = f"took back the commits of {count}; go on: dpsolve resume {store.path}"
+        text = f"took back the commits of {count}; go on: dpsolve resume {path}"
         yield Finding("ok", "damage", text)
 
 

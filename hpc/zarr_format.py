@@ -18,11 +18,13 @@ number of files is known beforehand, and a missing one is a fault, never a short
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,9 @@ TEXT_BYTES = 16
 
 MOST_TEXT, TEXT_LENGTH = 2**24, 512
 """How long the texts of one file may be: so many bytes, and as many more for each."""
+
+BLOSC_HEADER = 16
+_EMPTY = 2**64 - 1
 
 MOST_UNPACKED = 2**30
 """Bytes of one plain file once it is unpacked; what is larger is no file of a sweep."""
@@ -161,6 +166,36 @@ class ZarrArray:
         if len(raw) != needed:
             raise ValueError(f"damaged chunk: {len(raw)} bytes in place of {needed}")
         return np.frombuffer(raw, self._numpy).reshape(self.cell)
+
+    def check_chunks(self, file: Path) -> None:
+        """Look at what the chunks of a shard say that they unpack to, without unpacking them.
+
+        Raises
+        ------
+        ValueError
+            If one says something else than what the array has there.
+        OSError
+            If the file cannot be read.
+        """
+        if self.chunk is None:
+            raise TypeError("only sharded arrays have chunks in their files")
+        meant = math.prod(self.chunk) * self._numpy.itemsize
+        count = math.prod(self.cell) // math.prod(self.chunk)
+        with file.open("rb") as shard:
+            end = shard.seek(0, os.SEEK_END)
+            start = end - (16 * count + 4)  # offset and length of each chunk, and a checksum
+            if start < 0:
+                raise ValueError("damaged shard: it ends before its index")
+            shard.seek(start)
+            for offset, length in np.frombuffer(shard.read(16 * count), "<u8").reshape(-1, 2):
+                if offset == length == _EMPTY:
+                    continue
+                if length < BLOSC_HEADER or int(offset) + int(length) > start:
+                    raise ValueError("damaged shard: its index leads out of it")
+                shard.seek(int(offset))
+                said = struct.unpack_from("<I", shard.read(BLOSC_HEADER), 4)[0]
+                if said != meant:
+                    raise ValueError(f"damaged chunk: {said:,} bytes in place of {meant:,}")
 
 
 def _unpacked(content: bytes, most: int) -> bytes:

@@ -142,13 +142,12 @@ def read_task(bucket: StoredBucket, task: Task, group: Any) -> tuple[Block, list
         faults.append(f"{point_label(point)}: {name} {what}{more}")
 
     region = bucket.region(task)
-    for name, array in bucket.results.items():
+    for name in bucket.results:
         if absent := [p.file.name for p in bucket.parts(name, task) if not p.file.is_file()]:
             say(name, f"is missing: its file {absent[0]} is not there")
             continue
         try:
-            if array.chunk is None:
-                array.decode(read_plain(bucket.file(name, task)))  # not more than it may hold
+            check_unpacked(bucket, name, task)
             values = np.asarray(group[name][region])
         except Exception as error:  # whatever a codec raises on damaged bytes
             say(name, f"cannot be read: {in_short(error)}")
@@ -156,6 +155,24 @@ def read_task(bucket: StoredBucket, task: Task, group: Any) -> tuple[Block, list
         block[name] = values.reshape(task.size, *values.shape[len(region) :])
     _compare_manifest(bucket, task, block, say)
     return block, faults
+
+
+def check_unpacked(bucket: StoredBucket, name: str, task: Task) -> None:
+    """Refuse files that would unpack to more than an array has there, before they do.
+
+    Raises
+    ------
+    ValueError
+        If one would.
+    OSError
+        If one cannot be read.
+    """
+    array = bucket.results[name]
+    for part in bucket.parts(name, task):
+        if array.chunk is None:
+            array.decode(read_plain(part.file))
+        else:
+            array.check_chunks(part.file)
 
 
 def _compare_manifest(

@@ -10,6 +10,7 @@ Which point is meant is said by the values of its parameters, exactly, or by its
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from dpsolve.solvers.solve.point import read_off
 from dpsolve.solvers.solve.result_dims import arrays_dims, shape_of
 
 from .buckets import StoredBucket
-from .damage import open_groups
+from .damage import check_unpacked, open_groups
 from .store import Store, open_store
 from .trust import trusted
 
@@ -124,9 +125,12 @@ def _read(store: Store, stored: StoredBucket, index: int) -> tuple[dict[str, Any
     """Return a point's arrays and numbers, its status and its message."""
     group = open_groups(store)[stored.number]
     at = tuple(int(i) for i in np.unravel_index(index, stored.bucket.shape))
+    task = next(task for task in stored.tasks if task.start <= index < task.stop)
     found: dict[str, Any] = {}
     for name in stored.results:
         try:
+            with suppress(FileNotFoundError):  # of a point that is not computed yet
+                check_unpacked(stored, name, task)
             found[name] = np.asarray(group[name][at])
         except Exception as error:  # whatever a codec raises on damaged bytes
             raise StoreError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import warnings
 from collections.abc import Iterator
 from itertools import product
@@ -50,7 +51,7 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
     if missing := ", ".join(_missing(store)):
         warnings.warn(
             f"{store.path} lacks files of committed tasks, where it reads NaN: {missing}. To "
-            f"compute them again: dpsolve resume {store.path} --repair",
+            f"compute them again: dpsolve resume {shlex.quote(str(store.path))} --repair",
             stacklevel=2,
         )
     if len(store.buckets) == 1:

@@ -167,7 +167,7 @@ def _doubts(store: Store, writing: bool) -> Iterator[str]:
             "was made by somebody else"
             if SIGNATURE in store.attributes
             else "does not say who made it"
-        )
+        ) + _why_no_key()
 
 
 def _unlocked(store: Store) -> Store:
@@ -285,6 +285,14 @@ def _read_key(file: Path) -> bytes | None:
             return None
         key = bytes.fromhex(opened.read(2 * KEY_BYTES).decode("ascii"))
     return key if len(key) == KEY_BYTES else None
+
+
+def _why_no_key() -> str:
+    """Say that there is a key and why it proves nothing, if that is so."""
+    file = key_file()
+    if file is None or not file.exists() or _key(make=False) is not None:
+        return ""
+    return f" (your key, {file}, proves nothing: it is damaged, or others can read or replace it)"
 
 
 def _make_key(file: Path) -> None:
