@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpsolve.hpc.process_alive import process_age
-from dpsolve.hpc.store.atomic_files import PARTIAL, disk_errors, write_file
+from dpsolve.hpc.store.atomic_files import PARTIAL, disk_errors, read_plain, write_file
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import RefusedError
 
@@ -245,19 +245,32 @@ def _encoded(own: DriverRecord) -> bytes:
 
 def _read(path: Path, *, ask_server: bool = True) -> DriverRecord | None:
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
         written = path.stat().st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
     try:
         record = DriverRecord(**json.loads(content))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None  # not ours, or damaged: nobody's
+    if not _is_sound(record):
+        return None
     if record.here:
         return record
     now = _server_time(path) if ask_server else time.time()
     silence = max(0.0, now - written) if written <= now + BEAT else STALE
     return replace(record, silence=silence)
+
+
+def _is_sound(record: DriverRecord) -> bool:
+    """Tell whether a record says what a driver says: 0 and -1 are no process, but many."""
+    texts = (record.id, record.host, record.job, record.executor)
+    numbers = (record.process, record.process_start)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(type(number) is int for number in numbers)
+        and 0 < record.process < 2**31
+    )
 
 
 def _dated_ahead(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Creating a store, whole or not at all; cutting its files anew for another mesh.
 
-The metadata and coordinates of the store are written into a draft beside its place, and the draft
-is renamed. So a driver that is killed on the way leaves a draft, which the next one on the same
+The metadata and coordinates of the store are written into a draft beside its place, sealed
+(:mod:`.trust`), and the draft is renamed. So a driver that is killed on the way leaves a draft, which the next one on the same
 machine removes, and never half a store; and a folder that holds anything else is never touched,
 because only an absent or empty one can be replaced.
 
@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 
 from dpsolve.hpc.process_alive import is_alive
 from dpsolve.hpc.zarr_format import METADATA
-from dpsolve.solvers.errors import RefusedError
+from dpsolve.solvers.errors import RefusedError, UsageError
 
 from . import provenance
 from .atomic_files import disk_errors
-from .store import Store, check_format, is_store, open_store
+from .store import MOST_TASKS, Store, check_format, is_store, open_store
 from .trust import seal, trusted
 
 if TYPE_CHECKING:
@@ -68,8 +68,15 @@ def create(plan: Plan, command: str) -> None:
         If something lies at its path.
     StoreError
         If the disk refuses.
+    UsageError
+        If it would have too many tasks.
     """
     path = plan.path
+    if len(plan.tasks) > MOST_TASKS:
+        raise UsageError(
+            f"the sweep has {len(plan.tasks):,} tasks, each with a file for every variable; a store "
+            f"takes {MOST_TASKS:,}. Give a task more points: points_per_task in [store]."
+        )
     with disk_errors(path):
         if path.is_dir() and any(path.iterdir()):
             raise RefusedError(

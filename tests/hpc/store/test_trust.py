@@ -256,6 +256,14 @@ def test_nothing_runs_of_a_store_whose_attributes_were_altered(
     assert {k: v for k, v in files(own).items() if "ledger" not in k} == before
 
 
+def test_a_solve_into_an_altered_store_is_refused(tmp_path: Path) -> None:
+    given = ["solve", "cake", "--set", "n_x=9", "--store", tmp_path / "one.zarr"]
+    assert command(*given).exit_code == 0
+    edit(tmp_path / "one.zarr", attribute("dpsolve_version", "0.0.1"))
+    done = command(*given)
+    assert (done.exit_code, "altered" in done.output) == (3, True)
+
+
 def test_nor_if_parameters_or_arrays_were(own: Path) -> None:
     coordinate = own / "a" / "c.0"
     held = coordinate.read_bytes()
