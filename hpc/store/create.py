@@ -1,9 +1,9 @@
 """Creating a store, whole or not at all; cutting its files anew for another mesh.
 
 The metadata and coordinates of the store are written into a draft beside its place, sealed
-(:mod:`.trust`), and the draft is renamed. So a driver that is killed on the way leaves a draft, which the next one on the same
-machine removes, and never half a store; and a folder that holds anything else is never touched,
-because only an absent or empty one can be replaced.
+(:mod:`.trust`), and the draft is renamed. So a driver that is killed on the way leaves a draft,
+which the next one on the same machine removes, and never half a store; and a folder that holds
+anything else is never touched, because only an absent or empty one can be replaced.
 
 *Another mesh.* Where devices share the states of a point, each writes files of its own, so the
 files are cut as the mesh is. As long as nothing is committed, there is nothing in them to lose: the
@@ -74,8 +74,8 @@ def create(plan: Plan, command: str) -> None:
     path = plan.path
     if len(plan.tasks) > MOST_TASKS:
         raise UsageError(
-            f"the sweep has {len(plan.tasks):,} tasks, each with a file for every variable; a store "
-            f"takes {MOST_TASKS:,}. Give a task more points: points_per_task in [store]."
+            f"the sweep has {len(plan.tasks):,} tasks, each with a file for every variable; a "
+            f"store takes {MOST_TASKS:,}. Give a task more points: points_per_task in [store]."
         )
     with disk_errors(path):
         if path.is_dir() and any(path.iterdir()):
