@@ -226,7 +226,7 @@ def _drive(
     came = None
     many = len(store.tasks) >= MANY_TASKS
     if tasks and many:
-        store.note_all(receipts.values())
+        store.note(receipts.values(), anew=True)
     progress.start(store.points, before)
     try:
         if tasks:

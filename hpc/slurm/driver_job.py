@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dpsolve.hpc.run.job_paths import job_name, jobs_folder, logs_folder
 from dpsolve.hpc.run.single_driver import driver_record
-from dpsolve.hpc.store.trust import digest
+from dpsolve.hpc.store.trust import handed_on
 from dpsolve.solvers.errors import RefusedError
 
 from . import commands
@@ -105,4 +105,4 @@ def submit_driver(store: Store, found: ProfileFile) -> str:
         )
     logs_folder(store.path).mkdir(parents=True, exist_ok=True)
     kept = keep_profile(found, store.path)
-    return commands.submit(driver_script(found.profile, kept, store.path, digest(store)))
+    return commands.submit(driver_script(found.profile, kept, store.path, handed_on(store)))

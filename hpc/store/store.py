@@ -103,29 +103,29 @@ class Store:
             noted = {row[:3]: row for row in self._noted()}
             return [bucket.tallies(noted) for bucket in self.buckets]
 
-    def note(self, receipts: Iterable[Receipt]) -> None:
+    def note(self, receipts: Iterable[Receipt], *, anew: bool = False) -> None:
         """Note what is known of committed tasks, in the one file of this process.
 
         The disk may refuse it: then their own files are read.
+
+        Parameters
+        ----------
+        receipts : iterable of Receipt
+        anew : bool
+            Of many tasks, for some of which there may be notes already.
         """
         with suppress(OSError):
+            noted = {row[:3] for row in self._noted()} if anew else ()
             rows = []
             for each in receipts:
                 held = self._status(each.task).stat()
-                facts = (each.solved, each.inexact, each.failed, each.error_bound)
-                rows.append((each.task, held.st_size, held.st_mtime_ns, *facts))
+                at = (each.task, held.st_size, held.st_mtime_ns)
+                if at not in noted:
+                    rows.append((*at, each.solved, each.inexact, each.failed, each.error_bound))
             if rows:
                 self._notes.parent.mkdir(exist_ok=True)
                 with self._notes.open("ab") as file:
                     file.write(np.array(rows, TALLY).tobytes())
-
-    def note_all(self, receipts: Iterable[Receipt]) -> None:
-        """Note those of many receipts that nobody noted."""
-        known = {row[0]: row[3:] for row in self._noted()}
-        self.note(
-            each for each in receipts
-            if known.get(each.task) != (each.solved, each.inexact, each.failed, each.error_bound)
-        )  # fmt: skip
 
     def _noted(self) -> Iterator[Row]:
         for file in sorted(self._notes.parent.glob(f"*{TALLIES}")):

@@ -142,7 +142,7 @@ def would_run(source: ModelSource) -> str:
         lines = source.source.count("\n") + 1
         beside = f" and {', '.join(name for name, _ in source.files)}" if source.files else ""
         kept = f"as kept in the store ({lines} lines, sha256 {source.sha256[:12]})"
-        return printable(f"{_named(source)}{beside} {kept}, with imports from {source.folder}")
+        return printable(f"{_named(source)}{beside} {kept}")
     module = source.reference.rpartition(":")[0]
     return printable(
         f"{_named(source)}: the module {module} as it is installed here or stands in "
@@ -172,7 +172,25 @@ def _doubts(store: Store, writing: bool) -> Iterator[str]:
 
 def _unlocked(store: Store) -> Store:
     given = {f.name: getattr(store.source, f.name) for f in fields(ModelSource)}
-    return replace(store, source=ModelSource(**given))
+    return replace(store, source=ModelSource(**given | {"at_hand": False}))
+
+
+def handed_on(store: Store) -> str:
+    """Return the checksum that another process of this user is to trust, which opens the store.
+
+    Raises
+    ------
+    RefusedError
+        If that process would import the model from another folder than this one does.
+    """
+    held, here = store.attributes["model_folder"], store.source.folder
+    if store.source.kind == "module" and held != here:
+        raise RefusedError(
+            f"{store.path} was begun with {_named(store.source)} in {held}, and this call has it "
+            f"in {here}: a process in the background would import it from there. Run this in the "
+            "foreground, or sweep into a new store."
+        )
+    return digest(store)
 
 
 # -- the checksum ---------------------------------------------------------------------------------

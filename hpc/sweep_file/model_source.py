@@ -19,7 +19,7 @@ import linecache
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -57,6 +57,9 @@ class ModelSource:
         Path, from its folder, and text of every file there that it imports, directly or not.
     folder : str
         Where these were found; no part of the model's identity.
+    at_hand : bool
+        Whether it was read from that folder just now, and not from a store. A stored file has all
+        that it imports from there with it: what else lies in the folder by now is not looked at.
     """
 
     reference: str
@@ -66,6 +69,7 @@ class ModelSource:
     sha256: str
     files: Files = field(default=(), repr=False)
     folder: str = field(default="", repr=False, compare=False)
+    at_hand: bool = field(default=True, repr=False, compare=False)
 
     def load(self) -> Callable[..., Any]:
         """Return the factory; the same object each time.
@@ -78,7 +82,7 @@ class ModelSource:
             If an installed model is no longer the text that this source names.
         """
         if self.kind == "file":
-            module = _execute(self.source, self.file, self.folder, self.files)
+            module = _execute(self.source, self.file, self.folder, self.files, self.at_hand)
             return _function(module, self.name, self.file)
         factory, text, files = _installed(self.reference, self.folder)
         held, here = dict(self.files), dict(files)
@@ -196,7 +200,7 @@ def _from_file(file: str, function: str, folder: Path) -> ModelSource:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the model file {path}: {error}") from None
     files = tuple(files_beside(text, path.parent).items())
-    module = _execute(text, file, str(path.parent), files)
+    module = _execute(text, file, str(path.parent), files, True)
     if not function:
         function = _only_function(module, file)
     _function(module, function, file)
@@ -204,7 +208,7 @@ def _from_file(file: str, function: str, folder: Path) -> ModelSource:
 
 
 @lru_cache(maxsize=64)
-def _execute(text: str, file: str, folder: str, files: Files) -> ModuleType:
+def _execute(text: str, file: str, folder: str, files: Files, at_hand: bool) -> ModuleType:
     """Run a file's stored text, and those of the files that it imports, as modules of its own."""
     module = ModuleType(f"_dpsolve_model_{_sha256(json.dumps([text, files]))[:16]}")
     module.__file__ = file
@@ -217,7 +221,7 @@ def _execute(text: str, file: str, folder: str, files: Files) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses and pickle look their module up there
     before = set(sys.modules)
     try:
-        with _importable(folder):
+        with _importable(folder) if at_hand else nullcontext():
             execute(text, file, module)
     except SyntaxError as error:
         importer.forget()

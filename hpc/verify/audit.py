@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from dpsolve.hpc.plan import store_schema
 from dpsolve.hpc.plan.design import Bucket, make_design
 from dpsolve.hpc.store.atomic_files import read_plain
-from dpsolve.hpc.store.damage import Block, in_short
+from dpsolve.hpc.store.damage import Block, in_short, node_faults
 from dpsolve.hpc.store.store import NONSENSE
+from dpsolve.hpc.store.trust import alteration
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.outcomes import UNCERTIFIED
@@ -64,6 +65,16 @@ def coordinates(path: Path) -> tuple[dict[str, Block], list[str]]:
         except Exception as error:  # whatever a codec raises on damaged bytes
             faults.append(f"the coordinate {name} cannot be read: {in_short(error)}")
     return found, faults
+
+
+def alterations(store: Store) -> list[str]:
+    """Say what was altered of that which decides numbers; nothing that the store keeps runs."""
+    faults = [*node_faults(store)]
+    if altered := alteration(store):
+        faults.append(altered)
+        if len(faults) == 1 and store.source.is_builtin:
+            faults += metadata_faults(store)  # where, as far as the sweep tells
+    return faults
 
 
 def metadata_faults(store: Store) -> Iterator[str]:

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from dpsolve.hpc.plan.design import point_label, point_parameters
 from dpsolve.hpc.progress import Progress, Silent
-from dpsolve.hpc.store.damage import Block, node_faults, open_groups, read_task
+from dpsolve.hpc.store.damage import Block, open_groups, read_task
 from dpsolve.hpc.store.store import open_store
-from dpsolve.hpc.store.trust import Trust, alteration, trusted
+from dpsolve.hpc.store.trust import Trust, trusted
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import DamagedError, ModelError, UsageError
 from dpsolve.solvers.model.array_factory import rebuild
@@ -146,8 +146,8 @@ def verify(
     progress : Progress, optional
         Told of each point.
     trust : bool or callable
-        Run the model's source that a store keeps, whoever made the store: a function is asked
-        with what would run. That of a built-in or of a store that you made runs unasked.
+        Run the model that a store keeps, whoever made it (a function is asked with what would
+        run). A built-in, or the model of a store that you made, runs unasked.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def verify(
     UsageError
         If the target is neither a path nor a solution, or the sample is negative.
     RefusedError
-        If the store's model is not trusted, naming what would run.
+        If the store's model is not trusted: with what would run.
     """
     if sample < 0:
         raise UsageError(f"sample={sample}; it is a number of points, at least 0")
@@ -188,8 +188,8 @@ def few_points(path: Path, sample: int, seed: int, pairs: int, trust: Trust) -> 
     pairs : int
         Of states and choices, to look at most at each point.
     """
-    random = np.random.default_rng(seed)
-    return _Run(sample, random, False, Silent(), pairs=pairs, few=True).of_store(path, trust)
+    run = _Run(sample, np.random.default_rng(seed), False, Silent(), pairs=pairs, few=True)
+    return run.of_store(path, trust)
 
 
 @dataclass(frozen=True)
@@ -288,17 +288,13 @@ class _Run:
         except DamagedError as error:
             self.claims.append(str(error))
             return self.result(str(path), 0)
-        # Before anything runs that the store holds.
-        self.claims += node_faults(held)
-        altered = alteration(held)
-        self.claims += [altered] if altered else []
-        if self.claims and not (altered and len(self.claims) == 1 and held.source.is_builtin):
+        self.claims += audit.alterations(held)  # before anything runs that the store holds
+        if self.claims:
             return self.result(str(path), held.points)
-        coordinates, faults = audit.coordinates(path)
-        self.claims += faults
-        if faults:
+        coordinates, self.claims = audit.coordinates(path)
+        if self.claims:
             return self.result(str(path), held.points)
-        store = held if self.claims else trusted(held, trust)
+        store = trusted(held, trust)
         self.claims += audit.metadata_faults(store)
         if self.claims:  # points would be compared with the wrong parameters
             return self.result(str(path), store.points)

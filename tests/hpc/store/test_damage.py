@@ -289,6 +289,17 @@ def test_a_note_of_a_task_that_is_another_now_counts_nothing(large: Store) -> No
     assert resume(large.path, progress=Silent()).computed == 4
 
 
+def test_notes_of_a_copy_are_made_anew(large: Store, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(large.path, tmp_path / "copy.zarr", copy_function=shutil.copyfile))
+    (copy / "status" / "c.1").unlink()
+    resume(copy, progress=Silent())
+    opened = open_store(copy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dpsolve.hpc.store.buckets.StoredBucket._read", None)
+        assert read_status(copy).committed == 3
+    assert len(list(opened._noted())) > 3
+
+
 def test_without_permission_to_note_a_sweep_goes_on(large: Store) -> None:
     shutil.rmtree(large.path / "status" / "tallies")
     (large.path / "status" / "tallies").write_text("a file")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -22,7 +24,7 @@ from dpsolve.hpc.doctor import examine
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.run.sweep import resume
 from dpsolve.hpc.store.store import open_store
-from dpsolve.hpc.store.trust import digest, key_file, seal, trusted
+from dpsolve.hpc.store.trust import digest, handed_on, key_file, seal, trusted
 from dpsolve.hpc.sweep_file import model_source
 from dpsolve.hpc.sweep_file.fields import sweep_from
 from dpsolve.hpc.zarr_format import METADATA
@@ -209,6 +211,38 @@ def test_a_sweep_of_one_s_own_file_runs_no_module_that_a_store_names_in_its_plac
     done = command("sweep", f"{own.parent / 'toy.py'}:toy", "--grid", "a=1,2,3", "--store", foreign)
     assert done.exit_code == 3
     assert "evil:toy (module)" in done.output
+
+
+def test_nothing_is_imported_from_a_folder_that_a_store_names(
+    own: Path, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text is the user's own, and the folder that stands beside it is not."""
+    for folder, text in (("evil", HOSTILE), ("installed", "")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a_module_of_both.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    model = HOSTILE.replace('pathlib.Path(os.environ["MARKER"]).touch()', "import a_module_of_both")
+    (tmp_path / "toy.py").write_text(model)
+    edit(own, attribute("model_source", model))
+    edit(own, attribute("model_sha256", hashlib.sha256(model.encode()).hexdigest()))
+    edit(own, attribute("model_folder", str(tmp_path / "evil")))
+    edit(own, lambda document: document["attributes"].pop("signature"))
+    edit(own, attribute("checksum", digest(open_store(own))))
+    assert command("resume", own, "--trusted", digest(open_store(own))).exit_code == 0
+    (own / "status" / "c.1").unlink()
+    done = command("sweep", f"{tmp_path / 'toy.py'}:toy", "--grid", "a=1,2,3", "--store", own)
+    assert done.exit_code == 0, done.output
+    assert not marker.exists()
+
+
+def test_a_background_process_imports_a_module_from_where_this_one_does(
+    own: Path, tmp_path: Path
+) -> None:
+    store = trusted(open_store(own))
+    assert handed_on(store) == digest(store)
+    module = dataclasses.replace(store.source, kind="module", folder=str(tmp_path / "here"))
+    with pytest.raises(RefusedError, match="in the foreground"):
+        handed_on(dataclasses.replace(store, source=module))
 
 
 def test_reading_runs_nothing(foreign: Path, marker: Path, tmp_path: Path) -> None:
