@@ -111,6 +111,8 @@ class StoredBucket:
         The arrays that tasks write, the status last.
     number, first : int
         The bucket's number, and its first task's.
+    labels : dict of str to dict
+        The attributes of every array, coordinates included: a reader may scale numbers by them.
     """
 
     folder: Path
@@ -118,6 +120,7 @@ class StoredBucket:
     results: dict[str, ZarrArray]
     number: int
     first: int
+    labels: dict[str, dict[str, Any]]
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:

@@ -416,7 +416,8 @@ def _bucket(
     for result, array in results.items():
         if array.shape[: len(axes)] != bucket.shape or array.cell[: len(axes)] != status.cell:
             raise ValueError(f"{result} and status differ in their points")
-    return StoredBucket(folder, bucket, results, number, first)
+    labels = {name: array.attributes for name, array in arrays.items()}
+    return StoredBucket(folder, bucket, results, number, first, labels)
 
 
 def _numbers(text: str, kind: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ one that can. It takes, in this order:
 - the user's word: ``--trust``, ``trust=True``, or yes to a question.
 
 *Checksum.* The SHA-256 of everything that decides a result: all root attributes (source, options,
-sweep), sizes, parameters with their values, and how points are cut into tasks. It is compared
-before anything runs, by the driver and by each worker.
+sweep), sizes, parameters with their values, how points are cut into tasks, and what the arrays are
+and say of themselves. It is compared before anything runs, by the driver and by each worker.
 
 *Signature.* HMAC-SHA256 of the checksum with a key of the user's own, in ``store.key`` of
 ``$XDG_CONFIG_HOME/dpsolve`` or ``~/.config/dpsolve``. That a file belongs to the user proves
@@ -216,9 +216,17 @@ def digest(store: Store) -> str:
                 # Where devices share a point's states, another mesh cuts them anew: that part of a
                 # file's shape decides nothing.
                 "results": [
-                    [name, array.dims, array.shape, array.dtype, array.cell[:first]]
+                    [
+                        name,
+                        array.dims,
+                        array.shape,
+                        array.dtype,
+                        array.cell[:first],
+                        str(array.fill),
+                    ]
                     for name, array in stored.results.items()
                 ],
+                "labels": stored.labels,
             }
         )
     return _sha256(json.dumps(content, sort_keys=True))

@@ -305,6 +305,13 @@ def test_nor_if_parameters_or_arrays_were(own: Path) -> None:
     coordinate.write_bytes(gzip.compress(values[8:] + values[:8]) + held[-4:])
     assert command("resume", own).exit_code == 3
     coordinate.write_bytes(held)
+    for file in (own / METADATA, own / "price" / METADATA):
+        file.write_text(file.read_text().replace('"long_name": "price"', '"scale_factor": 2.0'))
+    done = command("verify", own)
+    assert dp.open(own).price[0] == 4.0  # what xarray makes of it
+    assert (done.exit_code, "were altered" in done.output) == (1, True)
+    for file in (own / METADATA, own / "price" / METADATA):
+        file.write_text(file.read_text().replace('"scale_factor": 2.0', '"long_name": "price"'))
     file = own / "price" / METADATA
     file.write_text(file.read_text().replace('"float64"', '"float32"'))
     done = command("resume", own)
