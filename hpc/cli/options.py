@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,6 +68,19 @@ mesh_option = click.option(
     help="How each process cuts its devices: points=4,states=2 is four groups of two devices, "
     "each group with points of its own, each device with half of a point's states.",
 )  # fmt: skip
+
+trust_option = click.option(
+    "--trust", is_flag=True,
+    help="Run the model that the store keeps, whoever made the store.",
+)  # fmt: skip
+
+
+def word_for(trust: bool) -> bool | Callable[[str], bool]:
+    """Return the user's word for a store: given, or to be asked for where somebody sits."""
+    if trust or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return trust
+    return lambda question: click.confirm(f"{question}.\nDo you trust whoever made it?", err=True)
+
 
 _EXECUTOR_OPTIONS = (
     click.option(

@@ -250,6 +250,7 @@ def solve(
     With --store, the solve writes checkpoints beside its results, and the same command resumes it.
     With --distributed, several processes, on one host or many, share the model's states.
     """
+    from dpsolve.hpc.run.interrupts import interruptible
     from dpsolve.hpc.sweep_file.model_source import resolve
     from dpsolve.sharding.solve import solve as solve_model
     from dpsolve.solvers.solve.compile_clock import compile_clock
@@ -271,12 +272,17 @@ def solve(
     target = _place_to_save(save)
     factory, params = resolve(model).load(), assignments(fixed)
     began = time.perf_counter()
-    with compile_clock() as compiling:
-        solution = solve_model(
-            factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion
-        )
-    seconds = time.perf_counter() - began - compiling.seconds
-    for line in _solution_lines(solution, seconds, compiling.seconds):
+
+    def solved() -> tuple[Solution, float]:
+        with compile_clock() as compiling:  # which counts in its own thread
+            found = solve_model(
+                factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion
+            )
+        return found, compiling.seconds
+
+    solution, compiling = interruptible(solved)
+    seconds = time.perf_counter() - began - compiling
+    for line in _solution_lines(solution, seconds, compiling):
         click.echo(line)
     if target is not None:
         _save(solution, target)

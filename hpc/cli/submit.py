@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import UsageError
 
 from .options import command_line, examples, read_target, sweep_options
@@ -158,10 +159,10 @@ def logs(store: str, failed: bool, task: int | None, lines: int) -> None:
         if not wanted:
             click.echo("there is no such attempt in the store's event log.")
         for attempt in wanted:
-            click.echo(str(attempt))
+            click.echo(printable(str(attempt), lines=True))
             if attempt.log is not None:
                 shown = excerpt(attempt.log, attempt.task, lines)
-                click.echo("\n".join(f"      {line}" for line in shown))
+                click.echo("\n".join(f"      {printable(line)}" for line in shown))
         return
     found = log_files(opened)
     if not found:
@@ -170,7 +171,7 @@ def logs(store: str, failed: bool, task: int | None, lines: int) -> None:
     for path in found:
         click.echo(f"{path}  ({path.stat().st_size:,} bytes)")
     click.echo(f"\nthe end of {found[-1].name}:")
-    click.echo("\n".join(f"    {line}" for line in tail(found[-1], lines)))
+    click.echo("\n".join(f"    {printable(line)}" for line in tail(found[-1], lines)))
 
 
 @click.command(epilog=examples("dpsolve cancel growth.zarr"))

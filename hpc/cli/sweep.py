@@ -21,6 +21,8 @@ from .options import (
     mesh_option,
     read_target,
     sweep_options,
+    trust_option,
+    word_for,
 )
 
 if TYPE_CHECKING:
@@ -93,35 +95,51 @@ def sweep(
         "dpsolve resume growth.zarr",
         "dpsolve resume growth.zarr --on slurm --profile gpu",
         "dpsolve resume growth.zarr --retry-failed",
+        "dpsolve resume growth.zarr --repair",
     )
 )
 @click.argument("store")
 @executor_options
+@click.option("--repair", is_flag=True,
+              help="Compare all that is committed with its checksums, and compute tasks whose "
+              "data are missing or damaged once more.")  # fmt: skip
+@trust_option
+@click.option("--trusted", metavar="CHECKSUM", hidden=True,
+              help="Of the store that another process of this user trusts.")  # fmt: skip
 @click.pass_context
 def resume(
     ctx: click.Context, store: str, on: str, profile: str | None, scheduler: str | None,
-    mesh: str, retry_failed: bool, detach: bool, no_verify: bool,
+    mesh: str, retry_failed: bool, detach: bool, no_verify: bool, repair: bool, trust: bool,
+    trusted: str | None,
 ) -> None:  # fmt: skip
     """Go on with an interrupted sweep.
 
     The store holds all that is needed: parameters, options and the model's source. Where it goes
     on is free: what a SLURM job began, this process may finish. A failed point is committed like
-    any other; --retry-failed computes its task once more.
+    any other; --retry-failed computes its task once more. A store that somebody else made runs
+    what it keeps only with --trust.
     """
     from dpsolve.hpc.executor_choice import ExecutorChoice
     from dpsolve.hpc.progress import progress_for
     from dpsolve.hpc.run.detach import detach as go_on
     from dpsolve.hpc.run.sweep import resume as resume_sweep
     from dpsolve.hpc.store.store import check_format, open_store
+    from dpsolve.hpc.store.trust import trusted as to_be_trusted
 
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
+    why = trusted or word_for(trust)
     if detach:
         check_format(held := open_store(store))
-        click.echo(go_on(held, _again(choice, no_verify), retry_failed=retry_failed))
+        held = to_be_trusted(held, why, writing=True)
+        again = [*_again(choice, no_verify), *(["--repair"] if repair else [])]
+        click.echo(go_on(held, again, retry_failed=retry_failed))
         return
     progress = progress_for()
     executor = choice.executor(progress.jobs)
-    outcome = resume_sweep(store, progress=progress, executor=executor, retry_failed=retry_failed)
+    outcome = resume_sweep(
+        store, progress=progress, executor=executor, retry_failed=retry_failed, repair=repair,
+        trust=why,
+    )  # fmt: skip
     _finish(ctx, outcome, verified=0 if no_verify else None)
 
 
@@ -148,18 +166,19 @@ def plan(target: str, mesh: str, probe: bool, **options: Any) -> None:
     from dpsolve.hpc.plan.check_names import wrong_names_at_once
     from dpsolve.hpc.plan.plan import make_plan
     from dpsolve.hpc.run.disk_space import check_disk
+    from dpsolve.hpc.run.interrupts import interruptible
     from dpsolve.sharding.devices.mesh import MeshShape
 
     shape = MeshShape.read(mesh)
     reading = read_target(target, **options)
     with wrong_names_at_once(reading):
-        made = make_plan(reading.sweep, reading.source)
+        made = interruptible(lambda: make_plan(reading.sweep, reading.source))
     for line in page(made):
         click.echo(line)
     check_disk(made)
     if probe:
-        click.echo(_time(made))
-    click.echo(_on_a_device(made, shape, probe))
+        click.echo(interruptible(lambda: _time(made)))
+    click.echo(interruptible(lambda: _on_a_device(made, shape, probe)))
     click.echo(f"  run it      dpsolve sweep {_arguments()}")
 
 
@@ -291,7 +310,7 @@ def _checked(outcome: SweepReport, points: int | None) -> FinalCheck | None:
         return None
     from dpsolve.hpc.verify.after_sweep import check_sweep
 
-    return check_sweep(outcome.path, points)
+    return check_sweep(outcome.path, points, source=outcome.source)
 
 
 def _summary(outcome: SweepReport, check: FinalCheck | None) -> Iterator[str]:

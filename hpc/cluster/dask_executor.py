@@ -14,6 +14,7 @@ from dpsolve.hpc.run.executor import AUTO
 from dpsolve.hpc.run.job_paths import cache_folder
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.event_log import EventLog
+from dpsolve.hpc.store.trust import digest
 from dpsolve.solvers.errors import ClusterError
 
 from .coordinator import Coordinator, Loss
@@ -74,6 +75,8 @@ class DaskExecutor:
                     topic=f"dpsolve-{uuid.uuid4().hex}",
                     cache=str(cache_folder(store.path)),
                     mesh=self._mesh,
+                    trusted=digest(store),
+                    folder=store.source.folder,
                 )
                 pool = _Workers(self._jobs)
                 self._coordinator = Coordinator(client, store, run_info, pool, event_log, note)

@@ -25,6 +25,10 @@ class RunInfo:
         Bytes that a worker may take; 0 for no limit of ours.
     mesh : str
         How points and states are cut over a worker's devices.
+    trusted : str
+        The checksum of the store whose model the driver trusts; a worker runs no other.
+    folder : str
+        Of the model, where what it names beside itself is looked for.
     """
 
     store: str
@@ -33,6 +37,8 @@ class RunInfo:
     gpus: int = 0
     memory: int = 0
     mesh: str = AUTO
+    trusted: str = ""
+    folder: str = ""
 
 
 @dataclass(frozen=True)

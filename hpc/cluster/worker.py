@@ -34,8 +34,10 @@ from dpsolve._version import __version__
 from dpsolve.hpc.run.executor import numbers_of, prepare
 from dpsolve.hpc.run.job_logs import mark
 from dpsolve.hpc.store.buckets import Receipt, receipt
+from dpsolve.hpc.store.damage import check_metadata
 from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.hpc.store.store import Store, open_store
+from dpsolve.hpc.store.trust import trusted
 from dpsolve.sharding.batches.solving_order import STRAND
 from dpsolve.solvers.errors import DpsolveError
 
@@ -77,7 +79,7 @@ class TaskRunner:
         self.smallest = False
         self._programs: dict[tuple[int, int], Program] = {}
         self.devices = _prepare(run_info)
-        self.store: Store = open_store(Path(run_info.store))
+        self.store: Store = _trusted_store(run_info)
         self.event_log = EventLog(self.store, "worker")
         self._mesh = run_info.mesh
         self._limit = run_info.memory
@@ -192,6 +194,16 @@ class TaskRunner:
             whole = rest / (1 - share)
             check_time(rest, f"task {task.id} ({task.size} points) takes", whole)
         return Batch.joined(parts).back_in_place(numbers)
+
+
+def _trusted_store(run_info: RunInfo) -> Store:
+    """Open the store, if it is the one that the driver trusts, to the last parameter."""
+    held = open_store(Path(run_info.store))
+    store = trusted(held, run_info.trusted or False, writing=True)
+    check_metadata(store)
+    return replace(
+        store, source=replace(store.source, folder=run_info.folder or store.source.folder)
+    )
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dpsolve.hpc.store.trust import handed_on
 from dpsolve.solvers.errors import DpsolveError
 
 from .job_paths import driver_log
@@ -42,6 +43,7 @@ def detach(store: Store, options: Sequence[str], *, retry_failed: bool = False) 
     before = driver_record(store)
     command = [sys.executable, "-m", "dpsolve", "resume", str(store.path.resolve())]
     command += ["--retry-failed"] if retry_failed else []
+    command += ["--trusted", handed_on(store)]  # what this process trusts
     with open(log, "ab") as out:
         start = out.tell()
         process = subprocess.Popen(

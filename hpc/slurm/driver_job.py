@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dpsolve.hpc.run.job_paths import job_name, jobs_folder, logs_folder
 from dpsolve.hpc.run.single_driver import driver_record
+from dpsolve.hpc.store.trust import handed_on
 from dpsolve.solvers.errors import RefusedError
 
 from . import commands
@@ -31,7 +32,7 @@ _SCRIPT = """\
 
 {prologue}
 requeue=
-{python} -m dpsolve resume {store} --on slurm --profile {profile} &
+{python} -m dpsolve resume {store} --on slurm --profile {profile}{trusted} &
 driver=$!
 trap 'requeue=yes; kill -INT $driver' USR1  # the walltime is nearly over
 trap 'kill -TERM $driver' TERM              # scancel
@@ -41,8 +42,8 @@ exit "$code"
 """
 
 
-def driver_script(profile: Profile, profile_path: Path, store: Path) -> str:
-    """Return the script of the driver's job."""
+def driver_script(profile: Profile, profile_path: Path, store: Path, trusted: str = "") -> str:
+    """Return the script of the driver's job; it trusts the store of the checksum `trusted`."""
     own = profile.driver
     given = {
         "--job-name": job_name(store, "driver"),
@@ -67,6 +68,7 @@ def driver_script(profile: Profile, profile_path: Path, store: Path) -> str:
         python=shlex.quote(profile.python or sys.executable),
         store=shlex.quote(str(store.resolve())),
         profile=shlex.quote(str(profile_path)),
+        trusted=f" --trusted {trusted}" if trusted else "",
     )
 
 
@@ -103,4 +105,4 @@ def submit_driver(store: Store, found: ProfileFile) -> str:
         )
     logs_folder(store.path).mkdir(parents=True, exist_ok=True)
     kept = keep_profile(found, store.path)
-    return commands.submit(driver_script(found.profile, kept, store.path))
+    return commands.submit(driver_script(found.profile, kept, store.path, handed_on(store)))

@@ -21,6 +21,7 @@ from dpsolve.hpc.run.executor import AUTO
 from dpsolve.hpc.run.job_paths import cache_folder, job_name, logs_folder
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.event_log import EventLog
+from dpsolve.hpc.store.trust import digest
 from dpsolve.solvers.errors import ClusterError
 
 from . import commands
@@ -108,6 +109,8 @@ class SlurmExecutor:
             gpus=profile.gpus_per_worker,
             memory=profile.memory_bytes // profile.workers_per_job,
             mesh=self._mesh,
+            trusted=digest(store),
+            folder=store.source.folder,
         )
         client = Client(cluster, set_as_default=False)
         try:

@@ -24,13 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .atomic_files import disk_errors
+from .atomic_files import disk_errors, read_plain
 
 if TYPE_CHECKING:
     from .store import Store
 
 
 ENDING = ".jsonl"
+LATEST = 2.0**37  # seconds: no calendar goes on for ever
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,18 @@ def read_events(store: Store, writer: str = "") -> list[Event]:
 
 def _events(path: Path) -> Iterator[Event]:
     writer = path.name.removesuffix(ENDING).rpartition("-")[0]
-    for line in path.read_bytes().splitlines():
+    try:
+        lines = read_plain(path).splitlines()
+    except ValueError:
+        return  # no file
+    for line in lines:
         try:
             facts = json.loads(line)
-            yield Event(float(facts.pop("t")), writer, str(facts.pop("what")), facts)
-        except (ValueError, KeyError, AttributeError, TypeError):
+            event = Event(float(facts.pop("t")), writer, str(facts.pop("what")), facts)
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
             continue  # torn by a kill
+        if 0 <= event.time < LATEST:
+            yield event
 
 
 def _shown(value: Any) -> str:

@@ -74,6 +74,26 @@ def test_the_second_driver_is_refused_and_told_who_the_first_is(store: Store) ->
         pass
 
 
+def test_a_record_dated_ahead_does_not_block(store: Store) -> None:
+    leave_record(store, silent=-86400.0)
+    found = driver_record(store)
+    assert found is not None
+    assert not found.alive
+    notes: list[str] = []
+    with drive(store, note=notes):
+        pass
+    assert "dated ahead" in notes[0]
+
+
+def test_a_record_dated_ahead_that_is_renewed_is_a_driver_s(store: Store) -> None:
+    leave_record(store, silent=-86400.0)
+    renewing = threading.Timer(0.05, leave_record, (store, -86500.0))
+    renewing.start()
+    with pytest.raises(RefusedError, match="has a driver"), drive(store):
+        pytest.fail("two drivers")
+    renewing.join()
+
+
 def test_of_many_that_begin_at_once_one_drives(store: Store) -> None:
     began, refused = [], []
     ready = threading.Barrier(8)
