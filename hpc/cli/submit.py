@@ -127,7 +127,8 @@ def _preview(plan: Plan, found: ProfileFile, probe: bool) -> Iterator[str]:
     yield "\n# --- the driver's job ---------------------------------------------------------\n"
     yield driver_script(profile, kept, plan.path)
     yield "# --- each worker's job: the address is the driver's, once it runs ---------------\n"
-    yield job_script(profile, plan.path, "tcp://DRIVER:PORT")
+    keys = jobs_folder(plan.path) / "keys-OF-THE-RUN"
+    yield job_script(profile, plan.path, "tls://DRIVER:PORT", keys)
 
 
 @click.command(

@@ -13,11 +13,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpsolve.hpc.run.job_paths import job_name, jobs_folder, logs_folder
+from dpsolve.hpc.run.job_paths import job_name, jobs_folder, make_logs_folder
+from dpsolve.hpc.run.private_folders import private_folder
 from dpsolve.hpc.run.single_driver import driver_record
 from dpsolve.solvers.errors import RefusedError
 
 from . import commands
+from .directives import driver_directives
 
 if TYPE_CHECKING:
     from dpsolve.hpc.store.store import Store
@@ -31,7 +33,7 @@ _SCRIPT = """\
 
 {prologue}
 requeue=
-{python} -m dpsolve resume {store} --on slurm --profile {profile} &
+{python} -P -m dpsolve resume {store} --on slurm --profile {profile} &
 driver=$!
 trap 'requeue=yes; kill -INT $driver' USR1  # the walltime is nearly over
 trap 'kill -TERM $driver' TERM              # scancel
@@ -44,25 +46,9 @@ exit "$code"
 def driver_script(profile: Profile, profile_path: Path, store: Path) -> str:
     """Return the script of the driver's job."""
     own = profile.driver
-    given = {
-        "--job-name": job_name(store, "driver"),
-        "--partition": own.partition or profile.partition,
-        "--account": own.account or profile.account,
-        "--qos": own.qos or (None if own.partition else profile.qos),
-        "--constraint": own.constraint or (None if own.partition else profile.constraint),
-        "--ntasks": 1,
-        "--cpus-per-task": own.cpus,
-        "--mem": own.memory,
-        "--time": own.walltime or profile.walltime,
-        "--output": f"{logs_folder(store)}/driver-%j.log",
-        "--open-mode": "append",
-        "--signal": "B:USR1@120",
-    }
-    lines = [f"{key}={value}" for key, value in given.items() if value is not None]
-    lines += ["--requeue", *own.directives]
     prologue = profile.prologue if own.prologue is None else own.prologue
     return _SCRIPT.format(
-        directives="\n".join(f"#SBATCH {line}" for line in lines),
+        directives="\n".join(f"#SBATCH {line}" for line in driver_directives(profile, store)),
         prologue="\n".join(prologue),
         python=shlex.quote(profile.python or sys.executable),
         store=shlex.quote(str(store.resolve())),
@@ -72,9 +58,7 @@ def driver_script(profile: Profile, profile_path: Path, store: Path) -> str:
 
 def keep_profile(found: ProfileFile, store: Path) -> Path:
     """Copy a profile beside the store: a later edit shall not change what is queued."""
-    folder = jobs_folder(store)
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "profile.toml"
+    kept = private_folder(jobs_folder(store)) / "profile.toml"
     if found.path.resolve() != kept.resolve():
         shutil.copyfile(found.path, kept)
     return kept
@@ -90,17 +74,18 @@ def submit_driver(store: Store, found: ProfileFile) -> str:
     ClusterError
         If SLURM rejects the job, in its own words.
     """
+    path = shlex.quote(str(store.path))
     driver = driver_record(store)
     if driver is not None and driver.alive:
         raise RefusedError(
-            f"{store.path} has a driver already: {driver}. To end it: dpsolve cancel {store.path}"
+            f"{store.path} has a driver already: {driver}. To end it: dpsolve cancel {path}"
         )
     waiting = [job for job in commands.queue(job_name(store.path, "driver")) if not job.ended]
     if waiting:
         raise RefusedError(
             f"{store.path} has a driver in the queue already: {waiting[0]}. To withdraw it: "
-            f"dpsolve cancel {store.path}"
+            f"dpsolve cancel {path}"
         )
-    logs_folder(store.path).mkdir(parents=True, exist_ok=True)
+    make_logs_folder(store.path)
     kept = keep_profile(found, store.path)
     return commands.submit(driver_script(found.profile, kept, store.path))

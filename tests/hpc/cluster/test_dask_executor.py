@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dpsolve.hpc.cluster.compilation_cache import remove_truncated
+from dpsolve.hpc.cluster.compilation_cache import remove_unusable
 from dpsolve.hpc.cluster.dask_executor import DaskExecutor
 from dpsolve.hpc.run.executor import prepare
 from dpsolve.hpc.run.job_paths import cache_folder
@@ -140,9 +140,9 @@ def test_one_worker_compiles_and_the_other_finds_the_program(
     assert len([t for t in begun if t < first]) == 1  # the others waited
 
     (entry, *_) = sorted(cache.glob("*-cache"))
-    assert remove_truncated(cache) == []
+    assert remove_unusable(cache) == []
     entry.write_bytes(entry.read_bytes()[:-20])
-    assert remove_truncated(cache) == [entry]
+    assert remove_unusable(cache) == [entry]
     assert not entry.exists()
 
 
