@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
-from dpsolve.solvers.errors import UsageError
 
 from .options import command_line, examples, read_target, sweep_options
 from .sweep import page, wrong_names_at_once
@@ -72,12 +71,14 @@ def submit(target: str, profile: str, dry_run: bool, probe: bool, **options: Any
     """
     from dpsolve.hpc.plan.plan import make_plan
     from dpsolve.hpc.run.sweep import create_store
-    from dpsolve.hpc.slurm.commands import have_slurm
+    from dpsolve.hpc.slurm.commands import check_slurm, kept_back
+    from dpsolve.hpc.slurm.directives import check_store_path
     from dpsolve.hpc.slurm.driver_job import submit_driver
     from dpsolve.hpc.slurm.profiles import find_profile
 
     found = find_profile(profile)
     reading = read_target(target, **options)
+    check_store_path(Path(reading.sweep.store.path))
     with wrong_names_at_once(reading):
         if dry_run:
             for line in _preview(
@@ -85,14 +86,15 @@ def submit(target: str, profile: str, dry_run: bool, probe: bool, **options: Any
             ):
                 click.echo(line)
             return
-        if not have_slurm():
-            raise UsageError("there are no SLURM commands here; submit from a login node.")
+        check_slurm()
         store = create_store(
             reading.sweep, reading.source, command_line(), found.profile.worker_count
         )
     if len(store.receipts()) == len(store.tasks):
         click.echo(f"{store.path} is complete; nothing was submitted.")
         return
+    if told := kept_back():
+        click.echo(told)
     job = submit_driver(store, found)
     path = shlex.quote(str(store.path))
     click.echo(f"the driver is job {job}")

@@ -70,6 +70,7 @@ def sweep(
 
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
     reading = read_target(target, **options)
+    choice.check(reading.sweep.store.path)
     with wrong_names_at_once(reading):
         if detach:
             made = create_store(reading.sweep, reading.source, command_line(), choice.worker_count)
@@ -111,6 +112,7 @@ def resume(
     from .executor_choice import ExecutorChoice
 
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
+    choice.check(store)
     if detach:
         check_format(held := open_store(store))
         click.echo(go_on(held, _again(choice, no_verify), retry_failed=retry_failed))

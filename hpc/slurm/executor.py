@@ -68,6 +68,8 @@ class SlurmExecutor:
         from .worker_job import SETTINGS, make_cluster
 
         self._check()
+        if told := commands.kept_back():
+            note(told)
         make_logs_folder(store.path)
         private_folder(cache_folder(store.path))
         commands.cancel(job_name(store.path))  # of a driver that was killed a moment ago
@@ -129,11 +131,7 @@ class SlurmExecutor:
             self._coordinator.stop()
 
     def _check(self) -> None:
-        if not commands.have_slurm():
-            raise ClusterError(
-                "there are no SLURM commands here (sbatch, squeue). Run this on a login node, or "
-                "take --on local for this machine alone."
-            )
+        commands.check_slurm()
         if self.profile.nodes > 1:
             raise ClusterError(
                 f"nodes = {self.profile.nodes} in the profile: a sweep's job is one node. Several "

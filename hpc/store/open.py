@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .buckets import StoredBucket
 from .store import open_store
@@ -39,12 +39,14 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
         If there is no store at `path`.
     """
     import xarray
+    from zarr.storage import LocalStore
 
     store = open_store(path)
+    folder: Any = LocalStore(store.path, read_only=True)  # a path with :: would be an address
     if len(store.buckets) == 1:
-        dataset: xarray.Dataset = xarray.open_zarr(store.path)
+        dataset: xarray.Dataset = xarray.open_zarr(folder)
         return _with_parameters(dataset, store.buckets[0])
-    tree = xarray.open_datatree(store.path, engine="zarr", chunks={})
+    tree = xarray.open_datatree(folder, engine="zarr", chunks={})
     for bucket in store.buckets:
         group = bucket.bucket.group
         tree[group].dataset = _with_parameters(tree[group].to_dataset(), bucket)

@@ -80,7 +80,7 @@ def cluster() -> Iterator[Cluster]:
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as local,
         Client(local, set_as_default=False) as client,
     ):
         yield Cluster(local.scheduler_address, lambda: [*client.run(os.getpid).values()])
