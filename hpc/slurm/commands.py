@@ -248,10 +248,11 @@ def _call(command: Sequence[str], given: str | None = None) -> subprocess.Comple
             f"{command[0]} is not there: --on slurm runs on a machine from which jobs are "
             "submitted (a login node). For this machine alone: --on local."
         ) from None
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as late:
+        said = (late.stderr or b"").decode(errors="replace").strip()
         raise ClusterError(
             f"{command[0]} did not answer within {SECONDS:.0f} s: SLURM's controller is busy or "
-            "down. The same command goes on later."
+            f"down{f' ({said.splitlines()[-1]})' if said else ''}. The same command goes on later."
         ) from None
 
 
