@@ -21,7 +21,9 @@ OWNER_ONLY = 0o700
 
 
 def private_folder(path: Path) -> Path:
-    """Return a folder that only this user enters: made, with its parents, or found to be one.
+    """Return a folder that only this user enters: made, or found to be one.
+
+    Parents that are missing are made as any folder is.
 
     Raises
     ------
@@ -31,8 +33,7 @@ def private_folder(path: Path) -> Path:
         If the disk refuses.
     """
     with disk_errors(path):
-        if not path.parent.exists():
-            private_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             path.mkdir(mode=OWNER_ONLY)
         found = path.stat()  # of what a link leads to: a user may keep logs on another disk
