@@ -62,7 +62,8 @@ class ExecutorChoice:
         if on == "dask":
             if not scheduler:
                 raise UsageError(
-                    "--on dask needs the address of a scheduler: --scheduler tcp://HOST:8786."
+                    "--on dask needs the address of a scheduler: --scheduler tls://HOST:8786 "
+                    "(tcp:// without keys)."
                 )
             return cls("dask", None, scheduler, mesh)
         return cls(mesh=mesh)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 with keep_signal_handlers():
     from dask_jobqueue.slurm import SLURMCluster, SLURMJob
     from distributed import Scheduler
+    from distributed.comm.addressing import unparse_host_port
     from distributed.core import Status
     from distributed.utils import get_ip, get_ip_interface
 
@@ -170,7 +171,7 @@ def _own_address(profile: Profile) -> str:
         return str(get_ip_interface(interface))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no way out of this machine
-        return str(get_ip())
+        return str(unparse_host_port(get_ip()))
 
 
 def job_options(profile: Profile, store: Path, keys: Path) -> dict[str, Any]:

@@ -139,11 +139,11 @@ def _own_address(given: argparse.Namespace) -> str:
 
     Without an interface, the address from which the scheduler is reached.
     """
-    from distributed.comm.addressing import get_address_host
+    from distributed.comm.addressing import get_address_host, unparse_host_port
     from distributed.utils import get_ip, get_ip_interface
 
     if not given.interface:
-        return str(get_ip(get_address_host(given.scheduler)))
+        return str(unparse_host_port(get_ip(get_address_host(given.scheduler))))
     try:
         return str(get_ip_interface(given.interface))
     except (KeyError, ValueError) as error:
