@@ -73,11 +73,12 @@ def submit(target: str, profile: str, dry_run: bool, probe: bool, **options: Any
     from dpsolve.hpc.run.sweep import create_store
     from dpsolve.hpc.slurm.commands import check_slurm, kept_back
     from dpsolve.hpc.slurm.directives import check_store_path
-    from dpsolve.hpc.slurm.driver_job import submit_driver
+    from dpsolve.hpc.slurm.driver_job import check_driver, submit_driver
     from dpsolve.hpc.slurm.profiles import find_profile
 
     found = find_profile(profile)
     reading = read_target(target, **options)
+    check_driver(found.profile)
     check_store_path(Path(reading.sweep.store.path))
     with wrong_names_at_once(reading):
         if dry_run:

@@ -2,7 +2,7 @@
 
 The job runs ``dpsolve resume``. Two minutes before its walltime SLURM signals it; it then stops as
 at Ctrl-C, and the job puts itself back into the queue, so that a sweep may take longer than any
-job lives. After a node failure SLURM requeues it by itself.
+job lives, `RESTARTS` times at most. After a node failure SLURM requeues it by itself.
 """
 
 from __future__ import annotations
@@ -16,16 +16,23 @@ from typing import TYPE_CHECKING
 from dpsolve.hpc.run.job_paths import job_name, jobs_folder, make_logs_folder
 from dpsolve.hpc.run.private_folders import private_folder
 from dpsolve.hpc.run.single_driver import driver_record
-from dpsolve.solvers.errors import RefusedError
+from dpsolve.solvers.errors import RefusedError, UsageError
 
 from . import commands
 from .directives import driver_directives
+from .profiles import walltime_seconds
 
 if TYPE_CHECKING:
     from dpsolve.hpc.store.store import Store
 
     from .profiles import Profile, ProfileFile
 
+
+RESTARTS = 100
+"""How often the driver's job puts itself back into the queue."""
+
+SHORTEST = 600.0
+"""Seconds that it needs: SLURM signals it two minutes before its end."""
 
 _SCRIPT = """\
 #!/bin/bash
@@ -35,10 +42,14 @@ _SCRIPT = """\
 requeue=
 {python} -P -m dpsolve resume {store} --on slurm --profile {profile} &
 driver=$!
-trap 'requeue=yes; kill -INT $driver' USR1  # the walltime is nearly over
-trap 'kill -TERM $driver' TERM              # scancel
-while kill -0 $driver 2>/dev/null; do wait $driver; code=$?; done
-if [ -n "$requeue" ] && [ "$code" = 130 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+trap 'again=yes; requeue=yes; kill -INT $driver' USR1  # the walltime is nearly over
+trap 'again=yes; kill -TERM $driver' TERM              # scancel
+# A signal ends `wait` before the driver has ended, and with another code.
+while again=; wait $driver; code=$?; [ -n "$again" ]; do :; done
+if [ -n "$requeue" ] && [ "$code" = 130 ]; then
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then scontrol requeue "$SLURM_JOB_ID"
+    else echo "this job has been put back into the queue {restarts} times; submit it anew"; fi
+fi
 exit "$code"
 """
 
@@ -50,10 +61,27 @@ def driver_script(profile: Profile, profile_path: Path, store: Path) -> str:
     return _SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in driver_directives(profile, store)),
         prologue="\n".join(prologue),
+        restarts=RESTARTS,
         python=shlex.quote(profile.python or sys.executable),
         store=shlex.quote(str(store.resolve())),
         profile=shlex.quote(str(profile_path)),
     )
+
+
+def check_driver(profile: Profile) -> None:
+    """Refuse a job that would be told to end as soon as it begins, again and again.
+
+    Raises
+    ------
+    UsageError
+        If its walltime is too short.
+    """
+    walltime = profile.driver.walltime or profile.walltime
+    if walltime_seconds(walltime) < SHORTEST:
+        raise UsageError(
+            f"the driver's job would live for {walltime}: at least {SHORTEST / 60:.0f} minutes are "
+            "needed. Set walltime in [driver] of the profile."
+        )
 
 
 def keep_profile(found: ProfileFile, store: Path) -> Path:

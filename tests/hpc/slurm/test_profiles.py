@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 from dpsolve.hpc.cluster.worker_devices import gpu_environment, share_of_gpus
 from dpsolve.hpc.run.job_paths import job_name
 from dpsolve.hpc.slurm.directives import check_store_path
+from dpsolve.hpc.slurm.driver_job import check_driver, driver_script
 from dpsolve.hpc.slurm.profiles import (
     Profile,
     ProfileFile,
@@ -223,7 +227,6 @@ def test_no_two_jobs_of_a_run_have_one_name(tmp_path: Path) -> None:
 def test_memory_is_asked_for_as_the_site_wants_it(
     asked: str, worker: str | None, driver: str | None, tmp_path: Path
 ) -> None:
-    from dpsolve.hpc.slurm.driver_job import driver_script
     from dpsolve.hpc.slurm.worker_job import job_script
 
     given = {"memory": "64G", "cpus": 32, "gpus": 2, "memory_request": asked}
@@ -246,3 +249,34 @@ def test_jobs_have_plain_names_whatever_the_store_is_called(name: str, tmp_path:
 def test_a_path_that_slurm_cannot_write_logs_to_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Choose another one"):
         check_store_path(tmp_path / f"{name}.zarr")
+
+
+def test_a_driver_that_would_be_told_to_end_at_once_is_refused() -> None:
+    check_driver(Profile.model_validate({"walltime": "5", "driver": {"walltime": "10"}}))
+    with pytest.raises(UsageError, match="at least 10 minutes"):
+        check_driver(Profile.model_validate({"walltime": "5"}))
+
+
+@pytest.mark.parametrize(("restarts", "again"), [(0, True), (99, True), (100, False)])
+def test_a_drivers_job_is_put_back_a_stated_number_of_times(
+    restarts: int, again: bool, tmp_path: Path
+) -> None:
+    """The script as it is, with a driver that is interrupted and an scontrol that says so."""
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho requeued\n")
+    (tmp_path / "python").write_text(
+        f"#!{sys.executable}\nimport os, signal, time\n"
+        "signal.signal(signal.SIGINT, lambda *_: os._exit(130))\n"
+        "time.sleep(0.3)\nos.kill(os.getppid(), signal.SIGUSR1)\ntime.sleep(9)\n"
+    )
+    for program in ("scontrol", "python"):
+        (tmp_path / program).chmod(0o755)
+    profile = Profile.model_validate({"python": str(tmp_path / "python")})
+    script = driver_script(profile, tmp_path / "p.toml", tmp_path / "a.zarr")
+    given = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(
+        ["bash"], input=script, text=True,
+        env=given | {"SLURM_RESTART_COUNT": str(restarts)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130
+    assert ("requeued" in done.stdout) == again
+    assert ("submit it anew" in done.stdout) == (not again)
