@@ -34,11 +34,18 @@ def private_folder(path: Path) -> Path:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        made = False
         with suppress(FileExistsError):
             path.mkdir(mode=OWNER_ONLY)
+            made = True
         found = path.stat()  # of what a link leads to: a user may keep logs on another disk
         if not stat.S_ISDIR(found.st_mode):
             raise RefusedError(f"{path} is no folder: move it away.")
+        if made and (found.st_uid != os.geteuid() or found.st_mode & 0o077):
+            raise RefusedError(
+                f"{path} was just made for {_name(os.geteuid())} alone, and is not: this file "
+                "system keeps no permissions. Put the store on a disk that does."
+            )
         if found.st_uid != os.geteuid():
             raise RefusedError(
                 f"{path} belongs to {_name(found.st_uid)}, and not to {_name(os.geteuid())}, who "
