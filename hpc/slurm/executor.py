@@ -80,6 +80,8 @@ class SlurmExecutor:
             jobs = jobs_folder(store.path)
             with quiet_dask(), dask.config.set(own), run_keys(jobs) as keys:
                 cluster = make_cluster(self.profile, store.path, keys)
+                if cluster.dashboard:
+                    note(f"dask's dashboard, for this machine: {cluster.dashboard}")
                 pool = JobPool(cluster, self.profile, store, event_log, note, self._watch)
                 finished = False
                 try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
@@ -125,6 +126,12 @@ class Cluster(SLURMCluster):
         spec: dict[str, Any] = super().new_worker_spec()  # type: ignore[no-untyped-call] # as below
         return spec
 
+    @property
+    def dashboard(self) -> str:
+        """Where dask's dashboard is, on this machine; empty if there is none."""
+        server = getattr(self.scheduler, "http_server", None)
+        return f"http://127.0.0.1:{server.port}" if server is not None else ""
+
     def open_jobs(self, count: int) -> None:
         """Have as many jobs: submit what is missing, close those whose specification is gone."""
         self.scale(jobs=count)  # type: ignore[no-untyped-call] # dask-jobqueue has no types
@@ -145,19 +152,21 @@ def make_cluster(profile: Profile, store: Path, keys: Path) -> Cluster:
         If the profile's network interface or port is not to be had.
     """
     try:
-        return Cluster(
-            scheduler_options={
-                "host": _own_address(profile),
-                "port": profile.port,
-                "dashboard": profile.dashboard,
-                "dashboard_address": "127.0.0.1:8787",  # opened by a plain Scheduler alone
-            },
-            scheduler_cls=Scheduler if profile.dashboard else ClosedScheduler,
-            security=security(keys),
-            name=job_name(store),
-            shared=Shared(),
-            **job_options(profile, store, keys),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # that there is no way out of here
+            return Cluster(
+                scheduler_options={
+                    "host": _own_address(profile),
+                    "port": profile.port,
+                    "dashboard": profile.dashboard,
+                    "dashboard_address": f"127.0.0.1:{_dashboard_port()}",  # by a plain Scheduler
+                },
+                scheduler_cls=Scheduler if profile.dashboard else ClosedScheduler,
+                security=security(keys),
+                name=job_name(store),
+                shared=Shared(),
+                **job_options(profile, store, keys),
+            )
     except (ValueError, OSError, RuntimeError) as error:
         raise ClusterError(
             f"the driver cannot listen to its workers: {error}. See interface, login_interface "
@@ -165,13 +174,20 @@ def make_cluster(profile: Profile, store: Path, keys: Path) -> Cluster:
         ) from error
 
 
+def _dashboard_port() -> int:
+    """Return dask's usual port, or 0 for any where it is taken: machines are shared."""
+    try:
+        with socket.create_server(("127.0.0.1", 8787)):
+            return 8787
+    except OSError:
+        return 0
+
+
 def _own_address(profile: Profile) -> str:
     """Return the one address at which workers find the driver, and at which alone it listens."""
     if interface := profile.login_interface or profile.interface:
         return str(get_ip_interface(interface))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is no way out of this machine
-        return str(unparse_host_port(get_ip()))
+    return str(unparse_host_port(get_ip()))
 
 
 def job_options(profile: Profile, store: Path, keys: Path) -> dict[str, Any]:

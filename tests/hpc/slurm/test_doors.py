@@ -246,7 +246,7 @@ def test_the_dashboard_is_for_this_machine_alone(started: Callable[..., Run]) ->
     before = listening()
     run = started(dashboard=True)
     (http,) = [port for host, port in run.doors(before) if host == "127.0.0.1"]
-    assert http == run.cluster.scheduler.http_server.port
+    assert run.cluster.dashboard == f"http://127.0.0.1:{http}"
 
 
 def test_a_workers_modules_come_from_no_folder_of_others(started: Callable[..., Run]) -> None:
