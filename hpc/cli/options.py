@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,7 @@ _EXECUTOR_OPTIONS = (
     ),
     click.option("--profile", metavar="NAME|FILE",
                  help="With --on slurm: what jobs ask for; see dpsolve profiles."),
-    click.option("--scheduler", metavar="ADDRESS", help="With --on dask: tcp://HOST:PORT."),
+    click.option("--scheduler", metavar="ADDRESS", help="With --on dask: tls://HOST:PORT."),
     mesh_option,
     click.option("--retry-failed", is_flag=True,
                  help="Compute tasks with failed points once more: after the reason was mended."),
@@ -122,7 +123,7 @@ def read_target(target: str, **given: Any) -> Reading:
     if (path / "zarr.json").is_file():
         raise UsageError(
             f"{target} is a store; a sweep is a TOML file or a model's name. To go on with what "
-            f"the store holds: dpsolve resume {target}"
+            f"the store holds: dpsolve resume {shlex.quote(target)}"
         )
     if path.suffix == ".toml" or (path.is_file() and path.suffix != ".py"):
         return read_sweep(path, Overrides(**given))

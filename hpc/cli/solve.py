@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -100,6 +101,7 @@ def solve_stored(
 ) -> None:
     """Solve one model into a store, and tell how it ended; see `_OPTIONS`."""
     from dpsolve.hpc.distributed_solve.agreement import together
+    from dpsolve.hpc.distributed_solve.meeting_secret import meeting_secret
     from dpsolve.hpc.distributed_solve.srun_address import find_address
     from dpsolve.hpc.distributed_solve.stored_solve import solve_into_store
     from dpsolve.hpc.progress import Silent, progress_for
@@ -111,7 +113,8 @@ def solve_stored(
         shape = MeshShape()
     group = alone()
     if distributed:
-        address = find_address(coordinator, processes, process)
+        secret = meeting_secret(Path(sweep["store"]).expanduser())
+        address = replace(find_address(coordinator, processes, process), secret=secret)
         group = start(address, wait, lambda text: _lost(text, sweep["store"]))
     try:
         reading = together(group, lambda: _read(model, sweep))

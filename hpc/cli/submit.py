@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dpsolve.hpc.terminal_text import printable
-from dpsolve.solvers.errors import UsageError
 
 from .options import command_line, examples, read_target, sweep_options
 from .sweep import page
@@ -74,12 +74,15 @@ def submit(target: str, profile: str, dry_run: bool, probe: bool, **options: Any
     from dpsolve.hpc.plan.check_names import wrong_names_at_once
     from dpsolve.hpc.plan.plan import make_plan
     from dpsolve.hpc.run.sweep import create_store
-    from dpsolve.hpc.slurm.commands import have_slurm
-    from dpsolve.hpc.slurm.driver_job import submit_driver
+    from dpsolve.hpc.slurm.commands import check_slurm, kept_back
+    from dpsolve.hpc.slurm.directives import check_store_path
+    from dpsolve.hpc.slurm.driver_job import check_driver, submit_driver
     from dpsolve.hpc.slurm.profiles import find_profile
 
     found = find_profile(profile)
     reading = read_target(target, **options)
+    check_driver(found.profile)
+    check_store_path(Path(reading.sweep.store.path))
     with wrong_names_at_once(reading):
         if dry_run:
             for line in _preview(
@@ -87,14 +90,15 @@ def submit(target: str, profile: str, dry_run: bool, probe: bool, **options: Any
             ):
                 click.echo(line)
             return
-        if not have_slurm():
-            raise UsageError("there are no SLURM commands here; submit from a login node.")
+        check_slurm()
         store = create_store(
             reading.sweep, reading.source, command_line(), found.profile.worker_count
         )
     if len(store.receipts()) == len(store.tasks):
         click.echo(f"{store.path} is complete; nothing was submitted.")
         return
+    if told := kept_back():
+        click.echo(told)
     job = submit_driver(store, found)
     path = shlex.quote(str(store.path))
     click.echo(f"the driver is job {job}")
@@ -129,7 +133,8 @@ def _preview(plan: Plan, found: ProfileFile, probe: bool) -> Iterator[str]:
     yield "\n# --- the driver's job ---------------------------------------------------------\n"
     yield driver_script(profile, kept, plan.path)
     yield "# --- each worker's job: the address is the driver's, once it runs ---------------\n"
-    yield job_script(profile, plan.path, "tcp://DRIVER:PORT")
+    keys = jobs_folder(plan.path) / "keys-OF-THE-RUN"
+    yield job_script(profile, plan.path, "tls://DRIVER:PORT", keys)
 
 
 @click.command(

@@ -74,6 +74,7 @@ def sweep(
 
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
     reading = read_target(target, **options)
+    choice.check(reading.sweep.store.path)
     with wrong_names_at_once(reading):
         if detach:
             made = create_store(
@@ -128,6 +129,7 @@ def resume(
 
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
     why = trusted or word_for(trust)
+    choice.check(store)
     if detach:
         check_format(held := open_store(store))
         held = to_be_trusted(held, why, writing=True)

@@ -20,6 +20,7 @@ from dpsolve.solvers.errors import ClusterError
 from .coordinator import Coordinator, Loss
 from .dask_settings import quiet_dask
 from .messages import RunInfo, TaskOrder
+from .run_keys import check_scheduler
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.tasks import Task, WorkerCount
@@ -60,6 +61,8 @@ class DaskExecutor:
         """Run tasks; see `Executor`."""
         from distributed import Client
 
+        if warning := check_scheduler(self.scheduler):
+            note(warning)
         event_log = EventLog(store, "driver")
         with quiet_dask():
             try:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import threading
 import time
 import uuid
@@ -33,7 +34,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpsolve.hpc.process_alive import process_age
+from dpsolve.hpc.process_alive import process_age, showing, shows
 from dpsolve.hpc.store.atomic_files import PARTIAL, disk_errors, read_plain, write_file
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import RefusedError
@@ -135,8 +136,38 @@ def driving(
         executor=executor,
         began=time.time(),
     )
-    with disk_errors(store.path):
-        _claim(store.path, path, own, note)
+    with showing(_token(path, own)):  # before there is a record, so that it is never without
+        with disk_errors(store.path):
+            _claim(store.path, path, own, note)
+        yield from _beating(path, own, stop, note)
+
+
+def is_driver(store: Store, record: DriverRecord) -> bool:
+    """Tell whether the process that a record names is this store's driver, beyond doubt.
+
+    A store may come from anywhere, with any record in it. The process has to be this user's, on
+    this machine, of the record's age, and to show a token of this very folder and record.
+    """
+    return (
+        record.here
+        and record.alive
+        and record.process_start > 0
+        and shows(record.process, _token(_record(store), record))
+    )
+
+
+def _token(path: Path, own: DriverRecord) -> str:
+    """Return what a driver shows of itself: its record's number, and which folder it lies in.
+
+    A copy of the record in another store is therefore no proof.
+    """
+    folder = path.parent.stat()
+    return f"{own.id[:64]}-{folder.st_dev:x}-{folder.st_ino:x}"
+
+
+def _beating(
+    path: Path, own: DriverRecord, stop: Callable[[], None], note: Note
+) -> Iterator[DriverRecord]:
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, own, ended, stop, note), daemon=True)
     beating.start()
@@ -270,6 +301,7 @@ def _is_sound(record: DriverRecord) -> bool:
         all(isinstance(text, str) for text in texts)
         and all(type(number) is int for number in numbers)
         and 0 < record.process < 2**31
+        and all(type(seconds) in (int, float) for seconds in (record.began, record.silence))
     )
 
 
@@ -301,7 +333,8 @@ def _refusal(store: Path, other: DriverRecord | None) -> str:
             f" Its last sign came {other.silence:.0f} s ago; {STALE:.0f} s after the last one it "
             "counts as dead, and then this command goes on where it ended."
         )
+    path = shlex.quote(str(store))
     return (
         f"{store} has a driver already: {who}.{since} Two drivers would repeat each other's work. "
-        f"To watch it: dpsolve status {store}. To end it: dpsolve cancel {store}."
+        f"To watch it: dpsolve status {path}. To end it: dpsolve cancel {path}."
     )

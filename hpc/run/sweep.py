@@ -5,6 +5,7 @@ The same call begins a sweep and resumes it: what is committed is never computed
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -267,7 +268,8 @@ def _drive(
         if outcome.interrupted and outcome.pending:
             progress.note(
                 f"interrupted ({came}): {outcome.points - outcome.pending} of {outcome.points} "
-                f"points are committed. The same command resumes, or: dpsolve resume {store.path}"
+                f"points are committed. The same command resumes, or: dpsolve resume "
+                f"{shlex.quote(str(store.path))}"
             )
     finally:
         progress.stop()

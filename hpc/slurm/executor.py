@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from dpsolve.hpc.cluster.coordinator import Coordinator
 from dpsolve.hpc.cluster.dask_settings import quiet_dask
 from dpsolve.hpc.cluster.messages import RunInfo
+from dpsolve.hpc.cluster.run_keys import run_keys
 from dpsolve.hpc.run.executor import AUTO
-from dpsolve.hpc.run.job_paths import cache_folder, job_name, logs_folder
+from dpsolve.hpc.run.job_paths import cache_folder, job_name, jobs_folder, make_logs_folder
+from dpsolve.hpc.run.private_folders import private_folder, scratch_folder
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.hpc.store.trust import digest
@@ -67,14 +69,20 @@ class SlurmExecutor:
         from .worker_job import SETTINGS, make_cluster
 
         self._check()
-        for folder in (logs_folder(store.path), cache_folder(store.path)):
-            folder.mkdir(parents=True, exist_ok=True)
+        if told := commands.kept_back():
+            note(told)
+        make_logs_folder(store.path)
+        private_folder(cache_folder(store.path))
         commands.cancel(job_name(store.path))  # of a driver that was killed a moment ago
         event_log = EventLog(store, "driver")
         event_log.write("begun", executor=self.kind, tasks=len(tasks))
         try:
-            with quiet_dask(), dask.config.set(SETTINGS):
-                cluster = make_cluster(self.profile, store.path)
+            own = SETTINGS | {"temporary-directory": str(scratch_folder())}
+            jobs = jobs_folder(store.path)
+            with quiet_dask(), dask.config.set(own), run_keys(jobs) as keys:
+                cluster = make_cluster(self.profile, store.path, keys)
+                if cluster.dashboard:
+                    note(f"dask's dashboard, for this machine: {cluster.dashboard}")
                 pool = JobPool(cluster, self.profile, store, event_log, note, self._watch)
                 finished = False
                 try:
@@ -128,11 +136,7 @@ class SlurmExecutor:
             self._coordinator.stop()
 
     def _check(self) -> None:
-        if not commands.have_slurm():
-            raise ClusterError(
-                "there are no SLURM commands here (sbatch, squeue). Run this on a login node, or "
-                "take --on local for this machine alone."
-            )
+        commands.check_slurm()
         if self.profile.nodes > 1:
             raise ClusterError(
                 f"nodes = {self.profile.nodes} in the profile: a sweep's job is one node. Several "

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .atomic_files import disk_errors
 from .buckets import StoredBucket
@@ -46,6 +46,7 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
         If there is no store at `path`.
     """
     import xarray
+    from zarr.storage import LocalStore
 
     store = open_store(path)
     if missing := ", ".join(_missing(store)):
@@ -54,10 +55,11 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
             f"compute them again: dpsolve resume {shlex.quote(str(store.path))} --repair",
             stacklevel=2,
         )
+    folder: Any = LocalStore(store.path, read_only=True)  # a path with :: would be an address
     if len(store.buckets) == 1:
-        dataset: xarray.Dataset = xarray.open_zarr(store.path)
+        dataset: xarray.Dataset = xarray.open_zarr(folder)
         return _with_parameters(dataset, store.buckets[0])
-    tree = xarray.open_datatree(store.path, engine="zarr", chunks={})
+    tree = xarray.open_datatree(folder, engine="zarr", chunks={})
     for bucket in store.buckets:
         group = bucket.bucket.group
         tree[group].dataset = _with_parameters(tree[group].to_dataset(), bucket)

@@ -5,6 +5,7 @@ Reading changes nothing and needs no lock, so it may be done while the sweep run
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -193,7 +194,7 @@ class StoreStatus:
             yield f"  {failure}"
         yield from (f"  grid       {text}" for text in self.top_mass)
         if self.pending and not goes_on:
-            yield f"  to go on: dpsolve resume {self.path}"
+            yield f"  to go on: dpsolve resume {shlex.quote(str(self.path))}"
 
 
 def read_status(path: Path | str) -> StoreStatus:

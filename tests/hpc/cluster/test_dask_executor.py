@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dpsolve.hpc.cluster.compilation_cache import remove_truncated
+from dpsolve.hpc.cluster.compilation_cache import remove_unusable
 from dpsolve.hpc.cluster.dask_executor import DaskExecutor
 from dpsolve.hpc.run.executor import prepare
 from dpsolve.hpc.run.job_paths import cache_folder
@@ -80,7 +80,7 @@ def cluster() -> Iterator[Cluster]:
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as local,
         Client(local, set_as_default=False) as client,
     ):
         yield Cluster(local.scheduler_address, lambda: [*client.run(os.getpid).values()])
@@ -140,9 +140,9 @@ def test_one_worker_compiles_and_the_other_finds_the_program(
     assert len([t for t in begun if t < first]) == 1  # the others waited
 
     (entry, *_) = sorted(cache.glob("*-cache"))
-    assert remove_truncated(cache) == []
+    assert remove_unusable(cache) == []
     entry.write_bytes(entry.read_bytes()[:-20])
-    assert remove_truncated(cache) == [entry]
+    assert remove_unusable(cache) == [entry]
     assert not entry.exists()
 
 
