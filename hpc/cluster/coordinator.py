@@ -485,7 +485,8 @@ class Coordinator:
         while self._withheld:
             task, message = self._withheld.popitem()
             receipt = write_failed(self._store, task, message)
-            self._event_log.write("committed", task=task, failed=receipt.failed)
+            if not receipt.dropped:
+                self._event_log.write("committed", task=task, failed=receipt.failed)
             self._committed.add(task)
             yield receipt
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpsolve.hpc.run.executor import numbers_of, prepare
 from dpsolve.hpc.run.job_logs import mark
-from dpsolve.hpc.store.buckets import Receipt, receipt
+from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.hpc.store.store import Store, open_store
 from dpsolve.sharding.batches.solving_order import STRAND
@@ -121,7 +121,7 @@ class TaskRunner:
         """
         task = self.store.tasks[order.task]
         began = time.perf_counter()
-        if (done := self._committed(task)) is not None:
+        if (done := self.store.receipt(task)) is not None:
             self.event_log.write("skipped", task=task.id, why="committed before")
             return _token(done, 0.0, computed=False)
         if told_to_leave() or self.over.is_set():
@@ -135,23 +135,18 @@ class TaskRunner:
         batch = self._solve(program, task)
         solving = time.perf_counter() - solving
         self.event_log.write("solved", task=task.id, points=task.size, seconds=round(solving, 4))
-        if (done := self._committed(task)) is not None:  # by a worker that was held for dead
+        if (done := self.store.receipt(task)) is not None:  # by a worker that was held for dead
             self.event_log.write("dropped", task=task.id, why="committed meanwhile")
             return _token(done, 0.0, computed=False)
         found = replace(self.store.write_task(task, batch), compile_seconds=compiling)
+        if found.dropped:
+            self.event_log.write("dropped", task=task.id, why="committed meanwhile")
+            return _token(found, 0.0, computed=False)
         self.event_log.write("committed", task=task.id)
         self.task = None
         seconds = time.perf_counter() - began - compiling
         self._took[task.bucket] = max(seconds, self._took.get(task.bucket, 0.0))
         return _token(found, seconds, computed=True) | {"solving": solving}
-
-    def _committed(self, task: Task) -> Receipt | None:
-        bucket = self.store.buckets[task.bucket]
-        try:
-            status, bound = bucket.record("status", task), bucket.record("error_bound", task)
-        except ValueError:
-            return None  # damaged: to be done again
-        return None if status is None or bound is None else receipt(task, status, bound)
 
     def _compiled(self, task: Task, halvings: int, tell: Tell) -> tuple[Program, float]:
         from .compilation_cache import counting

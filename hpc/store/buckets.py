@@ -38,6 +38,8 @@ class Receipt:
         The worst certified error among the points that did not fail; NaN if there is none.
     compile_seconds : float
         Time to compile on the way, if this task was the first of its bucket.
+    dropped : bool
+        Whether another process had committed the task first, so that this one did not.
     """
 
     task: int
@@ -46,6 +48,7 @@ class Receipt:
     failed: int
     error_bound: float
     compile_seconds: float = 0.0
+    dropped: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,7 +94,7 @@ class Store:
         return found
 
     def write_task(self, task: Task, batch: Batch) -> Receipt:
-        """Write what a task computed, then commit it.
+        """Write what a task computed, then commit it, unless another process has done so.
 
         Raises
         ------
@@ -126,8 +126,23 @@ class Store:
             sums = {label: block for label, (_, block) in parts.items()}
             commit, block = parts["status"]
             write_file(checksums.manifest_file(commit.file), checksums.encode(sums, task.size))
-            bucket.write(commit, task, block)
+            try:
+                bucket.write(commit, task, block)
+            except FileExistsError:  # of a worker that was held for dead, or of another driver
+                if (found := self.receipt(task)) is not None:
+                    return replace(found, dropped=True)
+                commit.file.unlink()  # damaged
+                bucket.write(commit, task, block)
         return receipt(task, batch.status, batch.error_bound)
+
+    def receipt(self, task: Task) -> Receipt | None:
+        """Return the receipt of a task, None if it is not committed or its commit is damaged."""
+        bucket = self.buckets[task.bucket]
+        try:
+            status, bound = bucket.record("status", task), bucket.record("error_bound", task)
+        except ValueError:
+            return None
+        return None if status is None or bound is None else receipt(task, status, bound)
 
 
 def is_store(path: Path) -> bool:
