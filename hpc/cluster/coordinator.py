@@ -25,7 +25,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from dpsolve.hpc.store.buckets import Receipt
+from dpsolve.hpc.store.buckets import Dropped, Receipt
 from dpsolve.hpc.store.event_log import EventLog, read_events
 from dpsolve.hpc.store.failed_points import write_failed
 from dpsolve.solvers.errors import ClusterError
@@ -485,7 +485,7 @@ class Coordinator:
         while self._withheld:
             task, message = self._withheld.popitem()
             receipt = write_failed(self._store, task, message)
-            if not receipt.dropped:
+            if not isinstance(receipt, Dropped):
                 self._event_log.write("committed", task=task, failed=receipt.failed)
             self._committed.add(task)
             yield receipt

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpsolve.hpc.run.executor import numbers_of, prepare
 from dpsolve.hpc.run.job_logs import mark
-from dpsolve.hpc.store.buckets import Receipt
+from dpsolve.hpc.store.buckets import Dropped, Receipt
 from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.hpc.store.store import Store, open_store
 from dpsolve.sharding.batches.solving_order import STRAND
@@ -139,7 +139,7 @@ class TaskRunner:
             self.event_log.write("dropped", task=task.id, why="committed meanwhile")
             return _token(done, 0.0, computed=False)
         found = replace(self.store.write_task(task, batch), compile_seconds=compiling)
-        if found.dropped:
+        if isinstance(found, Dropped):
             self.event_log.write("dropped", task=task.id, why="committed meanwhile")
             return _token(found, 0.0, computed=False)
         self.event_log.write("committed", task=task.id)

@@ -38,8 +38,6 @@ class Receipt:
         The worst certified error among the points that did not fail; NaN if there is none.
     compile_seconds : float
         Time to compile on the way, if this task was the first of its bucket.
-    dropped : bool
-        Whether another process had committed the task first, so that this one did not.
     """
 
     task: int
@@ -48,7 +46,11 @@ class Receipt:
     failed: int
     error_bound: float
     compile_seconds: float = 0.0
-    dropped: bool = False
+
+
+@dataclass(frozen=True)
+class Dropped(Receipt):
+    """That of a task which another process had committed first: what came late was dropped."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Points that no worker can solve are marked `failed` in the store, with the reaso
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from dpsolve.hpc.plan.store_schema import RECORDS
 
 from .atomic_files import disk_errors
-from .buckets import Receipt
+from .buckets import Dropped, Receipt
 from .event_log import EventLog
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def write_failed(store: Store, number: int, message: str) -> Receipt:
 
     task = store.tasks[number]
     if (found := store.receipt(task)) is not None:
-        return replace(found, dropped=True)
+        return Dropped(**asdict(found))
     bucket = store.buckets[task.bucket]
     axes = len(task.shape)
 

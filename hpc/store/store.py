@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,7 +29,7 @@ from dpsolve.solvers.errors import RefusedError, StoreError
 
 from . import checksums
 from .atomic_files import disk_errors, write_file
-from .buckets import Receipt, StoredBucket, receipt
+from .buckets import Dropped, Receipt, StoredBucket, receipt
 
 if TYPE_CHECKING:
     from dpsolve.sharding.batches.program import Batch
@@ -130,7 +130,7 @@ class Store:
                 bucket.write(commit, task, block)
             except FileExistsError:  # of a worker that was held for dead, or of another driver
                 if (found := self.receipt(task)) is not None:
-                    return replace(found, dropped=True)
+                    return Dropped(**asdict(found))
                 commit.file.unlink()  # damaged
                 bucket.write(commit, task, block)
         return receipt(task, batch.status, batch.error_bound)
