@@ -251,6 +251,13 @@ def slurm() -> list[Row]:
     return rows()
 
 
+def dispatch() -> list[Row]:
+    """Measure what handing tasks to dask's workers costs, against an earlier commit; minutes."""
+    from bench_dispatch import rows
+
+    return rows()
+
+
 def distributions() -> list[Row]:
     """Measure stationary distributions, and systems whose arrays would not fit."""
     from bench_distributions import rows
@@ -267,9 +274,11 @@ def devices() -> list[Row]:
 
 BENCHMARKS = {
     f.__name__: f
-    for f in (many, savings, sweep, memory, maximum, doubling, distributions, devices, slurm)
-}
-ON_REQUEST = ("slurm",)  # needs root, and changes nothing that the others measure
+    for f in (
+        many, savings, sweep, memory, maximum, doubling, distributions, devices, slurm, dispatch,
+    )
+}  # fmt: skip
+ON_REQUEST = ("slurm", "dispatch")  # the one needs root; neither changes what the others measure
 
 
 def main() -> None:
