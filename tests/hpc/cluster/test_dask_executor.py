@@ -9,16 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dpsolve.hpc.cluster import coordinator, dask_executor
 from dpsolve.hpc.cluster.compilation_cache import remove_truncated
 from dpsolve.hpc.cluster.dask_executor import DaskExecutor
 from dpsolve.hpc.cluster.dask_settings import quiet_dask
+from dpsolve.hpc.cluster.messages import RunInfo
+from dpsolve.hpc.cluster.task_queue import TaskQueue
 from dpsolve.hpc.run.executor import prepare
 from dpsolve.hpc.run.job_paths import cache_folder
 from dpsolve.hpc.store.event_log import Event, read_events
@@ -94,25 +98,32 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(local.scheduler_address, lambda: [*client.run(os.getpid).values()])
 
 
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Of a scheduler and workers that somebody started without a thought of this."""
+@contextmanager
+def by_hand(folder: Path, threads: int) -> Iterator[Cluster]:
+    """A scheduler and two workers that somebody started without a thought of this."""
     from distributed import Client
 
-    folder = tmp_path_factory.mktemp("foreign")
-    file = f"--scheduler-file={folder / 'scheduler.json'}"
+    file = folder / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
     with ExitStack() as stack, (folder / "log").open("wb") as log:
         for words in (["scheduler", "--host=127.0.0.1", "--port=0"],
-                      ["worker", "--nworkers=2", "--nthreads=2"]):  # fmt: skip
-            process = subprocess.Popen([*dask, *words, file, "--dashboard-address=:0"],
-                                       cwd=folder, stdout=log, stderr=log)  # fmt: skip
+                      ["worker", "--nworkers=2", f"--nthreads={threads}"]):  # fmt: skip
+            process = subprocess.Popen(
+                [*dask, *words, f"--scheduler-file={file}", "--dashboard-address=:0"],
+                cwd=folder, stdout=log, stderr=log,
+            )  # fmt: skip
             stack.callback(process.wait)
             stack.callback(process.terminate)
-            until((folder / "scheduler.json").exists, "the scheduler is there", 30)
-        with Client(scheduler_file=str(folder / "scheduler.json"), set_as_default=False) as client:
+            until(file.exists, "the scheduler is there", 30)
+        with Client(scheduler_file=str(file), set_as_default=False) as client:
             client.wait_for_workers(2, timeout=30)
             yield Cluster(client.scheduler.address, lambda: [*client.run(os.getpid).values()])
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with by_hand(tmp_path_factory.mktemp("foreign"), threads=2) as found:
+        yield found
 
 
 def kill_after(count: int, victim: int) -> Listener:
@@ -331,6 +342,41 @@ def test_a_task_that_kills_its_workers_is_marked_there_too(
     outcome = run(naughty(points=4, die_2=99), executor=DaskExecutor(foreign.address))
     assert (outcome.solved, outcome.failed) == (3, 1)
     assert len([e for e in events(outcome.path, "lost") if e.task == 2]) == 5
+
+
+def test_a_worker_that_is_not_needed_is_let_go_and_nothing_is_lost(
+    naughty: Callable[..., Sweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow").touch()
+    let_go: list[str] = []
+
+    def tick(self: Any, queue: TaskQueue) -> list[str]:
+        idle = [w.address for w in queue.worker_states.values() if not w.orders and not w.leaving]
+        found = idle[:1] if not let_go and len(queue.worker_states) == 2 else []
+        let_go.extend(found)
+        return found
+
+    monkeypatch.setattr(dask_executor._Workers, "tick", tick)
+    with by_hand(tmp_path, threads=1) as ours:
+        assert run(naughty(points=6), executor=DaskExecutor(ours.address)).solved == 6
+        assert len(let_go) == 1
+        until(lambda: len(ours.processes()) == 1, "it is gone", 20)
+    assert events(tmp_path / "naughty.zarr", "lost") == []
+
+
+def test_workers_that_cannot_work_say_so_and_leave(
+    naughty: Callable[..., Sweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    listener: Listener,
+) -> None:  # fmt: skip
+    other = partial(RunInfo, versions=(("jax", "0.1"),))
+    monkeypatch.setattr(dask_executor, "RunInfo", other)
+    monkeypatch.setattr(coordinator, "UNFIT", 2)
+    with by_hand(tmp_path, threads=1) as ours:
+        with pytest.raises(ClusterError, match=r"2 workers in a row cannot work.* driver 0\.1"):
+            run(naughty(), listener, executor=DaskExecutor(ours.address))
+        until(lambda: not ours.processes(), "they are gone", 20)
+    assert len([note for note in listener.notes if "cannot work" in note]) == 2
+    assert events(tmp_path / "naughty.zarr", "started") == []
 
 
 def test_stopping_commits_what_is_in_work_begins_nothing_and_the_rest_is_resumed(
