@@ -74,21 +74,23 @@ class WorkerState:
 
 
 @dataclass(frozen=True)
-class Held:
-    """An order that a lost worker had.
+class Loss:
+    """A worker that is gone, and the task that it was solving.
 
     Attributes
     ----------
+    worker_state : WorkerState
     order : TaskOrder
     lasted : float
-        Seconds since it was begun; 0 if it was not.
-    blamed : bool
-        Whether the worker may have been lost because of it.
+        Seconds since it was begun.
+    at : float
+        When the loss was noticed, by the monotonic clock.
     """
 
+    worker_state: WorkerState
     order: TaskOrder
     lasted: float
-    blamed: bool
+    at: float
 
 
 @dataclass
@@ -152,28 +154,28 @@ class TaskQueue:
             worker_state.leaving = True
             self._usable -= 1
 
-    def lost(self, address: str, orders: Collection[str] = ()) -> list[Held]:
-        """Count on a worker no more; return what it had of the orders that dask says it had.
+    def lost(
+        self, address: str, orders: Collection[str] = ()
+    ) -> tuple[list[Loss], list[TaskOrder]]:
+        """Count on a worker no more.
 
-        They stay with dask until they are `done` with. The one in work may be the reason; if dask
-        gave it some and it told of none, any may be. Of one that was leaving, or had not even
-        come, none is.
+        Return what it had of the orders that dask says it had: those that may be why it was lost,
+        and others. The one in work may be; if it told of none, any may. Of a worker that was
+        leaving, or had not even come, none is. They stay with dask until they are `done` with.
         """
+        found = [self._open[key].order for key in orders if key in self._open]
         worker_state = self.worker_states.pop(address, None)
-        if worker_state is not None:
-            self._threads -= worker_state.threads
-            self._usable -= not worker_state.leaving
-        found = [self._open[key] for key in orders if key in self._open]
-        begun = {} if worker_state is None else worker_state.orders
-        for key in begun:
-            if key in self._open:
-                self._open[key].worker = ""
-        silent = worker_state is not None and not worker_state.leaving and not begun
-        return [
-            Held(x.order, self._clock() - begun.get(x.order.id, self._clock()),
-                 blamed=silent or x.order.id in begun)
-            for x in found
-        ]  # fmt: skip
+        if worker_state is None:
+            return [], found
+        self._threads -= worker_state.threads
+        self._usable -= not worker_state.leaving
+        begun, now = worker_state.orders, self._clock()
+        for key in begun.keys() & self._open.keys():
+            self._open[key].worker = ""
+        silent = not begun and not worker_state.leaving
+        blamed = [order for order in found if silent or order.id in begun]
+        losses = [Loss(worker_state, x, now - begun.get(x.id, now), now) for x in blamed]
+        return losses, [order for order in found if order not in blamed]
 
     # -- tasks -------------------------------------------------------------------------------------
 
