@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -196,3 +198,16 @@ def test_counts_are_right_after_any_course_of_events() -> None:
         assert queue._threads == len(queue.worker_states)
     assert len(done) == 60
     assert all(not w.orders for w in queue.worker_states.values())
+
+
+def test_dask_decides_who_gets_what() -> None:
+    """No submit names a worker, asks for resources, or uses what is private to dask."""
+    package = Path(task_queue.__file__).parents[1]
+    calls = [
+        {keyword.arg for keyword in node.keywords}
+        for file in package.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "submit"
+    ]
+    assert {"key", "priority", "pure"} in calls
+    assert all(given <= {"key", "priority", "pure"} for given in calls)
