@@ -231,7 +231,11 @@ class Coordinator:
 
     def _cancel(self, orders: Iterable[str]) -> None:
         """Let what is not begun never begin; a thread that is at a task goes on, and reports."""
-        futures = [f for key in orders if (f := self._futures.pop(key, None)) is not None]
+        futures = []
+        for key in orders:
+            self._queue.ended(key)
+            if (future := self._futures.pop(key, None)) is not None:
+                futures.append(future)
         if futures:
             self._client.cancel(futures, force=True)
 
@@ -370,6 +374,7 @@ class Coordinator:
 
         key, error = report["id"], report["error"]
         self._futures.pop(key, None)
+        self._queue.ended(key)
         if isinstance(error, KilledWorker):
             return  # as "remove-worker" says, too
         order = self._queue.done(key)

@@ -124,6 +124,7 @@ class TaskQueue:
         self._retries = retries
         self._clock = clock
         self._open: dict[str, _Open] = {}
+        self._calls: set[str] = set()  # a report comes before dask knows that its worker is free
         self._group = 0  # tasks of dask's group of ours, which it forgets with its last one
         self._threads = self._usable = 0
         self._warm: set[int] = set()
@@ -181,7 +182,7 @@ class TaskQueue:
 
     def due(self) -> Iterator[tuple[TaskOrder, int]]:
         """Give dask what it is to have by now: orders with their priorities."""
-        while len(self._open) < self._room() and (bucket := self._ready()) is not None:
+        while self._room() and (bucket := self._ready()) is not None:
             rank, number = heapq.heappop(self._queues[bucket])
             self.waiting -= 1
             task = self._tasks[number]
@@ -195,11 +196,14 @@ class TaskQueue:
             if task.bucket not in self._warm:
                 self._warming[task.bucket] = order.id
             self._open[order.id] = _Open(order, rank, task.bucket)
+            self._calls.add(order.id)
             self._group += 1
             yield order, -rank
 
-    def _room(self) -> int:
-        return WINDOW if self._group > 2 * self._threads > 0 else self._usable
+    def _room(self) -> bool:
+        if self._group > 2 * self._threads > 0:
+            return len(self._open) < WINDOW
+        return len(self._calls) < self._usable
 
     def begun(self, address: str, order: str) -> None:
         """Note that a worker is at a task."""
@@ -228,8 +232,6 @@ class TaskQueue:
         found = self._open.pop(order, None)
         if found is None:
             return None
-        if not self._open:
-            self._group = 0
         worker_state = self.worker_states.get(found.worker)
         if worker_state is not None:
             worker_state.orders.pop(order, None)
@@ -240,6 +242,12 @@ class TaskQueue:
             self.compiled(found.bucket)
             self._seconds.setdefault(found.bucket, deque(maxlen=REMEMBERED)).append(seconds)
         return found.order
+
+    def ended(self, order: str) -> None:
+        """Note that dask has nothing of an order any more."""
+        self._calls.discard(order)
+        if not self._calls:
+            self._group = 0
 
     def put_back(self, task: int) -> None:
         """Let a task be done by whoever is free next."""
@@ -277,7 +285,7 @@ class TaskQueue:
 
     def is_due(self) -> bool:
         """Whether dask is to have one more."""
-        return len(self._open) < self._room() and self._ready() is not None
+        return self._room() and self._ready() is not None
 
     def _ready(self) -> int | None:
         """Return the bucket of the first task whose program is compiled, or compiled by nobody."""

@@ -44,6 +44,7 @@ class Run:
 
     def finish(self, task: int, seconds: float | None = 1.0) -> None:
         assert self.queue.done(self.given[task].id, seconds) is not None
+        self.queue.ended(self.given[task].id)
 
 
 def test_a_programs_first_task_goes_alone() -> None:
@@ -84,7 +85,9 @@ def test_few_tasks_go_one_for_each_free_worker_and_many_by_the_window(
     run.queue.compiled(0)
     assert run.submit() == [0, 1]
     for task in (0, 1):
-        run.finish(task)
+        run.queue.done(run.given[task].id, 1.0)
+        assert run.submit() == []  # dask does not know yet that its worker is free
+        run.queue.ended(run.given[task].id)
         assert run.submit() == [task + 2]
     run.finish(2)
     assert run.submit() == [*range(4, 13)]  # the fifth, and from there on
@@ -154,7 +157,9 @@ def test_what_was_given_before_a_batch_was_found_too_large_is_taken_back() -> No
     run.begin("a", 0)
     run.retries.judge(0, "memory", "too large")
     run.retries.worked(0, 1)
-    assert run.queue.recall(0) == [run.given[1].id]
+    (key,) = run.queue.recall(0)
+    assert key == run.given[1].id
+    run.queue.ended(key)
     assert run.submit() == [1]
     assert [run.given[n].halvings for n in (0, 1)] == [0, 1]
     assert run.queue.sent == 2
@@ -178,11 +183,13 @@ def test_counts_are_right_after_any_course_of_events() -> None:
                 losses, others = queue.lost(rng.choice(workers), held)
                 for order in [*(loss.order for loss in losses), *others]:
                     queue.done(order.id)
+                    queue.ended(order.id)
                     queue.put_back(order.task)
             case 2 if workers and rng.random() < 0.1:
                 queue.leaving(rng.choice(workers))
             case 3 if out and rng.random() < 0.1:
-                queue.recall(rng.choice(out))
+                for key in queue.recall(rng.choice(out)):
+                    queue.ended(key)
             case 4 if out and workers:
                 run.begin(rng.choice(workers), rng.choice(out))
             case 5 | 6 if out:
