@@ -113,6 +113,7 @@ class Coordinator:
         grace: float = GRACE,
     ) -> None:
         self._client = client
+        self._address = getattr(client.scheduler, "address", "")  # forgotten when it is gone
         self._store = store
         self._run_info = run_info
         self._pool = pool
@@ -483,7 +484,7 @@ class Coordinator:
         """Say it when nobody works; end when the scheduler is gone."""
         if self._client.status not in ("running", "connecting"):
             raise ClusterError(
-                f"the dask scheduler {self._post_address()} is gone. What was committed stays "
+                f"the dask scheduler {self._address} is gone. What was committed stays "
                 "valid; with a scheduler at hand the same command goes on."
             )
         if self._queue.worker_states:
@@ -491,7 +492,3 @@ class Coordinator:
         elif time.monotonic() - self._last_sign > SILENT:
             self._last_sign = time.monotonic()
             self._note("still no worker")
-
-    def _post_address(self) -> str:
-        scheduler = self._client.scheduler
-        return str(getattr(scheduler, "address", ""))
