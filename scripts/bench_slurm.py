@@ -328,7 +328,7 @@ class VirtualDask:
     def put(self, event: dict[str, Any]) -> None:
         """Let the coordinator hear what it told itself."""
         self._at(self.now, event)
-        if event["what"] == "prepared":
+        if event["what"] == "prepared":  # by a thread, which the time of this waits for
             self._prepared.set()
 
     def get(self, timeout: float = 0.0) -> dict[str, Any]:

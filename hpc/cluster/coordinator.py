@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 TICK = 1.0
 UNFIT = 3
 SILENT = 60.0
+HANGS = 60.0
 AT_ONCE = 100
 """Tasks that are submitted before reports are heard again."""
 
@@ -121,20 +122,22 @@ class Coordinator:
         self._note = note
         self._grace = grace
         self._retries = Retries()
-        self._heard: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._heard: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._hears = Event()
         self._futures: dict[str, Future[Any]] = {}
         self._losses: list[Loss] = []
         self._committed: set[int] = set()
         self._withheld: dict[int, str] = {}  # tasks given up while none was solved, and why
         self._unfit = 0
-        self._last_sign = time.monotonic()
+        self._began = self._last_sign = time.monotonic()
+        self._stops = 0
         self._prepared = False
         self._queue = TaskQueue((), self._retries)
 
     def stop(self) -> None:
         """End `conduct` soon: nothing is begun any more. Safe in a signal handler."""
-        self._heard.put(None)
+        self._stops += 1
+        self._heard.put({"what": "nothing"})
 
     def conduct(self, numbers: list[int]) -> Iterator[Receipt]:
         """Run tasks, and yield a receipt for each that is committed.
@@ -152,11 +155,10 @@ class Coordinator:
             while len(self._committed) < len(numbers):
                 self._retire(list(self._pool.tick(self._queue)))
                 self._submit()
-                report = self._next()
-                if report is None:
+                yield from self._answer(self._next())
+                if self._stops:
                     yield from self._wind_up()
                     return
-                yield from self._answer(report)
                 self._judge_losses()
                 if self._retries.hopeful or self._all_decided(numbers):
                     yield from self._give_up_withheld()
@@ -171,7 +173,7 @@ class Coordinator:
         client.subscribe_topic("all", self._hear_of_losses)
         client.subscribe_topic(self._run_info.topic, self._hear)
         # In a thread: it waits until every worker there is has been prepared, which takes some
-        # seconds, and longer where one hangs. No task is submitted before.
+        # seconds. No task is submitted before, unless one hangs.
         Thread(target=self._prepare, daemon=True, name="dpsolve-plugin").start()
 
     def _prepare(self) -> None:
@@ -194,11 +196,9 @@ class Coordinator:
         if isinstance(message, dict) and message.get("action") == "remove-worker":
             self._heard.put(message | {"what": "remove-worker"})
 
-    def _next(self, timeout: float | None = None) -> dict[str, Any] | None:
-        if timeout is None:
-            timeout = 0.1 if self._losses else TICK
+    def _next(self) -> dict[str, Any]:
         try:
-            return self._heard.get(timeout=timeout)
+            return self._heard.get(timeout=0.1 if self._losses or self._stops else TICK)
         except Empty:
             return {"what": "nothing"}
 
@@ -213,7 +213,8 @@ class Coordinator:
     # -- submitting ----------------------------------------------------------------------------
 
     def _submit(self) -> None:
-        if not self._prepared:
+        waited = self._queue.worker_states and time.monotonic() > self._began + HANGS
+        if not (self._prepared or waited):
             return
         for order, priority in islice(self._queue.due(), AT_ONCE):
             future = self._client.submit(
@@ -256,8 +257,8 @@ class Coordinator:
                 told = True
                 self._note(f"waiting up to {self._grace:.0f} s for {len(rest)} tasks in work; "
                            "once more, and they are abandoned")  # fmt: skip
-            report = self._next(0.1)
-            if report is None:
+            report = self._next()
+            if self._stops > 1:
                 return
             if report["what"] == "done":
                 yield from self._committed_by(report)
