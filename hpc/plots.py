@@ -342,8 +342,8 @@ def _where_mass_is(axis: Axes) -> None:
     whole = [np.asarray(line.get_xdata()) for line in axis.lines]
     if not ends or all(x[0] >= min(ends)[0] and x[-1] <= max(e for _, e in ends) for x in whole):
         return
-    low, high = min(e for e, _ in ends), max(e for _, e in ends)
-    axis.set_xlim(low - 0.02 * (high - low), high)
+    left, right = min(e for e, _ in ends), max(e for _, e in ends)
+    axis.set_xlim(left - 0.02 * (right - left), right)
     axis.set_xlabel(f"{axis.get_xlabel()} (99.8 % of the mass)")
 
 

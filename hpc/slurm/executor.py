@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .worker_job import Cluster
 
 
+WAITED = 0.8
+"""Of the grace, for tasks in work when the driver is told to end: a job itself, it has no more."""
+
 FAREWELL = 1.5
 """Seconds in which jobs end by themselves when the work is done; others are cancelled."""
 
@@ -122,7 +125,9 @@ class SlurmExecutor:
         )
         client = Client(cluster, set_as_default=False)
         try:
-            self._coordinator = Coordinator(client, store, run_info, pool, event_log, note)
+            self._coordinator = Coordinator(
+                client, store, run_info, pool, event_log, note, grace=WAITED * profile.grace
+            )
             if not self._stopped:
                 yield from self._coordinator.conduct([task.id for task in tasks])
         finally:
@@ -130,7 +135,7 @@ class SlurmExecutor:
                 client.close(timeout=2)
 
     def stop(self) -> None:
-        """End `run`: jobs are cancelled; a task may still be committed in its grace period."""
+        """End `run`: tasks in work have most of the grace to be committed; jobs are cancelled."""
         self._stopped = True
         if self._coordinator is not None:
             self._coordinator.stop()

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,13 +24,32 @@ PARTIAL = ".partial"
 
 def write_file(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
     """Write a file so that it is there as a whole or not at all."""
+    _place(path, pieces, os.replace)
+
+
+def write_once(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+    """Write a file as `write_file` does, unless there is one.
+
+    Raises
+    ------
+    FileExistsError
+        If another process was first.
+    """
+    _place(path, pieces, _link)
+
+
+def _place(
+    path: Path,
+    pieces: Iterable[bytes | bytearray | memoryview],
+    move: Callable[[Path, Path], None],
+) -> None:
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         with open(draft, "wb") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        move(draft, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(draft)
@@ -58,6 +77,21 @@ def read_plain(path: Path) -> bytes:
         return content
     finally:
         os.close(number)
+
+
+def _link(draft: Path, path: Path) -> None:
+    """Give a draft its name if that is free: of two processes, one fails."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        if os.stat(draft).st_nlink < 2:  # NFS may have done it, and asked once more
+            raise
+    except OSError:  # no file has two names here: the next best, since names are hardly ever taken
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(draft, path)
+        return
+    os.unlink(draft)
 
 
 @contextmanager

@@ -71,6 +71,11 @@ class Receipt:
 
 
 @dataclass(frozen=True)
+class Dropped(Receipt):
+    """That of a task which another process had committed first: what came late was dropped."""
+
+
+@dataclass(frozen=True)
 class FilePart:
     """What one file holds of an array at the points of a task.
 

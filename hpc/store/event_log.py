@@ -6,7 +6,7 @@ first group, beside the commits, where no reader of Zarr looks. A process that i
 most one torn line, which readers skip. The log decides nothing: a task is committed by its
 status file alone. It explains, and it proves: each computation of a task leaves `started` and
 `solved`, and a task's second `started` after its `committed` would be work done twice, unless a
-user wanted it (`retried`).
+user wanted it (`retried`). dask's own events would not do: they end with its scheduler.
 
 Sweeps in one process (``--on local``) keep none but for commits that were taken back: they have
 neither jobs nor retries.

@@ -16,7 +16,7 @@ import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -35,7 +35,7 @@ from dpsolve.solvers.errors import DamagedError, RefusedError, StoreError, Usage
 
 from . import checksums
 from .atomic_files import disk_errors, read_plain, write_file
-from .buckets import TALLY, Receipt, Row, StoredBucket, Tallies, receipt
+from .buckets import TALLY, Dropped, Receipt, Row, StoredBucket, Tallies, receipt
 
 if TYPE_CHECKING:
     from dpsolve.sharding.batches.program import Batch
@@ -146,7 +146,7 @@ class Store:
         return self.buckets[task.bucket].file("status", task)
 
     def write_task(self, task: Task, batch: Batch) -> Receipt:
-        """Write what a task computed, then commit it.
+        """Write what a task computed, then commit it, unless another process has done so.
 
         Raises
         ------
@@ -179,8 +179,23 @@ class Store:
                     if part.array not in checksums.MEASURED}  # fmt: skip
             commit, block = parts["status"]
             write_file(checksums.manifest_file(commit.file), checksums.encode(sums, task.size))
-            bucket.write(commit, task, block)
+            try:
+                bucket.write(commit, task, block)
+            except FileExistsError:  # of a worker that was held for dead, or of another driver
+                if (found := self.receipt(task)) is not None:
+                    return Dropped(**asdict(found))
+                commit.file.unlink()  # damaged
+                bucket.write(commit, task, block)
         return receipt(task, batch.status, batch.error_bound)
+
+    def receipt(self, task: Task) -> Receipt | None:
+        """Return the receipt of a task, None if it is not committed or its commit is damaged."""
+        bucket = self.buckets[task.bucket]
+        try:
+            status, bound = bucket.record("status", task), bucket.record("error_bound", task)
+        except ValueError:
+            return None
+        return None if status is None or bound is None else receipt(task, status, bound)
 
 
 def is_store(path: Path) -> bool:
