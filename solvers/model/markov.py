@@ -166,14 +166,14 @@ def _check_ar1(what: str, n: Any, rho: Any, sigma: Any, **more: Any) -> None:
             f"{what}: n={n!r}; the number of values is a positive integer, and static: in a "
             "factory, put it after the '*'"
         )
+    for name, x in (("rho", rho), ("sigma", sigma), *more.items()):
+        check_number(x, f"{what}: {name}")
+    check_chain(what, int(n))
     if n * n > MOST:
         raise ModelError(
             f"{what}: n={n:,}; the chain's matrix would have {n * n:,} entries, and they are "
             f"counted to {MOST:,}: take fewer values"
         )
-    for name, x in (("rho", rho), ("sigma", sigma), *more.items()):
-        check_number(x, f"{what}: {name}")
-    check_chain(what, int(n))
     # A NaN passes: it is found later, at its point.
     if is_concrete(rho) and abs(float(rho)) >= 1:
         raise ModelError(f"{what}: rho={rho} must lie strictly between -1 and 1")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dpsolve.hpc.cli.executor_choice import ExecutorChoice
+from dpsolve.hpc.executor_choice import ExecutorChoice
 
 from dpsolve.hpc.slurm import commands
 from dpsolve.hpc.slurm.commands import Job
