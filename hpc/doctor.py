@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from dpsolve._version import __version__
+from dpsolve.hpc.run.single_driver import driver_record
 from dpsolve.hpc.store.atomic_files import PARTIAL
 from dpsolve.hpc.store.create import DRAFT
+from dpsolve.hpc.store.damage import check_metadata, damaged_tasks, take_back
 from dpsolve.hpc.store.provenance import version_notes
 from dpsolve.hpc.store.store import Store, open_store
+from dpsolve.hpc.store.trust import Trust, check_unaltered, trusted
 from dpsolve.solvers.errors import DpsolveError, StoreError
 
 from .process_alive import is_alive
@@ -40,7 +44,9 @@ class Finding:
     text: str
 
 
-def examine(path: Path | None = None, *, fix: bool = False) -> Iterator[Finding]:
+def examine(
+    path: Path | None = None, *, fix: bool = False, trust: Trust = False
+) -> Iterator[Finding]:
     """Look at the installation, and at a store.
 
     Parameters
@@ -48,8 +54,16 @@ def examine(path: Path | None = None, *, fix: bool = False) -> Iterator[Finding]
     path : Path, optional
         A store.
     fix : bool
-        Remove what killed processes left behind. No sweep should be writing there meanwhile: a
-        file in the making looks like a leftover.
+        Remove what killed processes left behind, and take back commits whose data are damaged.
+        No sweep should be writing there meanwhile: a file in the making looks like a leftover.
+    trust : Trust
+        Why the model that the store keeps may run, with which its parameters are compared at the
+        end: all other checks run nothing of it.
+
+    Raises
+    ------
+    RefusedError
+        At the end, if it may not run.
     """
     yield from _installation()
     if path is None:
@@ -63,10 +77,17 @@ def examine(path: Path | None = None, *, fix: bool = False) -> Iterator[Finding]
         return
     yield _writable(path)
     yield from _partials(path, fix)
+    try:
+        check_unaltered(store)
+        check_metadata(store)
+    except DpsolveError as error:
+        yield Finding("fault", "metadata", str(error))
+        return
     yield from _tasks(store)
     for text in version_notes(store.attributes):
         yield Finding("note", "versions", text)
-    yield from _contents(store)
+    yield from _contents(store, fix)
+    yield from _parameters(trusted(store, trust))
 
 
 def _installation() -> Iterator[Finding]:
@@ -156,19 +177,46 @@ def _tasks(store: Store) -> Iterator[Finding]:
         yield Finding("ok", "tasks", f"all {total} are committed")
 
 
-def _contents(store: Store) -> Iterator[Finding]:
+def _contents(store: Store, fix: bool) -> Iterator[Finding]:
     """Read every committed number and compare it with its checksums."""
-    from dpsolve.hpc.verify.verification import verify
-
     try:
-        found = verify(store.path, sample=0)
+        damaged = list(damaged_tasks(store))
     except DpsolveError as error:
         yield Finding("fault", "contents", str(error))
         return
-    if found.ok:
+    if not damaged:
         yield Finding("ok", "contents", "every committed number agrees with its checksum")
         return
-    for claim in found.claims[:_SHOWN]:
+    claims = [text for _, faults in damaged for text in faults]
+    for claim in claims[:_SHOWN]:
         yield Finding("fault", "contents", claim)
-    if (rest := len(found.claims) - _SHOWN) > 0:
+    if (rest := len(claims) - _SHOWN) > 0:
         yield Finding("fault", "contents", f"and {rest} more; see: dpsolve verify {store.path}")
+    path = shlex.quote(str(store.path))
+    count = f"{len(damaged)} of {len(store.tasks)} tasks"
+    if not fix:
+        text = (
+            f"{count} have damaged data. To compute them again: dpsolve resume {path} --repair; "
+            f"to take their commits back alone: dpsolve doctor {path} --fix"
+        )
+        yield Finding("fault", "damage", text)
+    elif (driver := driver_record(store)) is not None and driver.alive:
+        yield Finding("fault", "damage", f"{count} have damaged data; {driver} is at work here")
+    else:
+        take_back(store, [task for task, _ in damaged])
+        text = f"took back the commits of {count}; go on: dpsolve resume {path}"
+        yield Finding("ok", "damage", text)
+
+
+def _parameters(store: Store) -> Iterator[Finding]:
+    """Compare the parameters of the points with the sweep that the store holds."""
+    from dpsolve.hpc.verify.audit import metadata_faults
+
+    try:
+        faults = list(metadata_faults(store))
+    except DpsolveError as error:
+        faults = [str(error)]
+    for text in faults:
+        yield Finding("fault", "parameters", text)
+    if not faults:
+        yield Finding("ok", "parameters", "they are those of the sweep")

@@ -4,6 +4,13 @@ Left the value and a policy (or the variable asked for) along the first state, f
 spread over the sweep; right one number per point over the parameter axes, as a line, a heat map
 or a scatter of sampled points. Parameter dimensions are those of ``status``; the others are
 states.
+
+A picture must not say what the numbers do not. A distribution is drawn as its marginal over the
+first state, and summed up by the mean of it; one that moves over time, at a few times. A policy
+that chooses the next value of a state is drawn as the step it makes, choice minus state, which is 0
+where one stays: beside a line of 45 degrees nothing could be seen. Where two states are chosen, it
+is a map over both, because a cut through one of them jumps with what is done to the other. Whole
+numbers make steps and no slopes, and a map ends where its parameters do.
 """
 
 from __future__ import annotations
@@ -24,6 +31,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+DISTRIBUTION = "distribution"
+PATH = "distribution_path"
+TIME = "time"
 _LINES = 5
 _STATUS = {"pending": "0.85", "failed": "#c0392b", "inexact": "#e6a23c", "solved": "#2e7d5b"}
 # A summary needs one number per point; past this size of its variable, points are skipped.
@@ -56,6 +66,7 @@ def picture(
     sweep = _Sweep(data)
     lines = [name for name in names if sweep.states_of(name)]
     summary = bool(sweep.dims) and math.prod(data.sizes[d] for d in sweep.dims) > 1
+    summary |= number == PATH
     panels = len(lines) + summary
     if not panels:
         raise UsageError(
@@ -64,8 +75,18 @@ def picture(
     figure = Figure(figsize=(5.2 * panels + 0.4, 4.3), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for axis, name in zip(axes, lines, strict=False):
-        _draw_lines(axis, sweep, name)
-    if summary:
+        other = sweep.chosen_beside(name)
+        if name == PATH:
+            _draw_times(axis, sweep)
+        elif other is not None:
+            _draw_map(axis, sweep, name, other)
+        else:
+            _draw_lines(axis, sweep, name)
+    if summary and number == PATH:
+        _draw_means(axes[-1], sweep)
+    elif summary and number == DISTRIBUTION:
+        _draw_summary(axes[-1], *sweep.mean_of(number))
+    elif summary:
         _draw_summary(axes[-1], sweep, number)
     title = str(data.attrs.get("model_name", data.attrs.get("model", "")))
     figure.suptitle(f"{title}   {held}".strip(), fontsize=11)
@@ -112,7 +133,48 @@ class _Sweep:
         return [str(d) for d in self.data["status"].dims] if "status" in self.data else []
 
     def states_of(self, name: str) -> list[str]:
-        return [str(d) for d in self.data[name].dims if d not in self.dims]
+        beside = [*self.dims, TIME] if name == PATH else self.dims
+        return [str(d) for d in self.data[name].dims if d not in beside]
+
+    def state_moved_by(self, name: str) -> str | None:
+        """Return the state that a policy chooses the next value of, as names and values tell."""
+        if not name.startswith("policy_") or name.startswith("policy_index_"):
+            return None
+        choice = name.removeprefix("policy_")
+        named = [s for s in self.states_of(name) if choice.startswith(f"{s}_")]
+        for point in self.few() if named else []:
+            values = np.asarray(self.data[name].isel(dict(point)).values, float)
+            values = values[np.isfinite(values)]
+            if values.size:
+                on = (s for s in named if np.isin(values, self.along(s, point)).all())
+                return next(on, None)
+        return None
+
+    def chosen_beside(self, name: str) -> str | None:
+        """Return another state of which a next value is chosen, beside this policy's own."""
+        own = self.state_moved_by(name)
+        if own is None:
+            return None
+        policies = (str(v) for v in self.data.data_vars if str(v) != name)
+        moved = (self.state_moved_by(policy) for policy in policies)
+        return next((s for s in moved if s not in (None, own) and s in self.states_of(name)), None)
+
+    def marginal(self, name: str, point: Mapping[str, int], state: str) -> np.ndarray[Any, Any]:
+        """Return the masses of one state at a point: all others summed over."""
+        here = self.data[name].isel(dict(point))
+        return np.asarray(here.sum([d for d in self.states_of(name) if d != state], skipna=False))
+
+    def mean_of(self, name: str) -> tuple[_Sweep, str]:
+        """Return these data with the mean of the first state under a distribution, and its name."""
+        state = self.states_of(name)[0]
+        dims = [d for d in self.dims if self.data.sizes[d] > 1]
+        longest = max(dims, key=lambda d: self.data.sizes[d])
+        step = max(1, math.ceil(self.data[name].nbytes / _MOST_BYTES))
+        part = self.data.isel({longest: slice(None, None, step)})
+        grid = part.get(f"grid_{state}", part[state])
+        mean = (part[name] * grid).sum(self.states_of(name), skipna=False)
+        mean.attrs["long_name"] = f"mean of {state} under the distribution"
+        return _Sweep(part.assign({f"mean_{state}": mean})), f"mean_{state}"
 
     def few(self) -> list[dict[str, int]]:
         """Choose a few points: spread along the longest parameter axis, others at the middle."""
@@ -168,34 +230,148 @@ def _of_own_arrays(sweep: _Sweep, known: Sequence[str]) -> tuple[list[str], str]
 
 
 def _draw_lines(axis: Axes, sweep: _Sweep, name: str) -> None:
-    """Draw a variable along its first state, other states at the middle."""
-    from matplotlib import colormaps
-
+    """Draw a variable along a state, other states at the middle, or summed over."""
     array = sweep.data[name]
-    state, *others = sweep.states_of(name)
-    rest = {d: (array.sizes[d] - 1) // 2 for d in others}
+    own = sweep.state_moved_by(name)
+    state = own or sweep.states_of(name)[0]
+    others = [d for d in sweep.states_of(name) if d != state]
+    rest = {d: (array.sizes[d] - 1) // 2 for d in others if name != DISTRIBUTION}
     points = sweep.few()
     moved = [d for d in sweep.dims if len({p[d] for p in points}) > 1]
-    colours = colormaps["viridis"](np.linspace(0.0, 0.85, len(points)))
+    # A choice among grid points jumps, as one among whole numbers does.
+    steps = name == DISTRIBUTION or own is not None or array.dtype.kind in "iub"
     drawn = 0
-    for point, colour in zip(points, colours, strict=True):
-        y = np.asarray(array.isel({**point, **rest}).values, dtype=float)
+    for point, colour in zip(points, _colours(len(points)), strict=True):
+        x = sweep.along(state, point)
+        if name == DISTRIBUTION:
+            y = sweep.marginal(name, point, state)
+        else:
+            y = np.asarray(array.isel({**point, **rest}).values, dtype=float)
         if not np.isfinite(y).any():
             continue
         label = sweep.label(point, sweep.varying(moved)[:3]) if moved else None
-        axis.plot(sweep.along(state, point), y, color=colour, lw=1.5, label=label)
+        style = "steps-mid" if steps else "default"
+        y = y if own is None else y - x
+        axis.plot(x, y, color=colour, lw=1.5, label=label, drawstyle=style)
         drawn += 1
     if not drawn:
         axis.text(0.5, 0.5, "no solved point here", transform=axis.transAxes, ha="center")
     still = {d: points[0][d] for d in sweep.dims if d not in moved}
     held = [sweep.label(still, list(still))] if still else []
     held += [_at(sweep, d, i) for d, i in rest.items()]
-    axis.set_title(_title(array, held), fontsize=9)
+    axis.set_title(_title(array, [*_told(name, state, others), *held]), fontsize=9)
     axis.set_xlabel(state)
-    axis.set_ylabel(name)
+    if name == DISTRIBUTION:
+        _where_mass_is(axis)
+    if own is not None:
+        axis.set_ylabel(f"{name} - {own}")
+        axis.axhline(0.0, color="0.5", lw=0.8, ls=":")
+    else:
+        axis.set_ylabel(f"mass at each {state}" if name == DISTRIBUTION else name)
     if drawn and moved:
         axis.legend(fontsize=8, frameon=False)
     axis.grid(alpha=0.25)
+
+
+def _colours(n: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](np.linspace(0.0, 0.85, n))
+
+
+def _told(name: str, state: str, others: Sequence[str]) -> list[str]:
+    """Return what was done to the states that no axis shows."""
+    summed = name in (DISTRIBUTION, PATH) and others
+    return [f"marginal over {state}, summed over {', '.join(others)}"] if summed else []
+
+
+def _middle_point(sweep: _Sweep) -> tuple[dict[str, int], list[str]]:
+    """Return a point in the middle of the sweep, and words for it."""
+    points = sweep.few()
+    point = points[len(points) // 2]
+    moved = [d for d in sweep.dims if sweep.data.sizes[d] > 1]
+    return point, [sweep.label(point, sweep.varying(moved)[:3])] if moved else []
+
+
+def _draw_map(axis: Axes, sweep: _Sweep, name: str, other: str) -> None:
+    """Draw the step that a policy makes over the two states that are chosen, at one point."""
+    array = sweep.data[name]
+    own = sweep.state_moved_by(name) or other
+    point, held = _middle_point(sweep)
+    rest = {d: (array.sizes[d] - 1) // 2 for d in sweep.states_of(name) if d not in (own, other)}
+    x, y = sweep.along(own, point), sweep.along(other, point)
+    step = array.isel({**point, **rest}).transpose(other, own).values - x
+    most = np.nanmax(np.abs(step), initial=0.0) or 1.0
+    mesh = axis.pcolormesh(_edges(x), _edges(y), step, cmap="RdBu", vmin=-most, vmax=most)
+    axis.figure.colorbar(mesh, ax=axis, label=f"{name} - {own}")
+    held += [_at(sweep, d, i) for d, i in rest.items()]
+    axis.set_title(_title(array, held), fontsize=9)
+    axis.set_xlabel(own)
+    axis.set_ylabel(other)
+
+
+def _draw_times(axis: Axes, sweep: _Sweep) -> None:
+    """Draw the marginal of a distribution that moves, at a few times and one point."""
+    array = sweep.data[PATH]
+    state, *others = sweep.states_of(PATH)
+    point, held = _middle_point(sweep)
+    masses = array.isel(point).sum(others, skipna=False).transpose(TIME, state)
+    n = array.sizes[TIME]
+    times = np.unique(np.geomspace(1, n, _LINES).astype(int) - 1) if n > _LINES else np.arange(n)
+    for t, colour in zip(times, _colours(len(times)), strict=True):
+        y = np.asarray(masses.isel({TIME: int(t)}).values)
+        x = sweep.along(state, point)
+        axis.plot(x, y, color=colour, lw=1.5, label=f"time {t}", drawstyle="steps-mid")
+    axis.set_title(_title(array, [*_told(PATH, state, others), *held]), fontsize=9)
+    axis.set_xlabel(state)
+    _where_mass_is(axis)
+    axis.set_ylabel(f"mass at each {state}")
+    axis.legend(fontsize=8, frameon=False)
+    axis.grid(alpha=0.25)
+
+
+def _where_mass_is(axis: Axes) -> None:
+    """Leave out the part of the axis where no line has more than a thousandth of its mass."""
+    ends: list[tuple[float, float]] = []
+    for line in axis.lines:
+        x, below = np.asarray(line.get_xdata()), np.cumsum(np.asarray(line.get_ydata()))
+        if np.isfinite(below[-1]) and below[-1] > 0:
+            low = int(np.searchsorted(below, 0.001 * below[-1]))
+            high = int(np.searchsorted(below, 0.999 * below[-1]))
+            ends.append((x[max(low - 1, 0)], x[min(high + 1, len(x) - 1)]))
+    whole = [np.asarray(line.get_xdata()) for line in axis.lines]
+    if not ends or all(x[0] >= min(ends)[0] and x[-1] <= max(e for _, e in ends) for x in whole):
+        return
+    left, right = min(e for e, _ in ends), max(e for _, e in ends)
+    axis.set_xlim(left - 0.02 * (right - left), right)
+    axis.set_xlabel(f"{axis.get_xlabel()} (99.8 % of the mass)")
+
+
+def _draw_means(axis: Axes, sweep: _Sweep) -> None:
+    """Draw the mean of the first state over time, for a few points."""
+    array = sweep.data[PATH]
+    state, *others = sweep.states_of(PATH)
+    points = sweep.few()
+    moved = [d for d in sweep.dims if len({p[d] for p in points}) > 1]
+    for point, colour in zip(points, _colours(len(points)), strict=True):
+        masses = array.isel(point).sum(others, skipna=False).transpose(TIME, state).values
+        label = sweep.label(point, sweep.varying(moved)[:3]) if moved else None
+        y = masses @ sweep.along(state, point)
+        axis.plot(np.arange(len(y)), y, color=colour, lw=1.5, label=label)
+    axis.set_title(f"mean of {state} over time", fontsize=9)
+    axis.set_xlabel(TIME)
+    axis.set_ylabel(f"mean of {state}")
+    if moved:
+        axis.legend(fontsize=8, frameon=False)
+    axis.grid(alpha=0.25)
+
+
+def _edges(x: Any) -> Any:
+    """Return where cells around points end: halfway to the next, and at the ends with the points.
+
+    So a map shows no parameter and no state that there is none of.
+    """
+    return np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
 
 
 def _draw_summary(axis: Axes, sweep: _Sweep, name: str) -> None:
@@ -254,7 +430,7 @@ def _heat(axis: Axes, part: xr.Dataset, z: xr.DataArray, label: str) -> None:
     down, across = (part[d].values for d in z.dims)
     i, j = np.argsort(across), np.argsort(down)
     mesh = axis.pcolormesh(
-        across[i], down[j], np.ma.masked_invalid(z.values[np.ix_(j, i)]), shading="nearest",
+        _edges(across[i]), _edges(down[j]), np.ma.masked_invalid(z.values[np.ix_(j, i)]),
         cmap="viridis", norm=_norm(z.values),
     )  # fmt: skip
     axis.figure.colorbar(mesh, ax=axis, label=label)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
+from dpsolve.hpc.terminal_text import printable
+
 
 class Progress(Protocol):
     """What a sweep reports while it runs."""
@@ -133,7 +135,7 @@ class Lines:
 
     def note(self, text: str) -> None:
         """Write the sentence."""
-        self._write(text)
+        self._write(printable(text, lines=True))
         if self._tally is not None:
             self._tally.noted()
 
@@ -200,6 +202,7 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Write the sentence above the bar."""
+        text = printable(text, lines=True)
         if self._tally is not None:
             self._tally.noted()
         if self._live is not None:

@@ -17,13 +17,14 @@ number of files is known beforehand, and a missing one is a fault, never a short
 
 from __future__ import annotations
 
-import gzip
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,15 @@ STRING = "string"
 
 TEXT_BYTES = 16
 """What one text is taken for in forecasts: a word and its length."""
+
+MOST_TEXT, TEXT_LENGTH = 2**24, 512
+"""How long the texts of one file may be: so many bytes, and as many more for each."""
+
+BLOSC_HEADER = 16
+_EMPTY = 2**64 - 1
+
+MOST_UNPACKED = 2**30
+"""Bytes of one plain file once it is unpacked; what is larger is no file of a sweep."""
 
 Document = dict[str, Any]
 
@@ -112,7 +122,8 @@ class ZarrArray:
         Raises
         ------
         ValueError
-            If it is a plain array encoded in a way that `decode` does not read.
+            If it is a plain array encoded in a way that `decode` does not read, or no array that
+            a sweep makes.
         """
         codecs = document["codecs"]
         sharded = codecs[0]["name"] == "sharding_indexed"
@@ -125,6 +136,7 @@ class ZarrArray:
             fill=_fill_from_json(document["fill_value"]),
             attributes=dict(document["attributes"]),
         )
+        _check_shape(array)
         if not sharded and _as_read(codecs) != _as_read(array.codecs):
             raise ValueError(f"unknown codecs {codecs}")
         return array
@@ -144,14 +156,73 @@ class ZarrArray:
         """
         if self.chunk is not None:
             raise TypeError("only plain arrays are read here")
-        try:
-            raw = gzip.decompress(content[:-4])
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"damaged chunk: {error}") from None
-        if self.dtype == STRING:
-            texts: NDArray[Any] = np.array(_split(raw), dtype=object)
+        count = math.prod(self.cell)
+        text = self.dtype == STRING
+        needed = MOST_TEXT + TEXT_LENGTH * count if text else count * self._numpy.itemsize
+        raw = _unpacked(content[:-4], min(needed, MOST_UNPACKED))
+        if text:
+            texts: NDArray[Any] = np.array(_split(raw, count), dtype=object)
             return texts.reshape(self.cell)
+        if len(raw) != needed:
+            raise ValueError(f"damaged chunk: {len(raw)} bytes in place of {needed}")
         return np.frombuffer(raw, self._numpy).reshape(self.cell)
+
+    def check_chunks(self, file: Path) -> None:
+        """Look at what the chunks of a shard say that they unpack to, without unpacking them.
+
+        Raises
+        ------
+        ValueError
+            If one says something else than what the array has there.
+        OSError
+            If the file cannot be read.
+        """
+        if self.chunk is None:
+            raise TypeError("only sharded arrays have chunks in their files")
+        meant = math.prod(self.chunk) * self._numpy.itemsize
+        count = math.prod(self.cell) // math.prod(self.chunk)
+        with file.open("rb") as shard:
+            end = shard.seek(0, os.SEEK_END)
+            start = end - (16 * count + 4)  # offset and length of each chunk, and a checksum
+            if start < 0:
+                raise ValueError("damaged shard: it ends before its index")
+            shard.seek(start)
+            for offset, length in np.frombuffer(shard.read(16 * count), "<u8").reshape(-1, 2):
+                if offset == length == _EMPTY:
+                    continue
+                if length < BLOSC_HEADER or int(offset) + int(length) > start:
+                    raise ValueError("damaged shard: its index leads out of it")
+                shard.seek(int(offset))
+                said = struct.unpack_from("<I", shard.read(BLOSC_HEADER), 4)[0]
+                if said != meant:
+                    raise ValueError(f"damaged chunk: {said:,} bytes in place of {meant:,}")
+
+
+def _unpacked(content: bytes, most: int) -> bytes:
+    """Decompress, but no more than so many bytes: a small file can hold gigabytes of nothing."""
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # gzip's header
+    try:
+        raw = stream.decompress(content, most + 1)
+    except zlib.error as error:
+        raise ValueError(f"damaged chunk: {error}") from None
+    if len(raw) > most:
+        raise ValueError(
+            f"damaged chunk: {len(content):,} bytes unpack to more than {most:,}, which is all "
+            "that it may hold"
+        )
+    if not stream.eof:
+        raise ValueError("damaged chunk: it ends before its end")
+    return raw
+
+
+def _check_shape(array: ZarrArray) -> None:
+    lengths = (*array.shape, *array.cell, *(array.chunk or ()))
+    if not all(type(length) is int and length > 0 for length in lengths):
+        raise ValueError(f"lengths of {lengths} are none of an array")
+    if not len(array.dims) == len(array.shape) == len(array.cell):
+        raise ValueError(f"the dimensions {array.dims} do not fit the shape {array.shape}")
+    if array.dtype != STRING and np.dtype(array.dtype).kind not in "biufc":
+        raise ValueError(f"there is no array of {array.dtype}")
 
 
 def item_bytes(dtype: str) -> int:
@@ -170,11 +241,19 @@ def _fill_from_json(fill: Any) -> Any:
     return math.nan if fill == "NaN" else fill
 
 
-def _split(raw: bytes) -> list[str]:
-    (count,) = struct.unpack_from("<I", raw)
+def _split(raw: bytes, count: int) -> list[str]:
+    if len(raw) < 4 or struct.unpack_from("<I", raw)[0] != count:
+        raise ValueError("damaged chunk: it holds another number of texts")
+    if count and len(raw) >= 8:  # nearly always all are one and the same
+        (length,) = struct.unpack_from("<I", raw, 4)
+        if len(raw) == 4 + count * (4 + length) and raw[4:] == raw[4 : 8 + length] * count:
+            return [raw[8 : 8 + length].decode()] * count
     texts, at = [], 4
-    for _ in range(count):
-        (length,) = struct.unpack_from("<I", raw, at)
-        texts.append(raw[at + 4 : at + 4 + length].decode())
-        at += 4 + length
+    try:
+        for _ in range(count):
+            (length,) = struct.unpack_from("<I", raw, at)
+            texts.append(raw[at + 4 : at + 4 + length].decode())
+            at += 4 + length
+    except struct.error:
+        raise ValueError("damaged chunk: it ends within a text") from None
     return texts

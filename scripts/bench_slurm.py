@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -290,9 +291,10 @@ def commit(store: Store, numbers: range) -> None:
 
 
 class VirtualDask:
-    """A thousand workers that only exist in time: what the conductor takes for dask's client.
+    """A thousand workers that only exist in time: what the coordinator takes for dask's client.
 
-    It is also the queue that the conductor listens to, and its clock: each event is there at its
+    It hands tasks out as dask's scheduler does: by priority, one to a worker that is free. It is
+    also the queue that the coordinator listens to, and its clock: each event is there at its
     moment, and between two events no time passes.
     """
 
@@ -302,57 +304,93 @@ class VirtualDask:
     def __init__(self, workers: int, length: np.ndarray[Any, Any], pause: float, lost: int) -> None:
         self.now = 0.0
         self._length = length
-        self._busy: dict[str, float] = {}
         self._events: list[tuple[float, int, dict[str, Any]]] = []
+        self._queued: list[tuple[float, int, Any]] = []
+        self._futures: dict[str, Any] = {}
+        self._free: set[str] = set()
+        self._busy: dict[str, str] = {}  # the order that a worker is at
         self._number = 0
+        self._prepared = threading.Event()
         self.lost = 0
         rng = np.random.default_rng(0)
         for worker in range(workers + lost):  # those beyond come for the lost ones
-            self._at(worker * pause, {"what": "add-worker", "worker": f"w{worker}"})
+            name = f"w{worker}"
+            hello = {"what": "hello", "name": name, "job": name, "host": "", "writer": ""}
+            self._at(worker * pause, hello | {"worker": name, "oom_kills": 0, "threads": 1})
         for worker in rng.choice(workers, lost, replace=False):
             late = float(worker * pause + rng.uniform(10, 600))
-            self._at(late, {"what": "remove-worker", "worker": f"w{worker}"})
+            self._at(late, {"what": "remove-worker", "worker": f"w{worker}", "expected": False})
 
     def _at(self, when: float, event: dict[str, Any]) -> None:
         self._number += 1
         heapq.heappush(self._events, (when, self._number, event))
 
+    def put(self, event: dict[str, Any]) -> None:
+        """Let the coordinator hear what it told itself."""
+        self._at(self.now, event)
+        if event["what"] == "prepared":  # by a thread, which the time of this waits for
+            self._prepared.set()
+
     def get(self, timeout: float = 0.0) -> dict[str, Any]:
         """Return the next event, and let it be its time."""
+        self._prepared.wait()
         when, _, event = heapq.heappop(self._events)
         self.now = max(self.now, when)
-        gone = self._busy.get(event["worker"], 0.0) == np.inf
-        self.lost += gone and event["what"] == "done"
-        if event["what"] == "remove-worker":
-            self._busy[event["worker"]] = np.inf
-        return {"what": "nothing"} if gone else event
+        worker = event.get("worker", "")
+        match event["what"]:
+            case "hello":
+                self._free.add(worker)
+            case "remove-worker":
+                self._free.discard(worker)
+                key = self._busy.pop(worker, None)
+                event["processing-tasks"] = [key] if key else []
+                self.lost += key is not None
+                if key:
+                    self._futures[key].status = "error"
+            case "done" if self._busy.get(worker) != event["id"]:
+                return {"what": "nothing"}  # it is gone
+            case "done":
+                del self._busy[worker]
+                self._free.add(worker)
+        self._hand_out()
+        return event
 
-    def submit(self, function: Any, post: Any, *given: Any, key: str, **where: Any) -> Any:
-        """Let a worker do what it is asked to."""
-        (worker,) = where["workers"]
-        about = {"worker": worker, "id": key, "error": None}
-        if not given:
-            hello = {"what": "hello", "name": worker, "job": worker, "host": "", "writer": ""}
-            self._at(self.now + 0.1, about | hello | {"oom_kills": 0})
-        else:
-            (order,) = given
+    def _hand_out(self) -> None:
+        while self._queued and self._free:
+            _, _, order = heapq.heappop(self._queued)
+            worker = self._free.pop()
+            self._busy[worker] = order.id
+            about = {"worker": worker, "id": order.id, "error": None}
             seconds = float(self._length[order.task])
-            end = max(self.now, self._busy.get(worker, 0.0)) + seconds
-            self._busy[worker] = end
             receipt = {"task": order.task, "solved": 1, "inexact": 0, "failed": 0}
             done = {"what": "done", "task": order.task, "seconds": seconds, "computed": True}
-            self._at(end, about | done | {"receipt": receipt | {"error_bound": np.nan}})
-        self._at(self.now if not given else end, about | {"what": "ended"})
-        return SimpleNamespace(add_done_callback=lambda f: None)
+            self._at(self.now, about | {"what": "begun"})
+            self._at(self.now + seconds, about | done
+                     | {"receipt": receipt | {"error_bound": np.nan}})  # fmt: skip
+            self._at(self.now + seconds, about | {"what": "ended"})
 
-    def subscribe_topic(self, *_: Any) -> None:
-        """Hear nothing: events come by `get`."""
+    def submit(self, function: Any, run: Any, order: Any, *, priority: int, **_: Any) -> Any:
+        """Queue a task for whoever is free."""
+        self._number += 1
+        heapq.heappush(self._queued, (-priority, self._number, order))
+        self._futures[order.id] = SimpleNamespace(
+            status="pending", add_done_callback=lambda f: None
+        )
+        self._hand_out()
+        return self._futures[order.id]
 
-    unsubscribe_topic = cancel = retire_workers = subscribe_topic
+    def subscribe_topic(self, topic: str, hear: Any) -> None:
+        """Hear of a run: events come by `get`."""
+        self._hear = hear
 
-    def scheduler_info(self, **_: Any) -> dict[str, Any]:
-        """Tell of no worker: they come by `get`."""
-        return {"workers": []}
+    def log_event(self, topic: str, event: dict[str, Any]) -> None:
+        """Let the coordinator hear itself."""
+        self._hear((self.now, event))
+
+    def cancel(self, *_: Any, **__: Any) -> None:
+        """Do nothing: there is nothing to cancel or to tell."""
+
+    unsubscribe_topic = register_plugin = retire_workers = cancel
 
 
 def simulated(
@@ -361,7 +399,7 @@ def simulated(
 ) -> Row:  # fmt: skip
     """Conduct tasks of recorded lengths over a thousand workers that exist on paper only.
 
-    The conductor is the real one: what it takes of this machine's time is the driver's own load,
+    The coordinator is the real one: what it takes of this machine's time is the driver's own load,
     to which dask's is to be added. Workers start one a second (a profile's `submit_pause`), and
     some are lost.
     """

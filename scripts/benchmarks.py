@@ -251,6 +251,13 @@ def slurm() -> list[Row]:
     return rows()
 
 
+def dispatch() -> list[Row]:
+    """Measure what handing tasks to dask's workers costs, against an earlier commit; minutes."""
+    from bench_dispatch import rows
+
+    return rows()
+
+
 def distributions() -> list[Row]:
     """Measure stationary distributions, and systems whose arrays would not fit."""
     from bench_distributions import rows
@@ -274,9 +281,12 @@ def since() -> list[Row]:
 
 BENCHMARKS = {
     f.__name__: f
-    for f in (many, savings, sweep, memory, maximum, doubling, distributions, devices, slurm, since)
-}
-ON_REQUEST = ("slurm", "since")  # the one needs root, the other the repository's history
+    for f in (
+        many, savings, sweep, memory, maximum, doubling, distributions, devices, slurm, dispatch,
+        since,
+    )
+}  # fmt: skip
+ON_REQUEST = ("slurm", "dispatch", "since")  # root; the others compare with an earlier commit
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from dpsolve.solvers.solve.one_device import (
     explain,
     solve_on_one_device,
     solve_options,
+    warn_of_top_mass,
 )
 
 
@@ -57,7 +58,8 @@ def solve(
     tol : float
         Certified sup-norm error of the value to reach.
     method : str
-        ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it.
+        ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it. ``howard`` and
+        its like mean ``pi``, ``vfi`` means ``vi`` (see :class:`~dpsolve.SolveOptions`).
     mesh : str or mapping, optional
         ``"states=4"`` spreads the states over four devices: each holds a quarter of the value, of
         the policy and of all that is computed from them, and the answer is the same within its
@@ -107,7 +109,8 @@ def solve(
             "point: use dp.solve_many for many"
         )
     shape = MeshShape.read(mesh)
-    size = program(factory, sizes, chosen).footprint
+    alone = program(factory, sizes, chosen)
+    size, states = alone.footprint, alone.outline.shape.states
     if shape is None:
         shape = MeshShape(states=fewest_devices(size, len(jax.devices())))
     if shape.points > 1:
@@ -117,7 +120,7 @@ def solve(
         )
     if shape.size == 1:
         return solve_on_one_device(model, params, tol=tol, method=method, **options)
-    check_fits(size, shape)
+    check_fits(size, shape, states)
     whole = _whole(factory, Sizes(sizes.items()), chosen, shape)
     partition = whole.partition
     began = time.perf_counter()
@@ -132,6 +135,7 @@ def solve(
     problem = Problem(
         None if ready else factory, ready, Sizes(sizes.items()), chosen, tuple(dims.items())
     )
+    warn_of_top_mass(problem.name, arrays)
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, dict(values), problem, message, seconds, compiling.seconds)
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpsolve.sharding.batches.program import program_for
+from dpsolve.sharding.batches.program import Program, program_for
 from dpsolve.sharding.devices.mesh import MeshShape
-from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.library import as_factory
-from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, split
+from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, signature, split
+from dpsolve.solvers.notices import Countdown
+from dpsolve.solvers.numerics.memory import machine_memory, round_down, shown_bytes
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT
 from dpsolve.solvers.solution import Problem, Solution
 from dpsolve.solvers.solve.compile_clock import compile_clock
 from dpsolve.solvers.solve.gradients import differentiable_point
-from dpsolve.solvers.solve.one_device import check_sizes, solve_options
+from dpsolve.solvers.solve.one_device import check_sizes, solve_options, warn_of_top_mass
 from dpsolve.solvers.solve.result_dims import ModelShape, arrays_dims, shape_of
 
 
@@ -77,12 +80,28 @@ def solve_many(
     points = max((len(c) for c in columns.values()), default=1)
     with compile_clock() as compiling:
         compiled = program_for(factory, sizes, chosen, points, shape)
-        batch = compiled.run(columns)
+        _check_results(compiled, points)
+        compiled.compile()
+        batch = compiled.run(columns, Countdown(signature(factory).name, points))
     arrays = dict(batch.variables)
     for name in PER_POINT:
         arrays[name] = getattr(batch, name)
     problem = _problem(factory, sizes, chosen, compiled.outline.shape, arrays)
+    warn_of_top_mass(problem.name, arrays)
     return Solution(arrays, columns, problem, batch.message, batch.seconds, compiling.seconds)
+
+
+def _check_results(program: Program, points: int) -> None:
+    """Refuse results that do not fit into this machine's memory."""
+    shapes = program.outline.results.shapes.values()
+    each = sum(prod(x.shape) * x.dtype.itemsize for x in shapes)
+    if points * each > machine_memory():
+        raise UsageError(
+            f"the results of {points:,} points take {shown_bytes(points * each)}, and this machine "
+            f"has {shown_bytes(machine_memory())} of memory. At most "
+            f"{round_down(machine_memory() / each):,} points fit; dp.sweep puts results into a "
+            "store, and keeps what it is asked to"
+        )
 
 
 def _columns(values: Mapping[str, Any]) -> dict[str, Any]:

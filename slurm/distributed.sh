@@ -21,6 +21,9 @@ MODEL=${MODEL:-savings}           # or my_model.py:my_model
 STORE=${STORE:-distributed.zarr}  # on a disk that all nodes share
 SIZES=${SIZES:---set n_a=200000 --set n_z=25}
 
+# What the submitting shell exports does not decide what this computes on: set it below this line.
+unset "${!JAX_@}" "${!XLA_@}"
+
 # source /scratch/$USER/dpsolve/bin/activate
 
 # A process that dies takes the others with it: none waits for it until the walltime.

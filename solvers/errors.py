@@ -43,6 +43,10 @@ class StoreError(DpsolveError):
     """The store cannot be read or written; what was committed stays valid."""
 
 
+class DamagedError(StoreError):
+    """A store's files are not what dpsolve writes."""
+
+
 class VerificationError(DpsolveError):
     """An independent check contradicts the store."""
 

@@ -61,7 +61,9 @@ class SolveOptions:
         Certified sup-norm error of the value to reach.
     method : str
         ``auto``, ``vi`` (value iteration), ``pi`` (Howard policy iteration with a Krylov inner
-        solver) or ``opi`` (optimistic policy iteration). None changes what is certified.
+        solver) or ``opi`` (optimistic policy iteration). None changes what is certified. Names of
+        the literature mean these, and are kept as these: ``howard`` and ``policy_iteration`` are
+        ``pi``, ``vfi`` and ``value_iteration`` are ``vi``, ``modified`` and ``mpi`` are ``opi``.
     max_iter : int
         Bellman sweeps (full maximisations) at most.
     steps : int
@@ -157,9 +159,12 @@ class SolveOptions:
                 continue
             if isinstance(x, bool) or not isinstance(x, int) or x < 1:
                 raise UsageError(f"{name}={x!r}; it is a whole number, at least 1")
+            most = 2**63 - 1 if name == "memory" else 2**31 - 1  # what they are counted in
+            if x > most:
+                raise UsageError(f"{name}={x!r}; it is a whole number, at most {most:,}")
         seed = self.sample_seed
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UsageError(f"sample_seed={seed!r}; it is a whole number, 0 or above")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise UsageError(f"sample_seed={seed!r}; it is a whole number, 0 or above, of 63 bits")
         if self.warm not in (None, True, False):
             raise UsageError(f"warm={self.warm!r}; it is true or false, or left out")
         for name in ("distribution", "cycles"):
@@ -283,7 +288,8 @@ def canonical(option: str, name: Any, known: Mapping[str, tuple[str, ...]]) -> s
         if wanted == method or wanted in aliases:
             return method
     names = [n for method, aliases in known.items() for n in (method, *aliases)]
+    each = (m + f" ({', '.join(aliases)})" * bool(aliases) for m, aliases in known.items())
     raise UsageError(
-        f"{option}={name!r} is unknown.{did_you_mean(wanted, names)} The methods are: "
-        f"{', '.join(known)}."
+        f"{option}={name!r} is unknown.{did_you_mean(wanted, names)} It is one of: "
+        f"{', '.join(each)}."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -102,6 +103,13 @@ UNCERTIFIED = "nothing is certified: the factory states no error_bound of its ar
 def sentence(code: int, sample: int | None = None) -> str:
     """Return the sentence of one code ('' for solved); `sample` is the number of states drawn."""
     return _SENTENCES[Outcome(int(code))].format(sample="the" if sample is None else f"{sample:,}")
+
+
+def listed(values: Mapping[str, Any]) -> str:
+    """Return names and values in one line: ``beta=0.96, n_a=200``."""
+    numbers = {k: v.item() if hasattr(v, "item") else v for k, v in values.items()}
+    each = (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items())
+    return ", ".join(each)
 
 
 def accuracy(bound: float, tol: float, what: str = "certified error") -> str:

@@ -14,9 +14,9 @@ from dpsolve.solvers.model.factory_signature import Factory, signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-from .errors import UsageError
+from .errors import UsageError, did_you_mean
 from .options import SolveOptions
-from .outcomes import RECORDS, UNCERTIFIED, Outcome, sentence, word
+from .outcomes import RECORDS, UNCERTIFIED, Outcome, accuracy, sentence, word
 
 if TYPE_CHECKING:
     import xarray
@@ -322,8 +322,8 @@ class Solution:
         if not self.problem.batched:
             raise UsageError(f"this is one point of {self.problem.name} already, and not many")
         n = np.shape(self.code)[0]
-        if not -n <= i < n:
-            raise UsageError(f"there is no point {i}: the points are numbered from 0 to {n - 1}")
+        if not isinstance(i, int | np.integer) or not -n <= i < n:
+            raise UsageError(f"there is no point {i!r}: the points are numbered from 0 to {n - 1}")
         one, own = jax.tree.map(lambda x: x[i], (self.arrays, self.parameters))
         messages = None if self.messages is None else str(self.messages[i])
         seconds = None if self.seconds is None else float(np.asarray(self.seconds)[i])
@@ -331,23 +331,49 @@ class Solution:
 
     def __getitem__(self, name: str) -> AnyArray:
         """Return an array by the name it has in a store, or an output by its own name."""
-        return self.arrays[name] if name in self.arrays else self.arrays[f"output_{name}"]
+        return entry(self.arrays, name, f"this solution of {self.problem.name}")
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether there is an array by that name."""
+        return name in self.arrays or f"output_{name}" in self.arrays
 
     def __repr__(self) -> str:
         if not is_concrete(self.arrays):
             return f"<Solution of {self.problem.name}, traced>"
         shape = np.shape(np.asarray(self.arrays.get("value", self.code)))
         if self.problem.batched:
-            words, counts = np.unique(self.status, return_counts=True)
-            summary = ", ".join(f"{n} {w}" for w, n in zip(words, counts, strict=True))
-            return f"<Solution of {self.problem.name}: {shape[0]} points: {summary}>"
+            return f"<Solution of {self.problem.name}: {self._summary(shape)}>"
+        why = str(self.message).rstrip(".")
+        reason = (
+            f"{self.status}{', ' if self.status == 'solved' else ': '}{why}" if why else "solved"
+        )
+        if self.status == "failed":
+            return f"<Solution of {self.problem.name}: {reason}>"
         bound, sweeps = float(self.error_bound), f"{int(self.iterations)} sweeps"
+        if np.isnan(bound):  # the reason says it
+            return f"<Solution of {self.problem.name}: {reason}, shape {shape}>"
         certified = f"certified error {bound:.2g}, {sweeps}"
         if not np.isfinite(bound):
             certified = f"nothing certified, {sweeps}"
         elif "value" not in dict(self.problem.dims):
             certified = f"error at most {bound:.2g} by the factory's word"
-        return f"<Solution of {self.problem.name}: {self.status}, {certified}, shape {shape}>"
+        elif self.status != "solved":
+            certified += f" (tol {self.problem.options.tol:g})"
+        return f"<Solution of {self.problem.name}: {reason}; {certified}, shape {shape}>"
+
+    def _summary(self, shape: tuple[int, ...]) -> str:
+        """Say in a line how many points ended how, and why the first that is not solved did."""
+        status, bounds = np.atleast_1d(self.status), np.asarray(self.error_bound)
+        words, counts = np.unique(status, return_counts=True)
+        each = ", ".join(f"{n:,} {w}" for w, n in zip(words, counts, strict=True))
+        parts = [f"{shape[0]:,} points: {each}"]
+        if (bounds := bounds[status != "failed"]).size:
+            worst = float(np.max(bounds))  # NaN where one has none
+            parts += [accuracy(worst, self.problem.options.tol, "worst certified error")]
+        if (status != "solved").any():
+            first = int(np.argmax(np.where(status == "failed", 2, status == "inexact")))
+            parts += [f"point {first} {status[first]}: {np.atleast_1d(self.message)[first]}"]
+        return "; ".join(part.rstrip(".") for part in [*parts, f"shape {shape}"])
 
     # -- labelled results -----------------------------------------------------------------------
 
@@ -355,7 +381,7 @@ class Solution:
         """Return an ``xarray.Dataset``, with the names that a store has.
 
         Dimensions are the states' names (after ``point`` for many points); states' values are
-        coordinates, or variables ``grid_<state>`` where they differ between points.
+        coordinates, named ``grid_<state>`` where they differ between points.
         """
         named = [
             (name, dims, self.arrays[name])
@@ -377,6 +403,24 @@ class Solution:
         """Put together again."""
         arrays, parameters = children
         return cls(arrays, parameters, problem)
+
+
+def entry(arrays: Mapping[str, AnyArray], name: Any, what: str) -> AnyArray:
+    """Return an array by its name, or an output by its own name.
+
+    Raises
+    ------
+    UsageError
+        If there is none, with the names that there are.
+    """
+    for key in (name, f"output_{name}"):
+        if key in arrays:
+            return arrays[key]
+    known = [*arrays, *(k.removeprefix("output_") for k in arrays if k.startswith("output_"))]
+    raise UsageError(
+        f"{what} has no array {name!r}.{did_you_mean(str(name), known)} It has: "
+        f"{', '.join(arrays)}."
+    )
 
 
 def where_certified(moments: Mapping[str, AnyArray], certified: AnyArray) -> dict[str, jax.Array]:
@@ -437,7 +481,7 @@ def labelled(
         Its status, message and parameters go along.
     named : iterable of (name, dims, array (dims...) or (points, dims...))
         Without the axis of points in `dims`. What is named ``grid_<state>`` becomes that state's
-        coordinate, unless it differs between points.
+        coordinate; where it differs between points, a coordinate under its own name.
     numbers : dict of str to array () or (points,)
         One of each for a point.
     batched : bool
@@ -455,7 +499,8 @@ def labelled(
         if is_grid and (not point or (array == array[:1]).all()):
             coords[state] = array[0] if point else array
             continue
-        variables[name] = ((*point, *dims), array)
+        # A grid that moves with a parameter is a coordinate too, of more dimensions than its own.
+        (coords if is_grid else variables)[name] = ((*point, *dims), array)
         if TIME in dims:
             coords[TIME] = np.arange(array.shape[len(point)])
     variables |= {name: (point, np.asarray(x)) for name, x in numbers.items()}

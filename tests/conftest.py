@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
+import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +29,13 @@ if metadata.version("jaxlib").startswith("0.10."):
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Stores are signed with a key in the user's configuration folder: tests have one of their own, and
+# share it with the processes that they start.
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="dpsolve-tests-config-")
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
+
+# Whether compiling is long enough to be told of depends on the machine, and on what else it does.
+logging.getLogger("dpsolve.waiting").setLevel("WARNING")
 
 # Compiling takes longer than any deadline; CI must not fail on an example that nobody can repeat.
 settings.register_profile(

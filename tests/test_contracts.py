@@ -71,7 +71,7 @@ def test_contracts_catch_a_breach(
 def test_what_verification_computes_with_reaches_no_kernel() -> None:
     """Not by a detour either: all that these modules import, directly or through others.
 
-    Types of arrays are among them, which compute nothing.
+    Types of arrays and a count of bytes are among them, which compute nothing.
     """
     graph = grimp.build_graph("dpsolve", cache_dir=None)
     reached: set[str] = set()
@@ -79,10 +79,13 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         reached |= graph.find_upstream_modules(f"dpsolve.hpc.verify.{name}")
     assert {name for name in reached if not name.startswith("dpsolve.hpc.")} == {
         "dpsolve.solvers.model.arguments",
+        "dpsolve.solvers.model.constructor",
+        "dpsolve.solvers.model.user_functions",
         "dpsolve.solvers.program_keys.code_reads",
         "dpsolve.solvers.program_keys.fingerprint",
         "dpsolve.solvers.program_keys.installed",
         "dpsolve.solvers.model.markov",
+        "dpsolve.solvers.numerics.memory",
         "dpsolve.solvers.errors",
         "dpsolve.solvers.model.grids",
         "dpsolve.solvers.model.mdp",

@@ -15,6 +15,8 @@ from typing import Any
 import click
 
 from dpsolve._version import __version__
+from dpsolve.hpc.run.interrupts import INTERRUPTED, command_interrupts
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import DpsolveError, ModelError
 
 from .models import check, describe, models
@@ -32,6 +34,8 @@ class _Commands(click.Group):
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any("\0" in arg for arg in args):  # no shell can, a caller of `main` may
+            raise click.UsageError("an argument holds a NUL character, which no path or name has")
         ctx.meta[COMMAND_LINE] = shlex.join(["dpsolve", *args])
         return super().parse_args(ctx, args)
 
@@ -43,9 +47,14 @@ class _Commands(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             _tell("interrupted")
-            ctx.exit(130)
+            ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except OSError as error:  # a name too long, a folder that may not be read, a full disk
+            if error.filename is None or _of_users_file(error):
+                raise
+            _tell(f"{error.filename}: {error.strerror}")
+            ctx.exit(DpsolveError.exit_code)
         except Exception as error:
             if (text := _of_users_file(error)) is None:
                 raise  # a fault of dpsolve: the traceback is what its report needs
@@ -54,7 +63,8 @@ class _Commands(click.Group):
 
 
 def _tell(message: str) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    text = printable(message, lines=True)  # it may quote a store, a log or a file
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)
 
 
 def _of_users_file(error: Exception) -> str | None:
@@ -87,4 +97,5 @@ for _command in (
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; ends the process with the exit code."""
-    cli(args, prog_name="dpsolve")
+    with command_interrupts():
+        cli(args, prog_name="dpsolve")

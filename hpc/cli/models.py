@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import assignments, examples, listed, read_target, set_option
+from .options import assignments, examples, read_target, set_option
 
 
 @click.command(epilog=examples("dpsolve models", "dpsolve describe savings"))
@@ -61,15 +61,11 @@ def check(target: str, fixed: tuple[str, ...]) -> None:
     """
     from dpsolve.hpc.sweep_file.model_source import resolve
     from dpsolve.solvers.inspection.check import check as check_model
-    from dpsolve.solvers.model.factory_signature import signature
 
     if Path(target).suffix == ".toml":
         _check_sweep(target, fixed)
         return
-    factory, params = resolve(target).load(), assignments(fixed)
-    check_model(factory, params)
-    given = signature(factory).parameters | signature(factory).sizes | params
-    click.echo(f"{signature(factory).name}: no fault found at {listed(given)}.")
+    click.echo(check_model(resolve(target).load(), assignments(fixed)))
 
 
 def _check_sweep(target: str, fixed: tuple[str, ...]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,7 +44,7 @@ _SWEEP_OPTIONS = (
     ),
     set_option,
     click.option("--tol", type=float, help="Certified error of the value to reach."),
-    click.option("--method", help="auto, vi, pi or opi."),
+    click.option("--method", help="auto, vi (vfi), pi (howard) or opi (modified)."),
     click.option("--criterion", help="discounted, or average: the average reward per period."),
     click.option("--warm/--cold", default=None,
                  help="Start points from what was found at their neighbours, or do not; by default "
@@ -68,6 +70,19 @@ mesh_option = click.option(
     "each group with points of its own, each device with half of a point's states.",
 )  # fmt: skip
 
+trust_option = click.option(
+    "--trust", is_flag=True,
+    help="Run the model that the store keeps, whoever made the store.",
+)  # fmt: skip
+
+
+def word_for(trust: bool) -> bool | Callable[[str], bool]:
+    """Return the user's word for a store: given, or to be asked for where somebody sits."""
+    if trust or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return trust
+    return lambda question: click.confirm(f"{question}.\nDo you trust whoever made it?", err=True)
+
+
 _EXECUTOR_OPTIONS = (
     click.option(
         "--on", type=click.Choice(["local", "dask", "slurm"]), default="local", show_default=True,
@@ -75,7 +90,7 @@ _EXECUTOR_OPTIONS = (
     ),
     click.option("--profile", metavar="NAME|FILE",
                  help="With --on slurm: what jobs ask for; see dpsolve profiles."),
-    click.option("--scheduler", metavar="ADDRESS", help="With --on dask: tcp://HOST:PORT."),
+    click.option("--scheduler", metavar="ADDRESS", help="With --on dask: tls://HOST:PORT."),
     mesh_option,
     click.option("--retry-failed", is_flag=True,
                  help="Compute tasks with failed points once more: after the reason was mended."),
@@ -108,7 +123,7 @@ def read_target(target: str, **given: Any) -> Reading:
     if (path / "zarr.json").is_file():
         raise UsageError(
             f"{target} is a store; a sweep is a TOML file or a model's name. To go on with what "
-            f"the store holds: dpsolve resume {target}"
+            f"the store holds: dpsolve resume {shlex.quote(target)}"
         )
     if path.suffix == ".toml" or (path.is_file() and path.suffix != ".py"):
         return read_sweep(path, Overrides(**given))
@@ -130,11 +145,7 @@ def assignments(texts: tuple[str, ...]) -> dict[str, Any]:
         name, value = parse_assignment(text)
         if not name:
             raise UsageError(f"--set {text}: write --set NAME=VALUE, for example --set n_k=500.")
+        if name in values:
+            raise UsageError(f"--set {text}: {name} is {values[name]} already; say it once.")
         values[name] = parse_scalar(value)
     return values
-
-
-def listed(values: Mapping[str, Any]) -> str:
-    """Return names and values in one line: ``beta=0.96, n_a=200``."""
-    each = (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
-    return ", ".join(each)

@@ -9,15 +9,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from dpsolve.solvers.errors import AgreedError, DpsolveError, PeerError, UsageError
-from dpsolve.solvers.outcomes import accuracy
+from dpsolve.solvers.outcomes import accuracy, listed
 
-from .options import assignments, command_line, examples, listed, read_target, set_option
+from .options import assignments, command_line, examples, read_target, set_option
 
 if TYPE_CHECKING:
     from dpsolve.hpc.distributed_solve.stored_solve import SolveReport
@@ -100,6 +101,7 @@ def solve_stored(
 ) -> None:
     """Solve one model into a store, and tell how it ended; see `_OPTIONS`."""
     from dpsolve.hpc.distributed_solve.agreement import together
+    from dpsolve.hpc.distributed_solve.meeting_secret import meeting_secret
     from dpsolve.hpc.distributed_solve.srun_address import find_address
     from dpsolve.hpc.distributed_solve.stored_solve import solve_into_store
     from dpsolve.hpc.progress import Silent, progress_for
@@ -111,7 +113,8 @@ def solve_stored(
         shape = MeshShape()
     group = alone()
     if distributed:
-        address = find_address(coordinator, processes, process)
+        secret = meeting_secret(Path(sweep["store"]).expanduser())
+        address = replace(find_address(coordinator, processes, process), secret=secret)
         group = start(address, wait, lambda text: _lost(text, sweep["store"]))
     try:
         reading = together(group, lambda: _read(model, sweep))
@@ -250,6 +253,7 @@ def solve(
     With --store, the solve writes checkpoints beside its results, and the same command resumes it.
     With --distributed, several processes, on one host or many, share the model's states.
     """
+    from dpsolve.hpc.run.interrupts import interruptible
     from dpsolve.hpc.sweep_file.model_source import resolve
     from dpsolve.sharding.solve import solve as solve_model
     from dpsolve.solvers.solve.compile_clock import compile_clock
@@ -271,12 +275,17 @@ def solve(
     target = _place_to_save(save)
     factory, params = resolve(model).load(), assignments(fixed)
     began = time.perf_counter()
-    with compile_clock() as compiling:
-        solution = solve_model(
-            factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion
-        )
-    seconds = time.perf_counter() - began - compiling.seconds
-    for line in _solution_lines(solution, seconds, compiling.seconds):
+
+    def solved() -> tuple[Solution, float]:
+        with compile_clock() as compiling:  # which counts in its own thread
+            found = solve_model(
+                factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion
+            )
+        return found, compiling.seconds
+
+    solution, compiling = interruptible(solved)
+    seconds = time.perf_counter() - began - compiling
+    for line in _solution_lines(solution, seconds, compiling):
         click.echo(line)
     if target is not None:
         _save(solution, target)

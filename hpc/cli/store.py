@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import UsageError, did_you_mean
 
-from .options import examples
+from .options import examples, trust_option, word_for
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from dpsolve.hpc.store.event_log import Event
     from dpsolve.hpc.store.status import StoreStatus
 
 
@@ -44,14 +47,19 @@ def status(store: str, as_json: bool, events: bool) -> None:
         found_events = read_events(open_store(store))
         table = [{"time": e.time, "writer": e.writer, "what": e.what} | e.facts
                  for e in found_events]  # fmt: skip
-        click.echo(json.dumps(table) if as_json else "\n".join(map(str, found_events)))
+        click.echo(json.dumps(table) if as_json else "\n".join(map(_shown, found_events)))
         return
     found, activity = read_status(store), read_activity(open_store(store))
     if as_json:
         plain = _plain(found) | {"activity": dataclasses.asdict(activity)}
         click.echo(json.dumps(plain, indent=2))
     else:
-        click.echo("\n".join(filter(None, (found.in_words(goes_on=activity.alive), str(activity)))))
+        text = "\n".join(filter(None, (found.in_words(goes_on=activity.alive), str(activity))))
+        click.echo(printable(text, lines=True))
+
+
+def _shown(event: Event) -> str:
+    return printable(str(event))
 
 
 def _plain(found: StoreStatus) -> dict[str, Any]:
@@ -86,20 +94,25 @@ def _without_nan(value: Any) -> Any:
 @click.option("--sample", type=click.IntRange(min=0), default=32, show_default=True,
               help="Number of points to check against the model's definition.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draw of the sample.")
+@trust_option
 @click.pass_context
-def verify(ctx: click.Context, store: str, all_points: bool, sample: int, seed: int) -> None:
+def verify(
+    ctx: click.Context, store: str, all_points: bool, sample: int, seed: int, trust: bool
+) -> None:
     """Check a store without using the solver.
 
     A sample of points is compared with the model's definition, evaluated in NumPy. The checksums
     and records of all points are checked in any case. Exit code 1 if any claim of the store is
-    not confirmed.
+    not confirmed; 3 if it would run a model that is neither built in nor of a store that you
+    made, and --trust is not given.
     """
     from dpsolve.hpc.progress import progress_for
     from dpsolve.hpc.verify.verification import verify as verify_store
 
     found = verify_store(
-        store, sample=sample, seed=seed, all_points=all_points, progress=progress_for()
-    )
+        store, sample=sample, seed=seed, all_points=all_points, progress=progress_for(),
+        trust=word_for(trust),
+    )  # fmt: skip
     click.echo(str(found))
     ctx.exit(0 if found.ok else 1)
 
@@ -164,7 +177,12 @@ def _opened(store: str) -> xr.Dataset | xr.DataTree:
         solution = xr.open_zarr(path, consolidated=False)
         if "model" in solution.attrs:
             return solution
-    return open_results(path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        opened = open_results(path)
+    for each in told:
+        click.echo(f"warning: {printable(str(each.message))}", err=True)
+    return opened
 
 
 def _no_matplotlib(error: ModuleNotFoundError) -> str:
@@ -195,22 +213,27 @@ def _dataset(opened: xr.Dataset | xr.DataTree, group: str | None) -> xr.Dataset:
 @click.argument("store", required=False)
 @click.option(
     "--fix", is_flag=True,
-    help="Remove what killed processes left behind. Not while a sweep writes here.",
+    help="Remove what killed processes left behind, and take back commits whose data are "
+    "damaged. Not while a sweep writes here.",
 )  # fmt: skip
+@trust_option
 @click.pass_context
-def doctor(ctx: click.Context, store: str | None, fix: bool) -> None:
+def doctor(ctx: click.Context, store: str | None, fix: bool, trust: bool) -> None:
     """Check the installation, and a store.
 
     In a store: leftovers of killed processes, missing tasks, damaged files. Exit code 1 if
-    something is wrong.
+    something is wrong; 3 if the last check would run a model that is neither built in nor of a
+    store that you made, and --trust is not given.
     """
     from dpsolve.hpc.doctor import examine
 
     faults = 0
-    for finding in examine(Path(store).expanduser() if store else None, fix=fix):
+    path = Path(store).expanduser() if store else None
+    for finding in examine(path, fix=fix, trust=word_for(trust)):
         mark, colour = {"ok": ("ok  ", "green"), "note": ("note", "yellow")}.get(
             finding.level, ("WRONG", "red")
         )
         faults += finding.level == "fault"
-        click.echo(f"{click.style(f'{mark:<5}', fg=colour)} {finding.subject:<12} {finding.text}")
+        text = printable(finding.text, lines=True)
+        click.echo(f"{click.style(f'{mark:<5}', fg=colour)} {finding.subject:<12} {text}")
     ctx.exit(1 if faults else 0)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpsolve.solvers.errors import UsageError
+from dpsolve.hpc.terminal_text import printable
 
 from .options import command_line, examples, read_target, sweep_options
-from .sweep import page, wrong_names_at_once
+from .sweep import page
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.plan import Plan
@@ -70,14 +71,18 @@ def submit(target: str, profile: str, dry_run: bool, probe: bool, **options: Any
     sweeps longer than an ssh session. On sites that let them live: dpsolve sweep --on slurm
     --detach.
     """
+    from dpsolve.hpc.plan.check_names import wrong_names_at_once
     from dpsolve.hpc.plan.plan import make_plan
     from dpsolve.hpc.run.sweep import create_store
-    from dpsolve.hpc.slurm.commands import have_slurm
-    from dpsolve.hpc.slurm.driver_job import submit_driver
+    from dpsolve.hpc.slurm.commands import check_slurm, kept_back
+    from dpsolve.hpc.slurm.directives import check_store_path
+    from dpsolve.hpc.slurm.driver_job import check_driver, submit_driver
     from dpsolve.hpc.slurm.profiles import find_profile
 
     found = find_profile(profile)
     reading = read_target(target, **options)
+    check_driver(found.profile)
+    check_store_path(Path(reading.sweep.store.path))
     with wrong_names_at_once(reading):
         if dry_run:
             for line in _preview(
@@ -85,14 +90,15 @@ def submit(target: str, profile: str, dry_run: bool, probe: bool, **options: Any
             ):
                 click.echo(line)
             return
-        if not have_slurm():
-            raise UsageError("there are no SLURM commands here; submit from a login node.")
+        check_slurm()
         store = create_store(
             reading.sweep, reading.source, command_line(), found.profile.worker_count
         )
     if len(store.receipts()) == len(store.tasks):
         click.echo(f"{store.path} is complete; nothing was submitted.")
         return
+    if told := kept_back():
+        click.echo(told)
     job = submit_driver(store, found)
     path = shlex.quote(str(store.path))
     click.echo(f"the driver is job {job}")
@@ -114,7 +120,7 @@ def _preview(plan: Plan, found: ProfileFile, probe: bool) -> Iterator[str]:
     unit, each = ("GPU", profile.gpus) if profile.gpus else ("CPU", profile.cpus)
     yield f"  {unit}-hours   at most {hours * each:,.4g} for each walltime that passes"
     if probe:
-        from dpsolve.hpc.plan.plan import estimate
+        from dpsolve.hpc.plan.cost_estimate import estimate
         from dpsolve.hpc.progress import span
 
         time = estimate(plan)
@@ -127,7 +133,8 @@ def _preview(plan: Plan, found: ProfileFile, probe: bool) -> Iterator[str]:
     yield "\n# --- the driver's job ---------------------------------------------------------\n"
     yield driver_script(profile, kept, plan.path)
     yield "# --- each worker's job: the address is the driver's, once it runs ---------------\n"
-    yield job_script(profile, plan.path, "tcp://DRIVER:PORT")
+    keys = jobs_folder(plan.path) / "keys-OF-THE-RUN"
+    yield job_script(profile, plan.path, "tls://DRIVER:PORT", keys)
 
 
 @click.command(
@@ -157,10 +164,10 @@ def logs(store: str, failed: bool, task: int | None, lines: int) -> None:
         if not wanted:
             click.echo("there is no such attempt in the store's event log.")
         for attempt in wanted:
-            click.echo(str(attempt))
+            click.echo(printable(str(attempt), lines=True))
             if attempt.log is not None:
                 shown = excerpt(attempt.log, attempt.task, lines)
-                click.echo("\n".join(f"      {line}" for line in shown))
+                click.echo("\n".join(f"      {printable(line)}" for line in shown))
         return
     found = log_files(opened)
     if not found:
@@ -169,7 +176,7 @@ def logs(store: str, failed: bool, task: int | None, lines: int) -> None:
     for path in found:
         click.echo(f"{path}  ({path.stat().st_size:,} bytes)")
     click.echo(f"\nthe end of {found[-1].name}:")
-    click.echo("\n".join(f"    {line}" for line in tail(found[-1], lines)))
+    click.echo("\n".join(f"    {printable(line)}" for line in tail(found[-1], lines)))
 
 
 @click.command(epilog=examples("dpsolve cancel growth.zarr"))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dpsolve.sharding.batches.solving_order import START, STRAND
-from dpsolve.solvers.errors import RefusedError, UsageError
+from dpsolve.solvers.errors import RefusedError
+from dpsolve.solvers.numerics.memory import shown_bytes
 from dpsolve.solvers.outcomes import accuracy
 
 from .options import (
@@ -22,16 +21,16 @@ from .options import (
     mesh_option,
     read_target,
     sweep_options,
+    trust_option,
+    word_for,
 )
 
 if TYPE_CHECKING:
+    from dpsolve.hpc.executor_choice import ExecutorChoice
     from dpsolve.hpc.plan.plan import BucketPlan, Plan
     from dpsolve.hpc.run.sweep import SweepReport
-    from dpsolve.hpc.sweep_file.reader import Reading
     from dpsolve.hpc.verify.after_sweep import FinalCheck
     from dpsolve.sharding.devices.mesh import MeshShape
-
-    from .executor_choice import ExecutorChoice
 
 
 _TARGET = "SWEEP.toml|MODEL"
@@ -49,10 +48,15 @@ _TARGET = "SWEEP.toml|MODEL"
 @click.argument("target", metavar=_TARGET)
 @sweep_options
 @executor_options
+@click.option(
+    "--overwrite", is_flag=True,
+    help="Begin anew: delete the store that lies there, whatever sweep it holds.",
+)  # fmt: skip
 @click.pass_context
 def sweep(
     ctx: click.Context, /, target: str, on: str, profile: str | None, scheduler: str | None,
-    mesh: str, retry_failed: bool, detach: bool, no_verify: bool, **options: Any,
+    mesh: str, retry_failed: bool, detach: bool, no_verify: bool, overwrite: bool,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Solve a model at many points, into one store.
 
@@ -62,23 +66,27 @@ def sweep(
     At the end a few points are compared with the model's definition ([solve] verify = 4); exit
     code 1 if one differs.
     """
+    from dpsolve.hpc.executor_choice import ExecutorChoice
+    from dpsolve.hpc.plan.check_names import wrong_names_at_once
     from dpsolve.hpc.progress import progress_for
     from dpsolve.hpc.run.detach import detach as go_on
     from dpsolve.hpc.run.sweep import create_store, run_sweep
 
-    from .executor_choice import ExecutorChoice
-
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
     reading = read_target(target, **options)
+    choice.check(reading.sweep.store.path)
     with wrong_names_at_once(reading):
         if detach:
-            made = create_store(reading.sweep, reading.source, command_line(), choice.worker_count)
+            made = create_store(
+                reading.sweep, reading.source, command_line(), choice.worker_count, overwrite
+            )
             click.echo(go_on(made, _again(choice, no_verify), retry_failed=retry_failed))
             return
         progress = progress_for()
         outcome = run_sweep(
             reading.sweep, reading.source, progress=progress, command=command_line(),
             executor=choice.executor(progress.jobs), retry_failed=retry_failed,
+            overwrite=overwrite,
         )  # fmt: skip
     _finish(ctx, outcome, verified=0 if no_verify else reading.sweep.verified)
 
@@ -88,36 +96,52 @@ def sweep(
         "dpsolve resume growth.zarr",
         "dpsolve resume growth.zarr --on slurm --profile gpu",
         "dpsolve resume growth.zarr --retry-failed",
+        "dpsolve resume growth.zarr --repair",
     )
 )
 @click.argument("store")
 @executor_options
+@click.option("--repair", is_flag=True,
+              help="Compare all that is committed with its checksums, and compute tasks whose "
+              "data are missing or damaged once more.")  # fmt: skip
+@trust_option
+@click.option("--trusted", metavar="CHECKSUM", hidden=True,
+              help="Of the store that another process of this user trusts.")  # fmt: skip
 @click.pass_context
 def resume(
     ctx: click.Context, store: str, on: str, profile: str | None, scheduler: str | None,
-    mesh: str, retry_failed: bool, detach: bool, no_verify: bool,
+    mesh: str, retry_failed: bool, detach: bool, no_verify: bool, repair: bool, trust: bool,
+    trusted: str | None,
 ) -> None:  # fmt: skip
     """Go on with an interrupted sweep.
 
     The store holds all that is needed: parameters, options and the model's source. Where it goes
     on is free: what a SLURM job began, this process may finish. A failed point is committed like
-    any other; --retry-failed computes its task once more.
+    any other; --retry-failed computes its task once more. A store that somebody else made runs
+    what it keeps only with --trust.
     """
+    from dpsolve.hpc.executor_choice import ExecutorChoice
     from dpsolve.hpc.progress import progress_for
     from dpsolve.hpc.run.detach import detach as go_on
     from dpsolve.hpc.run.sweep import resume as resume_sweep
     from dpsolve.hpc.store.store import check_format, open_store
-
-    from .executor_choice import ExecutorChoice
+    from dpsolve.hpc.store.trust import trusted as to_be_trusted
 
     choice = ExecutorChoice.of(on, profile, scheduler, mesh)
+    why = trusted or word_for(trust)
+    choice.check(store)
     if detach:
         check_format(held := open_store(store))
-        click.echo(go_on(held, _again(choice, no_verify), retry_failed=retry_failed))
+        held = to_be_trusted(held, why, writing=True)
+        again = [*_again(choice, no_verify), *(["--repair"] if repair else [])]
+        click.echo(go_on(held, again, retry_failed=retry_failed))
         return
     progress = progress_for()
     executor = choice.executor(progress.jobs)
-    outcome = resume_sweep(store, progress=progress, executor=executor, retry_failed=retry_failed)
+    outcome = resume_sweep(
+        store, progress=progress, executor=executor, retry_failed=retry_failed, repair=repair,
+        trust=why,
+    )  # fmt: skip
     _finish(ctx, outcome, verified=0 if no_verify else None)
 
 
@@ -141,31 +165,23 @@ def plan(target: str, mesh: str, probe: bool, **options: Any) -> None:
     memory of a device is forecast for any mesh; the compiler's own account of it stands beside
     where there are the devices to compile for.
     """
+    from dpsolve.hpc.plan.check_names import wrong_names_at_once
     from dpsolve.hpc.plan.plan import make_plan
+    from dpsolve.hpc.run.disk_space import check_disk
+    from dpsolve.hpc.run.interrupts import interruptible
     from dpsolve.sharding.devices.mesh import MeshShape
 
     shape = MeshShape.read(mesh)
     reading = read_target(target, **options)
     with wrong_names_at_once(reading):
-        made = make_plan(reading.sweep, reading.source)
+        made = interruptible(lambda: make_plan(reading.sweep, reading.source))
     for line in page(made):
         click.echo(line)
+    check_disk(made)
     if probe:
-        click.echo(_time(made))
-    click.echo(_on_a_device(made, shape, probe))
+        click.echo(interruptible(lambda: _time(made)))
+    click.echo(interruptible(lambda: _on_a_device(made, shape, probe)))
     click.echo(f"  run it      dpsolve sweep {_arguments()}")
-
-
-@contextmanager
-def wrong_names_at_once(reading: Reading) -> Iterator[None]:
-    """If a sweep is refused, tell every wrong name in `keep` with its line, not the first alone."""
-    try:
-        yield
-    except UsageError:
-        from dpsolve.hpc.plan.check_names import check_names
-
-        check_names(reading)
-        raise
 
 
 def page(plan: Plan) -> Iterator[str]:
@@ -182,9 +198,9 @@ def page(plan: Plan) -> Iterator[str]:
     most = max(task.size for task in plan.tasks)
     yield f"  tasks       {len(plan.tasks):,}, at most {most:,} points each"
     yield f"  keeps       {', '.join(first.variables)}"
-    yield f"  bytes       {size(plan.bytes)} before compression, in {plan.files:,} files"
+    yield f"  bytes       {shown_bytes(plan.bytes)} before compression, in {plan.files:,} files"
     lanes = _lanes(plan.buckets)
-    yield f"  memory      {size(plan.memory_per_task)} per task, {lanes} side by side"
+    yield f"  memory      {shown_bytes(plan.memory_per_task)} per task, {lanes} side by side"
     yield from _sweeps(plan)
 
 
@@ -235,12 +251,13 @@ def _values(values: Any) -> str:
 
 
 def _time(plan: Plan) -> str:
-    from dpsolve.hpc.plan.plan import estimate
+    from dpsolve.hpc.plan.cost_estimate import estimate
     from dpsolve.hpc.progress import span
 
     found = estimate(plan)
     return (
         f"  time        about {span(found.seconds)}: {span(found.compile_seconds)} to compile, "
+        f"{span(found.begin_seconds)} to begin, {span(found.write_seconds)} to write, "
         f"{span(found.solve_seconds)} to solve (from {found.probed:,} probed points)"
     )
 
@@ -253,13 +270,13 @@ def _on_a_device(plan: Plan, shape: MeshShape | None, compiling: bool) -> str:
 
     largest = max(plan.buckets, key=lambda part: part.program.footprint.bytes).program
     on = program(largest.factory, largest.sizes, largest.options, shape or ONE_DEVICE)
-    check_fits(on.footprint, on.shape)
+    check_fits(on.footprint, on.shape, on.outline.shape.states)
     forecast = on.forecast()
-    text = f"  a device    {size(forecast.bytes)} forecast for a batch of {forecast.lanes}"
+    text = f"  a device    {shown_bytes(forecast.bytes)} forecast for a batch of {forecast.lanes}"
     if shape is not None:
         text += f" on the mesh {shape}"
     if compiling and enough_devices(on.shape):
-        text += f", {size(on.compiled_bytes)} by the compiler's account"
+        text += f", {shown_bytes(on.compiled_bytes)} by the compiler's account"
     return text
 
 
@@ -268,13 +285,6 @@ def _arguments() -> str:
     words = shlex.split(command_line())
     rest = words[words.index("plan") + 1 :] if "plan" in words else []
     return shlex.join(w for w in rest if w not in {"--probe", "--no-probe"})
-
-
-def size(count: float) -> str:
-    """Return a number of bytes in a unit that suits it."""
-    power = min(int(math.log(max(count, 1), 1024)), 4)
-    number = count / 1024**power
-    return f"{number:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def _again(choice: ExecutorChoice, no_verify: bool) -> list[str]:
@@ -302,7 +312,7 @@ def _checked(outcome: SweepReport, points: int | None) -> FinalCheck | None:
         return None
     from dpsolve.hpc.verify.after_sweep import check_sweep
 
-    return check_sweep(outcome.path, points)
+    return check_sweep(outcome.path, points, source=outcome.source)
 
 
 def _summary(outcome: SweepReport, check: FinalCheck | None) -> Iterator[str]:

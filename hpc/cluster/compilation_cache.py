@@ -1,13 +1,15 @@
-"""JAX's compiled programs, shared by the workers of a sweep; truncated ones removed.
+"""JAX's compiled programs, shared by the workers of a sweep; unusable ones removed.
 
-JAX keeps compiled programs in a folder if told to, with three traps: programs that compile in
+JAX keeps compiled programs in a folder if told to, with four traps: programs that compile in
 under a second are not kept; a file that a killed process left half written is neither used nor ever
-replaced; and a folder shared by everything a user runs grows without end. So each sweep has a
-folder of its own, keeps everything, and removes what cannot be unpacked before it looks there.
+replaced; a folder shared by everything a user runs grows without end; and what lies there is code,
+which JAX runs unseen. So each sweep has a folder of its own that only its owner enters, keeps
+everything, and removes what cannot be unpacked, or what another user put there, before it looks.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import zlib
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+
+from dpsolve.hpc.run.private_folders import private_folder
 
 ENTRY = "-cache"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -40,20 +44,27 @@ _registered = False
 
 
 def use_cache(folder: Path) -> None:
-    """Let JAX keep every compiled program of this process in a folder, and look there first."""
+    """Let JAX keep every compiled program of this process in a folder, and look there first.
+
+    Raises
+    ------
+    RefusedError
+        If the folder, or the one it lies in, is not this user's own.
+    """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_truncated(folder)
+    private_folder(folder.parent)
+    private_folder(folder)
+    remove_unusable(folder)
     compilation_cache.reset_cache()  # it would go on with the folder of an earlier sweep
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def remove_truncated(folder: Path) -> list[Path]:
-    """Remove entries that cannot be unpacked; return them.
+def remove_unusable(folder: Path) -> list[Path]:
+    """Remove entries that cannot be unpacked, or are another user's; return them.
 
     An entry that another process is writing at this moment looks the same. That process keeps what
     it compiled, and the next one compiles again: time is lost, and nothing else.
@@ -98,6 +109,8 @@ def _heard(event: str, **_: object) -> None:
 
 def _is_whole(path: Path) -> bool:
     try:
+        if path.lstat().st_uid != os.geteuid():
+            return False
         content = path.read_bytes()
     except OSError:
         return True  # gone meanwhile, or not ours to judge

@@ -1,26 +1,33 @@
 """``--on dask --scheduler ADDRESS``: tasks on any dask cluster.
 
-The workers must see the store under the same path, and have dpsolve installed. Each gets one task
-at a time, whatever its number of threads, because a task uses all devices of its process.
+The workers must see the store under the same path, and have dpsolve installed. Each solves one task
+at a time, whatever its number of threads, because a task uses all devices of its process. Of a
+scheduler that is not ours nothing is set, but what would suit is said.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from dpsolve.hpc.run.executor import AUTO
 from dpsolve.hpc.run.job_paths import cache_folder
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.event_log import EventLog
+from dpsolve.hpc.store.trust import digest
 from dpsolve.solvers.errors import ClusterError
 
 from .coordinator import Coordinator, Loss
 from .dask_settings import quiet_dask
 from .messages import RunInfo, TaskOrder
+from .run_keys import check_scheduler
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from dpsolve.hpc.plan.tasks import Task, WorkerCount
     from dpsolve.hpc.run.executor import Note
     from dpsolve.hpc.store.store import Store
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
 
 
 CONNECT = 30.0
+PARTING = 5.0
 
 
 class DaskExecutor:
@@ -59,6 +67,8 @@ class DaskExecutor:
         """Run tasks; see `Executor`."""
         from distributed import Client
 
+        if warning := check_scheduler(self.scheduler):
+            note(warning)
         event_log = EventLog(store, "driver")
         with quiet_dask():
             try:
@@ -74,7 +84,11 @@ class DaskExecutor:
                     topic=f"dpsolve-{uuid.uuid4().hex}",
                     cache=str(cache_folder(store.path)),
                     mesh=self._mesh,
+                    trusted=digest(store),
+                    folder=store.source.folder,
                 )
+                if advice := _advice(client):
+                    note(advice)
                 pool = _Workers(self._jobs)
                 self._coordinator = Coordinator(client, store, run_info, pool, event_log, note)
                 if self._stopped:
@@ -84,14 +98,50 @@ class DaskExecutor:
                 try:
                     yield from self._coordinator.conduct([task.id for task in tasks])
                 finally:
+                    _tell_that_it_is_over(client, run_info)
                     event_log.write("ended", executor=self.kind)
                     event_log.close()
 
     def stop(self) -> None:
-        """End `run`: tasks that are being solved may still be committed, and nobody waits."""
+        """End `run`: no task is begun, and those in work are committed if they end in seconds."""
         self._stopped = True
         if self._coordinator is not None:
             self._coordinator.stop()
+
+
+WANTED = {"worker-saturation": 1.0, "allowed-failures": 0, "work-stealing": False}
+
+
+def _advice(client: Client) -> str:
+    """Say what would make a user's own scheduler hand tasks out as this one wants them."""
+    import dask
+
+    found = []
+    with suppress(Exception):  # a scheduler that runs no functions; it is advice only
+        for name, value in WANTED.items():
+            key = f"distributed.scheduler.{name}"
+            if client.run_on_scheduler(dask.config.get, key, None) != value:
+                found.append(
+                    f"DASK_DISTRIBUTED__SCHEDULER__{name.upper().replace('-', '_')}={value}"
+                )
+    threads = max(client.nthreads().values(), default=1)
+    advice = [f"start the scheduler with {' '.join(found)}"] if found else []
+    if threads > 1:
+        advice.append(f"start workers with --nthreads 1 (there are some of {threads}): a task uses "
+                      "all cores of its process")  # fmt: skip
+    return f"for an even spread of tasks, {'; '.join(advice)}" if advice else ""
+
+
+def _tell_that_it_is_over(client: Client, run_info: RunInfo) -> None:
+    """Let workers give up what they are at: nobody waits. In a thread, because one may hang."""
+
+    def tell() -> None:
+        with suppress(Exception):
+            client.unregister_worker_plugin(run_info.plugin)
+
+    thread = Thread(target=tell, daemon=True)
+    thread.start()
+    thread.join(PARTING)
 
 
 class _Workers:

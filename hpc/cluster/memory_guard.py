@@ -1,4 +1,8 @@
-"""A worker that takes too much memory ends itself before the kernel does it."""
+"""A worker that takes too much memory ends itself before the kernel does it.
+
+dask's nanny would kill it, too, but tells nobody why: the task would be tried again with the batch
+that did not fit.
+"""
 
 from __future__ import annotations
 

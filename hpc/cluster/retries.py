@@ -1,6 +1,9 @@
 """Retries: how often a task is tried, by what ended it, and when it is given up.
 
-A task has a budget for each cause, because causes differ in whose fault they are:
+dask counts losses (`allowed-failures`) and errors (`retries=`) and knows no cause: with its counts
+a task that kills every worker is tried as often as one whose jobs are cancelled, and one that took
+too much memory is tried with the same batch. So dask hands each loss over, and it is judged here. A
+task has a budget for each cause, because causes differ in whose fault they are:
 
 ========== ===================================================== ======= =========================
 cause      what happened                                         budget  between attempts
@@ -75,9 +78,11 @@ class Retries:
         """Note that a task of this store was solved."""
         self.hopeful = True
 
-    def worked(self, bucket: int, halvings: int) -> None:
-        """Note that a task of a bucket was solved with its batch halved so often."""
+    def worked(self, bucket: int, halvings: int) -> bool:
+        """Note that a bucket's batch fits when halved so often; return whether that is news."""
+        news = halvings > self._fitting[bucket]
         self._fitting[bucket] = max(self._fitting[bucket], halvings)
+        return news
 
     def halvings(self, task: int, bucket: int = 0) -> int:
         """Return how often a task's batch is to be halved."""

@@ -4,15 +4,25 @@ SLURM tells a job's processes that they are to end by SIGTERM (scancel, preempti
 drained) and kills them after a grace period; a site may send SIGUSR1 or SIGUSR2 before the end of
 the walltime. A worker that was told finishes its task if that fits into the grace period, takes no
 other one, and is gone.
+
+It leaves by pausing, which the scheduler sees, by finishing what it is at, and by closing: then
+dask gives others what it still had, and blames nothing. dask's own `retire_workers` takes the task
+in work away, and a plain close has what is left counted as lost.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
 
 JOB_END = "DPSOLVE_JOB_END"
 """When the job ends at the latest, in seconds since 1970: the job script sets it."""
@@ -70,3 +80,20 @@ def listen() -> None:
 
     for number in SIGNALS:
         signal.signal(number, handle)
+
+
+async def finish_and_close(worker: Worker, reason: str) -> None:
+    """Take no further task, finish the one in work, and close a worker, with its nanny."""
+    from distributed.core import Status
+
+    def pause() -> None:
+        if worker.status == Status.running:  # dask's own watch over memory may end a pause
+            worker.status = Status.paused
+
+    pause()
+    await worker  # it may still be starting, and could not be closed
+    while worker.state.executing_count and worker.status == Status.paused:
+        await asyncio.sleep(0.05)
+        pause()
+    await asyncio.sleep(0.1)  # what it reported goes out
+    await worker.close_gracefully(reason=reason)

@@ -1,5 +1,8 @@
 """What a worker does with a task, from the order to the report.
 
+dask runs `perform` in a thread of the worker's process, which is prepared when it comes
+(:mod:`.worker_plugin`).
+
 An order is carried out only if
 
 - its task is not committed (another worker, held for dead, may have done it), and
@@ -10,10 +13,10 @@ The points of a task are solved in portions of whole batches, which changes no b
 (a point depends on no other, or on those of its own strand alone), so that a worker that is told
 to leave needs not finish the task, and one that cannot finish in time knows early.
 
-*Reports.* The functions at the end run in the worker's process, called by dask. They answer by
-*reports*, small dicts that dask carries to the driver as events of the sweep's topic: a report is
-sent at the moment it is made, nothing has to be fetched, and a worker that dies takes no answer
-with it. The functions themselves return nothing. So no array ever passes the scheduler.
+*Reports.* `perform` answers by *reports*, small dicts that dask carries to the driver as events of
+the sweep's topic, and returns nothing. For what is told on the way (begun, compiled) there is no
+other way; and of the end, too, a worker that dies takes no answer with it, while a result has to be
+fetched from the worker's own port. So no array ever passes the scheduler.
 """
 
 from __future__ import annotations
@@ -30,23 +33,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpsolve._version import __version__
 from dpsolve.hpc.run.executor import numbers_of, prepare
 from dpsolve.hpc.run.job_logs import mark
-from dpsolve.hpc.store.buckets import Receipt, receipt
+from dpsolve.hpc.store.buckets import Dropped, Receipt
+from dpsolve.hpc.store.damage import check_metadata
 from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.hpc.store.store import Store, open_store
+from dpsolve.hpc.store.trust import trusted
 from dpsolve.sharding.batches.solving_order import STRAND
 from dpsolve.solvers.errors import DpsolveError
 
 from .error_causes import Unprepared, cause_of, in_short, is_of_environment
 from .memory_guard import guard_memory, oom_kills
 from .messages import RunInfo, TaskOrder
-from .shutdown import job_end, on_leave, told_to_leave
+from .shutdown import finish_and_close, job_end, told_to_leave
 
 if TYPE_CHECKING:
-    from distributed import Worker
-
     from dpsolve.hpc.plan.tasks import Task
     from dpsolve.sharding.batches.program import Batch, Program
 
@@ -66,7 +68,7 @@ class TooLittleTime(Exception):
 
 
 class ShutdownRequested(Exception):
-    """The worker was told to leave."""
+    """The worker was told to leave, or the run is over."""
 
 
 class TaskRunner:
@@ -74,10 +76,13 @@ class TaskRunner:
 
     def __init__(self, run_info: RunInfo) -> None:
         self.one_at_a_time = threading.Lock()  # a task uses all devices of its process
+        self.over = threading.Event()
+        """The driver waits for no task any more."""
         self.smallest = False
+        self._took: dict[int, float] = {}  # by bucket: orders were submitted long ago
         self._programs: dict[tuple[int, int], Program] = {}
         self.devices = _prepare(run_info)
-        self.store: Store = open_store(Path(run_info.store))
+        self.store: Store = _trusted_store(run_info)
         self.event_log = EventLog(self.store, "worker")
         self._mesh = run_info.mesh
         self._limit = run_info.memory
@@ -100,7 +105,6 @@ class TaskRunner:
             "devices": self.devices,
             "left": job_end() - time.time() if job_end() else None,
             "oom_kills": oom_kills(),
-            "versions": versions(),
         }
 
     def perform(self, order: TaskOrder, tell: Tell) -> Report:
@@ -119,12 +123,13 @@ class TaskRunner:
         """
         task = self.store.tasks[order.task]
         began = time.perf_counter()
-        if (done := self._committed(task)) is not None:
+        if (done := self.store.receipt(task)) is not None:
             self.event_log.write("skipped", task=task.id, why="committed before")
             return _token(done, 0.0, computed=False)
-        if told_to_leave():
+        if told_to_leave() or self.over.is_set():
             raise ShutdownRequested
-        check_time(order.seconds, "tasks of this sweep take")
+        needed = max(order.seconds, self._took.get(task.bucket, 0.0))
+        check_time(needed, "tasks of this sweep take")
         self.task = task.id
         self.event_log.write("started", task=task.id, halvings=order.halvings)
         program, compiling = self._compiled(task, order.halvings, tell)
@@ -132,22 +137,18 @@ class TaskRunner:
         batch = self._solve(program, task)
         solving = time.perf_counter() - solving
         self.event_log.write("solved", task=task.id, points=task.size, seconds=round(solving, 4))
-        if (done := self._committed(task)) is not None:  # by a worker that was held for dead
+        if (done := self.store.receipt(task)) is not None:  # by a worker that was held for dead
             self.event_log.write("dropped", task=task.id, why="committed meanwhile")
             return _token(done, 0.0, computed=False)
         found = replace(self.store.write_task(task, batch), compile_seconds=compiling)
+        if isinstance(found, Dropped):
+            self.event_log.write("dropped", task=task.id, why="committed meanwhile")
+            return _token(found, 0.0, computed=False)
         self.event_log.write("committed", task=task.id)
         self.task = None
-        seconds = time.perf_counter() - began
-        return _token(found, seconds - compiling, computed=True) | {"solving": solving}
-
-    def _committed(self, task: Task) -> Receipt | None:
-        bucket = self.store.buckets[task.bucket]
-        try:
-            status, bound = bucket.record("status", task), bucket.record("error_bound", task)
-        except ValueError:
-            return None  # damaged: to be done again
-        return None if status is None or bound is None else receipt(task, status, bound)
+        seconds = time.perf_counter() - began - compiling
+        self._took[task.bucket] = max(seconds, self._took.get(task.bucket, 0.0))
+        return _token(found, seconds, computed=True) | {"solving": solving}
 
     def _compiled(self, task: Task, halvings: int, tell: Tell) -> tuple[Program, float]:
         from .compilation_cache import counting
@@ -187,18 +188,21 @@ class TaskRunner:
                 break
             share = stop / task.size
             rest = (time.perf_counter() - began) * (1 - share) / share
-            if told_to_leave(rest):
+            if told_to_leave(rest) or self.over.is_set():
                 raise ShutdownRequested
             whole = rest / (1 - share)
             check_time(rest, f"task {task.id} ({task.size} points) takes", whole)
         return Batch.joined(parts).back_in_place(numbers)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that decide what numbers come out."""
-    import jax
-
-    return {"dpsolve": __version__, "jax": jax.__version__}
+def _trusted_store(run_info: RunInfo) -> Store:
+    """Open the store, if it is the one that the driver trusts, to the last parameter."""
+    held = open_store(Path(run_info.store))
+    store = trusted(held, run_info.trusted or False, writing=True)
+    check_metadata(store)
+    return replace(
+        store, source=replace(store.source, folder=run_info.folder or store.source.folder)
+    )
 
 
 def _portions(task: Task, program: Program) -> Iterator[tuple[int, int]]:
@@ -243,25 +247,6 @@ def _prepare(run_info: RunInfo) -> str:
     return devices
 
 
-def introduce(run_info: RunInfo) -> None:
-    """Prepare this process for a sweep, and report who it is or why it cannot work."""
-    from distributed import get_worker
-
-    me = get_worker()
-    found: Report = {"what": "hello", "worker": me.address, "name": str(me.name)}
-    try:
-        runner = _runner(run_info)
-        found |= runner.describe()
-        runner.event_log.write("joined", **{k: v for k, v in found.items() if k != "what"})
-        on_leave(lambda: _say_goodbye(me, run_info))
-    except DpsolveError as error:
-        found |= {"what": "unfit", "message": str(error)}
-    except Exception as error:  # whatever a broken installation raises
-        found |= {"what": "unfit", "message": f"{type(error).__name__}: {error}"}
-    found |= {"job": os.environ.get("SLURM_JOB_ID", ""), "host": platform.node()}
-    me.log_event(run_info.topic, found)
-
-
 def perform(run_info: RunInfo, order: TaskOrder) -> None:
     """Carry out an order, and report how it ended."""
     from distributed import get_worker
@@ -272,11 +257,13 @@ def perform(run_info: RunInfo, order: TaskOrder) -> None:
     def tell(report: Report) -> None:
         me.log_event(run_info.topic, about | report)
 
-    runner = _runner(run_info)
+    runner = runner_of(run_info)
     with runner.one_at_a_time:
+        tell({"what": "begun"})
         try:
             tell(runner.perform(order, tell))
         except TooLittleTime as late:
+            me.loop.add_callback(finish_and_close, me, "its job is nearly over")
             runner.event_log.write("declined", task=order.task, why=late.args[0])
             tell({"what": "late", "seconds": late.args[1], "message": str(late.args[0])})
         except ShutdownRequested:
@@ -297,28 +284,13 @@ def perform(run_info: RunInfo, order: TaskOrder) -> None:
                   "ours": unprepared or is_of_environment(error)})  # fmt: skip
 
 
-def dismiss(run_info: RunInfo) -> None:
-    """End this worker, and its nanny.
-
-    dask's own way, `retire_workers`, keeps a worker whose data nobody else can take; here there is
-    no data.
-    """
-    from distributed import get_worker
-
-    me = get_worker()
-
-    def close() -> None:
-        me.loop.add_callback(me.close, reason="dismissed")
-
-    me.loop.add_callback(me.loop.call_later, 0.1, close)  # once this call is over
-
-
-def _say_goodbye(me: Worker, run_info: RunInfo) -> None:
-    """Tell the driver that this worker is leaving; it sends nothing more, and lets it go."""
-    if me.batched_stream is not None and not me.batched_stream.closed():
-        me.log_event(run_info.topic, {"what": "leaving", "worker": me.address})
-
-
 @lru_cache(maxsize=2)
-def _runner(run_info: RunInfo) -> TaskRunner:
+def runner_of(run_info: RunInfo) -> TaskRunner:
+    """Return what this process keeps of a run; made once, or not at all.
+
+    Raises
+    ------
+    DeviceError, StoreError
+        If it cannot work for the run.
+    """
     return TaskRunner(run_info)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import struct
 import zlib
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 
 FORMAT = 1
+_GENERATION = re.compile(r"[0-9]{10,18}")
 KEPT = 2
 """Generations that are kept: the newest, and the one before."""
 
@@ -54,7 +56,8 @@ class Checkpoints:
         with disk_errors(self.folder):
             if not self.folder.is_dir():
                 return []
-            return sorted((f.name for f in self.folder.iterdir() if f.is_dir()), reverse=True)
+            names = (f.name for f in self.folder.iterdir() if f.is_dir())
+            return sorted((name for name in names if _GENERATION.fullmatch(name)), reverse=True)
 
     def write(self, sweeps: int, seconds: float, parts: Iterable[DeviceState]) -> str:
         """Write the parts of this process's devices; return the generation's name.
@@ -89,7 +92,7 @@ class Checkpoints:
             If a part of what is needed is missing or damaged; which, in words.
         """
         folder = self.folder / name
-        files = {int(f.stem): f for f in folder.glob("*.part") if f.stem.isdigit()}
+        files = {int(f.stem): f for f in folder.glob("*.part") if f.stem.isdecimal()}
         if not files:
             raise ValueError("it has no parts")
         first = _head(files[min(files)])
@@ -136,10 +139,10 @@ def _head(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
             head: dict[str, Any] = json.loads(opened.readline(2**20))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file.name} cannot be read: {error}") from None
-    if head.get("format") != FORMAT:
-        raise ValueError(f"{file.name} has the format {head.get('format')}, not {FORMAT}")
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise ValueError(f"{file.name} does not have the format {FORMAT}")
     return head
 
 

@@ -100,7 +100,8 @@ def _commit(store: Store, bucket: StoredBucket, result: Result, sums: Sums) -> N
         name: bucket.results[name].block([result.records[name]], task.shape) for name in RECORDS
     }
     sums = sums | {name: int(checksums.digests(block, 1)[0]) for name, block in blocks.items()}
-    labels = [part.label for name in bucket.results for part in bucket.parts(name, task)]
+    vouched = [name for name in bucket.results if name not in checksums.MEASURED]
+    labels = [part.label for name in vouched for part in bucket.parts(name, task)]
     table = {label: np.array([sums[label]], np.uint32) for label in labels}
     status = bucket.file("status", task)
     with disk_errors(store.path):

@@ -199,7 +199,7 @@ class StoredSolve:
             parts: list[DeviceState] = []
             try:
                 parts, seconds = self.checkpoints.read(name, solve.boxes())
-            except (ValueError, KeyError, TypeError, StoreError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError, StoreError) as error:
                 failure = str(error) or repr(error)
             failures = [text for text in self.group.gather(failure) if text]
             if failures:

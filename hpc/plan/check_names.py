@@ -7,16 +7,26 @@ Tracing takes seconds, and planning a sweep does it anyway. So names are checked
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from dpsolve.hpc.sweep_file.fields import GRADIENT, Sweep, options_of
 from dpsolve.hpc.sweep_file.mistakes import Key, Mistake
 from dpsolve.hpc.sweep_file.reader import Reading
-from dpsolve.sharding.batches.program import program
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.options import SolveOptions
 
 from .design import make_design
+
+
+@contextmanager
+def wrong_names_at_once(reading: Reading) -> Iterator[None]:
+    """If a sweep is refused, tell every wrong name in `keep` with its line, not the first alone."""
+    try:
+        yield
+    except UsageError:
+        check_names(reading)
+        raise
 
 
 def check_names(reading: Reading) -> None:
@@ -33,6 +43,8 @@ def check_names(reading: Reading) -> None:
 
 def _unknown_names(reading: Reading) -> Iterator[Mistake]:
     """Check what only the model itself can tell: names in `keep`, and what [solve] asks for."""
+    from dpsolve.sharding.batches.program import program
+
     sweep, factory = reading.sweep, reading.source.load()
     options = options_of(sweep)
     bucket = make_design(sweep, reading.signature).buckets[0]

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from dpsolve.hpc.sweep_file.consistency import disagreements
 from dpsolve.hpc.sweep_file.fields import Range, Sample, Span, Sweep
 from dpsolve.hpc.sweep_file.mistakes import report
-from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.model.factory_signature import Signature
 
+from .limits import check_points
+
 POINT = "point"
-MOST = 2**31 - 1  # points: the store's `start` numbers them in int32
+MANY = 10**6  # values of an axis, of which nobody selects one by its decimal
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +104,9 @@ def make_design(sweep: Sweep, signature: Signature) -> Design:
     raw = sweep.as_dict()
     if mistakes := list(disagreements(raw, signature)):
         raise report("the sweep", mistakes, raw, lambda key: (0, ""))
+    check_points(sweep)
     grid = {name: _axis(axis) for name, axis in sweep.grid.items()}
-    design = Design(tuple(_Points(sweep.fixed, grid, _rows(sweep), signature).buckets()))
-    if design.size > MOST:
-        raise UsageError(
-            f"the sweep has {design.size:,} points, and a store numbers them to {MOST:,}: make "
-            "several sweeps of it, or take fewer points along its axes"
-        )
-    return design
+    return Design(tuple(_Points(sweep.fixed, grid, _rows(sweep), signature).buckets()))
 
 
 def point_parameters(bucket: Bucket, point: int) -> dict[str, Any]:
@@ -195,6 +191,8 @@ def _as_meant(values: NDArray[np.float64], relative: bool) -> NDArray[np.float64
     are those of the largest value, unless each is meant relative to itself: steps from -1 to 1 pass
     zero at 2.8e-17.
     """
+    if len(values) > MANY:
+        return values
     size = np.abs(values) if relative else np.full(values.shape, np.max(np.abs(values)))
     near = 4 * np.spacing(size)
     meant = np.array([float(f"{value:.12g}") for value in values])

@@ -1,7 +1,7 @@
 """``dpsolve plan``: tasks, bytes, files, memory and time, before anything runs.
 
-A plan is made without compiling or solving anything. The time is another matter: `estimate`
-compiles each bucket and solves one batch of points spread over it.
+A plan is made without compiling or solving anything. The time is another matter: see
+:mod:`.cost_estimate`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from dpsolve.hpc.sweep_file.fields import asked_for, options_of
 from dpsolve.hpc.zarr_format import ZarrArray, item_bytes
@@ -31,11 +29,6 @@ if TYPE_CHECKING:
     from dpsolve.solvers.options import SolveOptions
 
     from .design import Bucket, Design
-
-
-WARM_TASKS = 16
-"""Tasks that a bucket is cut into before a task is made longer for the sake of warm starts: what a
-kill loses is a task, and where starts are warm one point may take long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +109,15 @@ class Plan:
     source : ModelSource
     options : SolveOptions
     buckets : tuple of BucketPlan
+    seconds : float
+        What planning took.
     """
 
     sweep: Sweep
     source: ModelSource
     options: SolveOptions
     buckets: tuple[BucketPlan, ...]
+    seconds: float = 0.0
 
     @property
     def path(self) -> Path:
@@ -155,30 +151,6 @@ class Plan:
         return max(part.memory_per_task for part in self.buckets)
 
 
-@dataclass(frozen=True)
-class CostEstimate:
-    """How long a plan will take on this machine, by a probe.
-
-    Attributes
-    ----------
-    compile_seconds : float
-        To compile every bucket's program.
-    solve_seconds : float
-        To solve all points, at the speed of the probed ones.
-    probed : int
-        Points that were solved to find out.
-    """
-
-    compile_seconds: float
-    solve_seconds: float
-    probed: int
-
-    @property
-    def seconds(self) -> float:
-        """Everything together."""
-        return self.compile_seconds + self.solve_seconds
-
-
 def make_plan(sweep: Sweep, source: ModelSource, worker_count: WorkerCount | None = None) -> Plan:
     """Cut a sweep into tasks, without compiling or solving anything.
 
@@ -202,6 +174,7 @@ def make_plan(sweep: Sweep, source: ModelSource, worker_count: WorkerCount | Non
 
     from .design import make_design
 
+    began = time.perf_counter()
     factory = source.load()
     options = options_of(sweep)
     design: Design = make_design(sweep, signature(factory))
@@ -221,7 +194,7 @@ def make_plan(sweep: Sweep, source: ModelSource, worker_count: WorkerCount | Non
         )
         parts.append(part)
         first += len(part.tasks)
-    return Plan(sweep, source, options, tuple(parts))
+    return Plan(sweep, source, options, tuple(parts), time.perf_counter() - began)
 
 
 def _plan_bucket(
@@ -252,28 +225,18 @@ def _plan_bucket(
     return part
 
 
-def estimate(plan: Plan) -> CostEstimate:
-    """Compile each bucket's program and time one batch of points spread over the bucket."""
-    compiling = solving = 0.0
-    probed = 0
-    for part in plan.buckets:
-        compiling += part.program.compile()
-        lanes = min(part.program.lanes, part.points)
-        spread = np.linspace(0, part.points - 1, lanes).round().astype(np.int64)
-        begun = time.perf_counter()
-        part.program.run(part.bucket.points(spread))
-        batches = sum(math.ceil(task.size / part.program.lanes) for task in part.tasks)
-        solving += (time.perf_counter() - begun) * batches
-        probed += lanes
-    return CostEstimate(compiling, solving, probed)
-
-
 def _unit(program: Program, points: int, worker_count: WorkerCount) -> int:
-    """Return how many points a task should be a multiple of: a batch; a strand, in large sweeps."""
+    """Return how many points a task should be a multiple of: a batch; a strand, in large sweeps.
+
+    A strand that a task cuts short has fewer points that start from their neighbours. Few points
+    for many workers are shared out all the same.
+    """
     if not program.warm:
         return program.lanes
-    enough = max(WARM_TASKS, TASKS_EACH * worker_count.workers * worker_count.batches)
-    return max(program.lanes, min(STRAND, points // enough))
+    places = max(1, worker_count.workers * worker_count.batches)
+    if 2 * points >= 3 * STRAND * places:
+        return max(program.lanes, STRAND)
+    return max(program.lanes, min(STRAND, points // (TASKS_EACH * places)), 1)
 
 
 def _point_bytes(variables: Mapping[str, Variable]) -> int:

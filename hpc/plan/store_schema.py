@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsolve.hpc.zarr_format import STRING, ZarrArray
+from dpsolve.solvers.distributions.top_mass import PREFIX
 from dpsolve.solvers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +103,10 @@ def results(
             shape=(*shape, *variable.shape),
             dtype=variable.dtype,
             cell=cell,
-            chunk=inner_chunk(cell, np.dtype(variable.dtype).itemsize),
+            # Those that `dpsolve status` reads are plain: it does so without zarr.
+            chunk=None
+            if name.startswith(PREFIX) and not variable.dims
+            else inner_chunk(cell, np.dtype(variable.dtype).itemsize),
             fill=_fill(np.dtype(variable.dtype)),
             attributes={"long_name": variable.long_name} | _beside(name, dims, beside),
         )

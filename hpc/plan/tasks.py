@@ -118,7 +118,8 @@ def block_shape(shape: tuple[int, ...], points: int, lanes: int = 1) -> tuple[in
     points : int
         Wanted points.
     lanes : int
-        Blocks become a multiple of this where that makes them at most half as large again.
+        Blocks become a multiple of this where that makes them at most half as large again; one
+        that would be smaller than it becomes larger, with as little as possible left over.
     """
     block = [1] * len(shape)
     inner = 1
@@ -130,10 +131,21 @@ def block_shape(shape: tuple[int, ...], points: int, lanes: int = 1) -> tuple[in
             step = lanes // math.gcd(lanes, inner)
             filled = _ceil(part, step) * step
             block[axis] = filled if filled <= min(length, 1.5 * part) else part
+            if block[axis] * inner < lanes <= points:
+                block[axis] = _least_left_over(inner, lanes, length)
             break
         block[axis] = length
         inner *= length
     return tuple(block)
+
+
+def _least_left_over(inner: int, lanes: int, length: int) -> int:
+    """Return how many rows of `inner` points make the fullest of one or two portions of `lanes`."""
+    first, last = _ceil(lanes, inner), _ceil(2 * lanes, inner)
+    if first >= length:
+        return length
+    rows = range(first, min(last, length) + 1)
+    return min(rows, key=lambda n: (_ceil(n * inner, lanes) / (n * inner), n))
 
 
 def cut(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dpsolve.hpc.store.trust import handed_on
 from dpsolve.solvers.errors import DpsolveError
 
-from .job_paths import driver_log
+from .job_paths import driver_log, make_logs_folder
 from .single_driver import driver_record
 
 if TYPE_CHECKING:
@@ -38,10 +40,12 @@ def detach(store: Store, options: Sequence[str], *, retry_failed: bool = False) 
         If it ends at once with an error, in its words.
     """
     log = driver_log(store.path)
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_logs_folder(store.path)
     before = driver_record(store)
-    command = [sys.executable, "-m", "dpsolve", "resume", str(store.path.resolve())]
+    # -P: no module is looked for in the folder where the user happens to be.
+    command = [sys.executable, "-P", "-m", "dpsolve", "resume", str(store.path.resolve())]
     command += ["--retry-failed"] if retry_failed else []
+    command += ["--trusted", handed_on(store)]  # what this process trusts
     with open(log, "ab") as out:
         start = out.tell()
         process = subprocess.Popen(
@@ -62,9 +66,10 @@ def detach(store: Store, options: Sequence[str], *, retry_failed: bool = False) 
         if driver is not None and (before is None or driver.id != before.id):
             break
         time.sleep(0.1)
+    path = shlex.quote(str(store.path))
     return (
         f"the driver goes on as process {process.pid}; this terminal may be closed.\n"
         f"  its log     {log}\n"
-        f"  follow it   dpsolve status {store.path}\n"
-        f"  end it      dpsolve cancel {store.path}"
+        f"  follow it   dpsolve status {path}\n"
+        f"  end it      dpsolve cancel {path}"
     )

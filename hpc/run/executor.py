@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Protocol
@@ -26,9 +26,11 @@ from dpsolve.hpc.plan.design import POINT
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.store import Store
 from dpsolve.sharding.batches.solving_order import START, solving_order
+from dpsolve.solvers.notices import told_to
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.design import Bucket
+    from dpsolve.hpc.plan.plan import Plan
     from dpsolve.hpc.plan.tasks import Task, WorkerCount
     from dpsolve.sharding.batches.program import Batch, Program
 
@@ -94,6 +96,22 @@ class LocalExecutor:
         self._mesh = mesh
         self._events: SimpleQueue[Receipt | str | Exception | None] = SimpleQueue()
         self._stopped = threading.Event()
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan that cannot work on this process's devices.
+
+        Raises
+        ------
+        UsageError
+            With the bytes or the time, and the nearest size that would do.
+        """
+        from dpsolve.sharding.batches.program import program_for
+        from dpsolve.sharding.devices.mesh import MeshShape
+
+        for part in plan.buckets:
+            made, most = part.program, max(task.size for task in part.tasks)
+            mesh = MeshShape.read(self._mesh)
+            program_for(made.factory, made.sizes, made.options, most, mesh).check_possible()
 
     def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
         """Run tasks in order; see `Executor`."""
@@ -177,7 +195,8 @@ def _solve(
     compiled = prepare(store, task.bucket, mesh=mesh)
     bucket = store.buckets[task.bucket].bucket
     began = time.perf_counter()
-    compiled.compile()
+    with told_to(note) if note is not None else nullcontext():
+        compiled.compile()
     seconds = time.perf_counter() - began
     if note is not None and seconds > 0.1:
         where = f" {bucket.group}" if bucket.group else ""

@@ -69,6 +69,7 @@ def attempts(store: Store) -> Iterator[Attempt]:
     order += [(key, "running, or lost with its worker", False) for key in begun]
     for (writer, task), ended, failed in order:
         job = jobs.get(writer, "")
+        job = job if job.isdecimal() else ""  # the log may come from anywhere, as its store may
         log = logs_folder(store.path) / f"job-{job}.log"
         yield Attempt(task, job, writer, log if log.is_file() else None, ended, failed)
 

@@ -7,7 +7,9 @@ the part of a shared file system that is most often missing or wrong; this recor
 
 - on the same host at once, when no process of that number and age is there;
 - from another host when the record has not been renewed for `STALE` seconds, counted by the file
-  server's clock alone, so that hosts whose clocks differ agree.
+  server's clock alone, so that hosts whose clocks differ agree. A record that is dated ahead of
+  that clock (somebody set it, or the record) tells no time: it counts as a dead driver's, unless it
+  is renewed while a rival watches it for two beats.
 
 A record is made with link(2), which succeeds for one of several rivals. Only where a dead driver's
 record is replaced does a window remain: two drivers that replace it within `SETTLE` seconds of
@@ -22,17 +24,19 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpsolve.hpc.process_alive import process_age
-from dpsolve.hpc.store.atomic_files import PARTIAL, disk_errors, write_file
+from dpsolve.hpc.process_alive import process_age, showing, shows
+from dpsolve.hpc.store.atomic_files import PARTIAL, disk_errors, read_plain, write_file
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -90,7 +94,7 @@ class DriverRecord:
 
     def __str__(self) -> str:
         job = f", SLURM job {self.job}" if self.job else ""
-        return f"process {self.process} on {self.host}{job} (--on {self.executor})"
+        return printable(f"process {self.process} on {self.host}{job} (--on {self.executor})")
 
 
 def driver_record(store: Store) -> DriverRecord | None:
@@ -132,8 +136,38 @@ def driving(
         executor=executor,
         began=time.time(),
     )
-    with disk_errors(store.path):
-        _claim(store.path, path, own, note)
+    with showing(_token(path, own)):  # before there is a record, so that it is never without
+        with disk_errors(store.path):
+            _claim(store.path, path, own, note)
+        yield from _beating(path, own, stop, note)
+
+
+def is_driver(store: Store, record: DriverRecord) -> bool:
+    """Tell whether the process that a record names is this store's driver, beyond doubt.
+
+    A store may come from anywhere, with any record in it. The process has to be this user's, on
+    this machine, of the record's age, and to show a token of this very folder and record.
+    """
+    return (
+        record.here
+        and record.alive
+        and record.process_start > 0
+        and shows(record.process, _token(_record(store), record))
+    )
+
+
+def _token(path: Path, own: DriverRecord) -> str:
+    """Return what a driver shows of itself: its record's number, and which folder it lies in.
+
+    A copy of the record in another store is therefore no proof.
+    """
+    folder = path.parent.stat()
+    return f"{own.id[:64]}-{folder.st_dev:x}-{folder.st_ino:x}"
+
+
+def _beating(
+    path: Path, own: DriverRecord, stop: Callable[[], None], note: Note
+) -> Iterator[DriverRecord]:
     ended = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, own, ended, stop, note), daemon=True)
     beating.start()
@@ -156,6 +190,12 @@ def _claim(store: Path, path: Path, own: DriverRecord, note: Note) -> None:
     if _link(path, own):
         return
     other = _read(path)
+    if other is not None and not other.here and _dated_ahead(path):
+        note(
+            f"the record of this store's driver, {other}, is dated ahead. Waiting {2 * BEAT:.0f} s "
+            "for a sign of it"
+        )
+        other = _watch(path, other)
     if other is not None and not other.here and BEAT * 2 < other.silence < STALE:
         note(
             f"the driver of this store was {other}; it has been silent for "
@@ -177,6 +217,21 @@ def _listen(path: Path, other: DriverRecord) -> DriverRecord | None:
         time.sleep(1.0)
         found = _read(path)
     return found
+
+
+def _watch(path: Path, other: DriverRecord) -> DriverRecord | None:
+    """Wait for two beats whether a record is renewed; then its driver lives, whatever the date."""
+    written = path.stat().st_mtime_ns
+    end = time.monotonic() + 2 * BEAT
+    while time.monotonic() < end:
+        time.sleep(BEAT / 10)
+        try:
+            if path.stat().st_mtime_ns != written:
+                found = _read(path)
+                return None if found is None else replace(found, silence=0.0)
+        except FileNotFoundError:
+            return None
+    return replace(other, silence=STALE)
 
 
 def _link(path: Path, own: DriverRecord) -> bool:
@@ -221,18 +276,40 @@ def _encoded(own: DriverRecord) -> bytes:
 
 def _read(path: Path, *, ask_server: bool = True) -> DriverRecord | None:
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
         written = path.stat().st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
     try:
         record = DriverRecord(**json.loads(content))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None  # not ours, or damaged: nobody's
+    if not _is_sound(record):
+        return None
     if record.here:
         return record
     now = _server_time(path) if ask_server else time.time()
-    return DriverRecord(**(asdict(record) | {"silence": max(0.0, now - written)}))
+    silence = max(0.0, now - written) if written <= now + BEAT else STALE
+    return replace(record, silence=silence)
+
+
+def _is_sound(record: DriverRecord) -> bool:
+    """Tell whether a record says what a driver says: 0 and -1 are no process, but many."""
+    texts = (record.id, record.host, record.job, record.executor)
+    numbers = (record.process, record.process_start)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(type(number) is int for number in numbers)
+        and 0 < record.process < 2**31
+        and all(type(seconds) in (int, float) for seconds in (record.began, record.silence))
+    )
+
+
+def _dated_ahead(path: Path) -> bool:
+    try:
+        return path.stat().st_mtime > _server_time(path) + BEAT
+    except FileNotFoundError:
+        return False
 
 
 def _server_time(path: Path) -> float:
@@ -256,7 +333,8 @@ def _refusal(store: Path, other: DriverRecord | None) -> str:
             f" Its last sign came {other.silence:.0f} s ago; {STALE:.0f} s after the last one it "
             "counts as dead, and then this command goes on where it ended."
         )
+    path = shlex.quote(str(store))
     return (
         f"{store} has a driver already: {who}.{since} Two drivers would repeat each other's work. "
-        f"To watch it: dpsolve status {store}. To end it: dpsolve cancel {store}."
+        f"To watch it: dpsolve status {path}. To end it: dpsolve cancel {path}."
     )

@@ -5,21 +5,26 @@ The same call begins a sweep and resumes it: what is committed is never computed
 
 from __future__ import annotations
 
-import shutil
+import shlex
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpsolve.hpc.plan.plan import make_plan
 from dpsolve.hpc.store.buckets import Receipt, worst
 from dpsolve.hpc.store.create import open_or_create
+from dpsolve.hpc.store.damage import check_metadata, damaged_tasks, take_back
 from dpsolve.hpc.store.failed_points import clear_failed, has_failed
 from dpsolve.hpc.store.provenance import version_notes
-from dpsolve.hpc.store.store import Store, check_format, open_store
+from dpsolve.hpc.store.status import top_mass_texts
+from dpsolve.hpc.store.store import MANY_TASKS, Store, check_format, open_store
+from dpsolve.hpc.store.trust import Trust, trusted
 
+from .disk_space import check_disk, lack_of_space
 from .executor import Executor, LocalExecutor
 from .interrupts import on_interrupt
+from .overwrite import remove_store
 from .single_driver import driving
 
 if TYPE_CHECKING:
@@ -52,6 +57,8 @@ class SweepReport:
         Points that this call computed.
     interrupted : str or None
         The signal that ended the call early.
+    source : ModelSource or None
+        The model that ran, for whoever looks at the store next.
     """
 
     path: Path
@@ -66,6 +73,7 @@ class SweepReport:
     compile_seconds: float
     computed: int
     interrupted: str | None = None
+    source: ModelSource | None = field(default=None, repr=False)
 
     @property
     def points(self) -> int:
@@ -88,6 +96,7 @@ def run_sweep(
     command: str = "",
     executor: Executor | None = None,
     retry_failed: bool = False,
+    overwrite: bool = False,
 ) -> SweepReport:
     """Solve every point of a sweep that its store does not hold yet.
 
@@ -104,6 +113,8 @@ def run_sweep(
         Where tasks run; by default in this process.
     retry_failed : bool
         Compute tasks with failed points once more.
+    overwrite : bool
+        Begin anew where there is a store: it is deleted, once the sweep is found to be in order.
 
     Raises
     ------
@@ -115,17 +126,30 @@ def run_sweep(
     began = time.perf_counter()
     executor = executor or LocalExecutor()
     plan = make_plan(sweep, source, executor.worker_count)
+    check_disk(plan)
+    if isinstance(executor, LocalExecutor):
+        executor.check(plan)
     planned = time.perf_counter() - began
+    if overwrite:
+        remove_store(plan.path)
     store = open_or_create(plan, command)
     outcome = _run(store, progress, executor, retry_failed)
     return replace(outcome, seconds=time.perf_counter() - began, plan_seconds=planned)
 
 
 def create_store(
-    sweep: Sweep, source: ModelSource, command: str = "", worker_count: WorkerCount | None = None
+    sweep: Sweep,
+    source: ModelSource,
+    command: str = "",
+    worker_count: WorkerCount | None = None,
+    overwrite: bool = False,
 ) -> Store:
     """Make the store of a sweep, or open it, and run nothing; see `run_sweep`."""
-    return open_or_create(make_plan(sweep, source, worker_count), command)
+    plan = make_plan(sweep, source, worker_count)
+    check_disk(plan)
+    if overwrite:
+        remove_store(plan.path)
+    return open_or_create(plan, command)
 
 
 def resume(
@@ -134,33 +158,67 @@ def resume(
     progress: Progress,
     executor: Executor | None = None,
     retry_failed: bool = False,
+    repair: bool = False,
+    trust: Trust = False,
 ) -> SweepReport:
     """Go on with the sweep that a store holds; nothing but the store is needed.
 
-    With `retry_failed`, tasks with failed points are computed once more.
+    Parameters
+    ----------
+    path : path
+    progress : Progress
+        Is told what happens.
+    executor : Executor, optional
+        Where tasks run; by default in this process.
+    retry_failed : bool
+        Compute tasks with failed points once more.
+    repair : bool
+        Look at all that is committed, and compute tasks whose data are damaged once more.
+    trust : Trust
+        Why the model that the store keeps may run.
 
     Raises
     ------
     StoreError
         If there is no store at `path`.
     RefusedError
-        If its model was installed, not a file, and is another one now; if it has a driver; or if
-        it is of an earlier format.
+        If its model is not trusted; if what decides its numbers was altered; if its model was
+        installed, not a file, and is another one now; if it has a driver; or if it is of an
+        earlier format.
     """
-    store = open_store(path)
-    check_format(store)
+    held = open_store(path)
+    check_format(held)
+    store = trusted(held, trust, writing=True)
     store.source.load()
-    return _run(store, progress, executor or LocalExecutor(), retry_failed)
+    return _run(store, progress, executor or LocalExecutor(), retry_failed, repair)
 
 
-def _run(store: Store, progress: Progress, executor: Executor, retry_failed: bool) -> SweepReport:
+def _run(
+    store: Store,
+    progress: Progress,
+    executor: Executor,
+    retry_failed: bool,
+    repair: bool = False,
+) -> SweepReport:
     began = time.perf_counter()
     receipts = store.receipts()
-    if len(receipts) == len(store.tasks) and not (retry_failed and has_failed(receipts)):
+    again = repair or (retry_failed and has_failed(receipts))
+    if len(receipts) == len(store.tasks) and not again:
         return _drive(store, receipts, progress, executor, began)
+    check_metadata(store)
     with driving(store, executor=executor.kind, stop=executor.stop, note=progress.note):
         # Read again: another driver may have been at work until a moment ago.
         receipts = store.receipts()
+        if repair:
+            damaged = [task for task, _ in damaged_tasks(store)]
+            take_back(store, damaged)
+            receipts = store.receipts()
+            progress.note(
+                f"{len(damaged)} of {len(store.tasks)} tasks have damaged data and are computed "
+                "once more"
+                if damaged
+                else "every committed number agrees with its checksum"
+            )
         if retry_failed and (cleared := clear_failed(store, receipts)):
             progress.note(f"{len(cleared)} tasks with failed points are computed once more")
         return _drive(store, receipts, progress, executor, began)
@@ -181,16 +239,21 @@ def _drive(
         )
         for note in version_notes(store.attributes):
             progress.note(note)
-    if tasks and (warning := _lack_of_space(store)):
+    if tasks and (warning := lack_of_space(store)):
         progress.note(warning)
     new: list[Receipt] = []
     came = None
+    many = len(store.tasks) >= MANY_TASKS
+    if tasks and many:
+        store.note(receipts.values(), anew=True)
     progress.start(store.points, before)
     try:
         if tasks:
             with on_interrupt(executor.stop) as interrupt:
                 for receipt in executor.run(store, tasks, progress.note):
                     new.append(receipt)
+                    if many:
+                        store.note([receipt])
                     progress.advance(receipt.solved, receipt.inexact, receipt.failed)
             came = interrupt.name
         # Many workers compile, or read from the cache, side by side.
@@ -199,10 +262,14 @@ def _drive(
         )
         seconds = time.perf_counter() - began
         outcome = _account(store, [*receipts.values()], new, seconds, compiling, came)
+        if new:
+            for text in top_mass_texts(store, {*receipts, *(receipt.task for receipt in new)}):
+                progress.note(text)
         if outcome.interrupted and outcome.pending:
             progress.note(
                 f"interrupted ({came}): {outcome.points - outcome.pending} of {outcome.points} "
-                f"points are committed. The same command resumes, or: dpsolve resume {store.path}"
+                f"points are committed. The same command resumes, or: dpsolve resume "
+                f"{shlex.quote(str(store.path))}"
             )
     finally:
         progress.stop()
@@ -234,15 +301,5 @@ def _account(
         compile_seconds=compiling,
         computed=sum(receipt.solved + receipt.inexact + receipt.failed for receipt in new),
         interrupted=came,
-    )
-
-
-def _lack_of_space(store: Store) -> str | None:
-    needed = sum(array.nbytes for bucket in store.buckets for array in bucket.results.values())
-    free = shutil.disk_usage(store.path).free
-    if needed <= free:
-        return None
-    return (
-        f"the results may take up to {needed / 2**30:.1f} GiB before compression, and "
-        f"{free / 2**30:.1f} GiB are free at {store.path}"
+        source=store.source,
     )

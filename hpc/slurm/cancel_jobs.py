@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dpsolve.hpc.run.job_paths import job_name, jobs_folder
-from dpsolve.hpc.run.single_driver import DriverRecord, driver_record
+from dpsolve.hpc.run.single_driver import DriverRecord, driver_record, is_driver
 from dpsolve.solvers.errors import ClusterError
 
 from . import commands
@@ -86,7 +86,12 @@ def cancel_all(store: Store) -> Iterator[str]:
     """
     driver = driver_record(store)
     alive = driver is not None and driver.alive
-    if driver is not None and alive and driver.here:
+    if driver is not None and alive and driver.here and not is_driver(store, driver):
+        yield (
+            f"the store's record names {driver} as its driver, and that process does not show that "
+            "it is: no signal was sent. Look at it with ps, and end it with kill if it is yours."
+        )
+    elif driver is not None and alive and driver.here:
         with suppress(ProcessLookupError):  # it ended this moment
             os.kill(driver.process, signal.SIGTERM)
         ended = _wait(driver)

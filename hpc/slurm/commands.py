@@ -2,7 +2,10 @@
 
 Output formats are asked for by field, never parsed from tables or JSON, which differ from version
 to version. The controller of a site is shared by all its users: one `squeue` tells of all jobs of
-a sweep, found by their common name.
+a sweep, by their numbers for who submitted them, by their common name for who did not.
+
+What the submitting shell exports must not decide what a job computes on, so jobs are given an
+environment without it (`clean_environment`): such settings belong into the profile's prologue.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import getpass
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dpsolve.solvers.errors import ClusterError
@@ -68,6 +72,28 @@ def have_slurm() -> bool:
     return shutil.which("squeue") is not None and shutil.which("sbatch") is not None
 
 
+def check_slurm() -> None:
+    """See that SLURM answers here, before anything is made.
+
+    Raises
+    ------
+    ClusterError
+        If its commands are missing, or know no controller.
+    """
+    if not have_slurm():
+        raise ClusterError(
+            "there are no SLURM commands here (sbatch, squeue). Run this on a login node, or "
+            "take --on local for this machine alone."
+        )
+    try:
+        run_slurm("squeue", "--noheader", f"--user={_user()}", "--format=%i")
+    except ClusterError as error:
+        raise ClusterError(
+            f"SLURM's commands are here, and do not work: {error} Is this a login node, and does "
+            "`squeue` work in this shell? For this machine alone: --on local."
+        ) from None
+
+
 def queue(*names: str) -> list[Job]:
     """Return the user's jobs of these names: one call of squeue, ended ones included.
 
@@ -78,14 +104,39 @@ def queue(*names: str) -> list[Job]:
     ClusterError
         If the controller does not answer.
     """
-    fields = "%i|%j|%T|%r|%N|%M"
+    return _listed(f"--name={','.join(names)}")
+
+
+def queue_of(numbers: Iterable[str]) -> list[Job]:
+    """Return the user's jobs of these numbers, ended ones included, whatever they are called.
+
+    Raises
+    ------
+    ClusterError
+        If the controller does not answer.
+    """
+    try:
+        return _listed(f"--jobs={','.join(numbers)}")
+    except ClusterError as error:
+        if "Invalid job id" in str(error):  # the only one, and forgotten
+            return []
+        raise
+
+
+def _listed(which: str) -> list[Job]:
     out = run_slurm(
-        "squeue", "--noheader", f"--user={_user()}", f"--name={','.join(names)}", "--states=all",
-        f"--format={fields}",
+        "squeue", "--noheader", f"--user={_user()}", which, "--states=all",
+        "--format=%i|%T|%M|%N|%j|%r",
     )  # fmt: skip
-    rows = [line.strip().split("|") for line in out.splitlines() if line.count("|") == 5]
-    # A long name is not cut in this form of --format; a state such as CANCELLED+ has a mark.
-    return [Job(i, n, state.rstrip("+"), r, where, t) for i, n, state, r, where, t in rows]
+    found = []
+    for line in out.splitlines():
+        if line.count("|") < 5:
+            continue
+        number, state, elapsed, nodes, rest = line.strip().split("|", 4)
+        name, _, reason = rest.rpartition("|")  # a plugin may give a job any name
+        # A state such as CANCELLED+ has a mark.
+        found.append(Job(number, name, state.rstrip("+"), reason, nodes, elapsed))
+    return found
 
 
 def submit(script: str) -> str:
@@ -102,10 +153,13 @@ def submit(script: str) -> str:
     return done.stdout.strip().split(";")[0]
 
 
-def cancel(*names: str) -> None:
-    """Cancel the user's jobs of these names; there may be none."""
+def cancel(*names: str, numbers: Sequence[str] = ()) -> None:
+    """Cancel the user's jobs of these names and numbers; there may be none."""
     for name in names:
         run_slurm("scancel", f"--user={_user()}", f"--name={name}")
+    if numbers:
+        with suppress(ClusterError):  # one that is forgotten makes scancel fail
+            run_slurm("scancel", "--quiet", *numbers)
 
 
 def rejection(words: str, script: str) -> str:
@@ -120,17 +174,47 @@ def rejection(words: str, script: str) -> str:
     )
 
 
+_OF_THE_JOB_AROUND = ("SLURM_", "SBATCH_", "SRUN_", "SCANCEL_", "SQUEUE_")
+_STAYS = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_CONF_SERVER"})
+
+_DECIDES = (
+    "JAX_", "XLA_", "LIBTPU_", "TF_", "DASK_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_",
+    "BLIS_", "NUMEXPR_", "VECLIB_", "NCCL_",
+)  # fmt: skip
+_DEVICES = frozenset({
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL",
+    "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "NPROC",
+})  # fmt: skip
+
+
 def clean_environment() -> dict[str, str]:
-    """Return the environment without what SLURM set for a job around us.
+    """Return the environment that jobs are given: without what must not decide how they compute.
 
     Jobs inherit the submitter's environment. A driver that is a job itself would hand its own
-    allocation on, which confuses the inner one.
+    allocation on, which confuses the inner one; and a shell's ``JAX_PLATFORMS=cpu`` would let GPU
+    jobs compute on the CPU, without a word.
     """
     return {
         name: value
         for name, value in os.environ.items()
-        if name in {"SLURM_CONF", "SLURM_CLUSTERS"} or not name.startswith(("SLURM_", "SBATCH_"))
+        if name in _STAYS or not (name.startswith(_OF_THE_JOB_AROUND) or _decides(name))
     }
+
+
+def kept_back() -> str:
+    """Return which settings of this shell jobs are not given, in words; or nothing."""
+    found = sorted(name for name in os.environ if _decides(name))
+    if not found:
+        return ""
+    return (
+        f"{', '.join(found)} of this shell {'is' if len(found) == 1 else 'are'} not passed on to "
+        "jobs: what they compute on, and how, is said by the profile. To set it there: "
+        f'prologue = ["export {found[0]}=..."]'
+    )
+
+
+def _decides(name: str) -> bool:
+    return name.startswith(_DECIDES) or name in _DEVICES
 
 
 def run_slurm(*command: str) -> str:
@@ -164,10 +248,11 @@ def _call(command: Sequence[str], given: str | None = None) -> subprocess.Comple
             f"{command[0]} is not there: --on slurm runs on a machine from which jobs are "
             "submitted (a login node). For this machine alone: --on local."
         ) from None
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as late:
+        said = (late.stderr or b"").decode(errors="replace").strip()
         raise ClusterError(
             f"{command[0]} did not answer within {SECONDS:.0f} s: SLURM's controller is busy or "
-            "down. The same command goes on later."
+            f"down{f' ({said.splitlines()[-1]})' if said else ''}. The same command goes on later."
         ) from None
 
 

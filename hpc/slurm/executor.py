@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 from dpsolve.hpc.cluster.coordinator import Coordinator
 from dpsolve.hpc.cluster.dask_settings import quiet_dask
 from dpsolve.hpc.cluster.messages import RunInfo
+from dpsolve.hpc.cluster.run_keys import run_keys
 from dpsolve.hpc.run.executor import AUTO
-from dpsolve.hpc.run.job_paths import cache_folder, job_name, logs_folder
+from dpsolve.hpc.run.job_paths import cache_folder, job_name, jobs_folder, make_logs_folder
+from dpsolve.hpc.run.private_folders import private_folder, scratch_folder
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.event_log import EventLog
+from dpsolve.hpc.store.trust import digest
 from dpsolve.solvers.errors import ClusterError
 
 from . import commands
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from .profiles import Profile
     from .worker_job import Cluster
 
+
+WAITED = 0.8
+"""Of the grace, for tasks in work when the driver is told to end: a job itself, it has no more."""
 
 FAREWELL = 1.5
 """Seconds in which jobs end by themselves when the work is done; others are cancelled."""
@@ -66,14 +72,20 @@ class SlurmExecutor:
         from .worker_job import SETTINGS, make_cluster
 
         self._check()
-        for folder in (logs_folder(store.path), cache_folder(store.path)):
-            folder.mkdir(parents=True, exist_ok=True)
+        if told := commands.kept_back():
+            note(told)
+        make_logs_folder(store.path)
+        private_folder(cache_folder(store.path))
         commands.cancel(job_name(store.path))  # of a driver that was killed a moment ago
         event_log = EventLog(store, "driver")
         event_log.write("begun", executor=self.kind, tasks=len(tasks))
         try:
-            with quiet_dask(), dask.config.set(SETTINGS):
-                cluster = make_cluster(self.profile, store.path)
+            own = SETTINGS | {"temporary-directory": str(scratch_folder())}
+            jobs = jobs_folder(store.path)
+            with quiet_dask(), dask.config.set(own), run_keys(jobs) as keys:
+                cluster = make_cluster(self.profile, store.path, keys)
+                if cluster.dashboard:
+                    note(f"dask's dashboard, for this machine: {cluster.dashboard}")
                 pool = JobPool(cluster, self.profile, store, event_log, note, self._watch)
                 finished = False
                 try:
@@ -108,10 +120,14 @@ class SlurmExecutor:
             gpus=profile.gpus_per_worker,
             memory=profile.memory_bytes // profile.workers_per_job,
             mesh=self._mesh,
+            trusted=digest(store),
+            folder=store.source.folder,
         )
         client = Client(cluster, set_as_default=False)
         try:
-            self._coordinator = Coordinator(client, store, run_info, pool, event_log, note)
+            self._coordinator = Coordinator(
+                client, store, run_info, pool, event_log, note, grace=WAITED * profile.grace
+            )
             if not self._stopped:
                 yield from self._coordinator.conduct([task.id for task in tasks])
         finally:
@@ -119,17 +135,13 @@ class SlurmExecutor:
                 client.close(timeout=2)
 
     def stop(self) -> None:
-        """End `run`: jobs are cancelled; a task may still be committed in its grace period."""
+        """End `run`: tasks in work have most of the grace to be committed; jobs are cancelled."""
         self._stopped = True
         if self._coordinator is not None:
             self._coordinator.stop()
 
     def _check(self) -> None:
-        if not commands.have_slurm():
-            raise ClusterError(
-                "there are no SLURM commands here (sbatch, squeue). Run this on a login node, or "
-                "take --on local for this machine alone."
-            )
+        commands.check_slurm()
         if self.profile.nodes > 1:
             raise ClusterError(
                 f"nodes = {self.profile.nodes} in the profile: a sweep's job is one node. Several "

@@ -3,7 +3,12 @@
 dask-jobqueue submits and cancels; when and how many is decided here. Its own `adapt` counts a job
 that is gone among its workers until long after, knows nothing of jobs that pend for ever, and
 submits all at once. One squeue per `poll` seconds (sooner when a worker was lost) tells how all
-jobs stand.
+jobs stand, by their numbers: a site may rename them.
+
+A job that ends is replaced while there is work, and no cause is endless: after `STILLBORN` jobs in
+a row that ended by themselves before their worker was ready, or `IN_VAIN` times `max_jobs` in a row
+that ended for whatever cause (cancelled, preempted, a node's failure, forgotten) and between which
+no task was committed, the sweep ends with the cause. Each of them is told.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from dpsolve.solvers.errors import ClusterError
 
 from . import commands
 from .commands import Job
+from .worker_process import CANNOT_START
 
 if TYPE_CHECKING:
     from dpsolve.hpc.cluster.coordinator import Loss
@@ -35,14 +41,18 @@ if TYPE_CHECKING:
     from .worker_job import Cluster
 
 
-REFUSED = "0"  # as in slurm_cluster.py, which imports dask
+REFUSED = "0"  # as in worker_job.py, which imports dask
 
 STILLBORN = 3
+IN_VAIN = 5
+LONGEST_PAUSE = 60.0
 IDLE = 10.0
 PATIENCE = 5.0
 PAUSE = 60.0
 SHOWN = 0.5
 OWN_FAULT = frozenset({"COMPLETED", "FAILED", "OUT_OF_MEMORY", "TIMEOUT", "DEADLINE"})
+USUAL = frozenset({"COMPLETED", "TIMEOUT"})
+"""How a job ends that did its part."""
 
 Note = Callable[[str], None]
 
@@ -97,6 +107,8 @@ class JobPool:
         self._dead: dict[str, _Member] = {}  # by number
         self._ended: Counter[str] = Counter()
         self._stillborn = 0
+        self._in_vain = 0
+        self._least_left = math.inf
         self._polled = self._submitted = -math.inf
         self._not_before = -math.inf
         self._accepted = False
@@ -110,6 +122,8 @@ class JobPool:
         """Do what is due; return the workers that are no longer needed."""
         self._learn_numbers()
         self._poll()
+        if (left := queue.waiting + queue.sent) < self._least_left:
+            self._least_left, self._in_vain = left, 0
         wanted = self._wanted(queue)
         now = self._clock()
         if len(self._members) < wanted:
@@ -173,9 +187,13 @@ class JobPool:
         """See that all jobs end: by themselves, within some seconds, or cancelled."""
         end = self._clock() + patience
         try:
-            while self._clock() < end and any(job.busy for job in commands.queue(self._name)):
+            numbers = [member.id for member in self._members.values() if member.id]
+            while self._clock() < end and any(
+                job.busy for job in (commands.queue_of(numbers) if numbers else ())
+            ):
                 time.sleep(0.3)
-            commands.cancel(self._name)
+            # By name, too: a job that SLURM took when nobody heard its number.
+            commands.cancel(self._name, numbers=numbers)
         except ClusterError as error:
             self._note(
                 f"{error} The jobs end by themselves within {self._profile.death_timeout:.0f} s."
@@ -219,11 +237,12 @@ class JobPool:
     def _poll(self) -> None:
         now = self._clock()
         pause = min(1.0, self._profile.poll) if self._urgent else self._profile.poll
-        if now < self._polled + pause or not any(m.id for m in self._members.values()):
+        numbers = [member.id for member in self._members.values() if member.id]
+        if now < self._polled + pause or not numbers:
             return
         self._polled, self._urgent = now, False
         try:
-            found = {job.id: job for job in commands.queue(self._name)}
+            found = {job.id: job for job in commands.queue_of(numbers)}
         except ClusterError as error:
             self._note(f"{error} Going on with the jobs there are.")
             self._polled = now + PAUSE  # no hurry with a controller that is busy
@@ -253,13 +272,29 @@ class JobPool:
 
     def _bury(self, member: _Member) -> None:
         self._ended[member.state] += 1
+        self._in_vain += 1
         if not member.joined and member.state in OWN_FAULT:
             self._stillborn += 1
-            self._not_before = self._clock() + 2.0**self._stillborn
             if self._stillborn >= STILLBORN:
                 raise ClusterError(self._explained(member))
+            self._replace_later(member, self._stillborn, STILLBORN, pause=2.0**self._stillborn)
+        elif self._in_vain >= (most := IN_VAIN * self._profile.max_jobs):
+            raise ClusterError(self._given_up(member))
+        elif not (member.joined and member.state in USUAL):
+            # One loss of each job that there may be at a time is a site's daily business.
+            again = self._in_vain - self._profile.max_jobs
+            pause = 2.0 ** max(again, 0) if not member.joined or again > 0 else 0.0
+            self._replace_later(member, self._in_vain, most, pause=pause)
         self._dead[member.id] = member
         self._forget(member)
+
+    def _replace_later(self, member: _Member, count: int, most: int, *, pause: float) -> None:
+        self._not_before = max(self._not_before, self._clock() + min(pause, LONGEST_PAUSE))
+        before = "" if member.joined else " before its worker was ready"
+        self._note(
+            f"job {member.id} ended{before}: {_ending(member)}; it is replaced while there is work "
+            f"({count} in a row, at most {most})"
+        )
 
     def _forget(self, member: _Member) -> None:
         self._members.pop(member.name, None)
@@ -323,12 +358,25 @@ class JobPool:
             f"{smaller}."
         )
 
+    def _given_up(self, member: _Member) -> str:
+        return (
+            f"{self._in_vain} jobs in a row ended, and no task was committed between them; the "
+            f"last one is job {member.id}: {_ending(member)}. `scontrol show job {member.id}` and "
+            "the site's admins may know why; a job that is gone, which SLURM does not know any "
+            "more, may have been sent to another cluster. The same command goes on."
+        )
+
     def _explained(self, member: _Member) -> str:
         log = logs_folder(self._store.path) / f"job-{member.id}.log"
+        begin = (
+            f"{self._stillborn} jobs in a row ended before their worker was ready; the last one is "
+            f"job {member.id} ({member.state.lower()})"
+        )
+        if reason := _reason(log):
+            return f"{begin}. It says: {reason}\nIts log is {log}."
         said = "\n".join(f"    {line}" for line in _tail(log))
         return (
-            f"{self._stillborn} jobs in a row ended before their worker was ready; the last one is "
-            f"job {member.id} ({member.state.lower()}). The end of its log, {log}:\n"
+            f"{begin}. The end of its log, {log}:\n"
             f"{said or '    (there is no log: did the job see this folder?)'}\n"
             "Often the job does not find Python or dpsolve (python and prologue in the profile), "
             "or does not reach this machine (interface)."
@@ -338,6 +386,17 @@ class JobPool:
 def _never(reason: str) -> bool:
     """Whether a job that pends for this reason will pend for ever."""
     return any(word in reason for word in ("Limit", "Invalid", "Never", "BadConstraints", "Held"))
+
+
+def _ending(member: _Member) -> str:
+    why = f" ({member.reason})" if member.reason not in ("", "None") else ""
+    return f"{member.state.lower()}{why}"
+
+
+def _reason(log: Path) -> str:
+    """Return why a worker could not start, where its log has it in a line; its tail hides that."""
+    found = [line for line in _tail(log, lines=1000) if line.startswith(CANNOT_START)]
+    return found[-1].removeprefix(CANNOT_START).strip() if found else ""
 
 
 def _tail(path: Path, lines: int = 12) -> Iterable[str]:

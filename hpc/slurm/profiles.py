@@ -14,6 +14,7 @@ A profile is found by name: a path, then ``NAME.toml`` in the user's folder (by 
     nodes = 1                   # above 1 only for one model over several nodes (job templates)
     cpus = 8                    # of one job
     memory = "64G"              # of one job, in SLURM's units (K, M, G, T are powers of 1024)
+    memory_request = "node"     # --mem; or "cpu" (--mem-per-cpu), "gpu" (--mem-per-gpu), "none"
     gpus = 4                    # of one job
     gpu_type = "a100"           # --gres=gpu:a100:4
     gpu_request = "gres"        # or "gpus-per-node" or "gpus"; "none": `directives` ask for them
@@ -34,10 +35,11 @@ A profile is found by name: a path, then ``NAME.toml`` in the user's folder (by 
     port = 0                    # of the driver; 0: any free one
     death_timeout = 60          # seconds after which a job without a driver ends
     grace = 25                  # seconds between SLURM's SIGTERM and its SIGKILL (KillWait)
-    dashboard = false           # dask's, on the driver's machine: costs 1 % of a core for ever
+    dashboard = false           # dask's, at 127.0.0.1:8787 of the driver's machine, where its other
+                                # users can look at it; costs 1 % of a core for ever
     [driver]                    # the job of `dpsolve submit`: account, partition, qos, constraint,
-    walltime = "2-00:00:00"     # walltime, cpus, memory, directives, prologue; what is left out is
-                                # as above, but for cpus = 1 and memory = "2G"
+    walltime = "2-00:00:00"     # walltime, cpus, memory, memory_request, directives, prologue; what
+                                # is left out is as above, but for cpus = 1 and memory = "2G"
 
 Durations and sizes are written as SLURM writes them.
 """
@@ -73,9 +75,18 @@ def _text(value: Any) -> str:
         raise _wrong('text in "quotes" is expected.')
     if not value.strip():
         raise _wrong("the text is empty; leave the key out.")
-    if "\n" in value:
+    if "\n" in value or "\r" in value:
         raise _wrong("one line is expected.")
+    if not value.isprintable():
+        raise _wrong(f"characters that are not printed do not belong here: {value!r}.")
     return value
+
+
+def _word(value: Any) -> str:
+    text = _text(value)
+    if any(character.isspace() for character in text) or set(text) & set("\"'`;#\\"):
+        raise _wrong("one word without quotes is expected.")
+    return text
 
 
 def _lines(value: Any) -> tuple[str, ...]:
@@ -84,12 +95,19 @@ def _lines(value: Any) -> tuple[str, ...]:
     return tuple(_text(line) for line in value)
 
 
+_OURS = re.compile(r"(--(job-name|output|error|array)\b|-[Joea](?!-))")
+"""Options that a profile may not change."""
+
+
 def _directives(value: Any) -> tuple[str, ...]:
     lines = _lines(value)
     for line in lines:
         if not line.startswith("-"):
             raise _wrong(f'a directive is written without #SBATCH: "{line.split("#SBATCH")[-1]}" '
                          'should begin with "-".')  # fmt: skip
+        if found := _OURS.match(line):
+            raise _wrong(f"{found[0]} is said by dpsolve, which finds its jobs and their logs by "
+                         "it.")  # fmt: skip
     return lines
 
 
@@ -142,6 +160,7 @@ def _truth(value: Any) -> bool:
 
 
 Text = Annotated[str, PlainValidator(_text)]
+Word = Annotated[str, PlainValidator(_word)]
 Lines = Annotated[tuple[str, ...], PlainValidator(_lines)]
 Directives = Annotated[tuple[str, ...], PlainValidator(_directives)]
 Duration = Annotated[str, PlainValidator(_duration)]
@@ -158,13 +177,14 @@ class _Part(BaseModel):
 class Driver(_Part):
     """The job that ``dpsolve submit`` makes of the driver; None: as the workers' jobs have it."""
 
-    account: Text | None = None
-    partition: Text | None = None
-    qos: Text | None = None
+    account: Word | None = None
+    partition: Word | None = None
+    qos: Word | None = None
     constraint: Text | None = None
     walltime: Duration | None = None
     cpus: Count = 1
     memory: Memory = "2G"
+    memory_request: Literal["node", "cpu", "none"] | None = None
     directives: Directives = ()
     prologue: Lines | None = None
 
@@ -173,16 +193,17 @@ class Profile(_Part):
     """What the jobs of a sweep ask for; the keys are explained in the module's docstring."""
 
     description: Text = "no description"
-    account: Text | None = None
-    partition: Text | None = None
-    qos: Text | None = None
+    account: Word | None = None
+    partition: Word | None = None
+    qos: Word | None = None
     constraint: Text | None = None
     walltime: Duration = "01:00:00"
     nodes: Count = 1
     cpus: Count = 1
     memory: Memory = "4G"
+    memory_request: Literal["node", "cpu", "gpu", "none"] = "node"
     gpus: CountOrNone = 0
-    gpu_type: Text | None = None
+    gpu_type: Word | None = None
     gpu_request: Literal["gres", "gpus-per-node", "gpus", "none"] = "gres"
     workers_per_job: Count = 1
     requeue: Truth = False
@@ -194,8 +215,8 @@ class Profile(_Part):
     max_jobs: Count = 4
     submit_pause: Annotated[float, _seconds(0)] = 1.0
     poll: Annotated[float, _seconds(1)] = 30.0
-    interface: Text | None = None
-    login_interface: Text | None = None
+    interface: Word | None = None
+    login_interface: Word | None = None
     port: CountOrNone = 0
     death_timeout: Annotated[float, _seconds(5)] = 60.0
     grace: Annotated[float, _seconds(0)] = 25.0
@@ -211,6 +232,8 @@ class Profile(_Part):
                 f"{self.gpus} GPUs cannot be shared evenly by {self.workers_per_job} workers: "
                 f"workers_per_job = 1 (one worker owns all) or {self.gpus} (one worker per GPU)."
             )
+        if self.memory_request == "gpu" and not self.gpus:
+            raise _wrong('memory_request = "gpu" without gpus: say how many GPUs a job has.')
         if self.gpu_type and not self.gpus:
             raise _wrong("gpu_type without gpus: say how many GPUs a job should have.")
         return self

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from distributed import Worker
 
+from .no_http import NoHttp
+
 SECONDS = 10.0
 
 
-class QuietWorker(Worker):
-    """A worker with few signs of life."""
+class QuietWorker(NoHttp, Worker):
+    """A worker with few signs of life, and one open port, which asks for keys."""
 
     async def heartbeat(self) -> None:
         """Tell the scheduler of this worker, and not again for a while."""

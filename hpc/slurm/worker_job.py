@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import socket
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpsolve.hpc.cluster.dask_settings import keep_signal_handlers
+from dpsolve.hpc.cluster.run_keys import security
 from dpsolve.hpc.cluster.shutdown import GRACE, JOB_END
-from dpsolve.hpc.run.job_paths import job_name, logs_folder
+from dpsolve.hpc.run.job_paths import job_name
 from dpsolve.solvers.errors import ClusterError
 
 from . import commands
+from .directives import quoted, worker_directives
 
 if TYPE_CHECKING:
     from .profiles import Profile
@@ -26,7 +32,12 @@ if TYPE_CHECKING:
 
 with keep_signal_handlers():
     from dask_jobqueue.slurm import SLURMCluster, SLURMJob
+    from distributed import Scheduler
+    from distributed.comm.addressing import unparse_host_port
     from distributed.core import Status
+    from distributed.utils import get_ip, get_ip_interface
+
+    from .no_http import ClosedScheduler
 
 _KEYS = (
     "name", "cores", "memory", "processes", "python", "interface", "death-timeout",
@@ -69,11 +80,19 @@ class _Job(SLURMJob):
         "%(shebang)s\n%(job_header)s\n\n%(job_script_prologue)s\nexec %(worker_command)s\n"
     )
 
-    def __init__(self, *args: Any, shared: Shared, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, shared: Shared, protocol: Any = None, security: Any = None, **kwargs: Any
+    ) -> None:
+        # Worker's arguments say which keys: dask-jobqueue would write paths unquoted.
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call] # as below
         self.shared = shared
         # dask-jobqueue has no types.
         self.script: str = self.job_script()  # type: ignore[no-untyped-call] # as above
+
+    @contextmanager
+    def job_file(self) -> Iterator[str]:
+        """Write no file: sbatch reads its standard input, and ``/tmp`` is everybody's."""
+        yield ""
 
     async def _submit_job(self, script_filename: str) -> str:
         try:
@@ -107,33 +126,47 @@ class Cluster(SLURMCluster):
         spec: dict[str, Any] = super().new_worker_spec()  # type: ignore[no-untyped-call] # as below
         return spec
 
+    @property
+    def dashboard(self) -> str:
+        """Where dask's dashboard is, on this machine; empty if there is none."""
+        server = getattr(self.scheduler, "http_server", None)
+        return f"http://127.0.0.1:{server.port}" if server is not None else ""
+
     def open_jobs(self, count: int) -> None:
         """Have as many jobs: submit what is missing, close those whose specification is gone."""
         self.scale(jobs=count)  # type: ignore[no-untyped-call] # dask-jobqueue has no types
 
 
-def make_cluster(profile: Profile, store: Path) -> Cluster:
-    """Start a scheduler here, with no jobs yet.
+def make_cluster(profile: Profile, store: Path, keys: Path) -> Cluster:
+    """Start a scheduler here, with no jobs yet; who has not the keys cannot talk to it.
+
+    Parameters
+    ----------
+    profile : Profile
+    store, keys : Path
+        The folders of the store and of the run's keys.
 
     Raises
     ------
     ClusterError
         If the profile's network interface or port is not to be had.
     """
-    options: dict[str, Any] = {
-        "dashboard_address": ":8787" if profile.dashboard else ":0",
-        "dashboard": profile.dashboard,
-        "port": profile.port,
-    }
-    if interface := profile.login_interface or profile.interface:
-        options["interface"] = interface
     try:
-        return Cluster(
-            scheduler_options=options,
-            name=job_name(store),
-            shared=Shared(),
-            **job_options(profile, store),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # that there is no way out of here
+            return Cluster(
+                scheduler_options={
+                    "host": _own_address(profile),
+                    "port": profile.port,
+                    "dashboard": profile.dashboard,
+                    "dashboard_address": f"127.0.0.1:{_dashboard_port()}",  # by a plain Scheduler
+                },
+                scheduler_cls=Scheduler if profile.dashboard else ClosedScheduler,
+                security=security(keys),
+                name=job_name(store),
+                shared=Shared(),
+                **job_options(profile, store, keys),
+            )
     except (ValueError, OSError, RuntimeError) as error:
         raise ClusterError(
             f"the driver cannot listen to its workers: {error}. See interface, login_interface "
@@ -141,51 +174,51 @@ def make_cluster(profile: Profile, store: Path) -> Cluster:
         ) from error
 
 
-def job_options(profile: Profile, store: Path) -> dict[str, Any]:
-    """Return what dask-jobqueue has to know of a job."""
+def _dashboard_port() -> int:
+    """Return dask's usual port, or 0 for any where it is taken: machines are shared."""
+    try:
+        with socket.create_server(("127.0.0.1", 8787)):
+            return 8787
+    except OSError:
+        return 0
+
+
+def _own_address(profile: Profile) -> str:
+    """Return the one address at which workers find the driver, and at which alone it listens."""
+    if interface := profile.login_interface or profile.interface:
+        return str(get_ip_interface(interface))
+    return str(unparse_host_port(get_ip()))
+
+
+def job_options(profile: Profile, store: Path, keys: Path) -> dict[str, Any]:
+    """Return what dask-jobqueue has to know of a job.
+
+    It writes words into #SBATCH lines and the command as they are, so they are quoted here.
+    """
+    words = ["--keys", shlex.quote(str(keys.absolute()))]
+    words += ["--workers", str(profile.workers_per_job), "--gpus", str(profile.gpus_per_worker)]
+    # Not dask-jobqueue's, which would be given to the scheduler as well.
+    words += ["--interface", shlex.quote(profile.interface)] if profile.interface else []
+    words += ["--scratch", shlex.quote(profile.scratch)] if profile.scratch else []
     return {
         "cores": 1,  # dask's threads: one task at a time; CPUs are SLURM's matter
         "processes": 1,
         "job_cpu": profile.cpus,
         "memory": f"{profile.memory_bytes}B",
-        "job_mem": profile.memory,
-        "queue": profile.partition,
-        "account": profile.account,
+        "job_directives_skip": ["#SBATCH --mem="],  # `worker_directives` ask for it
+        "queue": profile.partition and quoted(profile.partition),
+        "account": profile.account and quoted(profile.account),
         "walltime": profile.walltime,
         "job_name": job_name(store),
-        "python": shlex.quote(profile.python or sys.executable),
+        # -P: no module is looked for in the folder from which the job was submitted.
+        "python": f"{shlex.quote(profile.python or sys.executable)} -P",
         "worker_command": "dpsolve.hpc.slurm.worker_process",
-        "worker_extra_args": [
-            "--workers", str(profile.workers_per_job), "--gpus", str(profile.gpus_per_worker)
-        ],
-        "interface": profile.interface,
+        "worker_extra_args": words,
         "death_timeout": f"{profile.death_timeout:g}",
-        "local_directory": f'"{profile.scratch or "${TMPDIR:-/tmp}"}"',  # the node's own
-        "job_extra_directives": directives(profile, store),
-        "job_directives_skip": [],
+        "job_extra_directives": worker_directives(profile, store),
         "job_script_prologue": prologue(profile),
         "shebang": "#!/bin/bash",
     }  # fmt: skip
-
-
-def directives(profile: Profile, store: Path) -> list[str]:
-    """Return the #SBATCH lines beside those of dask-jobqueue."""
-    lines = [f"--output={logs_folder(store)}/job-%j.log", "--open-mode=append"]
-    lines += [f"--qos={profile.qos}"] if profile.qos else []
-    lines += [f"--constraint={profile.constraint}"] if profile.constraint else []
-    lines += resources(profile)
-    lines.append("--requeue" if profile.requeue else "--no-requeue")
-    return [*lines, *profile.directives]
-
-
-def resources(profile: Profile) -> list[str]:
-    """Return how the profile's GPUs are asked for."""
-    if not profile.gpus or profile.gpu_request == "none":
-        return []
-    kind = f"{profile.gpu_type}:" if profile.gpu_type else ""
-    if profile.gpu_request == "gres":
-        return [f"--gres=gpu:{kind}{profile.gpus}"]
-    return [f"--{profile.gpu_request}={kind}{profile.gpus}"]
 
 
 def prologue(profile: Profile) -> list[str]:
@@ -194,12 +227,15 @@ def prologue(profile: Profile) -> list[str]:
     return [f"export {JOB_END}={end} {GRACE}={profile.grace:g}", *profile.prologue]
 
 
-def job_script(profile: Profile, store: Path, scheduler: str) -> str:
+def job_script(profile: Profile, store: Path, scheduler: str, keys: Path) -> str:
     """Return the script of one worker's job."""
     import dask
 
     with dask.config.set(SETTINGS):
         job = _Job(
-            scheduler, name=f"{job_name(store)}-0", shared=Shared(), **job_options(profile, store)
+            scheduler,
+            name=f"{job_name(store)}-0",
+            shared=Shared(),
+            **job_options(profile, store, keys),
         )
     return job.script

@@ -2,9 +2,10 @@
 
 It starts one dask worker (or several, one per GPU) under a nanny, which replaces a worker that
 dies while the job still has time. It is called like ``dask worker``, by dask-jobqueue, and differs
-in three things: each worker gets its share of the job's GPUs before it starts; a signal that
-announces the job's end reaches the workers, which then finish or abandon their task; and when the
-grace period is nearly over the process ends, so that SLURM need not kill it.
+in four things: nannies and workers listen at one address, to those who have the run's keys; each
+worker gets its share of the job's GPUs before it starts; a signal that announces the job's end
+reaches the workers, which then finish or abandon their task; and when the grace period is nearly
+over the process ends, so that SLURM need not kill it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import argparse
 import asyncio
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dpsolve.hpc.cluster.shutdown import GRACE, SIGNALS, listen
@@ -26,6 +29,9 @@ from dpsolve.hpc.cluster.worker_devices import gpu_environment, share_of_gpus
 if TYPE_CHECKING:
     from distributed import Nanny
 
+
+CANNOT_START = "[dpsolve] the worker cannot start:"
+"""What a log says before the reason for which a job never got to work."""
 
 FAREWELL = 0.3
 QUIET_AT_THE_END = ("distributed.worker", "distributed.core", "distributed.comm")
@@ -71,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nthreads", type=int, default=1)  # dask-jobqueue says so
     parser.add_argument("--memory-limit")  # ours is watched by the worker itself
     parser.add_argument("--death-timeout", type=float, default=60.0)
-    parser.add_argument("--local-directory")
+    parser.add_argument("--keys", type=Path, required=True, help="folder of the run's TLS keys")
+    parser.add_argument("--scratch", help="where temporary files go; may name variables")
     parser.add_argument("--interface")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=0)
@@ -84,15 +91,17 @@ async def _run(given: argparse.Namespace) -> NoReturn:
     from dpsolve.hpc.cluster.dask_settings import WORKER
 
     config.set(WORKER)
-    nannies = [_nanny(given, number) for number in range(given.workers)]
+    try:
+        nannies = _nannies(given)
+    except Exception as error:
+        _cannot_start(error)
     told = asyncio.Event()
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     try:
         await asyncio.gather(*nannies)
     except Exception as error:
-        print(f"the worker could not start: {error}", file=sys.stderr)
-        _exit(1)
+        _cannot_start(error)
     finished = asyncio.gather(*(nanny.finished() for nanny in nannies))
     leaving = asyncio.create_task(_leave(told, nannies))
     await finished
@@ -100,7 +109,50 @@ async def _run(given: argparse.Namespace) -> NoReturn:
     _exit(0)
 
 
-def _nanny(given: argparse.Namespace, number: int) -> Nanny:
+def _cannot_start(error: BaseException) -> NoReturn:
+    """End, and say why in a line that the driver finds in the log."""
+    reasons = [str(error)]
+    while (cause := error.__cause__) is not None:
+        error = cause
+        reasons.append(str(error))
+    said = " ".join(": ".join(filter(None, dict.fromkeys(reasons))).split())
+    print(f"{CANNOT_START} {said}", file=sys.stderr)
+    _exit(1)
+
+
+def _nannies(given: argparse.Namespace) -> list[Nanny]:
+    from dpsolve.hpc.cluster.run_keys import security
+    from dpsolve.hpc.run.private_folders import scratch_folder
+
+    scratch = os.path.expandvars(given.scratch or "")
+    folder = scratch_folder(scratch if "$" not in scratch else None)  # a variable that is not set
+    options = {
+        "security": security(given.keys),
+        "host": _own_address(given),
+        "local_directory": str(folder),
+    }
+    return [_nanny(given, number, options) for number in range(given.workers)]
+
+
+def _own_address(given: argparse.Namespace) -> str:
+    """Return this node's one address at which nannies and workers listen.
+
+    Without an interface, the address from which the scheduler is reached.
+    """
+    from distributed.comm.addressing import get_address_host, unparse_host_port
+    from distributed.utils import get_ip, get_ip_interface
+
+    if not given.interface:
+        return str(unparse_host_port(get_ip(get_address_host(given.scheduler))))
+    try:
+        return str(get_ip_interface(given.interface))
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"interface = {given.interface!r} in the profile: {error}, on {platform.node()}"
+        ) from None
+
+
+def _nanny(given: argparse.Namespace, number: int, options: dict[str, Any]) -> Nanny:
     from distributed import Nanny
 
     from .worker_heartbeat import QuietWorker
@@ -114,12 +166,11 @@ def _nanny(given: argparse.Namespace, number: int) -> Nanny:
         nthreads=1,
         memory_limit=0,
         death_timeout=given.death_timeout,
-        local_directory=given.local_directory and os.path.expandvars(given.local_directory),
-        interface=given.interface,
         env=environment,
         preload=["dpsolve.hpc.slurm.worker_process"],
         dashboard=False,
         worker_class=QuietWorker,
+        **options,
     )
 
 

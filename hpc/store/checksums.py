@@ -10,6 +10,9 @@ reader of Zarr looks, and is written just before it. First a line of JSON that n
 then a little-endian uint32 for each point and array, then the CRC-32 of all that. An array whose
 states are spread over several files has a checksum for each of them, under the array's and the
 file's name (``value:c.0.3.0``): no process has to have seen the whole.
+
+What is measured (`MEASURED`) has none: two workers that solve the same task, one of them held for
+dead, write the same bits but for the time that they took, in whatever order.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Digests = NDArray[np.uint32]
+
+MEASURED = frozenset({"seconds"})
+"""Records that no second computation would repeat."""
 
 
 def manifest_file(status_file: Path) -> Path:

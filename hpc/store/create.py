@@ -1,9 +1,9 @@
 """Creating a store, whole or not at all; cutting its files anew for another mesh.
 
-The metadata and coordinates of the store are written into a draft beside its place, and the draft
-is renamed. So a driver that is killed on the way leaves a draft, which the next one on the same
-machine removes, and never half a store; and a folder that holds anything else is never touched,
-because only an absent or empty one can be replaced.
+The metadata and coordinates of the store are written into a draft beside its place, sealed
+(:mod:`.trust`), and the draft is renamed. So a driver that is killed on the way leaves a draft,
+which the next one on the same machine removes, and never half a store; and a folder that holds
+anything else is never touched, because only an absent or empty one can be replaced.
 
 *Another mesh.* Where devices share the states of a point, each writes files of its own, so the
 files are cut as the mesh is. As long as nothing is committed, there is nothing in them to lose: the
@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +24,12 @@ from typing import TYPE_CHECKING
 
 from dpsolve.hpc.process_alive import is_alive
 from dpsolve.hpc.zarr_format import METADATA
-from dpsolve.solvers.errors import RefusedError
+from dpsolve.solvers.errors import RefusedError, UsageError
 
 from . import provenance
 from .atomic_files import disk_errors
-from .store import Store, check_format, is_store, open_store
+from .store import MOST_TASKS, Store, check_format, is_store, open_store
+from .trust import seal, trusted
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.plan import Plan
@@ -43,7 +45,7 @@ def open_or_create(plan: Plan, command: str) -> Store:
     Raises
     ------
     RefusedError
-        If another sweep, or anything else, lies there.
+        If another sweep, or anything else, lies there; or if the store was altered.
     StoreError
         If the disk refuses.
     """
@@ -54,8 +56,8 @@ def open_or_create(plan: Plan, command: str) -> Store:
     check_format(store)
     if lines := provenance.differences(store, plan):
         raise RefusedError(_refusal(path, lines))
-    # The same program, installed where the caller names it.
-    return replace(store, source=replace(store.source, folder=plan.source.folder))
+    # The same program: what runs is the caller's own.
+    return trusted(store, plan.source)
 
 
 def create(plan: Plan, command: str) -> None:
@@ -67,8 +69,15 @@ def create(plan: Plan, command: str) -> None:
         If something lies at its path.
     StoreError
         If the disk refuses.
+    UsageError
+        If it would have too many tasks.
     """
     path = plan.path
+    if len(plan.tasks) > MOST_TASKS:
+        raise UsageError(
+            f"the sweep has {len(plan.tasks):,} tasks, each with a file for every variable; a "
+            f"store takes {MOST_TASKS:,}. Give a task more points: points_per_task in [store]."
+        )
     with disk_errors(path):
         if path.is_dir() and any(path.iterdir()):
             raise RefusedError(
@@ -102,6 +111,7 @@ def _write_draft(draft: Path, plan: Plan, command: str) -> None:
         )
     if subgroups:
         consolidate(draft)
+    seal(open_store(draft))
 
 
 def _publish(draft: Path, path: Path) -> None:
@@ -131,7 +141,7 @@ def _refusal(path: Path, lines: list[str]) -> str:
     return (
         f"{path} holds another sweep; nothing was changed.\n{differing}\n"
         "Give this sweep a store of its own (--store OTHER.zarr), or restore the old settings and "
-        f"the stored sweep goes on. To give up what is stored: rm -r {path}"
+        f"the stored sweep goes on. To give up what is stored: rm -r {shlex.quote(str(path))}"
     )
 
 
@@ -165,4 +175,4 @@ def recut(store: Store, plan: Plan) -> Store:
             (store.path / name / METADATA).unlink(missing_ok=True)
             create_array(store.path, name, meant[name])
         consolidate(store.path)
-    return open_store(store.path)
+    return replace(open_store(store.path), source=store.source)

@@ -6,7 +6,7 @@ first group, beside the commits, where no reader of Zarr looks. A process that i
 most one torn line, which readers skip. The log decides nothing: a task is committed by its
 status file alone. It explains, and it proves: each computation of a task leaves `started` and
 `solved`, and a task's second `started` after its `committed` would be work done twice, unless a
-user wanted it (`retried`).
+user wanted it (`retried`). dask's own events would not do: they end with its scheduler.
 
 Sweeps in one process (``--on local``) keep none but for commits that were taken back: they have
 neither jobs nor retries.
@@ -24,13 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .atomic_files import disk_errors
+from .atomic_files import disk_errors, read_plain
 
 if TYPE_CHECKING:
     from .store import Store
 
 
 ENDING = ".jsonl"
+LATEST = 2.0**37  # seconds: no calendar goes on for ever
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,18 @@ def read_events(store: Store, writer: str = "") -> list[Event]:
 
 def _events(path: Path) -> Iterator[Event]:
     writer = path.name.removesuffix(ENDING).rpartition("-")[0]
-    for line in path.read_bytes().splitlines():
+    try:
+        lines = read_plain(path).splitlines()
+    except ValueError:
+        return  # no file
+    for line in lines:
         try:
             facts = json.loads(line)
-            yield Event(float(facts.pop("t")), writer, str(facts.pop("what")), facts)
-        except (ValueError, KeyError, AttributeError, TypeError):
+            event = Event(float(facts.pop("t")), writer, str(facts.pop("what")), facts)
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
             continue  # torn by a kill
+        if 0 <= event.time < LATEST:
+            yield event
 
 
 def _shown(value: Any) -> str:

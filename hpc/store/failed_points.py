@@ -11,6 +11,7 @@ Points that no worker can solve are marked `failed` in the store, with the reaso
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from dpsolve.hpc.plan.store_schema import RECORDS
 
 from .atomic_files import disk_errors
-from .buckets import Receipt
+from .buckets import Dropped, Receipt
 from .event_log import EventLog
 
 if TYPE_CHECKING:
@@ -60,10 +61,15 @@ def clear_failed(store: Store, receipts: dict[int, Receipt]) -> list[int]:
 
 
 def write_failed(store: Store, number: int, message: str) -> Receipt:
-    """Commit a task whose points all failed for one reason, and return its receipt."""
+    """Commit a task whose points all failed for one reason, and return its receipt.
+
+    If a worker that was held for dead has solved it after all, that stands.
+    """
     from dpsolve.sharding.batches.program import Batch
 
     task = store.tasks[number]
+    if (found := store.receipt(task)) is not None:
+        return Dropped(**asdict(found))
     bucket = store.buckets[task.bucket]
     axes = len(task.shape)
 

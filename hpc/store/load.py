@@ -10,6 +10,7 @@ Which point is meant is said by the values of its parameters, exactly, or by its
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,18 @@ from dpsolve.solvers.solve.point import read_off
 from dpsolve.solvers.solve.result_dims import arrays_dims, shape_of
 
 from .buckets import StoredBucket
+from .damage import check_unpacked, open_groups
 from .store import Store, open_store
+from .trust import trusted
 
 
-def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) -> Solution:
+def load(
+    path: Path | str, /, *, point: int | None = None, trust: bool = False, **parameters: Any
+) -> Solution:
     """Load one point of a sweep's store as a solution, without solving it again.
+
+    The model is built from the source that the store keeps, so that loading runs it: only that of
+    a built-in or of a store that you made runs unasked.
 
     Parameters
     ----------
@@ -49,6 +57,8 @@ def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) ->
         The store of a sweep, finished or not.
     point : int, optional
         The point's number along ``point``, for sweeps over samples, tables and paired lists.
+    trust : bool
+        Run the model's source, whoever made the store.
     **parameters
         The value of each parameter (and static size) that varies: one that is stored, up to
         rounding in the twelfth digit. Nothing is interpolated, and the nearest will not do.
@@ -67,9 +77,10 @@ def load(path: Path | str, /, *, point: int | None = None, **parameters: Any) ->
         If no point, or more than one, has these parameters: with the values that there are; or
         if the store did not keep the policy.
     RefusedError
-        If the model is an installed one and differs from what the store was computed with.
+        If the model is an installed one and differs from what the store was computed with; if
+        somebody else made the store, naming what would run; or if it was altered.
     """
-    store = open_store(path)
+    store = trusted(open_store(path), trust)
     stored, index = find_point(store, point, parameters)
     arrays, status, message = _read(store, stored, index)
     where = _name(stored, index)
@@ -112,14 +123,14 @@ def _name(stored: StoredBucket, index: int) -> str:
 
 def _read(store: Store, stored: StoredBucket, index: int) -> tuple[dict[str, Any], str, str]:
     """Return a point's arrays and numbers, its status and its message."""
-    import zarr
-
-    root = zarr.open_group(store.path, mode="r")
-    group: Any = root[stored.bucket.group] if stored.bucket.group else root
+    group = open_groups(store)[stored.number]
     at = tuple(int(i) for i in np.unravel_index(index, stored.bucket.shape))
+    task = next(task for task in stored.tasks if task.start <= index < task.stop)
     found: dict[str, Any] = {}
     for name in stored.results:
         try:
+            with suppress(FileNotFoundError):  # of a point that is not computed yet
+                check_unpacked(stored, name, task)
             found[name] = np.asarray(group[name][at])
         except Exception as error:  # whatever a codec raises on damaged bytes
             raise StoreError(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import warnings
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .atomic_files import disk_errors
 from .buckets import StoredBucket
-from .store import open_store
+from .store import Store, open_store
 
 if TYPE_CHECKING:
     import xarray
@@ -23,7 +29,8 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
     ----------
     path : path
         The store of a sweep, finished or not. Where nothing is computed yet, ``status`` is
-        ``pending`` and numbers are NaN.
+        ``pending`` and numbers are NaN. Files that committed tasks wrote and that are not there
+        any more read as NaN too, which a warning tells.
 
     Returns
     -------
@@ -39,16 +46,51 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
         If there is no store at `path`.
     """
     import xarray
+    from zarr.storage import LocalStore
 
     store = open_store(path)
+    if missing := ", ".join(_missing(store)):
+        warnings.warn(
+            f"{store.path} lacks files of committed tasks, where it reads NaN: {missing}. To "
+            f"compute them again: dpsolve resume {shlex.quote(str(store.path))} --repair",
+            stacklevel=2,
+        )
+    folder: Any = LocalStore(store.path, read_only=True)  # a path with :: would be an address
     if len(store.buckets) == 1:
-        dataset: xarray.Dataset = xarray.open_zarr(store.path)
+        dataset: xarray.Dataset = xarray.open_zarr(folder)
         return _with_parameters(dataset, store.buckets[0])
-    tree = xarray.open_datatree(store.path, engine="zarr", chunks={})
+    tree = xarray.open_datatree(folder, engine="zarr", chunks={})
     for bucket in store.buckets:
         group = bucket.bucket.group
         tree[group].dataset = _with_parameters(tree[group].to_dataset(), bucket)
     return tree
+
+
+def _missing(store: Store) -> Iterator[str]:
+    """Yield how many files of committed tasks each array lacks, with one look into its folder."""
+    with disk_errors(store.path):
+        for bucket in store.buckets:
+            group = bucket.bucket.group
+            committed = [_key(task.cell) for task in bucket.committed()]
+            for name, array in bucket.results.items():
+                there = _names(bucket.folder / name)
+                first = len(bucket.bucket.axes)
+                pairs = zip(array.shape[first:], array.cell[first:], strict=True)
+                parts = [_key(at) for at in product(*(range(-(-n // m)) for n, m in pairs))]
+                wanted = (f"c{task}{part}" for task in committed for part in parts)
+                if lost := sum(key not in there for key in wanted):
+                    yield f"{lost} of {f'{group}/' if group else ''}{name}"
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
+
+
+def _key(cell: tuple[int, ...]) -> str:
+    return "".join(f".{i}" for i in cell)
 
 
 def _with_parameters(dataset: xarray.Dataset, bucket: StoredBucket) -> xarray.Dataset:

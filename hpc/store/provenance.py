@@ -84,6 +84,9 @@ def differences(store: Store, plan: Plan) -> list[str]:
     held, asked = store.source, plan.source
     if held.name != asked.name:
         lines.append(_line("model", held.name, asked.name))
+    if held.kind != asked.kind or (held.kind == "module" and held.reference != asked.reference):
+        # A module is found by its name, whatever text the store has.
+        lines.append(_line("model", *(f"{x.reference} ({x.kind})" for x in (held, asked))))
     if not same_code(held.source, asked.source):
         lines.append(_line("model source (sha256)", held.sha256[:12], asked.sha256[:12]))
         lines += _source_difference(held.source, asked.source)

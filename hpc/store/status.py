@@ -5,22 +5,28 @@ Reading changes nothing and needs no lock, so it may be done while the sweep run
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dpsolve.hpc.plan.design import point_label, point_parameters
+from dpsolve.hpc.terminal_text import printable
+from dpsolve.hpc.zarr_format import ZarrArray
+from dpsolve.solvers.distributions.top_mass import PREFIX, texts
 from dpsolve.solvers.outcomes import accuracy
 
-from .atomic_files import disk_errors
-from .buckets import Receipt, StoredBucket, worst
+from .buckets import STATUSES, StoredBucket, Tallies, worst
 from .store import Store, open_store
 
 MOST_FAILURES = 5
+MOST_TASKS = 200  # of a bucket whose mass at the top of a grid is looked at, a file each
+MOST_LOOKED_AT = 1000  # tasks with points that are not solved: where so many fail, all do alike
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ class StoreStatus:
     groups : tuple of GroupStatus
     failures : tuple of Failure
         The first few distinct messages.
+    top_mass : tuple of str
+        States with much mass at the top of their grids, a sentence each.
     """
 
     path: Path
@@ -109,6 +117,7 @@ class StoreStatus:
     last_commit: float | None
     groups: tuple[GroupStatus, ...]
     failures: tuple[Failure, ...] = field(default=())
+    top_mass: tuple[str, ...] = field(default=())
 
     def _sum(self, name: str) -> int:
         return sum(getattr(group, name) for group in self.groups)
@@ -164,7 +173,7 @@ class StoreStatus:
         goes_on : bool
             Somebody works on it at this moment, so nothing need be done.
         """
-        return "\n".join(self._lines(goes_on))
+        return "\n".join(map(printable, self._lines(goes_on)))
 
     def _lines(self, goes_on: bool) -> Iterator[str]:
         yield f"{self.path}: {self.points} points of the model {self.model}"
@@ -183,8 +192,9 @@ class StoreStatus:
             yield f"  accuracy   {bound}"
         for failure in self.failures:
             yield f"  {failure}"
+        yield from (f"  grid       {text}" for text in self.top_mass)
         if self.pending and not goes_on:
-            yield f"  to go on: dpsolve resume {self.path}"
+            yield f"  to go on: dpsolve resume {shlex.quote(str(self.path))}"
 
 
 def read_status(path: Path | str) -> StoreStatus:
@@ -196,19 +206,19 @@ def read_status(path: Path | str) -> StoreStatus:
         If there is no store at `path`, or it cannot be read.
     """
     store = open_store(path)
-    receipts = store.receipts()
+    tallies = store.tallies()
     attributes = store.attributes
+    times = [int(rows["modified"].max()) for rows in tallies if rows.size]
+    said = ("created", "host", "device", "command")
     return StoreStatus(
         path=store.path,
-        model=attributes["model_reference"],
+        model=store.source.reference,
         tol=store.options.tol,
-        created=attributes["created"],
-        host=attributes["host"],
-        device=attributes["device"],
-        command=attributes["command"],
-        last_commit=_last_commit(store),
-        groups=tuple(_group(bucket, receipts) for bucket in store.buckets),
-        failures=tuple(_failures(store, receipts)),
+        **{name: str(attributes.get(name, "")) for name in said},
+        last_commit=max(times) / 1e9 if times else None,
+        groups=tuple(map(_group, store.buckets, tallies)),
+        failures=tuple(_failures(store, tallies)),
+        top_mass=tuple(top_mass_texts(store, {int(n) for rows in tallies for n in rows["task"]})),
     )
 
 
@@ -217,43 +227,75 @@ def _counts(status: StoreStatus | GroupStatus) -> str:
     return text + (f", {status.pending} pending" if status.pending else "")
 
 
-def _group(bucket: StoredBucket, receipts: dict[int, Receipt]) -> GroupStatus:
-    own = [receipts[task.id] for task in bucket.tasks if task.id in receipts]
+def _group(bucket: StoredBucket, tallies: Tallies) -> GroupStatus:
     return GroupStatus(
         group=bucket.bucket.group,
-        tasks=len(bucket.tasks),
-        committed=len(own),
-        points=sum(task.size for task in bucket.tasks),
-        solved=sum(receipt.solved for receipt in own),
-        inexact=sum(receipt.inexact for receipt in own),
-        failed=sum(receipt.failed for receipt in own),
-        error_bound=worst(receipt.error_bound for receipt in own),
+        tasks=bucket.task_count,
+        committed=tallies.size,
+        points=bucket.bucket.size,
+        error_bound=worst(tallies["error_bound"]),
+        **{word: int(tallies[word].sum()) for word in STATUSES},
     )
 
 
-def _last_commit(store: Store) -> float | None:
-    with disk_errors(store.path):
-        times = [
-            bucket.file("status", task).stat().st_mtime
-            for bucket in store.buckets
-            for task in bucket.committed()
-        ]
-    return max(times, default=None)
-
-
-def _failures(store: Store, receipts: dict[int, Receipt]) -> Iterator[Failure]:
+def _failures(store: Store, tallies: list[Tallies]) -> Iterator[Failure]:
     """Yield the first few distinct messages, each with its first point."""
     found: dict[tuple[str, str, str], list[Any]] = {}
-    for number, receipt in receipts.items():
-        if not receipt.inexact + receipt.failed:
-            continue
-        task = store.tasks[number]
-        bucket = store.buckets[task.bucket]
-        status, messages = bucket.record("status", task), bucket.record("message", task)
-        if status is None or messages is None:
-            continue
-        for at in np.flatnonzero(status != "solved"):
-            key = (bucket.bucket.group, str(status[at]), str(messages[at]))
-            found.setdefault(key, [0, bucket, task.start + int(at)])[0] += 1
+    looked_at = 0
+    for bucket, rows in zip(store.buckets, tallies, strict=True):
+        for number in rows["task"][(rows["inexact"] > 0) | (rows["failed"] > 0)].tolist():
+            if looked_at == MOST_LOOKED_AT:
+                break
+            looked_at += 1
+            task = bucket.tasks[number - bucket.first]
+            try:
+                status, messages = bucket.record("status", task), bucket.record("message", task)
+            except ValueError:
+                continue  # damaged: dpsolve doctor tells
+            if status is None or messages is None:
+                continue
+            for at in np.flatnonzero(status != "solved"):
+                key = (bucket.bucket.group, str(status[at]), str(messages[at]))
+                found.setdefault(key, [0, bucket, task.start + int(at)])[0] += 1
     for (_, word, message), (count, bucket, point) in list(found.items())[:MOST_FAILURES]:
         yield Failure(word, message, count, point_parameters(bucket.bucket, point))
+
+
+def top_mass_texts(store: Store, committed: Collection[int]) -> Iterator[str]:
+    """Yield a sentence for each state with too much mass at the top of its grid.
+
+    Parameters
+    ----------
+    store : Store
+    committed : collection of int
+        Numbers of the tasks that are. Of many, some are looked at, evenly spread.
+    """
+    for bucket in store.buckets:
+        names = [n for n, array in bucket.results.items() if _is_top(n, array, bucket)]
+        found = {name: _values(bucket, name, committed) for name in names}
+        group = f"{bucket.bucket.group}: " if bucket.bucket.group else ""
+        yield from (group + text for text in texts(found))
+
+
+def _is_top(name: str, array: ZarrArray, bucket: StoredBucket) -> bool:
+    """Tell whether an array is this, and no factory's own of such a name."""
+    return (
+        name.startswith(PREFIX)
+        and "distribution_error" in bucket.results
+        and array.dims == bucket.results["status"].dims
+        and array.chunk is None
+    )
+
+
+def _values(bucket: StoredBucket, name: str, committed: Collection[int]) -> NDArray[Any]:
+    tasks = [task for task in bucket.tasks if task.id in committed]
+    step = -(-len(tasks) // MOST_TASKS) or 1
+    found = []
+    for task in tasks[::step]:
+        try:
+            record = bucket.record(name, task)
+        except (ValueError, OSError):
+            continue  # damaged: dpsolve verify tells
+        if record is not None:
+            found.append(record)
+    return np.concatenate(found) if found else np.zeros(0)

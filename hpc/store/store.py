@@ -11,30 +11,43 @@ begun. Two drivers on one store repeat each other's work, and do each other no h
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpsolve.hpc.plan.design import Bucket
 from dpsolve.hpc.plan.store_schema import FORMAT, READABLE, RECORDS
-from dpsolve.hpc.plan.tasks import Task, cut
-from dpsolve.hpc.sweep_file.model_source import ModelSource
+from dpsolve.hpc.plan.tasks import Task
+from dpsolve.hpc.sweep_file.model_source import Kind, ModelSource, StoredSource
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
-from dpsolve.solvers.errors import RefusedError, StoreError
+from dpsolve.solvers.errors import DamagedError, RefusedError, StoreError, UsageError
 
 from . import checksums
-from .atomic_files import disk_errors, write_file
-from .buckets import Receipt, StoredBucket, receipt
+from .atomic_files import disk_errors, read_plain, write_file
+from .buckets import TALLY, Dropped, Receipt, Row, StoredBucket, Tallies, receipt
 
 if TYPE_CHECKING:
     from dpsolve.sharding.batches.program import Batch
     from dpsolve.solvers.options import SolveOptions
 
+
+TALLIES = ".tallies"
+MANY_TASKS = 1000
+"""From so many tasks on, drivers note what they know of them."""
+
+MOST_TASKS = 2**22
+MOST_BYTES, MOST_RATIO = 2**28, 100
 
 T = TypeVar("T")
 
@@ -66,7 +79,7 @@ class Store:
     @property
     def points(self) -> int:
         """The number of points."""
-        return sum(task.size for task in self.tasks)
+        return sum(bucket.bucket.size for bucket in self.buckets)
 
     @cached_property
     def options(self) -> SolveOptions:
@@ -80,21 +93,60 @@ class Store:
 
         A damaged status file is no commit: its task is done again.
         """
-        found: dict[int, Receipt] = {}
         with disk_errors(self.path):
-            for bucket in self.buckets:
-                for task in bucket.committed():
-                    try:
-                        status = bucket.record("status", task)
-                        bound = bucket.record("error_bound", task)
-                    except ValueError:
-                        continue
-                    if status is not None and bound is not None:
-                        found[task.id] = receipt(task, status, bound)
-        return found
+            rows = [row for bucket in self.buckets for row in bucket.tallies({}).tolist()]
+        return {task: Receipt(task, *counts) for task, _, _, *counts in rows}
+
+    def tallies(self) -> list[Tallies]:
+        """Return what is known of the committed tasks of each bucket, as drivers noted it."""
+        with disk_errors(self.path):
+            noted = {row[:3]: row for row in self._noted()}
+            return [bucket.tallies(noted) for bucket in self.buckets]
+
+    def note(self, receipts: Iterable[Receipt], *, anew: bool = False) -> None:
+        """Note what is known of committed tasks, in the one file of this process.
+
+        The disk may refuse it: then their own files are read.
+
+        Parameters
+        ----------
+        receipts : iterable of Receipt
+        anew : bool
+            Of many tasks, for some of which there may be notes already.
+        """
+        with suppress(OSError):
+            noted = {row[:3] for row in self._noted()} if anew else ()
+            rows = []
+            for each in receipts:
+                held = self._status(each.task).stat()
+                at = (each.task, held.st_size, held.st_mtime_ns)
+                if at not in noted:
+                    rows.append((*at, each.solved, each.inexact, each.failed, each.error_bound))
+            if rows:
+                self._notes.parent.mkdir(exist_ok=True)
+                with self._notes.open("ab") as file:
+                    file.write(np.array(rows, TALLY).tobytes())
+
+    def _noted(self) -> Iterator[Row]:
+        for file in sorted(self._notes.parent.glob(f"*{TALLIES}")):
+            try:
+                content = read_plain(file)
+            except (OSError, ValueError):
+                continue
+            whole = len(content) - len(content) % TALLY.itemsize  # a kill may have torn the last
+            yield from np.frombuffer(content[:whole], TALLY).tolist()
+
+    @cached_property
+    def _notes(self) -> Path:
+        writer = f"{platform.node()}-{os.getpid()}-{time.time_ns()}{TALLIES}"
+        return self.buckets[0].folder / "status" / "tallies" / writer
+
+    def _status(self, number: int) -> Path:
+        task = self.tasks[number]
+        return self.buckets[task.bucket].file("status", task)
 
     def write_task(self, task: Task, batch: Batch) -> Receipt:
-        """Write what a task computed, then commit it.
+        """Write what a task computed, then commit it, unless another process has done so.
 
         Raises
         ------
@@ -123,11 +175,27 @@ class Store:
             for label, (part, block) in parts.items():
                 if label != "status":
                     bucket.write(part, task, block)
-            sums = {label: block for label, (_, block) in parts.items()}
+            sums = {label: block for label, (part, block) in parts.items()
+                    if part.array not in checksums.MEASURED}  # fmt: skip
             commit, block = parts["status"]
             write_file(checksums.manifest_file(commit.file), checksums.encode(sums, task.size))
-            bucket.write(commit, task, block)
+            try:
+                bucket.write(commit, task, block)
+            except FileExistsError:  # of a worker that was held for dead, or of another driver
+                if (found := self.receipt(task)) is not None:
+                    return Dropped(**asdict(found))
+                commit.file.unlink()  # damaged
+                bucket.write(commit, task, block)
         return receipt(task, batch.status, batch.error_bound)
+
+    def receipt(self, task: Task) -> Receipt | None:
+        """Return the receipt of a task, None if it is not committed or its commit is damaged."""
+        bucket = self.buckets[task.bucket]
+        try:
+            status, bound = bucket.record("status", task), bucket.record("error_bound", task)
+        except ValueError:
+            return None
+        return None if status is None or bound is None else receipt(task, status, bound)
 
 
 def is_store(path: Path) -> bool:
@@ -138,11 +206,17 @@ def is_store(path: Path) -> bool:
     StoreError
         If the folder cannot be read.
     """
-    return "dpsolve_store" in _read_metadata(path).get("attributes", {})
+    return "dpsolve_store" in _attributes(_read_metadata(path))
+
+
+NONSENSE = (
+    LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError
+)  # fmt: skip
+"""What comes of reading metadata that nobody checked: any value may stand in any place."""
 
 
 def open_store(path: Path | str) -> Store:
-    """Open an existing store.
+    """Open an existing store, to be read: nothing of it can run (see :mod:`.trust`).
 
     Raises
     ------
@@ -152,12 +226,10 @@ def open_store(path: Path | str) -> Store:
     path = Path(path).expanduser()
     if not path.exists():
         raise StoreError(f"there is no store at {path}. Is the path right? A sweep makes one.")
-    if not is_store(path):
-        raise StoreError(
-            f"{path} is not a store of dpsolve: its {METADATA} is missing or does not say so."
-        )
     root = _read_metadata(path)
-    attributes = root["attributes"]
+    attributes = _attributes(root)
+    if "dpsolve_store" not in attributes:
+        raise StoreError(f"{path} is not a store of dpsolve: {_no_metadata(path)}.")
     if attributes["dpsolve_store"] not in READABLE:
         raise StoreError(
             f"{path} has the store format {attributes['dpsolve_store']}; this dpsolve reads "
@@ -165,11 +237,20 @@ def open_store(path: Path | str) -> Store:
             f"{attributes.get('dpsolve_version')}: use that version, or sweep into a new store."
         )
     try:
-        return Store(path, attributes, _buckets(path, root), _source(attributes))
-    except FileNotFoundError as error:
-        raise StoreError(_damaged(path, f"{error.filename} is missing")) from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise StoreError(_damaged(path, repr(error))) from error
+        with disk_errors(path):
+            store = Store(path, attributes, _buckets(path, root), _source(attributes))
+            _ = store.options
+            return store
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            missing = f"{error.__cause__.filename} is missing"
+            raise DamagedError(_damaged(path, missing)) from error.__cause__
+        raise
+    except UsageError as error:  # of the options
+        raise DamagedError(_damaged(path, str(error))) from error
+    except NONSENSE as error:
+        why = str(error) if isinstance(error, ValueError) else repr(error)
+        raise DamagedError(_damaged(path, why)) from error
 
 
 def check_format(store: Store) -> None:
@@ -191,45 +272,118 @@ def check_format(store: Store) -> None:
 
 def _damaged(path: Path, why: str) -> str:
     return (
-        f"the store {path} is damaged: {why}. Restore it from a copy, or delete it and run the "
-        "sweep again."
+        f"the store {path} is damaged: {printable(why)}. Restore it from a copy, or delete it and "
+        "run the sweep again."
     )
+
+
+def read_document(file: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises
+    ------
+    ValueError
+        If it is none, in words.
+    OSError
+        If it cannot be read.
+    """
+    content = file.read_bytes()
+    if not content.strip():
+        raise ValueError(f"{file.name} is empty")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is no JSON, or only a part of it ({error})") from None
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     """Return a folder's metadata as a Zarr group, or nothing if it is none."""
     with disk_errors(path):
         try:
-            document = json.loads((path / METADATA).read_bytes())
+            document = read_document(path / METADATA)
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
     return document if isinstance(document, dict) else {}
 
 
-def _source(attributes: Mapping[str, Any]) -> ModelSource:
+def _attributes(document: Mapping[str, Any]) -> dict[str, Any]:
+    found = document.get("attributes")
+    return found if isinstance(found, dict) else {}
+
+
+def _no_metadata(path: Path) -> str:
+    """Say why a folder has no metadata of a store."""
+    try:
+        read_document(path / METADATA)
+    except ValueError as error:
+        return f"{error}. If a store was here, restore that file from a copy"
+    except OSError:
+        return f"it has no {METADATA}"
+    return f"its {METADATA} does not say so"
+
+
+def _source(attributes: Mapping[str, Any]) -> StoredSource:
     names = ("reference", "name", "kind", "source", "sha256")
     given = {name: attributes[f"model_{name}"] for name in names}
     given["files"] = attributes.get("model_files", "{}")  # absent in format 1
-    return ModelSource.from_dict(given, folder=Path(attributes["model_folder"]))
+    found = StoredSource.from_dict(given, folder=Path(attributes["model_folder"]))
+    assert isinstance(found, StoredSource)
+    texts = [getattr(found, name) for name in names]
+    if not all(isinstance(text, str) for text in (*texts, *chain(*found.files))):
+        raise TypeError("the model's source is no text")
+    if found.kind not in get_args(Kind) or (found.kind == "builtin") != found.is_builtin:
+        raise ValueError(f"there is no model {found.reference} of the kind {found.kind}")
+    return found
+
+
+def _plain_name(name: Any) -> str:
+    """Return a name if it is that of a folder in the store, and nowhere else.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or any(c in name for c in "/\0"):
+        raise ValueError(f"{name!r} is no name of a group or an array: it leads out of the store")
+    return name
+
+
+def _inside(folder: Path) -> Path:
+    """Return a folder of the store, unless it is a link to somewhere else."""
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link, and a store holds its files itself")
+    return folder
 
 
 def _buckets(path: Path, root: Mapping[str, Any]) -> tuple[StoredBucket, ...]:
     nodes: dict[str, Any] = root["consolidated_metadata"]["metadata"]
+    for name in nodes:
+        for part in name.split("/"):
+            _plain_name(part)
     groups = {name: node for name, node in nodes.items() if node["node_type"] == "group"}
     groups = _in_order(groups, root["attributes"].get("groups"))
     found: list[StoredBucket] = []
     first = 0
     for name, group in (groups or {"": root}).items():
-        prefix = f"{name}/" if name else ""
+        prefix = f"{_plain_name(name)}/" if name else ""
         arrays = {
             key.removeprefix(prefix): ZarrArray.from_document(node)
             for key, node in nodes.items()
             if key.startswith(prefix) and node["node_type"] == "array"
         }
+        for array in (
+            "",
+            *map(_plain_name, arrays),
+            "status/ledger",
+            "status/checkpoint",
+            "status/tallies",
+        ):
+            _inside(path / name / array if name or array else path / "status")
         arrays = _in_order(arrays, group["attributes"].get("arrays"))
         bucket = _bucket(path, name, group["attributes"], arrays, len(found), first)
         found.append(bucket)
-        first += len(bucket.tasks)
+        first += bucket.task_count
     return tuple(found)
 
 
@@ -252,21 +406,72 @@ def _bucket(
     folder = path / name
     status = arrays["status"]
     swept: list[str] = json.loads(attributes["swept"])
+    _check_sizes(folder, arrays, {*status.dims, *swept})
 
     def values(coordinate: str) -> NDArray[Any]:
         array = arrays[coordinate]
-        return array.decode((folder / coordinate / array.key((0,) * len(array.dims))).read_bytes())
+        try:
+            return array.decode(read_plain(_only_file(folder, coordinate, array)))
+        except ValueError as error:
+            raise ValueError(f"the coordinate {coordinate} cannot be read: {error}") from None
 
     axes = {dim: values(dim) for dim in status.dims}
     bucket = Bucket(
         group=name,
-        sizes=json.loads(attributes["sizes"]),
+        sizes=_numbers(attributes["sizes"], bool | int | float | str | None),
         axes=axes,
         parameters={p: (arrays[p].dims, axes[p] if p in axes else values(p)) for p in swept},
-        fixed=json.loads(attributes["fixed"]),
+        fixed=_numbers(attributes["fixed"], int | float),
     )
     on_axes = {k: a for k, a in arrays.items() if a.dims[: len(axes)] == status.dims}
     results = {k: a for k, a in on_axes.items() if k not in axes and k not in swept}
+    if missing := [record for record in RECORDS if record not in results]:
+        raise ValueError(f"{missing[0]} does not lie along the dimensions of its points")
     results["status"] = results.pop("status")
-    tasks = tuple(cut(status.shape, status.cell, number, first))
-    return StoredBucket(folder, bucket, results, tasks)
+    for result, array in results.items():
+        if array.shape[: len(axes)] != bucket.shape or array.cell[: len(axes)] != status.cell:
+            raise ValueError(f"{result} and status differ in their points")
+    labels = {name: array.attributes for name, array in arrays.items()}
+    return StoredBucket(folder, bucket, results, number, first, labels)
+
+
+def _numbers(text: str, kind: Any) -> dict[str, Any]:
+    """Read values by name.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(x, kind) for x in found.values()):
+        raise TypeError(f"{text[:80]} are no values by name")
+    return found
+
+
+def _only_file(folder: Path, name: str, array: ZarrArray) -> Path:
+    return folder / name / array.key((0,) * len(array.dims))
+
+
+def _check_sizes(folder: Path, arrays: Mapping[str, ZarrArray], names: Iterable[str]) -> None:
+    """Refuse what a small file makes large, before memory is taken for it.
+
+    Raises
+    ------
+    ValueError
+        If there are more tasks than :data:`MOST_TASKS`, or the parameters' values take more than
+        :data:`MOST_BYTES` of memory and hardly any of the disk.
+    """
+    status = arrays["status"]
+    tasks = status.files
+    if tasks > MOST_TASKS:
+        raise ValueError(
+            f"it has {tasks:,} tasks, and this dpsolve takes up to {MOST_TASKS:,}: a sweep into a "
+            "new store with more points_per_task has fewer"
+        )
+    read = {name: arrays[name] for name in names}
+    needed = sum(array.nbytes for array in read.values())
+    if needed > MOST_BYTES:
+        held = sum(_only_file(folder, n, array).stat().st_size for n, array in read.items())
+        if needed > MOST_RATIO * held:
+            raise ValueError(f"its parameters unpack to {needed:,} bytes from {held:,} on the disk")

@@ -28,11 +28,15 @@ from zarr.storage import LocalStore
 
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
 
-from .atomic_files import write_file
+from .atomic_files import write_file, write_once
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
+
+
+COMMITS = "status/"
+"""Where the files lie of which each is a commit, and written once (see :mod:`.store`)."""
 
 
 class DurableStore(LocalStore):
@@ -72,7 +76,8 @@ class DurableStore(LocalStore):
         file = self.root / key
         if _is_metadata(key):
             file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, [value.as_buffer_like()])
+        once = key.startswith(COMMITS) and not _is_metadata(key)
+        (write_once if once else write_file)(file, [value.as_buffer_like()])
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write a file unless there is one. Only one process creates a store at a time."""

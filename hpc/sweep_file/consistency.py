@@ -100,8 +100,8 @@ def _one_row_section(raw: Mapping[str, Any], given: list[Key]) -> Iterator[Mista
         name = raw.get("model", "MODEL")
         yield Mistake(
             (),
-            "nothing is swept: add [grid], [zip], [sample] or [table], or --grid on the command "
-            f"line. One point alone: dpsolve solve {name}",
+            "nothing is swept: add [grid], [zip], [sample] or [table]; --grid on the command line, "
+            f"grid= in Python. One point alone: dpsolve solve {name}, or dp.solve",
         )
 
 

@@ -11,10 +11,15 @@ from typing import Any
 
 from dpsolve.solvers.errors import did_you_mean
 
-from .mistakes import Mistake
+from .mistakes import Mistake, path_fault
 
 # A broken file usually has the same mistake in every row; the first ones tell it.
 _SHOWN = 5
+
+_OF_NUMBERS = frozenset("0123456789+-.eE")
+
+# What separates columns where the comma is in the numbers, or where a table was pasted.
+_OTHER_MARKS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 _FILE = ("table", "file")
 
@@ -70,6 +75,8 @@ def _shape(table: Any) -> Iterator[Mistake]:
     file, columns = table.get("file"), table.get("columns", [])
     if not isinstance(file, str) or not file:
         yield Mistake(_FILE, 'the name of a CSV file is expected: file = "points.csv".')
+    elif fault := path_fault(file):
+        yield Mistake(_FILE, fault)
     names = columns.values() if isinstance(columns, Mapping) else columns
     if not isinstance(columns, Mapping | list) or not all(isinstance(c, str) for c in names):
         yield Mistake(
@@ -101,6 +108,12 @@ def _read(path: Path, name: str) -> _Rows | Mistake:
     if header == [""] or len(set(header)) < len(header):
         twice = sorted({c for c in header if header.count(c) > 1})
         return Mistake(_FILE, f"two columns have the same name: {', '.join(twice) or '(empty)'}.")
+    if len(header) == 1 and (mark := next((m for m in _OTHER_MARKS if m in header[0]), "")):
+        return Mistake(
+            _FILE,
+            f"its columns are separated by {_OTHER_MARKS[mark]}; write commas between columns, and "
+            "a point in numbers: 0.95 (a spreadsheet exports that as CSV for English)",
+        )
     if all(_finite(cell) is not None for cell in header):
         return Mistake(_FILE, "its first row holds numbers; it must hold the columns' names.")
     return _Rows(header, lines[1:])
@@ -152,6 +165,8 @@ def _values(
 
 def _finite(cell: str) -> float | None:
     """Read a finite number; a whole one stays whole, so that a size remains a size."""
+    if not set(cell) <= _OF_NUMBERS:  # Python reads 0_93 as 93, and digits of every script
+        return None
     try:
         return int(cell)
     except ValueError:

@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -53,6 +54,8 @@ def number_in_quotes(value: object) -> str:
     try:
         float(value)
     except ValueError:
+        return ""
+    if "_" in value:  # 0_93: Python reads it, TOML does not
         return ""
     return f"in quotes this is text; write the number bare: {value}."
 
@@ -92,11 +95,13 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _whole(value: Any, least: int, why: str) -> int:
+def _whole(value: Any, least: int, why: str, most: int = 2**31 - 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _wrong(number_in_quotes(value) or "a whole number is expected.")
     if value < least:
         raise _wrong(why)
+    if value > most:
+        raise _wrong(f"at most {most:,} can be counted.")
     return value
 
 
@@ -108,16 +113,42 @@ def _text(value: Any) -> str:
     return value
 
 
+_NO_FOLDERS = frozenset({
+    ".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".csv", ".tsv", ".parquet", ".npy", ".npz", ".mat",
+    ".dta", ".pkl", ".pickle", ".json", ".toml", ".py", ".zip", ".tar", ".gz", ".xlsx",
+})  # fmt: skip
+
+
+def _store_path(value: Any) -> str:
+    """Accept where a store goes: a folder, and not what other programs mean by such a name."""
+    text = _text(value)
+    if "://" in text:
+        raise _wrong(
+            f"a store is a folder on a disk that all machines of the sweep see; {text!r} is an "
+            "address. Sweep into a folder, and copy that when it is done."
+        )
+    if (ending := PurePath(text).suffix.lower()) in _NO_FOLDERS:
+        raise _wrong(
+            f'a store is a folder of Zarr arrays, and "{ending}" is the ending of a file: '
+            f'"{PurePath(text).with_suffix(".zarr")}". What it holds becomes a file afterwards: '
+            'dp.open("x.zarr").to_netcdf("x.nc").'
+        )
+    if not text.isprintable():
+        raise _wrong(f"characters that are not printed do not belong into a path: {text!r}.")
+    return text
+
+
 # Serialised as they are: an `int` stands for a size and must come back as one.
 _as_is = PlainSerializer(lambda value: value)
 Number = Annotated[float, PlainValidator(_number), _as_is]
 Scalar = Annotated[float | bool | str, PlainValidator(_scalar), _as_is]
 Text = Annotated[str, PlainValidator(_text)]
+StorePath = Annotated[str, PlainValidator(_store_path)]
 Count = Annotated[int, PlainValidator(lambda v: _whole(v, 1, "at least 1 is needed."))]
 TwoOrMore = Annotated[
     int, PlainValidator(lambda v: _whole(v, 2, "a range with two ends has at least 2 points."))
 ]
-Seed = Annotated[int, PlainValidator(lambda v: _whole(v, 0, "a seed is 0 or above."))]
+Seed = Annotated[int, PlainValidator(lambda v: _whole(v, 0, "a seed is 0 or above.", 2**63))]
 Values = Annotated[tuple[Scalar, ...], BeforeValidator(_list)]
 
 
@@ -186,7 +217,7 @@ class Table(_Part):
 class StoreFields(_Part):
     """Where results go, which of them, and in what portions."""
 
-    path: Text
+    path: StorePath
     keep: Annotated[tuple[Text, ...], BeforeValidator(_list)] | None = None
     points_per_task: Count | None = None
 

@@ -25,6 +25,19 @@ class Mistake:
     show_value: bool = True
 
 
+LONGEST = 255  # bytes of a name in a folder, on every file system in use
+
+
+def path_fault(path: str) -> str:
+    """Return why a text cannot be the path of a file or folder, or an empty string."""
+    if "\0" in path:
+        return "a path holds no NUL character."
+    for part in path.split("/"):
+        if len(part.encode()) > LONGEST:
+            return f"'{part[:20]}...' has {len(part.encode())} bytes; a name has {LONGEST} at most."
+    return ""
+
+
 def look_up(raw: Any, key: Key) -> Any:
     """Return the value at `key` in nested tables and lists, or None."""
     for part in key:

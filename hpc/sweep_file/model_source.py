@@ -19,7 +19,7 @@ import linecache
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,9 @@ from .local_imports import INIT, Importer, execute, files_beside, same_code
 
 Kind = Literal["builtin", "module", "file"]
 Files = tuple[tuple[str, str], ...]  # paths and texts
+
+PRIVATE = "_dpsolve_model_"
+"""What the names of modules begin with that were executed from a model's text."""
 
 # Files that hold users' models, by the name that tracebacks show.
 _users_files: set[str] = set()
@@ -57,6 +60,9 @@ class ModelSource:
         Path, from its folder, and text of every file there that it imports, directly or not.
     folder : str
         Where these were found; no part of the model's identity.
+    at_hand : bool
+        Whether it was read from that folder just now, and not from a store. A stored file has all
+        that it imports from there with it: what else lies in the folder by now is not looked at.
     """
 
     reference: str
@@ -66,6 +72,7 @@ class ModelSource:
     sha256: str
     files: Files = field(default=(), repr=False)
     folder: str = field(default="", repr=False, compare=False)
+    at_hand: bool = field(default=True, repr=False, compare=False)
 
     def load(self) -> Callable[..., Any]:
         """Return the factory; the same object each time.
@@ -78,7 +85,7 @@ class ModelSource:
             If an installed model is no longer the text that this source names.
         """
         if self.kind == "file":
-            module = _execute(self.source, self.file, self.folder, self.files)
+            module = _execute(self.source, self.file, self.folder, self.files, self.at_hand)
             return _function(module, self.name, self.file)
         factory, text, files = _installed(self.reference, self.folder)
         held, here = dict(self.files), dict(files)
@@ -95,6 +102,11 @@ class ModelSource:
                 "sweep into a new store."
             )
         return factory
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether loading it runs dpsolve's own code alone."""
+        return self.kind == "builtin" and ":" not in self.reference
 
     @property
     def file(self) -> str:
@@ -114,6 +126,23 @@ class ModelSource:
         own = {k: v for k, v in given.items() if k not in ("files", "files_sha256")}
         files = tuple(json.loads(given.get("files", "{}")).items())
         return cls(**own, files=files, folder=str(folder or Path.cwd()))
+
+
+@dataclass(frozen=True)
+class StoredSource(ModelSource):
+    """A model's source as a store holds it: to be read and compared; run only if it is built in."""
+
+    def load(self) -> Callable[..., Any]:
+        """Return the factory of a built-in.
+
+        Raises
+        ------
+        RefusedError
+            If it is none: whoever made the store can make it do anything.
+        """
+        if not self.is_builtin:
+            raise RefusedError(f"the model {self.reference} is not trusted, and was not run")
+        return super().load()
 
 
 def resolve(reference: str, relative_to: Path | None = None) -> ModelSource:
@@ -174,7 +203,7 @@ def _from_file(file: str, function: str, folder: Path) -> ModelSource:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the model file {path}: {error}") from None
     files = tuple(files_beside(text, path.parent).items())
-    module = _execute(text, file, str(path.parent), files)
+    module = _execute(text, file, str(path.parent), files, True)
     if not function:
         function = _only_function(module, file)
     _function(module, function, file)
@@ -182,9 +211,9 @@ def _from_file(file: str, function: str, folder: Path) -> ModelSource:
 
 
 @lru_cache(maxsize=64)
-def _execute(text: str, file: str, folder: str, files: Files) -> ModuleType:
+def _execute(text: str, file: str, folder: str, files: Files, at_hand: bool) -> ModuleType:
     """Run a file's stored text, and those of the files that it imports, as modules of its own."""
-    module = ModuleType(f"_dpsolve_model_{_sha256(json.dumps([text, files]))[:16]}")
+    module = ModuleType(f"{PRIVATE}{_sha256(json.dumps([text, files]))[:16]}")
     module.__file__ = file
     place = file[: len(file) - len(Path(file).name)]
     importer = Importer(dict(files), folder, place, module.__name__)
@@ -195,7 +224,7 @@ def _execute(text: str, file: str, folder: str, files: Files) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses and pickle look their module up there
     before = set(sys.modules)
     try:
-        with _importable(folder):
+        with _importable(folder) if at_hand else nullcontext():
             execute(text, file, module)
     except SyntaxError as error:
         importer.forget()

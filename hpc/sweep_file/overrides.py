@@ -61,11 +61,15 @@ class Overrides:
         tables = copy.deepcopy(dict(raw))
         origins: dict[Key, str] = {}
         mistakes: list[Mistake] = []
+        given: dict[Key, str] = {}  # by which option, first
         for change in self._changes():
             if isinstance(change, Mistake):
                 mistakes.append(change)
                 continue
             key, value, option = change
+            if (first := given.setdefault(_subject(key), option)) is not option:
+                text = f"it is given by {first} as well; say it once."
+                mistakes.append(Mistake((option,), text, False))
             if key[0] in {"fixed", "grid"}:
                 _take_out(tables, str(key[1]), but=str(key[0]))
             _put(tables, key, value)
@@ -101,7 +105,7 @@ class Overrides:
         for text in self.other:
             name, value = parse_assignment(text)
             if name:
-                yield tuple(name.split(".")), _toml_value(value), f"--with {text}"
+                yield tuple(name.split(".")), _other_value(value), f"--with {text}"
             else:
                 yield Mistake((f"--with {text}",), _FORM["--with"])
 
@@ -121,8 +125,12 @@ def parse_assignment(text: str) -> tuple[str, str]:
 
 
 def parse_scalar(text: str) -> int | float | bool | str:
-    """Read one value of the command line: a number, true or false, or else a text."""
-    for read in (int, float):
+    """Read one value of the command line: a number, true or false, or else a text.
+
+    Underscores stand where TOML allows them, 1_000; Python would read 0_93 as 93.
+    """
+    written = text.isascii() and ("_" not in text or isinstance(_toml_value(text), int | float))
+    for read in (int, float) if written else ():
         try:
             return read(text)
         except ValueError:
@@ -147,7 +155,17 @@ def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return parse_scalar(text)
+        return None
+
+
+def _other_value(text: str) -> Any:
+    read = _toml_value(text)
+    return parse_scalar(text) if read is None else read
+
+
+def _subject(key: Key) -> Key:
+    """Return what a key is about: a parameter is one thing, in [fixed] or in [grid]."""
+    return ("parameter", key[1]) if key[0] in _SECTIONS and len(key) == 2 else key
 
 
 def _take_out(tables: dict[str, Any], name: str, but: str) -> None:

@@ -18,7 +18,7 @@ from dpsolve.solvers.options import SolveOptions
 from .consistency import disagreements
 from .csv_table import read_table
 from .fields import VERIFY, Sweep, field_mistakes, number_in_quotes, verified
-from .mistakes import Key, Mistake, report
+from .mistakes import Key, Mistake, path_fault, report
 from .model_source import ModelSource, resolve
 from .overrides import Overrides
 from .toml_lines import TomlSource
@@ -61,13 +61,49 @@ def read_sweep(path: Path | None, overrides: Overrides | None = None) -> Reading
     UsageError
         With every mistake of the file and of the options: where it stands, the value, the remedy.
     """
+    if path is not None and (fault := path_fault(str(path))):
+        raise UsageError(f"sweep file: {fault}")
     document = TomlSource.read(path) if path is not None else TomlSource("the command line", {})
     folder = path.resolve().parent if path is not None else Path.cwd()
     raw, origins, mistakes = (overrides or Overrides()).apply(document.data)
-    place = _places(document, origins)
+    model = _model(raw.get("model"), folder if ("model",) not in origins else Path.cwd())
+    title = path.name if path is not None else "the sweep"
+    stem = path.stem if path is not None else ""
+    return _read(raw, mistakes, model, folder, stem, title, _places(document, origins))
+
+
+def read_tables(raw: Mapping[str, Any], source: ModelSource) -> Reading:
+    """Read a sweep from tables that were written in Python.
+
+    Parameters
+    ----------
+    raw : mapping
+        The tables of a sweep file. Paths start from the current folder.
+    source : ModelSource
+        The sweep's model.
+
+    Raises
+    ------
+    UsageError
+        With every mistake.
+    """
+    raw = {**raw, "model": source.reference}
+    model = source, signature(source.load())
+    return _read(raw, [], model, Path.cwd(), "", "the sweep", lambda key: (0, ""))
+
+
+def _read(
+    raw: dict[str, Any],
+    mistakes: list[Mistake],
+    model: tuple[ModelSource | None, Signature | Mistake | None],
+    folder: Path,
+    stem: str,
+    title: str,
+    place: Callable[[Key], tuple[int, str]],
+) -> Reading:
+    """Check tables, with the mistakes that were found before."""
 
     def in_one(mistakes: list[Mistake]) -> UsageError:
-        title = path.name if path is not None else "the sweep"
         return report(title, mistakes, raw, place)
 
     fields = raw
@@ -78,11 +114,11 @@ def read_sweep(path: Path | None, overrides: Overrides | None = None) -> Reading
             raw = fields = raw | {"table": table}
         else:  # its fields are checked already; that it stands there still counts
             fields = {name: part for name, part in raw.items() if name != "table"}
-    source, found = _model(raw.get("model"), folder if ("model",) not in origins else Path.cwd())
+    source, found = model
     if isinstance(found, Mistake):
         mistakes.append(found)
     sig = found if isinstance(found, Signature) else None
-    store = _store_table(raw, path, sig)
+    store = _store_table(raw, stem, sig)
     mistakes += field_mistakes(fields | store)
     mistakes += disagreements(raw, sig)
     mistakes += _options(raw.get("solve"))
@@ -107,6 +143,8 @@ def _places(document: TomlSource, origins: Mapping[Key, str]) -> Callable[[Key],
 def _model(reference: Any, folder: Path) -> tuple[ModelSource | None, Signature | Mistake | None]:
     if not isinstance(reference, str) or not reference.strip():
         return None, None  # a mistake of the field, told there
+    if fault := path_fault(reference):
+        return None, Mistake(("model",), fault)
     try:
         source = resolve(reference, folder)
         return source, signature(source.load())
@@ -116,12 +154,10 @@ def _model(reference: Any, folder: Path) -> tuple[ModelSource | None, Signature 
         return None, Mistake(("model",), str(error))
 
 
-def _store_table(
-    raw: Mapping[str, Any], path: Path | None, sig: Signature | None
-) -> dict[str, Any]:
+def _store_table(raw: Mapping[str, Any], stem: str, sig: Signature | None) -> dict[str, Any]:
     """Return the [store] table: named after the file, or after the model, if it names no path."""
     store = raw.get("store", {})
-    name = path.stem if path is not None else sig.name if sig is not None else "sweep"
+    name = stem or (sig.name if sig is not None else "sweep")
     return {"store": {"path": f"{name}.zarr"} | store if isinstance(store, dict) else store}
 
 
@@ -144,6 +180,10 @@ def _options(solve: Any) -> Iterator[Mistake]:
 
 def _store(store: Any) -> Iterator[Mistake]:
     path = store.get("path") if isinstance(store, Mapping) else None
-    if isinstance(path, str) and Path(path).is_file():
+    if not isinstance(path, str):
+        return
+    if fault := path_fault(path):
+        yield Mistake(("store", "path"), fault)
+    elif Path(path).is_file():
         text = "there is a file of that name; a store is a folder. Choose another path."
         yield Mistake(("store", "path"), text)

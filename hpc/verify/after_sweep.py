@@ -12,12 +12,17 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dpsolve.hpc.store.store import Store, open_store
 
 from .verification import PARTLY, SHOWN, Verification, few_points
+
+if TYPE_CHECKING:
+    from dpsolve.hpc.sweep_file.model_source import ModelSource
+
 
 PAIRS = 2**20  # of states and choices to look at, at each point
 MOST_BYTES = 2**30  # of a task, all of which is read
@@ -69,7 +74,9 @@ class FinalCheck:
         yield from (f"              {text}" for text in claims[:SHOWN])
 
 
-def check_sweep(path: Path, points: int, seed: int = 0) -> FinalCheck:
+def check_sweep(
+    path: Path, points: int, seed: int = 0, source: ModelSource | None = None
+) -> FinalCheck:
     """Verify a few points of a store that is complete.
 
     Parameters
@@ -80,11 +87,13 @@ def check_sweep(path: Path, points: int, seed: int = 0) -> FinalCheck:
         How many.
     seed : int
         Of the draw.
+    source : ModelSource, optional
+        The model that the sweep ran, which runs here in place of the stored one.
     """
     store = open_store(path)
     if why_not := _too_much(store):
         return FinalCheck(path, None, why_not)
-    return FinalCheck(path, few_points(path, points, seed, PAIRS))
+    return FinalCheck(path, few_points(path, points, seed, PAIRS, source or False))
 
 
 def _too_much(store: Store) -> str:

@@ -7,10 +7,9 @@ for the coordinates, and the records of a point (status, error bound, message) f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsolve.hpc.plan import store_schema
-from dpsolve.hpc.plan.design import Bucket, make_design, point_label, point_parameters
-from dpsolve.hpc.store import checksums
-from dpsolve.hpc.zarr_format import METADATA
+from dpsolve.hpc.plan.design import Bucket, make_design
+from dpsolve.hpc.store.atomic_files import read_plain
+from dpsolve.hpc.store.damage import Block, in_short, node_faults
+from dpsolve.hpc.store.store import NONSENSE
+from dpsolve.hpc.store.trust import alteration
+from dpsolve.hpc.zarr_format import METADATA, ZarrArray
+from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.outcomes import UNCERTIFIED
 
 if TYPE_CHECKING:
-    from dpsolve.hpc.plan.tasks import Task
-    from dpsolve.hpc.store.buckets import StoredBucket
     from dpsolve.hpc.store.store import Store
 
-
-Block = dict[str, NDArray[Any]]
-"""Every array of some points, the first axis the points'."""
 
 RECORDS = frozenset({*store_schema.RECORDS, "code"})
 """What is known of a point beside its arrays."""
@@ -59,33 +57,42 @@ def coordinates(path: Path) -> tuple[dict[str, Block], list[str]]:
         if dims[: len(axes)] == axes and short not in (*axes, *json.loads(attributes["swept"])):
             continue  # a result
         try:
+            meant = ZarrArray.from_document(nodes[name])
+            meant.decode(read_plain(path / name / meant.key((0,) * len(meant.dims))))
             array = root[name]
             assert isinstance(array, zarr.Array)
             found.setdefault(group, {})[short] = np.asarray(array[...])
         except Exception as error:  # whatever a codec raises on damaged bytes
-            faults.append(f"the coordinate {name} cannot be read: {_words(error)}")
+            faults.append(f"the coordinate {name} cannot be read: {in_short(error)}")
     return found, faults
 
 
+def alterations(store: Store) -> list[str]:
+    """Say what was altered of that which decides numbers; nothing that the store keeps runs."""
+    faults = [*node_faults(store)]
+    if altered := alteration(store):
+        faults.append(altered)
+        if len(faults) == 1 and store.source.is_builtin:
+            faults += metadata_faults(store)  # where, as far as the sweep tells
+    return faults
+
+
 def metadata_faults(store: Store) -> Iterator[str]:
-    """Compare attributes, metadata and coordinates with the sweep that the store holds."""
+    """Compare attributes and coordinates with the sweep that the store holds.
+
+    This loads the model, whose parameters have defaults.
+    """
     from dpsolve.hpc.sweep_file.fields import options_of, sweep_from
     from dpsolve.solvers.model.factory_signature import signature
 
     attributes = store.attributes
-    if hashlib.sha256(store.source.source.encode()).hexdigest() != attributes["model_sha256"]:
-        yield "the attribute model_source does not have the checksum in model_sha256"
-    files = attributes.get("model_files", "")
-    if hashlib.sha256(files.encode()).hexdigest() != attributes.get("model_files_sha256") and files:
-        yield "the attribute model_files does not have the checksum in model_files_sha256"
-    nodes = json.loads((store.path / METADATA).read_bytes())["consolidated_metadata"]["metadata"]
-    for name, node in nodes.items():
-        own = json.loads((store.path / name / METADATA).read_bytes())
-        own.pop("consolidated_metadata", None)
-        if own != {k: v for k, v in node.items() if k != "consolidated_metadata"}:
-            yield f"the metadata of {name} differ from those in the store's own {METADATA}"
-    sweep = sweep_from(json.loads(attributes["sweep"]))
-    if options_of(sweep).as_dict() != store.options.as_dict():
+    try:
+        sweep = sweep_from(json.loads(attributes["sweep"]))
+        options = options_of(sweep)
+    except (UsageError, *NONSENSE) as error:
+        yield f"the attribute sweep cannot be read: {in_short(error)}"
+        return
+    if options.as_dict() != store.options.as_dict():
         yield "the attribute solve differs from the options in the attribute sweep"
     meant = {b.group: b for b in make_design(sweep, signature(store.source.load())).buckets}
     held = {b.bucket.group: b.bucket for b in store.buckets}
@@ -128,64 +135,7 @@ def _design_faults(held: Bucket, meant: Bucket) -> Iterator[str]:
                 yield f"the attribute {what} says {name}={a}, but the sweep says {name}={b}"
 
 
-# -- task by task ---------------------------------------------------------------------------------
-
-
-def read_task(bucket: StoredBucket, task: Task, group: Any) -> tuple[Block, list[str]]:
-    """Read everything of a task's points; return it with what is missing, damaged or altered.
-
-    Parameters
-    ----------
-    bucket : StoredBucket
-    task : Task
-    group : zarr.Group
-        Of the bucket.
-    """
-    block: Block = {}
-    faults: list[str] = []
-
-    def say(name: str, what: str, bad: NDArray[np.bool_] | None = None) -> None:
-        where = np.arange(task.size) if bad is None else np.flatnonzero(bad)
-        more = f" (and at {where.size - 1} more points of the task)" if where.size > 1 else ""
-        point = point_parameters(bucket.bucket, task.start + int(where[0]))
-        faults.append(f"{point_label(point)}: {name} {what}{more}")
-
-    region = bucket.region(task)
-    for name in bucket.results:
-        if absent := [p.file.name for p in bucket.parts(name, task) if not p.file.is_file()]:
-            say(name, f"is missing: its file {absent[0]} is not there")
-            continue
-        try:
-            values = np.asarray(group[name][region])
-        except Exception as error:  # whatever a codec raises on damaged bytes
-            say(name, f"cannot be read: {_words(error)}")
-            continue
-        block[name] = values.reshape(task.size, *values.shape[len(region) :])
-    _compare_manifest(bucket, task, block, say)
-    return block, faults
-
-
-def _compare_manifest(
-    bucket: StoredBucket, task: Task, block: Block, say: Callable[..., None]
-) -> None:
-    file = checksums.manifest_file(bucket.file("status", task))
-    try:
-        expected = checksums.decode(file.read_bytes())
-    except FileNotFoundError:
-        say("manifest", f"is missing: there is no {file.parent.name}/{file.name}")
-        return
-    except ValueError as error:
-        say("manifest", f"({file.parent.name}/{file.name}) is damaged: {error}")
-        return
-    parts = {p.label: (name, p) for name in bucket.results for p in bucket.parts(name, task)}
-    if missing := sorted(parts.keys() ^ expected.keys()):
-        say("manifest", f"and store do not hold the same arrays: {', '.join(missing)}")
-    for piece, (name, part) in parts.items():
-        if name not in block or piece not in expected:
-            continue
-        bad = checksums.digests(part.of(block[name]), task.size) != expected[piece]
-        if bad.any():
-            say(piece, "was altered: its checksum in the manifest is another", bad)
+# -- what is recorded of points -------------------------------------------------------------------
 
 
 def record_faults(
@@ -270,8 +220,3 @@ def _loose(
         if name in block:
             loose |= np.isnan(block[name].reshape(len(status), -1)).any(1)
     return loose
-
-
-def _words(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) < 200 else text[:200] + " ..."

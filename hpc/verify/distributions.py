@@ -38,6 +38,7 @@ TOLERANCE = 1e-9  # of a moment, relative to the largest value of what it is a m
 NOTHING = 1e-9  # a mean of so small a share of the largest value has no Gini coefficient
 SURE = 1e-10  # of a cumulative mass that decides on a quantile
 NAMES = ("distribution", "distribution_path")
+TOP_MASS = "top_mass_"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def distribution_faults(
     if "distribution" in arrays and place.definition.horizon is None:
         mass = np.asarray(arrays["distribution"], dtype=np.float64).reshape(-1)
         yield from _not_stationary(chain, mass, arrays)
+        yield from _other_tops(place, mass, arrays)
         yield from _other_moments(place, policy[0], mass, arrays)
     if "distribution_path" in arrays:
         yield from _path_faults(chain, arrays["distribution_path"], asked)
@@ -253,6 +255,16 @@ def _other_moments(
             text = _statistic_fault(stored, x, w, statistic, largest)
         if text:
             yield f"moment_{name} is {stored:.12g}, but {text}"
+
+
+def _other_tops(place: Place, mass: Array, arrays: Mapping[str, NDArray[Any]]) -> Iterator[str]:
+    names = list(axes(place.model))
+    joint = mass.reshape([x.size for x in axes(place.model).values()])
+    for name, stored in arrays.items():
+        if (state := name.removeprefix(TOP_MASS)) in names and name != state:
+            top = float(joint.take(-1, axis=names.index(state)).sum())
+            if not (abs(float(stored) - top) <= TOLERANCE or np.isnan(top)):
+                yield f"{name} is {stored:.12g}, but the stored distribution has {top:.12g} there"
 
 
 def _is_moment(name: str) -> bool:

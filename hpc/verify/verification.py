@@ -25,8 +25,11 @@ from numpy.typing import NDArray
 
 from dpsolve.hpc.plan.design import point_label, point_parameters
 from dpsolve.hpc.progress import Progress, Silent
-from dpsolve.hpc.store.store import is_store, open_store
-from dpsolve.solvers.errors import ModelError, UsageError
+from dpsolve.hpc.store.damage import Block, open_groups, read_task
+from dpsolve.hpc.store.store import open_store
+from dpsolve.hpc.store.trust import Trust, trusted
+from dpsolve.hpc.terminal_text import printable
+from dpsolve.solvers.errors import DamagedError, ModelError, UsageError
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
@@ -96,7 +99,7 @@ class Verification:
         return not self.claims
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return "\n".join(map(printable, self._lines()))
 
     def _lines(self) -> Iterator[str]:
         verdict = "verified" if self.ok else f"NOT verified, {len(self.claims)} claims failed"
@@ -125,6 +128,7 @@ def verify(
     seed: int = 0,
     all_points: bool = False,
     progress: Progress | None = None,
+    trust: Trust = False,
 ) -> Verification:
     """Check a store or a solution independently of the solver.
 
@@ -141,6 +145,9 @@ def verify(
         Compare all points, and all states of each.
     progress : Progress, optional
         Told of each point.
+    trust : bool or callable
+        Run the model that a store keeps, whoever made it (a function is asked with what would
+        run). A built-in, or the model of a store that you made, runs unasked.
 
     Returns
     -------
@@ -152,16 +159,21 @@ def verify(
     StoreError
         If there is no store at the path.
     UsageError
-        If the target is neither a path nor a solution, or the sample is negative.
+        If the target is neither a path nor a solution, or the sample or the seed is
+        negative.
+    RefusedError
+        If the store's model is not trusted: with what would run.
     """
     if sample < 0:
         raise UsageError(f"sample={sample}; it is a number of points, at least 0")
+    if seed < 0:
+        raise UsageError(f"seed={seed}; it is a whole number, 0 or above")
     run = _Run(sample, np.random.default_rng(seed), all_points, progress or Silent())
     try:
         if isinstance(target, Solution):
             return run.of_solution(target)
         if isinstance(target, str | Path):
-            return run.of_store(Path(target).expanduser())
+            return run.of_store(Path(target).expanduser(), trust)
     finally:
         run.progress.stop()
     raise UsageError(
@@ -169,25 +181,25 @@ def verify(
     )
 
 
-def few_points(path: Path, sample: int, seed: int, pairs: int) -> Verification:
+def few_points(path: Path, sample: int, seed: int, pairs: int, trust: Trust) -> Verification:
     """Check a store at a few points, reading no other files than those that hold them.
 
     Parameters
     ----------
-    path, sample, seed
+    path, sample, seed, trust
         As for :func:`verify`.
     pairs : int
         Of states and choices, to look at most at each point.
     """
-    random = np.random.default_rng(seed)
-    return _Run(sample, random, False, Silent(), pairs=pairs, few=True).of_store(path)
+    run = _Run(sample, np.random.default_rng(seed), False, Silent(), pairs=pairs, few=True)
+    return run.of_store(path, trust)
 
 
 @dataclass(frozen=True)
 class _Points:
     """Some points that are looked at together, and how to name and to build one by its number."""
 
-    block: audit.Block
+    block: Block
     parameters: Callable[[int], dict[str, Any]]
     model: Callable[[int], Any]
     options: SolveOptions
@@ -273,19 +285,23 @@ class _Run:
         self.progress.start(int(candidates.size), 0)
         return candidates
 
-    def of_store(self, path: Path) -> Verification:
-        import zarr
-
-        if not is_store(path):
-            open_store(path)  # says what is wrong
+    def of_store(self, path: Path, trust: Trust) -> Verification:
+        try:
+            held = open_store(path)
+        except DamagedError as error:
+            self.claims.append(str(error))
+            return self.result(str(path), 0)
+        self.claims += audit.alterations(held)  # before anything runs that the store holds
+        if self.claims:
+            return self.result(str(path), held.points)
         coordinates, self.claims = audit.coordinates(path)
         if self.claims:
-            return self.result(str(path), 0)
-        store = open_store(path)
+            return self.result(str(path), held.points)
+        store = trusted(held, trust)
         self.claims += audit.metadata_faults(store)
         if self.claims:  # points would be compared with the wrong parameters
             return self.result(str(path), store.points)
-        root = zarr.open_group(path, mode="r")
+        groups = open_groups(store)
         committed = [task for bucket in store.buckets for task in bucket.committed()]
         done = sum(task.size for task in committed)
         if self.few and len(committed) > self.sample:
@@ -296,7 +312,7 @@ class _Run:
         for task in committed:
             bucket = store.buckets[task.bucket]
             group = bucket.bucket.group
-            block, faults = audit.read_task(bucket, task, root[group] if group else root)
+            block, faults = read_task(bucket, task, groups[task.bucket])
             self.claims += faults
             here = chosen - offsets[task.bucket] - task.start
             here = here[(here >= 0) & (here < task.size)]
@@ -393,7 +409,7 @@ def _of_task(
     store: Store,
     bucket: StoredBucket,
     task: Task,
-    block: audit.Block,
+    block: Block,
     coordinates: Mapping[str, NDArray[Any]],
 ) -> _Points:
     """Return the points of a task."""

@@ -15,7 +15,7 @@ point is enough for a core, by the model's own size, so that the answer is the s
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -27,6 +27,7 @@ from dpsolve.sharding.devices.fit import automatic, bytes_on_device, check_fits,
 from dpsolve.sharding.devices.mesh import ONE_DEVICE, MeshShape, device_memory
 from dpsolve.sharding.devices.threads import cores
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
+from dpsolve.solvers.inspection.limits import check_time
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Signature, Sizes, signature
 from dpsolve.solvers.numerics.arrays import Numpy
@@ -200,6 +201,19 @@ class Program:
         self.compile()
         return int(self._compiled.memory)
 
+    def check_possible(self) -> None:
+        """Refuse sizes that cannot work on this process's devices, by counting.
+
+        Raises
+        ------
+        UsageError
+            With the bytes or the time, and the nearest size that would do.
+        """
+        states = self.outline.shape.states
+        check_fits(self.footprint, self.shape, states)
+        if self.outline.shape.own is None:
+            check_time(states, self.footprint.choices, self.options, self.signature.name)
+
     def compile(self) -> float:
         """Compile if need be; return the seconds it took when it did.
 
@@ -211,7 +225,7 @@ class Program:
             If one point does not fit; the smallest mesh that would is named.
         """
         while self._compiled is None:
-            check_fits(self.footprint, self.shape)
+            self.check_possible()
             several = self.lanes > 1 or self.shape.size > 1
             if self.warm or (several and self.outline.shape.iterates):
                 kind: type[Rounds | SinglePass] = Rounds
@@ -229,17 +243,21 @@ class Program:
             self._compiled = compiled
         return self.compile_seconds
 
-    def run(self, points: Mapping[str, Numpy]) -> Batch:
+    def run(
+        self, points: Mapping[str, Numpy], report: Callable[[int], None] = lambda done: None
+    ) -> Batch:
         """Solve points.
 
         Parameters
         ----------
         points : dict of str to float array (points,)
             Every economic parameter.
+        report : function
+            Is told how many points are done, now and again, by any thread.
         """
         columns = {k: np.asarray(points[k], np.float64) for k in self.signature.parameters}
         n = max((len(c) for c in columns.values()), default=1)
-        found = Results(n)
+        found = Results(n, report)
         while found.left:
             self.compile()
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -35,6 +35,8 @@ class Results:
     ----------
     points : int
         How many there are.
+    report : function
+        Is told how many are done.
     arrays : dict of str to array (points, ...)
         What was found so far.
     seconds : float array (points,)
@@ -46,6 +48,7 @@ class Results:
     """
 
     points: int
+    report: Callable[[int], None] = lambda done: None
     arrays: dict[str, Numpy] = field(default_factory=dict)
     seconds: Numpy = field(init=False)
     left: set[int] = field(init=False)
@@ -68,6 +71,8 @@ class Results:
                     self.arrays[name] = np.empty((self.points, *x.shape[1:]), x.dtype)
                 self.arrays[name][which] = x[lanes]
             self.left -= set(which.tolist())
+            done = self.points - len(self.left)
+        self.report(done)
 
 
 def serve(

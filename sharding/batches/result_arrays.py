@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dpsolve.solvers.distributions.top_mass import PREFIX
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.inspection.requests import FIXED
 from dpsolve.solvers.methods.average import GAINS
@@ -99,6 +100,7 @@ class Layout:
         wanted += [n for n in self._gradients() if self._gradients()[n] in wanted]
         if "value" in self.variables and any(_of_distribution(n) for n in wanted):
             wanted += [n for n in OF_DISTRIBUTION if n in self.variables]
+            wanted += [n for n in self.variables if n.startswith(PREFIX)]
         names = dict.fromkeys(wanted)
         return {n: self.variables[n] for n in self.variables if n in names}
 
@@ -210,6 +212,7 @@ def _long_name(name: str, names: Collection[str]) -> str:
         ("output_", "at the optimum: "),
         ("moment_", "under the stationary distribution: "),
         ("grid_", "grid of "),
+        (PREFIX, "mass on the last point of the grid of "),
     ):
         if name.startswith(prefix):
             return words + name.removeprefix(prefix)

@@ -38,6 +38,7 @@ from dpsolve.solvers.methods.loop import iterate
 from dpsolve.solvers.methods.warm_start import LaneMemory, judge, reached, remembered
 from dpsolve.solvers.model.factory_signature import build, signature
 from dpsolve.solvers.numerics.arrays import Numpy
+from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.solve.gradients import gradients_of, read_point
 from dpsolve.solvers.solve.point import begin_point
@@ -205,15 +206,18 @@ class Rounds(CompiledBatch):
         given = (points, points, points, own, nowhere, nowhere)
         advance = self._sharded(self._round, given, (own, points))
         reach = self._spec((self.slots,), np.float64, points)
-        lowered = jax.jit(advance, donate_argnums=3).lower(
+        advancing = jax.jit(advance, donate_argnums=3).trace(
             values, mask, reach, carry, number, number
         )
-        self._advance = lowered.compile()
         read = self._sharded(
             self._read_off, (points, own, points), placed(self.dims, self.partition)
         )
-        self._read = jax.jit(read).lower(values, carry, mask).compile()
+        reading = jax.jit(read).trace(values, carry, mask)
+        forecast = tell_compiling(signature(self.factory).name, advancing, reading)
+        self._advance = advancing.lower().compile()
+        self._read = reading.lower().compile()
         self.compile_seconds = time.perf_counter() - began
+        learn(forecast, self.compile_seconds)
         return self.compile_seconds
 
     def _held(self) -> Carry:

@@ -16,7 +16,9 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS
+from dpsolve.solvers.model.factory_signature import signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
+from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.solve.gradients import point_with_gradients
 
 from .base import CompiledBatch, bytes_of, placed, put
@@ -47,8 +49,11 @@ class SinglePass(CompiledBatch):
             spec = jax.ShapeDtypeStruct(
                 spec.shape, spec.dtype, sharding=NamedSharding(self.mesh, points)
             )
-        self._compiled = jax.jit(run).lower(dict.fromkeys(self.parameters, spec)).compile()
+        traced = jax.jit(run).trace(dict.fromkeys(self.parameters, spec))
+        forecast = tell_compiling(signature(self.factory).name, traced)
+        self._compiled = traced.lower().compile()
         self.compile_seconds = time.perf_counter() - began
+        learn(forecast, self.compile_seconds)
         return self.compile_seconds
 
     @property

@@ -9,6 +9,7 @@ import jax
 
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.inspection.forecast import Footprint
+from dpsolve.solvers.inspection.limits import nearest
 from dpsolve.solvers.model.factory_signature import Factory, look_over, signature
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.solve.result_dims import ModelShape, shape_of
@@ -63,27 +64,37 @@ def bytes_on_device(size: Footprint, mesh: MeshShape) -> int:
     return -(-size.bytes // mesh.states) + 8 * size.states
 
 
-def check_fits(size: Footprint, mesh: MeshShape) -> None:
+def check_fits(
+    size: Footprint, mesh: MeshShape, states_of: Mapping[str, int] | None = None
+) -> None:
     """Refuse a model of which one point does not fit into a device's memory.
+
+    Parameters
+    ----------
+    size : Footprint
+    mesh : MeshShape
+    states_of : dict of str to int, optional
+        Sizes of the states.
 
     Raises
     ------
     UsageError
-        With the smallest number of devices along `states` that would do.
+        With the smallest number of devices along `states` that would do, and the nearest size.
     """
     has = device_memory()
     needs = bytes_on_device(size, mesh)
     if needs <= has:
         return
     shown = f"one point takes {needs / 2**30:.1f} GiB on a device, which has {has / 2**30:.1f} GiB"
+    remedy = f"lower memory= or the sizes. {nearest(states_of, has / needs) if states_of else ''}"
     # A factory's own arrays count as one state: there is nothing to cut.
     for states in range(mesh.states + 1, min(size.states, MOST_DEVICES) + 1):
         if bytes_on_device(size, MeshShape(1, states)) <= has:
             raise UsageError(
                 f"{shown}. The smallest mesh that would do is states={states}: cut the states over "
-                f"{states} devices, or lower memory= or the sizes"
+                f"{states} devices, or {remedy}".rstrip(". ")
             )
-    raise UsageError(f"{shown}, and no mesh would do; lower memory= or the sizes")
+    raise UsageError(f"{shown}, and no mesh would do; {remedy}".rstrip(". "))
 
 
 def automatic(size: Footprint, lanes: int, points: int, devices: int) -> MeshShape:

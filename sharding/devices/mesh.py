@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from dpsolve.solvers.errors import UsageError, did_you_mean
+from dpsolve.solvers.inspection.limits import memory_of_a_device
 
 POINTS, STATES = "points", "states"
 AUTO = "auto"
@@ -162,9 +163,5 @@ def check_mesh(given: str) -> None:
 
 def device_memory() -> int:
     """Return the bytes that one device has: an accelerator's own, or a share of the machine's."""
-    device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
-    if limit:
-        return int(limit)
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return machine // len(jax.local_devices())
+    share = len(jax.local_devices()) if jax.local_devices()[0].platform == "cpu" else 1
+    return memory_of_a_device() // share

@@ -3,20 +3,32 @@
 Process 0 listens at the coordinator's address, and tells the others, once all have come, on which
 port of its host JAX's own service is: that port is one that the kernel says is free, so that two
 solves on one host do not meet. On a CPU the processes' collectives go through Gloo.
+
+Both sides prove that they know the solve's secret before either believes a word of the other: by a
+keyed hash (HMAC) over what they say and a number that the other side has just drawn, so that what
+was overheard is of no use. What follows on the connection is neither signed nor encrypted; it is
+data, and nothing of it is run. JAX's own service asks nobody for anything: it listens at the
+coordinator's address alone, and who reaches that can disturb the solve, or read its arrays.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import ipaddress
+import json
+import secrets
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 
 from dpsolve.sharding.devices.mesh import MeshShape, devices_seen
 from dpsolve.solvers.errors import PeerError, UsageError
 
-from .group import Connection, Lost, Member, ProcessGroup, as_message
+from .group import Connection, Lost, Member, Message, ProcessGroup, as_message
 
 HELLO = 5.0  # seconds for a connection to say who it is
 CHECK = (
@@ -44,6 +56,8 @@ class ProcessAddress:
         What this solve is called, so that two do not mix; a SLURM job and step.
     local_devices : tuple of int or None
         Which of its host's GPUs the process takes; None for all that it sees.
+    secret : bytes
+        What all processes of this solve know, and nobody else.
     """
 
     coordinator: str
@@ -52,6 +66,7 @@ class ProcessAddress:
     hosts: tuple[str, ...] = ()
     run: str = ""
     local_devices: tuple[int, ...] | None = None
+    secret: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.process < self.processes:
@@ -64,6 +79,11 @@ class ProcessAddress:
             raise UsageError(
                 f"coordinator '{self.coordinator}': write HOST:PORT, the host of process 0 and a "
                 "free port there, for example --coordinator node1:29500"
+            )
+        if _is_everywhere(self.endpoint[0]):
+            raise UsageError(
+                f"coordinator '{self.coordinator}' names every interface of a host, and JAX asks "
+                "nobody who connects: name one address of process 0's host, which the others reach"
             )
 
     @property
@@ -107,7 +127,7 @@ def join(address: ProcessAddress, wait: float, lost: Lost) -> ProcessGroup:
 def _host(address: ProcessAddress, wait: float, lost: Lost) -> ProcessGroup:
     deadline = time.monotonic() + wait
     me = Member.me(0)
-    came: dict[int, tuple[Member, Connection]] = {}
+    came: dict[int, tuple[Member, _Line]] = {}
     strays: list[str] = []
     try:
         server = socket.create_server(address.endpoint, backlog=address.processes)
@@ -127,29 +147,70 @@ def _host(address: ProcessAddress, wait: float, lost: Lost) -> ProcessGroup:
                 connection, _ = server.accept()
             except TimeoutError:
                 continue
-            line = Connection(connection)
-            _admit(address, line, came, strays)
+            _admit(address, Connection(connection), came, strays)
     members = (me, *(came[i][0] for i in range(1, address.processes)))
     port = _free_port(address.endpoint[0])
     for _, line in came.values():
-        line.send({"members": as_message(members), "port": port})
-    return ProcessGroup(0, members, {i: line for i, (_, line) in came.items()}, lost, port)
+        line.answer({"members": as_message(members), "port": port})
+    lines = {i: line.connection for i, (_, line) in came.items()}
+    return ProcessGroup(0, members, lines, lost, port)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A connection to who says to be of this solve; `nonce` is what the other side has drawn."""
+
+    connection: Connection
+    secret: bytes
+    nonce: str = ""
+
+    def answer(self, content: Message) -> None:
+        """Send what process 0 has to say, with the proof that it is process 0."""
+        self.connection.send(_signed(self.secret, "host", self.nonce, content))
+
+
+def _signed(secret: bytes, role: str, nonce: str, content: Message) -> Message:
+    text = json.dumps(content)
+    proof = hmac.new(secret, f"{role}\n{nonce}\n{text}".encode(), hashlib.sha256)
+    return {"signed": text, "proof": proof.hexdigest()}
+
+
+def _opened(secret: bytes, role: str, nonce: str, message: Message) -> Message | None:
+    """Return what was signed; None if it was not by who knows the secret."""
+    text, proof = str(message.get("signed")), str(message.get("proof"))
+    meant = hmac.new(secret, f"{role}\n{nonce}\n{text}".encode(), hashlib.sha256).hexdigest()
+    if not hmac.compare_digest(meant.encode(), proof.encode()):
+        return None
+    found: Any = json.loads(text)
+    return found if isinstance(found, dict) else None
 
 
 def _admit(
     address: ProcessAddress,
-    line: Connection,
-    came: dict[int, tuple[Member, Connection]],
+    connection: Connection,
+    came: dict[int, tuple[Member, _Line]],
     strays: list[str],
 ) -> None:
     """Read who has connected; take it in, or send it away."""
-    line.patience(HELLO)
+    connection.patience(HELLO)
     try:
-        hello = line.receive() or {}
+        drawn = secrets.token_hex(16)
+        connection.send({"nonce": drawn})
+        message = connection.receive() or {}
+        hello = _opened(address.secret, "visitor", drawn, message)
+        if hello is None:
+            connection.close()
+            strays.append(
+                "a process that does not know this solve's secret"
+                if "proof" in message
+                else "a connection that is none of dpsolve's"
+            )
+            return
         who = Member(**hello["member"])
         run, processes = str(hello["run"]), int(hello["processes"])
-    except (TimeoutError, KeyError, TypeError, ValueError):
-        line.close()
+        line = _Line(connection, address.secret, str(hello["nonce"]))
+    except (OSError, KeyError, TypeError, ValueError):
+        connection.close()
         strays.append("a connection that is none of dpsolve's")
         return
     refusal = ""
@@ -161,28 +222,28 @@ def _admit(
         refusal = f"{who} expects {processes} processes, process 0 expects {address.processes}"
     if refusal:
         strays.append(refusal)
-        line.send({"refused": f"{refusal}; the coordinator is {address.coordinator}"})
-        line.close()
+        line.answer({"refused": f"{refusal}; the coordinator is {address.coordinator}"})
+        connection.close()
     elif who.number in came:
         other = came[who.number][0]
         text = f"two processes have the number {who.number}: {other} and {who}. Each needs its own "
-        line.send({"refused": text + "--process-id."})
-        line.close()
+        line.answer({"refused": text + "--process-id."})
+        connection.close()
         raise _refuse(came, text + "--process-id.")
     else:
         came[who.number] = who, line
 
 
-def _refuse(came: dict[int, tuple[Member, Connection]], text: str) -> PeerError:
+def _refuse(came: dict[int, tuple[Member, _Line]], text: str) -> PeerError:
     for _, line in came.values():
-        line.send({"refused": text})
-        line.close()
+        line.answer({"refused": text})
+        line.connection.close()
     return PeerError(text)
 
 
 def _who_is_missing(
     address: ProcessAddress,
-    came: dict[int, tuple[Member, Connection]],
+    came: dict[int, tuple[Member, _Line]],
     strays: list[str],
     wait: float,
 ) -> str:
@@ -201,20 +262,32 @@ def _visit(address: ProcessAddress, wait: float, lost: Lost) -> ProcessGroup:
     me = Member.me(address.process)
     deadline = time.monotonic() + wait
     line = _connect(address, me, deadline, wait)
-    line.send({"member": as_message((me,))[0], "run": address.run, "processes": address.processes})
+    drawn = secrets.token_hex(16)
     # Process 0 counts from its own start, which may be later: it tells who is missing, not this.
     line.patience(deadline - time.monotonic() + wait + HELLO)
+    said: Message | None
     try:
-        answer = line.receive()
-    except TimeoutError:
-        answer = None
+        said = line.receive()
+        nonce = str((said or {})["nonce"])
+        hello: Message = {"member": as_message((me,))[0], "run": address.run, "nonce": drawn}
+        hello["processes"] = address.processes
+        line.send(_signed(address.secret, "visitor", nonce, hello))
+        said = line.receive()
+    except (OSError, KeyError):
+        said = None
+    answer = _opened(address.secret, "host", drawn, said) if said is not None else None
     if answer is None or "refused" in answer:
         line.close()
-    if answer is None:
+    if said is None:
         raise PeerError(
             f"{address.named(0)} at {address.coordinator} closed the connection to {me}, or does "
-            f"not answer: it failed, and its own output says why; or another program listens "
-            f"there. {CHECK}"
+            f"not answer: it failed, or does not know this solve's secret, and its own output says "
+            f"so; or another program listens there. {CHECK}"
+        )
+    if answer is None:
+        raise PeerError(
+            f"who listens at {address.coordinator} does not know this solve's secret, so it is "
+            f"not {address.named(0)}: another solve or another user has that port. {CHECK}"
         )
     if "refused" in answer:
         raise PeerError(str(answer["refused"]))
@@ -233,6 +306,13 @@ def _connect(address: ProcessAddress, me: Member, deadline: float, wait: float) 
                     f"coordinator's address {address.coordinator} ({error}). {CHECK}"
                 ) from None
             time.sleep(0.2)
+
+
+def _is_everywhere(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False  # a name
 
 
 def _free_port(host: str) -> int:

@@ -19,6 +19,7 @@ from dpsolve.solvers.outcomes import Outcome, sentence, word
 from dpsolve.solvers.solution import TIME, Problem, labelled, refuse_uncertified, where_certified
 
 from .solved_points import at_points, fixed_policy, horizon_of
+from .top_mass import PREFIX
 
 if TYPE_CHECKING:
     import xarray
@@ -168,7 +169,7 @@ class Distribution:
         """Return an ``xarray.Dataset``, with the names that a store has.
 
         The mass is ``distribution``, over the states (``distribution_path`` with ``time`` first for
-        a path), after ``point`` for many points. States' values are coordinates, or variables
+        a path), after ``point`` for many points. States' values are coordinates, named
         ``grid_<state>`` where they differ between points.
         """
         named: list[tuple[str, tuple[str, ...], AnyArray]] = [
@@ -179,6 +180,7 @@ class Distribution:
         else:
             named.append(("distribution", tuple(self.grids), self.mass))
         numbers = {to: self.arrays[name] for name, to in NUMBERS.items()}
+        numbers |= {name: x for name, x in self.arrays.items() if name.startswith(PREFIX)}
         return labelled(self, named, numbers, self.batched)
 
     # -- moments --------------------------------------------------------------------------------
@@ -207,7 +209,8 @@ class Distribution:
         -------
         dict of str to array ()
             A number each; (time,) for a path, and (points, ...) for many points. After the last
-            period of a finite horizon nothing is chosen: there, all moments are NaN.
+            period of a finite horizon nothing is chosen: there, moments of states alone are
+            numbers, and those of choices and outputs are NaN.
 
         Raises
         ------
@@ -224,13 +227,14 @@ class Distribution:
     def _moments(
         self, asked: str | Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
     ) -> dict[str, Array]:
-        from .moments import moments_of
+        from .moments import moments_of, of_states
 
         if self.problem is None:
             (values,) = self.grids.values()
             return moments_of(Grid(values), None, self.mass, asked)
         problem = self.problem
         finite = horizon_of(problem, self.policy_index) is not None
+        after_all: set[str] = set()  # what needs no choice
 
         def at_time(
             parameters: Any, index: Any, mass: Array, t: Array | None = None
@@ -238,6 +242,7 @@ class Distribution:
             if t is not None:
                 index = {c: i.at[t].get(mode="clip") for c, i in index.items()}
             made, fixed = fixed_policy(problem, parameters, index, t)
+            after_all.update(of_states(made, asked))
             return moments_of(made, fixed, mass, asked)
 
         def one(parameters: Any, index: Any, mass: Array) -> dict[str, Array]:
@@ -248,7 +253,11 @@ class Distribution:
             ts = jnp.arange(mass.shape[0], dtype=jnp.int32)
             horizon = next(iter(index.values())).shape[0]
             found = jax.vmap(lambda m, t: at_time(parameters, index, m, t))(mass, ts)
-            return {name: jnp.where(ts < horizon, x, jnp.nan) for name, x in found.items()}
+            chosen = ts < horizon
+            return {
+                name: x if name in after_all else jnp.where(chosen, x, jnp.nan)
+                for name, x in found.items()
+            }
 
         found: dict[str, Array] = at_points(
             problem, one, self.parameters, self.policy_index, self.mass

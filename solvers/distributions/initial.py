@@ -12,7 +12,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
-from dpsolve.solvers.model.grids import Grid, Integers
+from dpsolve.solvers.model.grids import Grid, Integers, check_number
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
@@ -91,6 +91,7 @@ def _one_state(name: str, spec: Grid | Integers | Markov, given: Any) -> Array:
             "'uniform', or 'stationary' for a Markov state"
         )
     if np.ndim(given) == 0:
+        check_number(given, what)
         return _at_value(what, name, spec, given)
     return check_masses(given, (n,), what)
 

@@ -27,7 +27,8 @@ of a function of all these, and of shocks. ``moments`` stands for the usual ones
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -52,6 +53,8 @@ from dpsolve.solvers.operators.named_arrays import (
     total,
 )
 from dpsolve.solvers.operators.tabular import TabularPolicy
+
+from .top_mass import PREFIX
 
 Asked = str | Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 USUAL = "moments"  # the word for the usual ones
@@ -193,11 +196,33 @@ def moments_of(
     return found
 
 
+def of_states(model: Any, asked: Asked) -> set[str]:
+    """Return the names of those moments that are of states alone, whatever is chosen."""
+    names, functions = _sorted_out(model, asked)
+    own = _own(model)
+    functions = functions | {name: own[name] for name in expanded(model, names) if name in own}
+    states, outputs = _states(model), set(getattr(model, "outputs", ()))
+    found = {
+        name
+        for name in expanded(model, names)
+        if name not in own and name.partition("_")[2] in states
+    }
+    for name, f in functions.items():
+        taken = {p for p, x in inspect.signature(f).parameters.items() if x.default is x.empty}
+        if taken <= set(states) and not taken & outputs:
+            found.add(name)
+    return found
+
+
 def _sorted_out(model: Any, asked: Asked) -> tuple[list[str], dict[str, Callable[..., Any]]]:
     if isinstance(asked, Mapping):
         return [], dict(asked)
     if isinstance(asked, str):
         return [asked], {}
+    asked = tuple(asked) if isinstance(asked, Iterable) else (asked,)
+    for f in asked:
+        if not isinstance(f, str) and not callable(f):
+            raise UsageError(f"moments: {f!r} is no name of a moment, and no function")
     functions = {getattr(f, "__name__", "moment"): f for f in asked if not isinstance(f, str)}
     return [name for name in asked if isinstance(name, str)], functions
 
@@ -217,12 +242,7 @@ class _Law:
 
     def statistic(self, statistic: str, variable: str) -> Array:
         if statistic in ("top", "bottom"):
-            others = [d for d in self.mass.dims if d != variable]
-            end = total(self.mass, others).array
-            if self.partition is not None:
-                alone = variable == self.partition.state
-                end = self.partition.gather(end, 0) if alone else self.partition.reductions.add(end)
-            return end[-1 if statistic == "top" else 0]
+            return _at_end(self.mass, variable, statistic == "top", self.partition)
         x, w = self.of(self.env[variable])
         if statistic[0] == "p":
             return _quantile(x, w, int(statistic[1:]) / 100.0)
@@ -271,6 +291,26 @@ def _law(model: Any, fixed: PolicyOperator | None, mass: Array) -> _Law:
         env = {"state": NamedArray(jnp.asarray(cast("Markov | Grid", model).values), ("state",))}
     partition = None if fixed is None else fixed.partition
     return _Law(NamedArray(mass, ("state",)), env, ("state",), {}, partition)
+
+
+def top_masses(
+    model: Model | TabularModel, mass: Array, partition: Partition | None = None
+) -> dict[str, Array]:
+    """Return the mass at the top of every continuous state's grid (see :mod:`.top_mass`)."""
+    if not isinstance(model, Model):
+        return {}
+    named = NamedArray(mass, tuple(model.states))
+    states = [n for n, spec in model.states.items() if isinstance(spec, Grid) and spec.size > 1]
+    return {PREFIX + name: _at_end(named, name, True, partition) for name in states}
+
+
+def _at_end(mass: NamedArray, state: str, last: bool, partition: Partition | None) -> Array:
+    """Return the mass on the last or the first point of a state's grid."""
+    end = total(mass, [d for d in mass.dims if d != state]).array
+    if partition is not None:
+        alone = state == partition.state
+        end = partition.gather(end, 0) if alone else partition.reductions.add(end)
+    return end[-1 if last else 0]
 
 
 def _mean(x: Array, w: Array) -> Array:

@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.model.grids import MOST
+from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.finite import all_finite
+from dpsolve.solvers.numerics.memory import machine_memory, round_down, shown_bytes
 from dpsolve.solvers.outcomes import Outcome
 from dpsolve.solvers.solution import Problem, Solution
 
@@ -65,6 +70,7 @@ def path(
     """
     states = states_of(solution, "path of distributions")
     steps = _periods(periods, horizon_of(solution.problem, solution.policy_index))
+    _check_room(solution, states, steps)
     masses = initial_of(solution, initial)
     program = _program(solution.problem, steps)
     arrays = program(solution.parameters, solution.policy_index, solution.code, masses)
@@ -73,13 +79,27 @@ def path(
     )
 
 
+def _check_room(solution: Solution, states: Mapping[str, AnyArray], periods: int) -> None:
+    """Refuse a path that does not fit into this machine's memory."""
+    points = np.shape(solution.code)[0] if solution.problem.batched else 1
+    each = 8 * points * prod(np.shape(grid)[-1] for grid in states.values())
+    if each * (periods + 1) > machine_memory():
+        raise UsageError(
+            f"a path of {periods:,} periods takes {shown_bytes(each * (periods + 1))}, and this "
+            f"machine has {shown_bytes(machine_memory())} of memory. At most "
+            f"{round_down(machine_memory() / each):,} periods fit"
+        )
+
+
 def _periods(periods: int | None, horizon: int | None) -> int:
     if periods is None:
         if horizon is None:
             raise UsageError("dp.path needs periods=, the number of steps: the horizon is infinite")
         return horizon
-    if isinstance(periods, bool) or not isinstance(periods, int) or periods < 1:
-        raise UsageError(f"periods={periods!r}; it is a whole number of steps, at least 1")
+    if isinstance(periods, bool) or not isinstance(periods, int) or not 1 <= periods <= MOST:
+        raise UsageError(
+            f"periods={periods!r}; it is a whole number of steps, at least 1 and at most {MOST:,}"
+        )
     if horizon is not None and periods > horizon:
         raise UsageError(
             f"periods={periods}, but the model has only {horizon}: after the last one nothing is "

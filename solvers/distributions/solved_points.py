@@ -13,8 +13,9 @@ from jax import Array, lax
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.factory_signature import build
+from dpsolve.solvers.model.grids import MOST
 from dpsolve.solvers.model.mdp import TabularModel
-from dpsolve.solvers.model.model import MOST, Model
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.bellman import GridOperator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -20,15 +20,18 @@ from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.model.probabilities import ROW_SUM_TOLERANCE, check_distribution, normalised
 from dpsolve.solvers.numerics.arrays import AnyArray, Sparse
+from dpsolve.solvers.numerics.compiling import tell_compiling
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import STATIONARY_METHODS, canonical
 from dpsolve.solvers.solution import Problem, Solution
 
 from .distribution import Distribution
 from .initial import check_masses, initial_of
+from .moments import top_masses
 from .solved_points import at_points, fixed_policy, horizon_of, states_of
 from .stationary_derivatives import MAX_ITER, Stationary, stationary_of
 from .stationary_methods import DENSE_MOST
+from .top_mass import warn
 
 
 def stationary(
@@ -106,18 +109,26 @@ def _of_solution(
             "through the periods."
         )
     start = () if initial is None else (initial_of(solution, initial),)
-    program = _program(solution.problem, options)
-    arrays = program(solution.parameters, solution.policy_index, solution.code, *start)
+    program, told = _program(solution.problem, options)
+    given = (solution.parameters, solution.policy_index, solution.code, *start)
+    if is_concrete(given) and not told:
+        told.append(
+            tell_compiling(f"a distribution of {solution.problem.name}", program.trace(*given))
+        )
+    arrays = program(*given)
+    if is_concrete(arrays):
+        warn(solution.problem.name, arrays, states)
     return Distribution(
         arrays, solution.parameters, solution.policy_index, states, solution.problem
     )
 
 
 @lru_cache(maxsize=64)
-def _program(
-    problem: Problem, options: tuple[tuple[str, Any], ...]
-) -> Callable[..., dict[str, Array]]:
-    """Return the compiled program that finds the distributions of a problem's points."""
+def _program(problem: Problem, options: tuple[tuple[str, Any], ...]) -> tuple[Any, list[float]]:
+    """Return the program that finds the distributions of a problem's points.
+
+    Beside it is a list that holds, once it was told that it is compiled, how long that takes.
+    """
 
     def one(parameters: Any, index: Any, code: Array, start: Array | None = None) -> Any:
         made, fixed = fixed_policy(problem, parameters, index)
@@ -127,14 +138,15 @@ def _program(
         found = stationary_of(
             fixed.expect, made.shape, initial=start, proper=proper, **dict(options)
         )
-        return found._replace(code=jnp.where(code < 10, found.code, code))._asdict()
+        arrays = found._replace(code=jnp.where(code < 10, found.code, code))._asdict()
+        return arrays | top_masses(made, found.mass)
 
     def run(*args: Any) -> Any:
         n = math.prod(np.shape(args[1][next(iter(args[1]))])[problem.batched :])
         vectors = 64 if n > DENSE_MOST else 64 + 6 * n
         return at_points(problem, one, *args, vectors=vectors)
 
-    return jax.jit(run)
+    return jax.jit(run), []
 
 
 def _of_array(

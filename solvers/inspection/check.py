@@ -28,12 +28,22 @@ from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE, PairTable
 from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, mapped, multiply
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.operators.validation import no_choice, probability_rows, some_choice
+from dpsolve.solvers.outcomes import listed
 
 from .outputs import bad_somewhere, fault_at_optimum, no_number
 
 
-def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
-    """Evaluate a model and name its first fault; return quietly if it has none.
+class Answer(str):
+    """A sentence that a notebook shows as it is, without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def check(model: Any, params: Mapping[str, Any] | None = None) -> Answer:
+    """Evaluate a model and name its first fault; say so if it has none.
 
     Parameters
     ----------
@@ -42,6 +52,11 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
     params : dict, optional
         Parameters and sizes of a factory.
 
+    Returns
+    -------
+    str
+        That no fault was found, and at which parameters.
+
     Raises
     ------
     ModelError
@@ -49,18 +64,26 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> None:
         without a feasible choice, a row of probabilities that does not sum to one, a next state
         off its grid, a discount at which no bound can be certified.
     """
+    name, given = "the model", ""
     if not isinstance(model, Model | TabularModel):
         factory = as_factory(model)
         values, sizes = split(factory, params)
         for name, value in values.items():
+            if np.ndim(value):
+                raise ModelError(
+                    f"parameter '{name}' has shape {np.shape(value)}; dp.check looks at one point"
+                )
             if not np.isfinite(value):
                 raise ModelError(f"{signature(factory).name}: parameter '{name}' is {value}")
+        name = signature(factory).name
+        given = f" at {listed({**values, **sizes})}" if values or sizes else ""
         model = rebuild(factory, values, sizes)
         if not isinstance(model, Model | TabularModel | Mapping):
             raise no_model(factory, model)
     found = diagnose(model)
     if found:
         raise ModelError(found)
+    return Answer(f"{name}: no fault found{given}.")
 
 
 def diagnose(model: Any, criterion: str = "discounted") -> str:

@@ -141,7 +141,7 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
     if arrays is not None:  # nothing is computed: it could take long
         return Description(
             **common,
-            dimensions={name: _array(dims, x.shape) for name, (dims, x) in arrays.items()},
+            dimensions={name: _array(name, dims, x.shape) for name, (dims, x) in arrays.items()},
             states=0,
             choices=0,
             structure=(),
@@ -190,10 +190,14 @@ def _sweeps(ahead: Outlook | None) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _array(dims: tuple[str, ...], shape: tuple[int, ...]) -> str:
+def _array(name: str, dims: tuple[str, ...], shape: tuple[int, ...]) -> str:
     if not dims:
         return "a number"
-    return "over " + " x ".join(f"{d} ({n:,})" for d, n in zip(dims, shape, strict=True))
+    over = "over " + " x ".join(f"{d} ({n:,})" for d, n in zip(dims, shape, strict=True))
+    if dims != tuple(f"{name}_{i}" for i in range(len(dims))):
+        return over
+    own = "".join(f"'{d}', " for d in "xyz"[: len(dims)]).rstrip()
+    return f"{over}; to name what arrays share, return {{'{name}': (({own}), x)}}"
 
 
 def _dimensions(model: Model) -> dict[str, str]:

@@ -7,7 +7,7 @@ not. What a point takes in memory (:class:`Footprint`) is told likewise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, log2, prod
 from typing import Any, NamedTuple
@@ -16,28 +16,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import jaxprs_in_params
 
 from dpsolve.solvers.distributions.stationary_methods import DENSE_MOST
 from dpsolve.solvers.model.array_factory import abstract_points, named, no_model
 from dpsolve.solvers.model.factory_signature import Factory, build, look_over, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.compiling import equations
+from dpsolve.solvers.numerics.memory import VECTORS
 from dpsolve.solvers.operators.base import Shortcut
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
 
+from .limits import PAIR
 from .requests import chooses
 
 LONG = 2**31
 """Pairs of a state and a choice above which a full sweep takes longer than to find the solution by
 divide and conquer."""
-
-PAIR = 1.25e-9
-"""Seconds a pair, of a reward with a logarithm and an exponential: measured on two cores, at 10^10
-pairs of savings (docs/performance.md, certificates)."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +219,7 @@ def lane_cost(factory: Factory, sizes: Mapping[str, Any]) -> LaneCost:
         jax.eval_shape(run, {})
         return LaneCost(2 * results, False)
     two, three = (
-        [*_equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
+        [*equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
         for n in (2, 3)
     )
     grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
@@ -246,21 +244,10 @@ class LaneCost(NamedTuple):
     alone: bool
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    """Yield every equation of a program, inner ones too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from _equations(inner)
-
-
 def _bytes(equation: Any) -> int:
     return max(
         (prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars), default=0
     )
-
-
-VECTORS = 24  # arrays over the states that are alive in the loop, the Krylov solver's included
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 r"""Factories that return arrays in place of a model: what their dict may hold.
 
 A factory may return, in place of a model, a dict of named arrays: any JAX computation of its
-parameters. ``{"price": x}`` leaves the dimensions unnamed, ``{"path": (("t",), x)}`` names them,
-and ``grid_t`` holds the values of dimension ``t``. Nothing is certified about such arrays by this
+parameters. ``{"price": x}`` leaves the dimensions unnamed, so that each array has its own axes,
+``price_0``; ``{"path": (("t",), x)}`` names them, and arrays may share one. ``grid_t`` holds the
+values of dimension ``t``. Nothing is certified about such arrays by this
 package; so the factory may itself say how good they are:
 
 ``residual``, ``error_bound``, ``iterations``
@@ -27,15 +28,18 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.numerics.fixed_point import listening
 from dpsolve.solvers.outcomes import RECORDS, Outcome
 from dpsolve.solvers.program_keys.fingerprint import keyed
 
 from .factory_signature import Factory, Sizes, build, look_over, signature
+from .user_functions import numbers
 
 Dims = tuple[str, ...]
 Shapes = dict[str, tuple[Dims, jax.ShapeDtypeStruct]]
 
 REQUIRE = "require"
+GRID = "grid_"
 TAKEN = ("code", "seconds", "status", "message")
 
 
@@ -53,22 +57,52 @@ def named(made: Mapping[str, Any]) -> Iterator[tuple[str, Dims, Array]]:
     Raises
     ------
     ModelError
-        If the dimensions do not fit the array.
+        If a name or an array is none, or the dimensions do not fit the array, or each other.
     """
+    lengths: dict[str, tuple[int, str]] = {}
     for name, x in made.items():
         if name == REQUIRE or name in RECORDS:
             continue
-        array = jnp.asarray(x[1] if isinstance(x, tuple) else x)
-        dims = tuple(x[0]) if isinstance(x, tuple) else _unnamed(name, array.ndim)
+        if not isinstance(name, str) or not name or name in TAKEN:
+            why = "a name that results need" if name in TAKEN else "and a name is a text"
+            raise ModelError(f"the factory returns an array {name!r}, {why}; rename it")
+        given, x = x if isinstance(x, tuple) and len(x) == 2 else (None, x)
+        array = numbers(x, f"the array '{name}'", "is")
+        dims = _unnamed(name, array.ndim) if given is None else _read_dims(name, given)
         if len(dims) != array.ndim:
             raise ModelError(
                 f"the array '{name}' has {array.ndim} dimensions (shape {array.shape}), but "
                 f"{len(dims)} names for them: {dims}; write (('t',), x) for one dimension"
             )
+        for dim, length in zip(dims, array.shape, strict=True):
+            known, first = lengths.setdefault(dim, (length, name))
+            if known != length:
+                raise ModelError(
+                    f"dimension '{dim}' has {known} entries in the array '{first}' and {length} in "
+                    f"'{name}'; one name is one length: rename one of them"
+                )
         yield name, dims, array
+    if not lengths and not any(name != REQUIRE for name in made):
+        raise ModelError(
+            "the factory returns a dict without arrays; it returns dp.Model, dp.mdp or a dict of "
+            "named arrays: {'price': x}"
+        )
+
+
+def _read_dims(name: str, given: Any) -> Dims:
+    dims = (given,) if isinstance(given, str) else given
+    named = isinstance(dims, tuple | list) and all(isinstance(d, str) and d for d in dims)
+    if not named or len(set(dims)) < len(dims):
+        raise ModelError(
+            f"the dimensions of the array '{name}' are {given!r}; they are different names, one to "
+            "an axis: ('price', 'quantity')"
+        )
+    return tuple(dims)
 
 
 def _unnamed(name: str, ndim: int) -> Dims:
+    if ndim == 1 and name.startswith(GRID) and name != GRID:
+        return (name.removeprefix(GRID),)
     return tuple(f"{name}_{i}" for i in range(ndim))
 
 
@@ -79,11 +113,6 @@ def own_dims(made: Mapping[str, Any]) -> dict[str, Dims]:
 
 def own_arrays(made: Mapping[str, Any], live: Array, tol: float) -> dict[str, Array]:
     """Return each array (dims...) and the records of the point, a number each."""
-    for name in TAKEN:
-        if name in made:
-            raise ModelError(
-                f"the factory returns an array '{name}', a name that results need; rename it"
-            )
     arrays = {name: x for name, _, x in named(made)}
     finite = live
     for x in arrays.values():
@@ -104,7 +133,7 @@ def own_arrays(made: Mapping[str, Any], live: Array, tol: float) -> dict[str, Ar
 
 
 def _number(name: str, x: Any) -> Array:
-    number = jnp.asarray(x)
+    number = numbers(x, f"'{name}'", "is")
     if number.ndim:
         raise ModelError(
             f"the factory returns '{name}' of shape {number.shape}; it is recorded of every point, "
@@ -121,7 +150,8 @@ def _requirements(made: Mapping[str, Any]) -> dict[str, Any]:
             "{'exit must be above 0': exit > 0}"
         )
     for sentence, holds in conditions.items():
-        if jnp.shape(holds) != () or jnp.asarray(holds).dtype != bool:
+        truth = numbers(holds, f"the condition of '{sentence}'", "is")
+        if truth.shape != () or truth.dtype != bool:
             raise ModelError(f"the condition of '{sentence}' is not one truth value: {holds!r}")
     return dict(conditions)
 
@@ -155,9 +185,11 @@ def _compiled(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> Any:
         return None
     dims: dict[str, Dims] = {}
     sentences: list[str] = []
+    told: list[str] = []
 
     def run(values: Mapping[str, Any]) -> tuple[list[Array], list[Array]]:
-        made = build(factory, values, static)
+        with listening(told):
+            made = build(factory, values, static)
         dims.update(own_dims(made))
         conditions = _requirements(made) if REQUIRE in made else {}
         sentences[:] = conditions
@@ -166,9 +198,13 @@ def _compiled(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> Any:
     program = jax.jit(run)
 
     def call(values: Mapping[str, Any]) -> dict[str, Any]:
+        told.clear()
         arrays, conditions = program(values)
+        jax.effects_barrier()
         made = {name: (dims[name], x) for name, x in zip(dims, arrays, strict=True)}
         required = dict(zip(sentences, conditions, strict=True))
+        if not all(bool(jnp.isfinite(x).all()) for x in arrays if x.dtype.kind in "fc"):
+            required |= dict.fromkeys(told[:1], False)  # why they hold NaN
         return made | ({REQUIRE: required} if required else {})
 
     return call
@@ -183,6 +219,10 @@ def shapes_of(made: Any) -> Shapes | None:
     """Return dimensions and shapes of the arrays that a factory made, or None of a model."""
     if not isinstance(made, Mapping):
         return None
+    if REQUIRE in made:
+        _requirements(made)
+    for name in RECORDS:
+        _number(name, made.get(name, 0.0))
     return {n: (dims, jax.ShapeDtypeStruct(x.shape, x.dtype)) for n, dims, x in named(made)}
 
 

@@ -9,10 +9,14 @@ swept, batched and differentiated without a recompilation. Its keyword-only para
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 
@@ -151,6 +155,8 @@ def split(
         If a name is unknown to the factory, or a parameter without default is missing.
     """
     sig = signature(factory)
+    if not isinstance(params, Mapping | None):
+        raise ModelError(f"{sig.name}: parameters are a dict, {{'name': value}}, not {params!r}")
     params = dict(params or {})
     for name in params:
         if name not in sig.names:
@@ -163,7 +169,36 @@ def split(
     for name, value in (*values.items(), *sizes.items()):
         if value is REQUIRED or (name in values and value is None):
             raise ModelError(f"{sig.name} needs a value for '{name}', which has no default.")
+        if name in params:
+            (_check_parameter if name in values else _check_size)(sig.name, name, value)
     return values, sizes
+
+
+def _check_parameter(model: str, name: str, value: Any) -> None:
+    try:
+        # Of what is traced the numbers are not known, and the kind of them is.
+        kind = value.dtype.kind if hasattr(value, "dtype") else np.asarray(value).dtype.kind
+    except (ValueError, TypeError):  # unequal parts; entries that are traced
+        kind = "O"
+    if kind not in "biuf" and not (kind == "O" and _holds_tracers(value)):
+        raise ModelError(
+            f"{model}: parameter '{name}' is {value!r}; a parameter is a number, or an array of "
+            "numbers for many points"
+        )
+
+
+def _holds_tracers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(hasattr(x, "aval") for x in value)
+
+
+def _check_size(model: str, name: str, value: Any) -> None:
+    if isinstance(value, list) or (hasattr(value, "dtype") and hasattr(value, "__array__")
+                                   and not isinstance(value, np.generic)):  # fmt: skip
+        raise ModelError(
+            f"{model}: size '{name}' is {value!r}; a size is one number, not an array: sizes "
+            "are static, each a program of its own. Solve once for each, or sweep over it (a "
+            f"[grid] with {name} = [20, 40])"
+        )
 
 
 def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
@@ -174,28 +209,36 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
     """
     # Here, so that reading a signature stays cheap.
     import jax.numpy as jnp
-    from jax.errors import (
-        ConcretizationTypeError,
-        TracerArrayConversionError,
-        TracerIntegerConversionError,
-    )
+
+    from .user_functions import MISUSE, refused
 
     by_position = [jnp.asarray(values[name], jnp.float64) for name in signature(factory).parameters]
     try:
         made = factory(*by_position, **sizes)
-    except (
-        ConcretizationTypeError,
-        TracerArrayConversionError,
-        TracerIntegerConversionError,
-    ) as error:
-        raise ModelError(
-            f"{signature(factory).name} uses an economic parameter where Python needs a plain "
-            "number (a size, a range, an `if`, a NumPy function). Positional parameters are "
-            "traced: put what decides sizes and branches after the '*' of the signature, and use "
-            f"jax.numpy and jnp.where for the rest. JAX says: {str(error).splitlines()[0]}"
-        ) from error
-    _refuse_shadows(signature(factory), getattr(made, "later_arguments", ()))
+    except MISUSE as error:
+        told = refused(error, signature(factory).name)
+        if told is None:
+            raise
+        raise told from error
+    except ModelError as error:
+        if (line := _line_of(error)) and str(error).startswith(_PIECES):
+            raise ModelError(f"{error} (in {line})") from error
+        raise
+    if not isinstance(made, type):
+        _refuse_shadows(signature(factory), getattr(made, "later_arguments", ()))
     return made
+
+
+# Made before the model is, and so without knowing their own name: the line that makes them has it.
+_OURS = str(Path(__file__).parents[1])
+_PIECES = ("iid:", "markov:", "rouwenhorst:", "tauchen:", "grid:", "a grid", "integers:")
+
+
+def _line_of(error: ModelError) -> str:
+    """Return the user's line that made what an error is about, where its text is known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(_OURS)]
+    return f"line {own[-1].lineno}: {own[-1].line}" if own and own[-1].line else ""
 
 
 def _refuse_shadows(signature: Signature, arguments: Collection[str]) -> None:

@@ -18,18 +18,25 @@ from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
+from dpsolve.solvers.numerics.memory import check_length
 from dpsolve.solvers.numerics.tracing import EPS, is_concrete, namespace
 
 from .probabilities import check_distribution, normalised
 
+MOST = 2**31 - 1  # values of one variable, and joint choices: policies are int32
 Outside = Literal["error", "clip", "extrapolate"]
 
 
 def vector(values: ArrayLike, what: str) -> AnyArray:
     """Return `values` as a non-empty float64 or integer array (n,)."""
-    if isinstance(values, list | tuple) and not is_concrete(*values):
-        values = jnp.stack([jnp.asarray(v) for v in values])
-    array = np.asarray(values) if is_concrete(values) else jnp.asarray(values)
+    try:
+        if isinstance(values, list | tuple) and not is_concrete(*values):
+            values = jnp.stack([jnp.asarray(v) for v in values])
+        array = np.asarray(values) if is_concrete(values) else jnp.asarray(values)
+    except ValueError:  # of unequal parts
+        raise ModelError(f"{what} is {values!r}; it must be a one-dimensional array") from None
+    if array.ndim == 0:
+        raise ModelError(f"{what} is {values!r}; it must be a one-dimensional array")
     if array.ndim != 1 or array.shape[0] == 0:
         raise ModelError(
             f"{what} must be a one-dimensional array with at least one value, but its shape is "
@@ -40,6 +47,19 @@ def vector(values: ArrayLike, what: str) -> AnyArray:
     if array.dtype.kind != "f":
         raise ModelError(f"{what} must hold numbers, but its dtype is {array.dtype}")
     return array.astype(np.float64)
+
+
+def check_number(x: Any, what: str) -> None:
+    """Refuse what is no real number, plain or traced."""
+    if isinstance(x, int | float):
+        return
+    try:
+        array = np.asarray(x) if is_concrete(x) else x
+        if array.ndim == 0 and array.dtype.kind in "biuf":
+            return
+    except (TypeError, ValueError, AttributeError):
+        pass
+    raise ModelError(f"{what}={x!r}; it is one number")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +98,7 @@ class Integers:
     @property
     def values(self) -> Numpy:
         """The members, int64 (n,)."""
+        check_length(f"integers: lo={self.lo}, hi={self.hi}", self.size)
         return np.arange(self.lo, self.hi + 1)
 
     @property
@@ -157,6 +178,11 @@ def grid(
             f"grid: n={n!r}; the number of points is a positive integer, and static: in a factory, "
             "put it after the '*'"
         )
+    if n > MOST:
+        raise ModelError(f"grid: n={n:,}; positions are counted to {MOST:,}: take fewer points")
+    for name, end in (("lo", lo), ("hi", hi), ("curve", curve)):
+        check_number(end, f"grid: {name}")
+    check_length(f"grid: n={n}", int(n))
     if n == 1 and not (is_concrete(lo, hi) and float(lo) == float(hi)):
         ends = f" from {lo} to {hi}" if is_concrete(lo, hi) else ""
         raise ModelError(
@@ -188,13 +214,19 @@ def integers(lo: int, hi: int) -> Integers:
         If the ends are not integers or `lo` exceeds `hi`.
     """
     for name, x in (("lo", lo), ("hi", hi)):
-        if not is_concrete(x) or isinstance(x, bool) or int(x) != x:
+        whole = is_concrete(x) and not isinstance(x, bool)
+        if whole:
+            check_number(x, f"integers: {name}")
+        if not whole or not np.isfinite(x) or int(x) != x:
             raise ModelError(
                 f"integers: {name}={x!r}; the ends of a range are integers, and static: in a "
                 "factory, put them after the '*'"
             )
     if lo > hi:
         raise ModelError(f"integers: lo={lo} exceeds hi={hi}")
+    for name, x in (("lo", lo), ("hi", hi)):
+        if abs(int(x)) > 2**62:
+            raise ModelError(f"integers: {name}={x}; whole numbers have 64 bits here")
     return Integers(int(lo), int(hi))
 
 

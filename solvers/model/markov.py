@@ -20,9 +20,10 @@ from scipy.special import ndtr
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray
+from dpsolve.solvers.numerics.memory import check_chain
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
-from .grids import vector
+from .grids import MOST, check_number, vector
 from .probabilities import check_distribution, normalised
 
 
@@ -66,7 +67,12 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
     """
     values = vector(values, "markov: values")
     xp = namespace(transition_matrix)
-    p = xp.asarray(transition_matrix, dtype=np.float64)
+    try:
+        p = xp.asarray(transition_matrix, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ModelError(
+            f"markov: the transition matrix is {transition_matrix!r}; it is a matrix of numbers"
+        ) from None
     n = values.shape[0]
     if p.shape != (n, n):
         raise ModelError(
@@ -98,7 +104,7 @@ def rouwenhorst(
     Markov
         Values (n,), evenly spaced around the mean, and transition matrix (n, n).
     """
-    _check_ar1("rouwenhorst", n, rho, sigma)
+    _check_ar1("rouwenhorst", n, rho, sigma, mu=mu)
     xp = namespace(rho, sigma, mu)
     p = (1.0 + rho) / 2.0
     matrix = xp.ones((1, 1))
@@ -140,7 +146,7 @@ def tauchen(
     Markov
         As :func:`rouwenhorst` returns it.
     """
-    _check_ar1("tauchen", n, rho, sigma)
+    _check_ar1("tauchen", n, rho, sigma, mu=mu, width=width)
     xp = namespace(rho, sigma, mu)
     reach = width * sigma / xp.sqrt(1.0 - rho**2)
     centred = reach * np.linspace(-1.0, 1.0, n)
@@ -154,11 +160,19 @@ def tauchen(
     return Markov(mu / (1.0 - rho) + centred, normalised(matrix))
 
 
-def _check_ar1(what: str, n: Any, rho: Any, sigma: Any) -> None:
+def _check_ar1(what: str, n: Any, rho: Any, sigma: Any, **more: Any) -> None:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ModelError(
             f"{what}: n={n!r}; the number of values is a positive integer, and static: in a "
             "factory, put it after the '*'"
+        )
+    for name, x in (("rho", rho), ("sigma", sigma), *more.items()):
+        check_number(x, f"{what}: {name}")
+    check_chain(what, int(n))
+    if n * n > MOST:
+        raise ModelError(
+            f"{what}: n={n:,}; the chain's matrix would have {n * n:,} entries, and they are "
+            f"counted to {MOST:,}: take fewer values"
         )
     # A NaN passes: it is found later, at its point.
     if is_concrete(rho) and abs(float(rho)) >= 1:

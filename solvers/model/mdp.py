@@ -15,7 +15,7 @@ from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy, Sparse
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-from .model import MOST
+from .grids import MOST, check_number
 from .probabilities import REMEDY, ROW_SUM_TOLERANCE, check_distribution, normalised
 
 
@@ -156,7 +156,17 @@ def mdp(
         raise ModelError("mdp: give both states= and actions= (pair form), or neither")
     if np.ndim(beta) != 0:
         raise ModelError(f"mdp: beta is one number, but its shape is {np.shape(beta)}")
+    check_number(beta, "mdp: beta")
     sparse = hasattr(P, "tocsr")
+    if hasattr(R, "tocsr"):
+        raise ModelError("mdp: R is sparse, and what is missing would be 0; give R.toarray()")
+    if isinstance(P, list | tuple) and any(hasattr(p, "tocsr") for p in P):
+        raise ModelError(
+            f"mdp: P is a list of {len(P)} sparse matrices; a sparse P is one matrix in pair form, "
+            "(pairs, states). One matrix for each action is stacked so: P=scipy.sparse.vstack(P), "
+            "R=R.T.ravel(), states=np.tile(np.arange(n), m), actions=np.repeat(np.arange(m), n), "
+            "with n states and m actions"
+        )
     if states is None:
         if sparse:
             raise ModelError(
@@ -166,15 +176,25 @@ def mdp(
     return _pair_form(R, P, beta, states, actions, sparse)
 
 
-def _as_array(x: Any) -> AnyArray:
-    return np.asarray(x, np.float64) if is_concrete(x) else jnp.asarray(x, jnp.float64)
+def _as_array(x: Any, what: str) -> AnyArray:
+    try:
+        if is_concrete(x) and np.asarray(x).dtype.kind in "biuf":
+            return np.asarray(x, np.float64)
+        if not is_concrete(x):
+            return jnp.asarray(x, jnp.float64)
+    except (TypeError, ValueError):
+        pass
+    shown = repr(x) if len(repr(x)) <= 40 else f"a {type(x).__name__}"
+    raise ModelError(f"mdp: {what} is {shown}, which is no array of real numbers")
 
 
 def _product_form(reward: Any, transition: Any, beta: Any) -> TabularModel:
-    reward, transition = _as_array(reward), _as_array(transition)
+    reward, transition = _as_array(reward, "R"), _as_array(transition, "P")
     if reward.ndim != 2:
         raise ModelError(f"mdp: R must have shape (states, actions), not {reward.shape}")
     n, m = reward.shape
+    if not n * m:
+        raise ModelError(f"mdp: R has shape {reward.shape}; there is at least 1 state and 1 action")
     if transition.shape != (n, m, n):
         raise ModelError(
             f"mdp: R of shape {(n, m)} needs P of shape {(n, m, n)}, not {transition.shape}"
@@ -185,15 +205,24 @@ def _product_form(reward: Any, transition: Any, beta: Any) -> TabularModel:
     return TabularModel(reward, normalised(transition), beta, None, None, n, m)
 
 
+def _are_numbers(x: Any) -> bool:
+    try:
+        return np.asarray(x).dtype.kind in "iu" and np.ndim(x) == 1
+    except ValueError:  # of unequal parts
+        return False
+
+
 def _pair_form(
     reward: Any, transition: Any, beta: Any, states: Any, actions: Any, sparse: bool
 ) -> TabularModel:
     for name, x in (("states", states), ("actions", actions)):
-        if not is_concrete(x) or np.asarray(x).dtype.kind not in "iu" or np.ndim(x) != 1:
+        if not is_concrete(x) or not _are_numbers(x):
             raise ModelError(f"mdp: {name}= is a one-dimensional array of integers from 0")
     state, action = np.asarray(states, np.int64), np.asarray(actions, np.int64)
-    reward = _as_array(reward)
-    transition = transition.tocsr() if sparse else _as_array(transition)
+    reward = _as_array(reward, "R")
+    transition = transition.tocsr() if sparse else _as_array(transition, "P")
+    if transition.ndim != 2:
+        raise ModelError(f"mdp: P must have shape (pairs, states), not {transition.shape}")
     pairs = len(state)
     if reward.shape != (pairs,) or action.shape != (pairs,) or transition.shape[0] != pairs:
         raise ModelError(

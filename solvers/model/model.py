@@ -27,10 +27,12 @@ from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .arguments import bind
-from .grids import Grid, Iid, Integers, vector
+from .constructor import named_fields, read_dict
+from .grids import MOST, Grid, Iid, Integers, vector
 from .markov import Markov
 from .post_decision import read_post
 from .returns import Argument, check_returns
+from .user_functions import numbers
 
 State = Grid | Integers | Markov
 Choice = Grid | Integers
@@ -44,8 +46,6 @@ RESERVED = frozenset(
     | {"distribution_period", "moments", "gradients", "gradients_fixed_policy"}
     | {"gain", "gain_lower", "gain_upper"}
 )
-
-MOST = 2**31 - 1  # values of one variable, and joint choices: policies are int32
 
 # The moments that every model has: a statistic of a variable, `gini_a`.
 STATISTIC = re.compile(r"(?P<statistic>mean|sd|var|gini|top|bottom|p[1-9][0-9]?)_(?P<variable>.+)")
@@ -65,6 +65,7 @@ def _specification(kind: str, name: str, given: Any) -> State:
         ) from None
 
 
+@named_fields
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
     """One model, as a factory returns it.
@@ -154,11 +155,18 @@ class Model:
             },
         )
         for name in ("shocks", "outputs", "moments", "transition", "monotone"):
-            put(self, name, dict(getattr(self, name) or {}))
+            put(self, name, read_dict(name, getattr(self, name)))
         reward = self.reward
-        put(self, "reward", tuple(reward) if isinstance(reward, Sequence) else (reward,))
+        several = isinstance(reward, Sequence) and not isinstance(reward, str)
+        put(self, "reward", tuple(reward) if several else (reward,))
+        if not self.reward:
+            raise ModelError("reward is an empty list; give a function, or a list to be summed")
         specs = {n: self.grid_of(n) for n in (*self.states, *self.choices) if self._has_grid(n)}
-        put(self, "post", {k: read_post(k, v, specs) for k, v in dict(self.post or {}).items()})
+        put(
+            self,
+            "post",
+            {k: read_post(k, v, specs) for k, v in read_dict("post", self.post).items()},
+        )
         self._check_names()
         self._check_sizes()
         self._check_functions()
@@ -337,11 +345,17 @@ class Model:
         named: dict[str, Any] = {f"output '{name}'": f for name, f in self.outputs.items()}
         named |= {f"the transition of '{name}'": f for name, f in self.transition.items()}
         named |= {f"the rule of post variable '{n}'": p.rule for n, p in self.post.items()}
-        named |= {f"the probabilities of shock '{n}'": s.probs for n, s in self.shocks.items()}
         named |= {"discount": self.discount, "terminal": self.terminal}
         for what, rule in named.items():
             if callable(rule):
                 check_returns(rule, known, what)
+        for name, shock in self.shocks.items():
+            if callable(shock.probs):
+                what = f"the function of probabilities of shock '{name}'"
+                check_returns(shock.probs, known, what, shape=(shock.size,))
+        found = {name: Argument(np.dtype(np.float64)) for name in self.outputs}
+        for name, f in self.moments.items():
+            check_returns(f, found | known, f"moment '{name}'")
 
     def _check_values(self) -> None:
         posts = {name: post.spec for name, post in self.post.items()}
@@ -359,13 +373,18 @@ class Model:
         if self.horizon is not None and (
             isinstance(self.horizon, bool)
             or not isinstance(self.horizon, int | np.integer)
-            or self.horizon < 1
+            or not 1 <= self.horizon <= MOST
         ):
-            raise ModelError(f"horizon={self.horizon!r}; it is a positive number of periods")
-        if not callable(self.discount) and np.ndim(self.discount) != 0:
             raise ModelError(
-                "discount is an array; give a number, or a function of named states and choices"
+                f"horizon={self.horizon!r}; it is a positive number of periods, at most {MOST:,}"
             )
+        if not callable(self.discount):
+            number = numbers(self.discount, "discount", "is")
+            if number.ndim or number.dtype.kind not in "biuf":
+                what = "an array" if number.ndim else repr(self.discount)
+                raise ModelError(
+                    f"discount is {what}; give a number, or a function of named states and choices"
+                )
 
 
 def _argument(spec: State | Iid) -> Argument:

@@ -24,6 +24,8 @@ from jax.extend.core import Literal
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.tracing import is_concrete
 
+from .user_functions import called, check_shape
+
 Span = tuple[int, int]  # the least and the greatest whole number that something can be
 
 
@@ -50,7 +52,12 @@ class Argument:
 
 
 def check_returns(
-    f: Callable[..., Any], known: Mapping[str, Argument], what: str, *, boolean: bool = False
+    f: Callable[..., Any],
+    known: Mapping[str, Argument],
+    what: str,
+    *,
+    boolean: bool = False,
+    shape: tuple[int, ...] = (),
 ) -> None:
     """Refuse a function that does not return what is wanted of it.
 
@@ -63,20 +70,19 @@ def check_returns(
         What to call `f` in an error.
     boolean : bool
         Whether it is to return a truth value; a number otherwise.
+    shape : tuple of int
+        Of what it is to return.
 
     Raises
     ------
     ModelError
-        If it returns something else, or its whole numbers grow too large.
+        If it returns something else, does with its arguments what cannot be done, or its whole
+        numbers grow too large.
     """
     given = {n: known[n] for n in inspect.signature(f).parameters if n in known}
     shapes = {n: jax.ShapeDtypeStruct((), a.dtype) for n, a in given.items()}
-    try:
-        closed = jax.make_jaxpr(lambda named: f(**named))(shapes)
-    except Exception:
-        return  # told where it is evaluated, in the words that fit
-    if len(closed.out_avals) != 1:
-        return
+    closed = jax.make_jaxpr(lambda named: called(f, named, what))(shapes)
+    check_shape(closed.out_avals[0].shape, shape, what)
     dtype = closed.out_avals[0].dtype
     if boolean and not jnp.issubdtype(dtype, np.bool_):
         raise ModelError(

@@ -19,7 +19,9 @@ the size of `x`. If the map contracts by `L`, the error is at most ``L / (1 - L)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -123,12 +125,12 @@ def fixed_point(
     def displacement(x: Tree) -> Tree:
         return jax.tree.map(jnp.subtract, x, step(x))
 
-    def solve(f: Callable[[Tree], Tree], x: Tree) -> Tree:
+    def solve(f: Callable[[Tree], Tree], x: Tree) -> tuple[Tree, Array]:
         def advance(x: Tree) -> Tree:
             return jax.tree.map(jnp.subtract, x, f(x))
 
         if steps is not None:
-            return lax.fori_loop(0, steps, lambda _, x: advance(x), x)
+            return lax.fori_loop(0, steps, lambda _, x: advance(x), x), jnp.zeros(())
 
         def once(c: tuple[Array, Tree, Array]) -> tuple[Array, Tree, Array]:
             k, x, _ = c
@@ -139,9 +141,40 @@ def fixed_point(
             return (c[0] < max_iter) & (c[2] > tol)
 
         _, x, change = lax.while_loop(proceed, once, (jnp.int32(0), x, jnp.asarray(jnp.inf)))
-        return jax.tree.map(lambda a: jnp.where(change <= tol, a, jnp.nan), x)
+        return jax.tree.map(lambda a: jnp.where(change <= tol, a, jnp.nan), x), change
 
-    return lax.custom_root(displacement, start, solve, _linear_solve)
+    found, change = lax.custom_root(displacement, start, solve, _linear_solve, has_aux=True)
+    if (told := _told.get()) is not None:
+
+        def note(change: Array) -> None:
+            if float(change) > tol:
+                told.append(
+                    f"dp.fixed_point made max_iter={max_iter:,} steps, and the last one still "
+                    f"changed x by {float(change):.3g}, above tol={tol:g}; raise max_iter or tol, "
+                    "begin closer, or damp the step: x + 0.5 * (step(x) - x)"
+                )
+
+        jax.debug.callback(note, change)
+    return found
+
+
+_told: ContextVar[list[str] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def listening(told: list[str]) -> Iterator[None]:
+    """Let programs that are traced in this block tell, each time they run, what did not converge.
+
+    Parameters
+    ----------
+    told : list of str
+        Where the sentences go.
+    """
+    before = _told.set(told)
+    try:
+        yield
+    finally:
+        _told.reset(before)
 
 
 def _change(new: Tree, old: Tree) -> Array:

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from dpsolve.solvers.model.model import MOST, Model
+from dpsolve.solvers.model.grids import MOST
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.path_doubling import path_doubling

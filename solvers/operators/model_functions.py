@@ -131,7 +131,8 @@ class ModelFunctions:
         probs = self.model.shocks[shock].probs
         if callable(probs):
             what = f"the function of probabilities of shock '{shock}'"
-            return mapped(probs, env, self.order, what, own=(shock,)).map(normalised)
+            own = {shock: self.model.size_of(shock)}
+            return mapped(probs, env, self.order, what, own).map(normalised)
         return NamedArray(jnp.asarray(probs), (shock,))
 
     def average(

@@ -29,8 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from dpsolve.solvers.model.grids import Integers
-from dpsolve.solvers.model.model import MOST, Model
+from dpsolve.solvers.model.grids import MOST, Integers
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .base import Shortcut

@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.errors import ConcretizationTypeError, TracerArrayConversionError
 
-from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.arguments import arguments
+from dpsolve.solvers.model.user_functions import called, check_shape
 from dpsolve.solvers.numerics.finite import largest
 
 
@@ -117,7 +117,7 @@ def mapped(
     env: Mapping[str, NamedArray],
     order: Sequence[str],
     what: str,
-    own: Sequence[str] = (),
+    own: Mapping[str, int] = MappingProxyType({}),
 ) -> NamedArray:
     """Evaluate a scalar function over the axes of the arguments it names, and no others.
 
@@ -131,28 +131,15 @@ def mapped(
         Order of the axes of the result.
     what : str
         What to call `f` in an error.
-    own : sequence of str
-        Axes of what `f` itself returns: none for a scalar function.
+    own : mapping of str to int
+        Axes of what `f` itself returns, and their lengths: none for a scalar function.
     """
     kwargs = {name: env[name] for name in arguments(f, env)}
     dims = [d for d in order if any(d in x.dims for x in kwargs.values())]
 
     def scalar(kw: dict[str, Any]) -> Any:
-        try:
-            y = jnp.asarray(f(**kw))
-        except (ConcretizationTypeError, TracerArrayConversionError) as error:
-            raise ModelError(
-                f"{what} uses Python's `if`, `and`, `or`, `not`, min, max or a chained comparison "
-                "like `0 < c < a`, or a NumPy function, on its arguments. They are traced: write "
-                "jnp.where, &, |, ~, jnp.minimum, jnp.maximum and jax.numpy functions. "
-                f"JAX says: {str(error).splitlines()[0]}"
-            ) from error
-        if y.ndim != len(own):
-            wanted = "one number per value of the shock" if own else "a number"
-            raise ModelError(
-                f"{what} returns an array of shape {y.shape}, not {wanted}; functions of a model "
-                "are scalar: dpsolve maps them over the grids"
-            )
+        y = called(f, kw, what)
+        check_shape(y.shape, tuple(own.values()), what)
         return y
 
     g: Callable[[dict[str, Any]], Any] = scalar

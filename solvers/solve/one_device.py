@@ -12,13 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.distributions.top_mass import warn
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.check import diagnose
+from dpsolve.solvers.inspection.forecast import population_bytes
+from dpsolve.solvers.inspection.limits import check_model
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import Dims, rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, signature, split
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import UNCERTIFIED, Outcome, sentence
@@ -71,7 +75,11 @@ def solve_on_one_device(
     derivatives = bool(chosen.differentiated_by) or not is_concrete(values)
     program, dims = one_point(factory, Sizes(sizes.items()), chosen, derivatives)
     with compile_clock() as compiling:
+        forecast = 0.0
+        if not dims and is_concrete(values):  # the trace is kept, and not made again by the call
+            forecast = tell_compiling(signature(factory).name, program.trace(values))
         arrays = program(values)
+        learn(forecast, compiling.seconds)
         if not (derivatives or is_concrete(arrays)):  # somebody's trace: the factory is part of it
             program, dims = one_point(factory, Sizes(sizes.items()), chosen, True)
             arrays = program(values)
@@ -80,6 +88,7 @@ def solve_on_one_device(
         return Solution(arrays, values, problem)
     jax.block_until_ready(arrays)
     message = explain(int(arrays["code"]), lambda: rebuild(factory, values, sizes), chosen, arrays)
+    warn_of_top_mass(problem.name, arrays)
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, values, problem, message, seconds, compiling.seconds)
 
@@ -97,6 +106,7 @@ def _solve_ready(
             f"gradients={list(options.differentiated_by)}: a ready model has no parameters to "
             "differentiate by; pass the factory, the function that returns the model"
         )
+    _check(model, options, "the model")
     watch(model)
     began = time.perf_counter()
     with compile_clock() as compiling:
@@ -106,6 +116,7 @@ def _solve_ready(
         return Solution(arrays, {}, problem)
     jax.block_until_ready(arrays)
     message = explain(int(arrays["code"]), lambda: model, options, arrays)
+    warn_of_top_mass(problem.name, arrays)
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, {}, problem, message, seconds, compiling.seconds)
 
@@ -116,7 +127,7 @@ def one_point(
     sizes: tuple[tuple[str, Any], ...],
     options: SolveOptions,
     derivatives: bool,
-) -> tuple[Callable[..., dict[str, Array]], dict[str, Dims]]:
+) -> tuple[Any, dict[str, Dims]]:
     """Return the compiled program of one point, and the dimensions of what it returns.
 
     Parameters
@@ -128,7 +139,7 @@ def one_point(
 
     Returns
     -------
-    program : function
+    program : jitted function
         From parameters to named arrays.
     dims : dict
         Of each array; filled in when the program is first called.
@@ -144,12 +155,19 @@ def one_point(
             shape = look_over(factory, static, shape_of)
         else:
             made = announced(factory, static, values)
+            _check(made, options, signature(factory).name)
             arrays = solve_made(factory, made, options, values)
             shape = shape_of(made)
         dims.update(arrays_dims(shape, arrays))
         return arrays
 
     return jax.jit(run), dims
+
+
+def _check(made: Any, options: SolveOptions, name: str) -> None:
+    """Refuse sizes that cannot work."""
+    if isinstance(made, Model):
+        check_model(made, options, name, population_bytes(made, options))
 
 
 def solve_options(factory: Factory, **given: Any) -> SolveOptions:
@@ -176,6 +194,12 @@ def check_sizes(sizes: Mapping[str, Any]) -> None:
                 f"size '{name}' is {value!r}, which cannot be hashed; use a number, a string or a "
                 "tuple"
             ) from None
+
+
+def warn_of_top_mass(name: str, arrays: Mapping[str, Any]) -> None:
+    """Warn of mass at the top of a grid, if a distribution was asked for."""
+    grids = {n.removeprefix("grid_"): x for n, x in arrays.items() if n.startswith("grid_")}
+    warn(name, arrays, grids)
 
 
 def explain(

@@ -18,7 +18,7 @@ from jax import Array
 
 from dpsolve.solvers.distributions.distribution import explain_distribution
 from dpsolve.solvers.distributions.initial import read_initial
-from dpsolve.solvers.distributions.moments import expanded, moments_of
+from dpsolve.solvers.distributions.moments import expanded, moments_of, top_masses
 from dpsolve.solvers.distributions.path import path_of, pushed
 from dpsolve.solvers.distributions.stationary_derivatives import stationary_of
 from dpsolve.solvers.errors import ModelError
@@ -111,8 +111,8 @@ def population(
     Returns
     -------
     arrays : dict
-        ``distribution`` (states...) and the numbers in ``OF_DISTRIBUTION``, ``moment_<name>``,
-        ``distribution_path`` (time, states...).
+        ``distribution`` (states...) and the numbers in ``OF_DISTRIBUTION``, ``top_mass_<state>``,
+        ``moment_<name>``, ``distribution_path`` (time, states...).
     code : int
         An :class:`~.outcomes.Outcome`: how it went.
     """
@@ -136,6 +136,7 @@ def population(
         arrays["distribution_residual"] = found.residual
         arrays["distribution_error"] = found.error_bound
         arrays["distribution_period"] = found.period.astype(jnp.int32)
+        arrays |= top_masses(model, mass, fixed.partition)
         arrays[CLASSES] = found.classes
         if fixed.partition is not None:
             axis = _axis(model, fixed.partition)

@@ -18,6 +18,7 @@ else:
     os.environ["JAX_ENABLE_X64"] = "1"  # read by JAX when it is first imported
 
 if TYPE_CHECKING:
+    from .hpc.python_sweep import sweep as sweep
     from .hpc.store.load import load as load
     from .hpc.store.open import open as open
     from .hpc.verify.verification import verify as verify
@@ -80,6 +81,7 @@ _HOME = {
     "solve_many": "sharding.solve_many",
     "Panel": "sharding.panels.simulate",
     "simulate": "sharding.panels.simulate",
+    "sweep": "hpc.python_sweep",
     "open": "hpc.store.open",
     "load": "hpc.store.load",
     "verify": "hpc.verify.verification",
@@ -101,4 +103,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted(["__version__", *_HOME])

@@ -15,6 +15,8 @@ import zarr
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.run.sweep import SweepReport, run_sweep
 from dpsolve.hpc.store.event_log import Event
+from dpsolve.hpc.store.store import open_store
+from dpsolve.hpc.store.trust import seal
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
 
@@ -137,6 +139,11 @@ def assert_equal_stores(one: Path | str, other: Path | str) -> None:
         assert (x.shape, x.dtype) == (y.shape, y.dtype), name
         same = x.tobytes() == y.tobytes() if x.dtype.kind in "biufc" else (x == y).all()
         assert same, name
+
+
+def reseal(path: Path | str) -> None:
+    """Vouch for a store's attributes as they are now: it is as if it had been begun like that."""
+    seal(open_store(path))
 
 
 def files(path: Path) -> dict[str, bytes]:

@@ -124,7 +124,7 @@ def test_everything_that_was_asked_for_is_stored_and_labelled(pristine: Path) ->
     usual |= {"mean_windfall", "sd_windfall", "poor", "gini_a", "p50_a"}
     variables = {
         "value", "policy_save", "output_windfall", "distribution", "distribution_path", "grid_z",
-        "distribution_residual", "distribution_error", "distribution_period",
+        "distribution_residual", "distribution_error", "distribution_period", "top_mass_a",
         *(f"moment_{name}" for name in usual),
     }  # fmt: skip
     floats = {"value", "output_windfall", "distribution", "distribution_path"}

@@ -154,3 +154,79 @@ def test_the_command_draws_stores_and_saved_solutions(
     assert "NAME=VALUE" in draw("plain.zarr --select a", code=2)
     for name in ("plain.png", "s.png"):
         assert Path(name).read_bytes().startswith(b"\x89PNG")
+
+
+def two_assets() -> xr.Dataset:
+    """Three points of a model with two assets that are chosen and a shock that is not."""
+    beta, a, b, z = (
+        np.array([0.9, 0.92, 0.95]),
+        np.arange(5.0),
+        np.arange(4.0),
+        np.array([0.0, 1.0]),
+    )
+    shape = (3, 5, 4, 2)
+    dims = ("beta", "a", "b", "z")
+    draw = np.random.default_rng(0)
+    mass = draw.uniform(size=shape)
+    mass /= mass.sum((1, 2, 3), keepdims=True)
+    path = np.stack([mass * (5 - t) / 5 for t in range(3)], 1)
+    path[:, :, 0, 0, 0] += 1.0 - path.sum((2, 3, 4))
+    return xr.Dataset(
+        {
+            "value": (dims, draw.uniform(size=shape)),
+            "policy_a_next": (dims, draw.choice(a, shape)),
+            "policy_b_next": (dims, draw.choice(b, shape)),
+            "policy_work": (dims, draw.integers(0, 2, shape)),
+            "distribution": (dims, mass),
+            "distribution_path": (("beta", "time", *dims[1:]), path),
+            "status": ("beta", np.full(3, "solved")),
+        },
+        {"beta": beta, "a": a, "b": b, "z": z, "time": np.arange(3)},
+    )
+
+
+def test_a_distribution_is_drawn_as_its_marginal_and_summed_up_by_its_mean() -> None:
+    data = two_assets()
+    lines, summary = panels(data, "distribution")
+    assert "marginal over a, summed over b, z" in lines.get_title()
+    marginal = data.distribution.sum(["b", "z"])
+    for line, mass in zip(lines.lines, marginal.values, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), mass)
+    np.testing.assert_allclose(summary.lines[0].get_ydata(), (marginal * data.a).sum("a").values)
+
+
+def test_a_path_is_drawn_at_a_few_times_and_as_means_over_time() -> None:
+    data = two_assets()
+    times, means = panels(data, "distribution_path")
+    assert legend(times) == ["time 0", "time 1", "time 2"]
+    mass = data.distribution_path.sum(["b", "z"])
+    np.testing.assert_allclose(times.lines[2].get_ydata(), mass.values[1, 2])
+    assert means.get_xlabel() == "time"
+    np.testing.assert_allclose(means.lines[2].get_ydata(), (mass * data.a).sum("a").values[2])
+    assert len(panels(data.isel(beta=0), "distribution_path")) == 2
+
+
+def test_with_two_assets_a_policy_is_a_map_of_steps() -> None:
+    data = two_assets()
+    steps, _ = panels(data, "a_next")
+    (mesh,) = (part for part in steps.collections if isinstance(part, QuadMesh))
+    here = data.policy_a_next.isel(beta=1, z=0).values - data.a.values[:, None]
+    np.testing.assert_array_equal(mesh.get_array(), here.T)
+    assert (steps.get_xlabel(), steps.get_ylabel()) == ("a", "b")
+    assert (*steps.get_xlim(), *steps.get_ylim()) == (0.0, 4.0, 0.0, 3.0)
+
+
+def test_with_one_asset_a_policy_is_the_difference_from_staying() -> None:
+    data = two_assets().isel(b=0).drop_vars(["policy_b_next", "b"])
+    lines, _ = panels(data, "a_next")
+    assert lines.get_ylabel() == "policy_a_next - a"
+    step = data.policy_a_next.isel(beta=0, z=0).values - data.a.values
+    np.testing.assert_array_equal(lines.lines[0].get_ydata(), step)
+    assert lines.lines[0].get_drawstyle() == "steps-mid"
+
+
+def test_whole_numbers_make_steps_and_maps_end_with_their_parameters() -> None:
+    lines, _ = panels(two_assets(), "work")
+    assert {line.get_drawstyle() for line in lines.lines} == {"steps-mid"}
+    summary = panels(grid_store())[2]
+    assert (*summary.get_xlim(), *summary.get_ylim()) == pytest.approx((0.9, 0.98, 0.3, 0.4))

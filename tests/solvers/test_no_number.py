@@ -272,10 +272,15 @@ def random_model(
     kind: float = CLEAN,
     at: float = 0.0,
     on: float = 0.0,
+    worth: float = 0.0,
     *,
     n: int = 20,
+    number: str = "",
 ) -> dp.Model:
-    """Random rewards and moves; at one feasible pair something is wrong."""
+    """Random rewards and moves; at one feasible pair something is wrong.
+
+    With `number`, a dtype, `feasible` has a number of it there, `worth`, in place of true or false.
+    """
 
     def noise(x: Any, u: Any, salt: float) -> Any:
         wave = jnp.sin(12.9898 * x + 78.233 * u + 3.7 * salt + 0.618 * seed) * 43758.5453
@@ -298,12 +303,18 @@ def random_model(
         p = here("nan chance", x, u, jnp.nan, 0.2 + 0.5 * noise(x, u, 3.0))
         return jnp.stack([p, 1.0 - p + here("leak", x, u, 1e-6, 0.0)])
 
+    def feasible(x: Any, u: Any) -> Any:
+        ok = (u == on) | (noise(x, u, 4.0) < 0.7)
+        if not number:
+            return ok
+        return jnp.where((x == at) & (u == on), jnp.asarray(worth).astype(number), ok)
+
     return dp.Model(
         states={"x": dp.integers(0, n - 1)},
         choices={"u": dp.integers(0, n - 1)},
         shocks={"w": dp.iid([0, 1], chances)},
         transition={"x": move},
-        feasible=lambda x, u: (u == on) | (noise(x, u, 4.0) < 0.7),
+        feasible=feasible,
         reward=reward,
         discount=lambda x, u: here("nan discount", x, u, jnp.nan, beta),
         outputs={"o": lambda x, u: here("nan output", x, u, jnp.nan, 1.0 * u)},
@@ -371,3 +382,34 @@ def test_one_fault_at_a_random_place_of_many_random_models(
 ) -> None:
     """300 seeds for every method, on both sides of 4,096 pairs."""
     fuzz(n, 300, options, monkeypatch)
+
+
+@pytest.mark.parametrize("number", ["float64", "float32", "int64", "int32", "uint8"])
+@pytest.mark.parametrize("n", [20, 63, 65])
+@pytest.mark.parametrize(
+    "options",
+    [{}, *(pytest.param(o, marks=pytest.mark.slow) for o in OPTIONS)],
+    ids=str,
+)
+def test_a_number_in_place_of_a_boolean_at_a_random_place(
+    n: int, options: dict[str, Any], number: str
+) -> None:
+    """Every number but 0 would count as true, and 0 and 1 would look right."""
+    rng = np.random.default_rng([n, len(number)])
+    seeds = 300
+    columns: dict[str, Any] = {
+        "seed": np.arange(seeds) * 1.0,
+        "at": rng.integers(n, size=seeds) * 1.0,
+        "on": rng.integers(n, size=seeds) * 1.0,
+        "worth": rng.integers(0, 3, size=seeds) * 1.0,
+        "n": n,
+        "number": number,
+    }
+    named = rf"feasible returns a number \({number}\)"
+    with pytest.raises(dp.ModelError, match=named):
+        dp.solve_many(random_model, columns, **options)
+    one = {k: float(v[-1]) if isinstance(v, np.ndarray) else v for k, v in columns.items()}
+    with pytest.raises(dp.ModelError, match=named):
+        dp.solve(random_model, one, **options)
+    with pytest.raises(dp.ModelError, match=named):
+        dp.check(random_model, one)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dpsolve.hpc.cluster.compilation_cache import remove_truncated
+from dpsolve.hpc.cluster import coordinator, dask_executor
+from dpsolve.hpc.cluster.compilation_cache import remove_unusable
 from dpsolve.hpc.cluster.dask_executor import DaskExecutor
+from dpsolve.hpc.cluster.dask_settings import quiet_dask
+from dpsolve.hpc.cluster.messages import RunInfo
+from dpsolve.hpc.cluster.task_queue import TaskQueue
 from dpsolve.hpc.run.executor import prepare
 from dpsolve.hpc.run.job_paths import cache_folder
 from dpsolve.hpc.store.event_log import Event, read_events
@@ -23,6 +32,7 @@ from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.solvers.errors import ClusterError
 
 from ..conftest import Listener, assert_equal_stores, done_twice, run
+from ..local_slurm import until
 
 pytestmark = pytest.mark.slow
 
@@ -77,13 +87,53 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
+    """Of a scheduler that is set as ours are."""
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local,
+        quiet_dask(),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as local,
         Client(local, set_as_default=False) as client,
     ):
         yield Cluster(local.scheduler_address, lambda: [*client.run(os.getpid).values()])
+
+
+@contextmanager
+def by_hand(folder: Path, threads: int) -> Iterator[Cluster]:
+    """A scheduler and two workers that somebody started without a thought of this."""
+    from distributed import Client
+
+    file = folder / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    with ExitStack() as stack, (folder / "log").open("wb") as log:
+        for words in (["scheduler", "--host=127.0.0.1", "--port=0"],
+                      ["worker", "--nworkers=2", f"--nthreads={threads}"]):  # fmt: skip
+            process = subprocess.Popen(
+                [*dask, *words, f"--scheduler-file={file}", "--dashboard-address=:0"],
+                cwd=folder, stdout=log, stderr=log,
+            )  # fmt: skip
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            until(file.exists, "the scheduler is there", 30)
+        with Client(scheduler_file=str(file), set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=30)
+            yield Cluster(client.scheduler.address, lambda: [*client.run(os.getpid).values()])
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with by_hand(tmp_path_factory.mktemp("foreign"), threads=2) as found:
+        yield found
+
+
+def kill_after(count: int, victim: int) -> Listener:
+    class Killing(Listener):
+        def advance(self, solved: int, inexact: int, failed: int) -> None:
+            super().advance(solved, inexact, failed)
+            if sum(self.counts) == count:  # in the middle of the next task
+                threading.Timer(0.25, os.kill, (victim, signal.SIGKILL)).start()
+
+    return Killing()
 
 
 @pytest.fixture
@@ -140,9 +190,9 @@ def test_one_worker_compiles_and_the_other_finds_the_program(
     assert len([t for t in begun if t < first]) == 1  # the others waited
 
     (entry, *_) = sorted(cache.glob("*-cache"))
-    assert remove_truncated(cache) == []
+    assert remove_unusable(cache) == []
     entry.write_bytes(entry.read_bytes()[:-20])
-    assert remove_truncated(cache) == [entry]
+    assert remove_unusable(cache) == [entry]
     assert not entry.exists()
 
 
@@ -173,21 +223,16 @@ def test_a_killed_worker_costs_the_task_in_its_hands(
 ) -> None:
     (tmp_path / "slow").touch()
     sweep = naughty(points=12)
-    victim = cluster.processes()[0]
-
-    class Killing(Listener):
-        def advance(self, solved: int, inexact: int, failed: int) -> None:
-            super().advance(solved, inexact, failed)
-            if sum(self.counts) == 3:
-                os.kill(victim, signal.SIGKILL)
-
-    outcome = run(sweep, Killing(), executor=DaskExecutor(cluster.address))
+    listener = kill_after(3, cluster.processes()[0])
+    outcome = run(sweep, listener, executor=DaskExecutor(cluster.address))
+    assert not any("start the scheduler" in note for note in listener.notes)
     assert outcome.solved == 12
     lost = events(outcome.path, "lost")
     assert [e.facts["cause"] for e in lost] == ["process"]
-    assert len(events(outcome.path, "solved")) == 12
-    # It may die with an order in its hands that it had not begun.
+    # It may die with an order that it had not begun, and with results that are not committed yet.
+    assert 12 <= len(events(outcome.path, "solved")) <= 13
     assert 12 <= len(events(outcome.path, "started")) <= 13
+    assert len(events(outcome.path, "committed")) == 12
 
 
 def test_a_task_that_fails_three_times_is_marked_and_the_sweep_goes_on(
@@ -277,7 +322,64 @@ def test_a_task_with_too_little_memory_gets_a_smaller_batch(
     assert [prepare(store, 0, n).lanes for n in (1, 2, 20)] == [lanes // 2, lanes // 4, 1]
 
 
-def test_stopping_ends_within_seconds_and_the_rest_is_resumed(
+def test_a_scheduler_set_otherwise_does_as_well_and_is_told_what_would_suit(
+    naughty: Callable[..., Sweep], foreign: Cluster, tmp_path: Path
+) -> None:
+    """There dask itself runs lost tasks again; whose fault it is is judged all the same."""
+    (tmp_path / "slow").touch()
+    listener = kill_after(3, foreign.processes()[0])
+    outcome = run(naughty(points=12), listener, executor=DaskExecutor(foreign.address))
+    assert outcome.solved == 12
+    assert [e.facts["cause"] for e in events(outcome.path, "lost")] == ["process"]
+    (advice,) = [note for note in listener.notes if "start the scheduler" in note]
+    for word in ("WORKER_SATURATION=1.0", "ALLOWED_FAILURES=0", "--nthreads 1"):
+        assert word in advice
+
+
+def test_a_task_that_kills_its_workers_is_marked_there_too(
+    naughty: Callable[..., Sweep], foreign: Cluster
+) -> None:
+    outcome = run(naughty(points=4, die_2=99), executor=DaskExecutor(foreign.address))
+    assert (outcome.solved, outcome.failed) == (3, 1)
+    assert len([e for e in events(outcome.path, "lost") if e.task == 2]) == 5
+
+
+def test_a_worker_that_is_not_needed_is_let_go_and_nothing_is_lost(
+    naughty: Callable[..., Sweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow").touch()
+    let_go: list[str] = []
+
+    def tick(self: Any, queue: TaskQueue) -> list[str]:
+        idle = [w.address for w in queue.worker_states.values() if not w.orders and not w.leaving]
+        found = idle[:1] if not let_go and len(queue.worker_states) == 2 else []
+        let_go.extend(found)
+        return found
+
+    monkeypatch.setattr(dask_executor._Workers, "tick", tick)
+    with by_hand(tmp_path, threads=1) as ours:
+        assert run(naughty(points=6), executor=DaskExecutor(ours.address)).solved == 6
+        assert len(let_go) == 1
+        until(lambda: len(ours.processes()) == 1, "it is gone", 20)
+    assert events(tmp_path / "naughty.zarr", "lost") == []
+
+
+def test_workers_that_cannot_work_say_so_and_leave(
+    naughty: Callable[..., Sweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    listener: Listener,
+) -> None:  # fmt: skip
+    other = partial(RunInfo, versions=(("jax", "0.1"),))
+    monkeypatch.setattr(dask_executor, "RunInfo", other)
+    monkeypatch.setattr(coordinator, "UNFIT", 2)
+    with by_hand(tmp_path, threads=1) as ours:
+        with pytest.raises(ClusterError, match=r"2 workers in a row cannot work.* driver 0\.1"):
+            run(naughty(), listener, executor=DaskExecutor(ours.address))
+        until(lambda: not ours.processes(), "they are gone", 20)
+    assert len([note for note in listener.notes if "cannot work" in note]) == 2
+    assert events(tmp_path / "naughty.zarr", "started") == []
+
+
+def test_stopping_commits_what_is_in_work_begins_nothing_and_the_rest_is_resumed(
     naughty: Callable[..., Sweep], cluster: Cluster, tmp_path: Path
 ) -> None:
     (tmp_path / "slow").touch()
@@ -294,6 +396,10 @@ def test_stopping_ends_within_seconds_and_the_rest_is_resumed(
     outcome = run(sweep, Stopping(), executor=executor)
     assert time.monotonic() - began < 30
     assert 0 < outcome.pending < 20
+    begun, committed = ({e.task for e in events(outcome.path, what)}
+                        for what in ("started", "committed"))  # fmt: skip
+    assert begun == committed
+    assert outcome.solved == len(committed)
     (tmp_path / "slow").unlink()
     assert run(sweep, executor=DaskExecutor(cluster.address)).solved == 20
     events(outcome.path)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import zarr
 
 import dpsolve as dp
 from dpsolve.hpc.cli import solve
 from dpsolve.hpc.distributed_solve.checkpoints import Checkpoints
+from dpsolve.hpc.distributed_solve.meeting_secret import meeting_secret
 from dpsolve.hpc.distributed_solve.srun_address import find_address, nodes_of
 from dpsolve.hpc.distributed_solve.stored_solve import SolveReport, solve_into_store
 from dpsolve.hpc.progress import Silent
@@ -389,3 +394,33 @@ def test_arrays_of_a_factory_have_no_states_to_cut(toy: str, tmp_path: Path):
     assert not (tmp_path / "toy.zarr").exists()
     assert into_store(read, 1).status == "solved"
     assert dp.verify(tmp_path / "toy.zarr").ok
+
+
+@pytest.mark.slow
+def test_no_port_of_a_distributed_solve_is_open_on_every_interface(tmp_path: Path) -> None:
+    sizes = ["--set", "n_x=37", "--set", "stay=0.9"]
+    (tmp_path / "slow.py").write_text(SLOW)
+    several = Several(tmp_path, ["slow.py", *sizes, "--store", "two.zarr"]).start()
+    seen: dict[int, set[str]] = {0: set(), 1: set()}
+    while any(process.poll() is None for process in several.started.values()):
+        for number, process in several.started.items():
+            with suppress(psutil.Error):  # it ended this moment
+                for each in psutil.Process(process.pid).net_connections("inet"):
+                    if each.status == psutil.CONN_LISTEN:
+                        seen[number].add(each.laddr.ip)
+        time.sleep(0.02)
+    assert [done.code for done in several.end()] == [0, 0]
+    assert all(seen.values())  # JAX's service, and the collectives of each
+    assert not {"0.0.0.0", "::"} & (seen[0] | seen[1])
+
+
+def test_the_secret_of_a_solve_is_made_once_and_is_its_owners(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = {*pool.map(lambda _: meeting_secret(tmp_path / "a.zarr"), range(8))}
+    assert len(found) == 1
+    assert len(found.pop()) == 32
+    (file,) = (tmp_path / "a.zarr.jobs").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+    with pytest.raises(RefusedError, match="not yours alone"):
+        meeting_secret(tmp_path / "a.zarr")

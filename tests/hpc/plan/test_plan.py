@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpsolve import ModelError, UsageError
-from dpsolve.hpc.plan.plan import Plan, estimate, make_plan
+from dpsolve.hpc.plan import cost_estimate
+from dpsolve.hpc.plan.cost_estimate import estimate
+from dpsolve.hpc.plan.plan import Plan, make_plan
 from dpsolve.hpc.plan.tasks import WorkerCount, block_shape, cut, points_per_task
 from dpsolve.hpc.run.sweep import create_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.hpc.sweep_file.model_source import resolve
+from dpsolve.sharding.batches.solving_order import STRAND
 
 from ..conftest import is_array, run
 
@@ -68,6 +72,25 @@ def test_blocks_fill_the_lanes_where_that_is_cheap(
     shape: tuple[int, ...], points: int, lanes: int, block: tuple[int, ...]
 ) -> None:
     assert block_shape(shape, points, lanes) == block
+
+
+def test_tasks_are_cut_between_strands_where_starts_are_warm() -> None:
+    """So one point in eight starts cold, and not one in five."""
+
+    def cold(points: dict[str, int], workers: int = 0, **sizes: int) -> float:
+        axes = {k: {"from": 0.9 if k == "beta" else 1.5, "to": 0.96 if k == "beta" else 5.0,
+                    "points": n} for k, n in points.items()}  # fmt: skip
+        raw = {"model": "savings", "fixed": sizes, "grid": axes, "store": {"path": "no.zarr"}}
+        part = make_plan(sweep_from(raw), resolve("savings"), WorkerCount(workers)).buckets[0]
+        assert part.program.warm
+        sizes_of = [task.size for task in part.tasks]
+        return sum(-(-n // STRAND) for n in sizes_of) / sum(sizes_of)
+
+    large = {"n_a": 2000, "n_z": 25}
+    assert cold({"beta": 80}, **large) == 1 / 8  # 16 tasks of 5 before
+    assert cold({"beta": 100, "gamma": 5}, **large) <= 1 / 7
+    assert cold({"beta": 100, "gamma": 5}, workers=20, **large) <= 1 / 7
+    assert cold({"beta": 80}, workers=80, **large) == 1.0  # one for each
 
 
 def test_small_models_make_few_tasks_and_large_ones_lose_little() -> None:
@@ -155,7 +178,8 @@ def test_a_plan_compiles_nothing_and_an_estimate_does(cake: Callable[..., Sweep]
     found = estimate(plan)
     assert program.compile_seconds == found.compile_seconds > 0
     assert found.probed == 6
-    assert found.seconds == found.compile_seconds + found.solve_seconds
+    longer = max(found.solve_seconds, found.write_seconds)
+    assert found.seconds == found.begin_seconds + found.compile_seconds + longer
     assert found.solve_seconds > 0
 
 
@@ -171,6 +195,34 @@ def test_estimate_counts_every_batch(cake: Callable[..., Sweep]) -> None:
     )
     once = min(estimate(few).solve_seconds for _ in range(3)) / len(few.tasks)
     assert estimate(many).solve_seconds > 8 * once
+
+
+def test_what_a_first_run_takes_is_counted_once(
+    cake: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was counted for every batch: 13 s for one of growth."""
+    axis = {"from": 0.5, "to": 0.95, "points": 4000}
+    plan = plan_of(cake(fixed={"n_x": 60}, grid={"beta": axis}, store={"points_per_task": 1000}))
+    program, now, ran = plan.buckets[0].program, [0.0], []
+    lanes = program.lanes
+    assert 2 * lanes < 4000 // 8
+    real = program.run
+
+    def run_(points: dict[str, np.ndarray], *_: object) -> object:
+        """Take 5 s at the first run, 10 ms for every two batches, and solve nothing much."""
+        number = len(points["beta"])
+        now[0] += 0.01 * max(1.0, number / lanes / 2) + (0.0 if ran else 5.0)
+        ran.append(number)
+        return real({name: x[:1] for name, x in points.items()})
+
+    monkeypatch.setattr(program, "run", run_)
+    monkeypatch.setattr(type(program), "workers", property(lambda _: 2))
+    monkeypatch.setattr(cost_estimate, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    found = cost_estimate.estimate(plan)
+    assert ran == [1, lanes, 500]  # without values; a batch; an eighth of all
+    assert found.probed == 500
+    assert found.begin_seconds == pytest.approx(plan.seconds + cost_estimate.MAKE_STORE + 5.01)
+    assert found.solve_seconds == pytest.approx(0.01 * 4000 / lanes / 2, rel=0.05)
 
 
 def test_memory_holds_a_batch_and_all_that_a_task_computes(cake: Callable[..., Sweep]) -> None:

@@ -25,7 +25,7 @@ from dpsolve.hpc.verify.audit import metadata_faults
 from dpsolve.sharding.batches.program import Program
 from dpsolve.sharding.batches.result_arrays import Layout
 
-from ..conftest import BETAS, TOY, Listener, arrays, assert_equal_stores, files, run
+from ..conftest import BETAS, TOY, Listener, arrays, assert_equal_stores, files, reseal, run
 
 # Runs a sweep in a process of its own, which kills itself (SIGKILL) at the n-th file of its tasks:
 # before it is written, in the middle (as a draft), or right after. With n = 0 it lives.
@@ -287,6 +287,7 @@ def test_another_version_of_jax_is_told_and_not_refused(
     document = json.loads(root.read_text())
     document["attributes"]["jax_version"] = "0.1.2"
     root.write_text(json.dumps(document))
+    reseal(root.parent)
     (Path(sweep.store.path) / "status" / "c.1").unlink()
     assert run(sweep, listener).computed == 1
     assert any("begun with jax 0.1.2" in note for note in listener.notes)
@@ -302,6 +303,7 @@ def recorded(path: str, certificate: str | None) -> None:
     given = {} if certificate is None else {"certificate": certificate}
     document["attributes"]["solve"] = json.dumps(solve | given)
     root.write_text(json.dumps(document))
+    reseal(path)
 
 
 @pytest.mark.parametrize("certificate", ["auto", "full"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from dpsolve.hpc.process_alive import process_age
 from dpsolve.hpc.run import single_driver
 from dpsolve.hpc.run.single_driver import DriverRecord, driver_record, driving
+from dpsolve.hpc.slurm.cancel_jobs import cancel_all
 from dpsolve.hpc.store.store import Store, open_store
 from dpsolve.hpc.sweep_file.fields import Sweep
 from dpsolve.solvers.errors import RefusedError
@@ -72,6 +74,26 @@ def test_the_second_driver_is_refused_and_told_who_the_first_is(store: Store) ->
     assert "dpsolve cancel" in str(raised.value)
     with drive(store):
         pass
+
+
+def test_a_record_dated_ahead_does_not_block(store: Store) -> None:
+    leave_record(store, silent=-86400.0)
+    found = driver_record(store)
+    assert found is not None
+    assert not found.alive
+    notes: list[str] = []
+    with drive(store, note=notes):
+        pass
+    assert "dated ahead" in notes[0]
+
+
+def test_a_record_dated_ahead_that_is_renewed_is_a_driver_s(store: Store) -> None:
+    leave_record(store, silent=-86400.0)
+    renewing = threading.Timer(0.05, leave_record, (store, -86500.0))
+    renewing.start()
+    with pytest.raises(RefusedError, match="has a driver"), drive(store):
+        pytest.fail("two drivers")
+    renewing.join()
 
 
 def test_of_many_that_begin_at_once_one_drives(store: Store) -> None:
@@ -180,3 +202,38 @@ def test_a_sweep_under_way_is_refused(toy_sweep: Callable[..., Sweep]) -> None:
     with drive(store), pytest.raises(RefusedError, match="has a driver already"):
         run(sweep)
     assert run(sweep).solved == 3
+
+
+def test_cancel_ends_this_stores_driver_and_no_other_process(
+    store: Store, toy_sweep: Callable[..., Sweep], tmp_path: Path
+) -> None:
+    """A store may come from anywhere, with the record of any process in it."""
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from dpsolve.hpc.run.single_driver import driving\n"
+        "from dpsolve.hpc.store.store import open_store\n"
+        "with driving(open_store(Path(sys.argv[1])), executor='local', stop=print, note=print):\n"
+        "    print('drives', flush=True); time.sleep(60)"
+    )
+    other = open_store(run(toy_sweep("other.zarr")).path)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(other.path)], stdout=subprocess.PIPE
+    ) as driver:
+        assert driver.stdout is not None
+        driver.stdout.readline()
+        for forged in (
+            record(other).read_text(),  # of another store's driver
+            json.dumps(json.loads(record(other).read_text()) | {"process": os.getpid(),
+                       "process_start": process_age(os.getpid())}),
+        ):  # fmt: skip
+            record(store).write_text(forged)
+            (said,) = cancel_all(store)
+            assert "does not show that it is: no signal was sent" in said
+        for everybody in (-1, 0, "self", None):
+            leave_record(store, host=os.uname().nodename, process=everybody, process_start=0)
+            assert driver_record(store) is None
+            assert list(cancel_all(store)) == ["nothing works on this store."]
+        assert driver.poll() is None
+        (said,) = cancel_all(other)
+        assert said.endswith("has ended.")
+        assert driver.wait(10) == -signal.SIGTERM

@@ -160,9 +160,9 @@ def test_lack_of_space_is_told_before_it_hurts(
     cake: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch, listener: Listener
 ) -> None:
     class Nothing:
-        free = 10
+        free = 1000  # which compressed results might just fit into
 
-    monkeypatch.setattr("dpsolve.hpc.run.sweep.shutil.disk_usage", lambda path: Nothing)
+    monkeypatch.setattr("dpsolve.hpc.run.disk_space.shutil.disk_usage", lambda path: Nothing)
     run(cake(), listener)
     assert any("may take up to" in note and "are free at" in note for note in listener.notes)
 

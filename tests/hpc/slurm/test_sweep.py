@@ -148,7 +148,7 @@ def test_a_cancelled_sweep_goes_on_by_the_same_command(login: LoginNode) -> None
     login.assert_whole(30)
 
 
-def test_ctrl_c_ends_the_jobs_at_once(login: LoginNode) -> None:
+def test_ctrl_c_commits_what_is_in_work_and_ends_the_jobs(login: LoginNode) -> None:
     login.sweep(points=60, nap=0.4)
     driver = login.slurm.start(*login.words(), output=login.output)
     until(lambda: login.committed() >= 1, "a task is committed")
@@ -156,6 +156,10 @@ def test_ctrl_c_ends_the_jobs_at_once(login: LoginNode) -> None:
     until(lambda: driver.poll() is not None, "the driver ends", 15)
     assert driver.returncode == 130
     assert "The same command resumes" in login.output.read_text()
+    begun, committed = ({fact["task"] for fact in login.facts(what)}
+                        for what in ("started", "committed"))  # fmt: skip
+    assert begun == committed
+    assert len(committed) < 30
     until(lambda: not login.slurm.jobs(), "no job is left", 10)
 
 

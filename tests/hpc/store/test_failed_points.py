@@ -21,7 +21,9 @@ from ..conftest import assert_equal_stores, done_twice, run
 def path(toy_sweep: Callable[..., Sweep]) -> Path:
     """A store of three tasks, one of which was given up."""
     outcome = run(toy_sweep())
-    write_failed(open_store(outcome.path), 1, "no such package")
+    store = open_store(outcome.path)
+    store.buckets[0].file("status", store.tasks[1]).unlink()
+    write_failed(store, 1, "no such package")
     return outcome.path
 
 

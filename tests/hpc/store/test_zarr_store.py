@@ -248,7 +248,7 @@ def test_every_file_is_on_the_disk_before_it_is_in_its_place(
     """And the data of a task before its manifest, and the manifest before the status."""
     synced: set[str] = set()
     placed: list[str] = []
-    fsync, replace = os.fsync, os.replace
+    fsync, replace, link = os.fsync, os.replace, os.link
 
     def watched_fsync(descriptor: int) -> None:
         synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
@@ -259,8 +259,14 @@ def test_every_file_is_on_the_disk_before_it_is_in_its_place(
         replace(draft, path)
         placed.append(f"{path.parent.name}/{path.name}")
 
+    def watched_link(draft: Path, path: Path) -> None:
+        assert str(draft) in synced or path.name == "driver.json"
+        link(draft, path)
+        placed.append(f"{path.parent.name}/{path.name}")
+
     monkeypatch.setattr(atomic_files.os, "fsync", watched_fsync)
     monkeypatch.setattr(atomic_files.os, "replace", watched_replace)
+    monkeypatch.setattr(atomic_files.os, "link", watched_link)
     sweep = cake()
     run(sweep)
     results = open_store(sweep.store.path).buckets[0].results

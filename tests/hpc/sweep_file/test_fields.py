@@ -126,7 +126,7 @@ def test_every_mistake_is_told_at_once_with_its_line_and_its_value(write: Write)
         "not a finite number; row 4, column 'gam': nan is not a finite number.",
         "line 17, solve.tol = -1:",
         "line 18, solve.metod = \"vi\": there is no solve option 'metod'. Did you mean 'method'?",
-        'line 20, store.path = "points.csv": there is a file of that name',
+        'line 20, store.path = "points.csv": a store is a folder of Zarr arrays',
         'line 21, store.keep = "value": a list is expected: ["value"].',
         "line 22, grd: unknown key. Did you mean 'grid'?",
     ):

@@ -16,7 +16,7 @@ from dpsolve.hpc.cli.main import cli
 from dpsolve.hpc.store.store import Store, open_store
 from dpsolve.hpc.sweep_file.fields import Sweep, options_of
 from dpsolve.hpc.sweep_file.reader import read_sweep
-from dpsolve.hpc.verify import after_sweep, audit
+from dpsolve.hpc.verify import after_sweep, verification
 from dpsolve.hpc.verify.after_sweep import check_sweep
 
 from ..conftest import BETAS, run
@@ -105,13 +105,13 @@ def test_it_reads_the_files_of_its_own_points_alone(
     cake: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(sweep := cake(store={"points_per_task": 1}))
-    read, original = [], audit.read_task
+    read, original = [], verification.read_task
 
     def reading(bucket: Any, task: Any, group: Any) -> Any:
         read.append(task.id)
         return original(bucket, task, group)
 
-    monkeypatch.setattr(audit, "read_task", reading)
+    monkeypatch.setattr(verification, "read_task", reading)
     found = check_sweep(Path(sweep.store.path), 2).found
     assert found is not None
     assert (found.points_checked, found.points_total, found.points_pending) == (2, 6, 0)

@@ -136,6 +136,71 @@ def test_a_process_of_another_job_is_sent_away(seats: Callable[..., Table]):
     assert "belongs to another solve" in str(found[0])
 
 
+def test_who_does_not_know_the_secret_is_not_let_in_and_hears_nothing(
+    seats: Callable[..., Table],
+) -> None:
+    table = seats(2)
+    given = {0: b"ours", 1: b"theirs"}
+    found = table.all(lambda i: join(table.process_address(i, secret=given[i]), 1.5, print))
+    assert "does not know this solve's secret" in str(found[0])
+    assert "process 1 did not come" in str(found[0])
+    assert "does not know this solve's secret" in str(found[1])
+
+
+def test_what_was_overheard_opens_nothing(seats: Callable[..., Table]) -> None:
+    """Each side draws a number of its own, which the other has to sign."""
+    table = seats(2, secret=b"ours")
+    heard: list[bytes] = []
+    host, _, port = table.address.rpartition(":")
+
+    def listen() -> None:
+        with socket.create_server((host, int(port))) as server:
+            server.settimeout(10)
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b'{"nonce": "0"}\n')
+                heard.append(connection.recv(4096))
+                connection.sendall(heard[0])  # its own words, as an answer
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    found = table.all(lambda i: join(table.process_address(i), 1.0, print), 1)
+    thread.join()
+    assert "does not know this solve's secret, so it is not process 0" in str(found[1])
+    assert b"ours" not in heard[0]
+    rolls: dict[int, Any] = {}
+    hosting = threading.Thread(target=lambda: rolls.update(table.all(_joining(table), 0)))
+    hosting.start()
+    with _patiently(host, int(port)) as again:
+        again.recv(4096)  # another number this time
+        again.sendall(heard[0])
+        assert again.recv(4096) == b""
+    hosting.join()
+    assert "does not know this solve's secret" in str(rolls[0])
+
+
+def _joining(table: Table) -> Callable[[int], Any]:
+    return lambda i: join(table.process_address(i), 1.5, print)
+
+
+def _patiently(host: str, port: int) -> socket.socket:
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=5)
+        except ConnectionRefusedError:
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_no_coordinator_listens_on_every_interface(host: str) -> None:
+    with pytest.raises(UsageError, match="names every interface"):
+        ProcessAddress(f"{host}:29500", 2, 0)
+
+
+def test_a_secret_is_not_shown_with_its_process() -> None:
+    assert "ours" not in repr(ProcessAddress("n1:29500", 2, 0, secret=b"ours"))
+
+
 def test_a_port_that_is_taken_is_told():
     with socket.create_server(("127.0.0.1", 0)) as server:
         process_address = ProcessAddress(f"127.0.0.1:{server.getsockname()[1]}", 2, 0)

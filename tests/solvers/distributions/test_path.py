@@ -188,3 +188,21 @@ def test_an_initial_value_off_the_grid_of_one_point_is_refused() -> None:
     many = dp.solve_many("growth", {"beta": np.array([0.90, 0.95]), "n_k": 20})
     with pytest.raises(dp.ModelError, match=r"1\.6, which is off the grid of 'k'"):
         dp.path(many, {"k": 1.6}, 2)
+
+
+def test_after_the_last_period_states_have_moments_and_choices_have_none() -> None:
+    def climb(beta: float = 0.9) -> dp.Model:
+        return dp.Model(
+            states={"x": dp.integers(0, 4)},
+            choices={"u": dp.integers(0, 1)},
+            transition={"x": lambda x, u: jnp.minimum(x + u, 4)},
+            reward=lambda x, u: x - 2.0 * u,
+            discount=beta,
+            horizon=4,
+            moments={"high": lambda x: x > 0},
+        )
+
+    found = dp.path(dp.solve(climb), {"x": 0}).moments(["mean_x", "mean_u", "high"])
+    np.testing.assert_array_equal(found["mean_x"], [0, 1, 1, 1, 1])
+    np.testing.assert_array_equal(found["high"], [0, 1, 1, 1, 1])
+    np.testing.assert_array_equal(found["mean_u"], [1, 0, 0, 0, np.nan])

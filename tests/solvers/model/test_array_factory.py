@@ -42,7 +42,7 @@ def test_a_factory_that_states_no_error_is_said_to_certify_nothing() -> None:
     told = "nothing is certified: the factory states no error_bound of its arrays"
     found = dp.solve(product)
     assert (found.status, found.message, np.isnan(found.error_bound)) == ("solved", told, True)
-    assert "solved, nothing certified" in repr(found)
+    assert "solved, nothing is certified" in repr(found)
     assert jax.jit(lambda a: dp.solve(product, {"a": a}))(1.0).message == told
     many = dp.solve_many(product, {"a": np.array([1.0, np.nan])})
     assert list(many.message) == [told, "parameter 'a' is NaN"]

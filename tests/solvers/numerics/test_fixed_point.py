@@ -97,3 +97,19 @@ def test_a_factory_of_ones_own_is_swept_with_its_derivatives() -> None:
     many = dp.solve_many(market, {"a": np.array([0.5, 0.9])}, gradients=("a",))
     np.testing.assert_allclose(many["price"], [cosine(0.5), cosine(0.9)], rtol=1e-14)
     np.testing.assert_allclose(many["d_price_d_a"][1], jax.grad(cosine)(0.9), rtol=1e-12)
+
+
+def test_out_of_iterations_is_said_and_not_that_an_array_holds_nan() -> None:
+    def slow(a: float = 1.0) -> dict[str, Any]:
+        return {"x": dp.fixed_point(lambda x: 0.999 * x + a, 0.0, max_iter=10)}
+
+    def mended(a: float = 1.0) -> dict[str, Any]:
+        return {"x": jnp.nan_to_num(slow(a)["x"])}
+
+    found = dp.solve_many(slow, {"a": [0.0, 1.0]})
+    assert list(found.status) == ["solved", "failed"]
+    assert "dp.fixed_point made max_iter=10 steps" in found.message[1]
+    assert "raise max_iter or tol" in found.message[1]
+    with pytest.raises(dp.ModelError, match="made max_iter=10 steps"):
+        dp.check(slow)
+    assert "no fault found" in dp.check(mended)

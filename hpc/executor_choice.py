@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpsolve.hpc.slurm.profiles import ProfileFile, find_profile, profile_names
@@ -61,7 +62,8 @@ class ExecutorChoice:
         if on == "dask":
             if not scheduler:
                 raise UsageError(
-                    "--on dask needs the address of a scheduler: --scheduler tcp://HOST:8786."
+                    "--on dask needs the address of a scheduler: --scheduler tls://HOST:8786 "
+                    "(tcp:// without keys)."
                 )
             return cls("dask", None, scheduler, mesh)
         return cls(mesh=mesh)
@@ -70,6 +72,27 @@ class ExecutorChoice:
     def worker_count(self) -> WorkerCount | None:
         """The workers there may be, for the cut of a new store; None: as for one machine."""
         return self.profile.profile.worker_count if self.profile is not None else None
+
+    def check(self, store: Path | str) -> None:
+        """See, before a store is made, that tasks can run where they are to run.
+
+        Raises
+        ------
+        ClusterError
+            If SLURM does not answer here, or a scheduler asks for keys that are not there.
+        UsageError
+            If the store's path is none for SLURM.
+        """
+        if self.profile is not None:
+            from dpsolve.hpc.slurm.commands import check_slurm
+            from dpsolve.hpc.slurm.directives import check_store_path
+
+            check_store_path(Path(store))
+            check_slurm()
+        elif self.scheduler:
+            from dpsolve.hpc.cluster.run_keys import check_scheduler
+
+            check_scheduler(self.scheduler)
 
     def executor(self, jobs: Callable[[str], None]) -> Executor:
         """Return an executor; `jobs` is told how jobs or workers stand."""
