@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpsolve.solvers.model.factory_signature import Factory, signature
+from dpsolve.solvers.model.factory_signature import Factory, look_over, signature
+from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 
@@ -173,6 +174,21 @@ class Solution:
         words = np.where(kind == 1, "sampled", "full")
         return words if words.ndim else str(words)
 
+    @property
+    def certifies(self) -> str:
+        """What the bounds are of: ``exact``, ``continuum``, ``grid`` or ``none``.
+
+        ``exact``: nothing is continuous. ``continuum``: the true value, of a choice and a state
+        that are continuous (``dp.certify``). ``grid``: the problem on the grid, whose choices are
+        grid points and whose values between them are interpolated; of a continuous choice they say
+        nothing. ``none``: nothing is certified.
+        """
+        if "policy_loss" in self.arrays:
+            return "continuum" if np.isfinite(self.arrays["error_bound"]) else "none"
+        if "value" not in dict(self.problem.dims):
+            return "none"
+        return "grid" if _is_continuous(self.problem) else "exact"
+
     def _kept(self, name: str) -> AnyArray:
         if name in ("lower", "upper") and "gain" in self.arrays:
             raise UsageError(
@@ -200,6 +216,11 @@ class Solution:
         """The optimal choice's grid value (states...), by choice name."""
         found = self._group("policy_")
         return {c: x for c, x in found.items() if not c.startswith(BESIDE_POLICY)}
+
+    @property
+    def decisions(self) -> dict[str, AnyArray]:
+        """The optimal choice (states...), by choice name: its position, or its value between."""
+        return self.policy_index or self.policy
 
     @property
     def outputs(self) -> dict[str, AnyArray]:
@@ -352,7 +373,7 @@ class Solution:
         bound, sweeps = float(self.error_bound), f"{int(self.iterations)} sweeps"
         if np.isnan(bound):  # the reason says it
             return f"<Solution of {self.problem.name}: {reason}, shape {shape}>"
-        certified = f"certified error {bound:.2g}, {sweeps}"
+        certified = f"certified error {bound:.2g}{WHOSE[self.certifies]}, {sweeps}"
         if not np.isfinite(bound):
             certified = f"nothing certified, {sweeps}"
         elif "value" not in dict(self.problem.dims):
@@ -403,6 +424,21 @@ class Solution:
         """Put together again."""
         arrays, parameters = children
         return cls(arrays, parameters, problem)
+
+
+WHOSE = {"continuum": " over the continuum", "grid": " on this grid", "exact": "", "none": ""}
+"""What a certified error is of, in a summary."""
+
+
+def _is_continuous(problem: Problem) -> bool:
+    """Tell whether a state of the model is continuous, so that its grid stands for more."""
+
+    def look(made: Any) -> bool:
+        return any(isinstance(s, Grid) for s in getattr(made, "states", {}).values())
+
+    if problem.factory is None:
+        return look(problem.model)
+    return look_over(problem.factory, dict(problem.sizes), look)
 
 
 def entry(arrays: Mapping[str, AnyArray], name: Any, what: str) -> AnyArray:

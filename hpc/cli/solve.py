@@ -337,6 +337,8 @@ def _solution_lines(solution: Solution, seconds: float, compiling: float) -> Ite
             yield f"  gain        {float(solution.gain):.10g} on average per period"
         whose = "certified error" if "value" in dict(solution.problem.dims) else "error at most"
         yield f"  accuracy    {accuracy(bound, tol, whose)}"
+        if solution.certifies == "grid" and np.isfinite(bound):
+            yield "  of what     choices on this grid; dp.certify bounds a continuous choice"
     if not np.isnan(bound):
         yield f"  iterations  {int(solution.iterations)}"
     if status != "failed":

@@ -115,7 +115,7 @@ class _Moments:
         self, solution: Solution, model: Model | TabularModel, asked: Asked, periods: int | None
     ) -> None:
         # The point is an argument, as in a solve: what is concrete within a trace is not a number.
-        self._point = jax.tree.map(jnp.asarray, (solution.parameters, solution.policy_index))
+        self._point = jax.tree.map(jnp.asarray, (solution.parameters, solution.decisions))
         self._moments, slopes, names = _programs(solution.problem, _hashable(asked), periods)
         early = () if periods is None else (periods,)
         even = np.full((*early, math.prod(model.shape)), 1.0 / math.prod(model.shape))

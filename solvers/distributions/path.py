@@ -69,13 +69,13 @@ def path(
         If `periods` is missing, not positive or beyond the horizon.
     """
     states = states_of(solution, "path of distributions")
-    steps = _periods(periods, horizon_of(solution.problem, solution.policy_index))
+    steps = _periods(periods, horizon_of(solution.problem, solution.decisions))
     _check_room(solution, states, steps)
     masses = initial_of(solution, initial)
     program = _program(solution.problem, steps)
-    arrays = program(solution.parameters, solution.policy_index, solution.code, masses)
+    arrays = program(solution.parameters, solution.decisions, solution.code, masses)
     return Distribution(
-        arrays, solution.parameters, solution.policy_index, states, solution.problem, True
+        arrays, solution.parameters, solution.decisions, states, solution.problem, True
     )
 
 

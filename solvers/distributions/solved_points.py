@@ -46,7 +46,7 @@ def fixed_policy(
     problem, parameters
         Of a :class:`~dpsolve.Solution` with one point (under ``vmap``, of each point).
     policy_index : dict of str to int array (states...)
-        The same solution's.
+        The same solution's ``decisions``: values, as floats, where choices lie between grid points.
     t : int, optional
         The period, with a horizon; `policy_index` is then that period's.
 
@@ -56,6 +56,9 @@ def fixed_policy(
         A failed point's policy (index -1 everywhere) is read as the first choice: mask the result.
     """
     made = model_of(problem, parameters)
+    if any(jnp.issubdtype(x.dtype, jnp.floating) for x in policy_index.values()):
+        assert isinstance(made, Model)
+        return made, GridOperator(made, t=t, block=1).between(policy_index)
     index = {name: jnp.maximum(x, 0) for name, x in policy_index.items()}
     if isinstance(made, TabularModel):
         tabular = TabularOperator(made)
@@ -80,13 +83,20 @@ def states_of(solution: Solution, what: str) -> dict[str, AnyArray]:
     ModelError
         If the factory returned arrays of its own: then there are no states.
     """
-    if not solution.policy_index:
+    if not solution.decisions:
         raise ModelError(
             f"{solution.problem.name} returns arrays of its own and not a model: there is no "
             f"policy, and so no {what}. Its arrays are: {', '.join(solution.arrays)}."
         )
     dims = dict(solution.problem.dims)["value"]
     grids = {n: solution.grids[n] for n in dims if n != "t"}
+    if not solution.policy_index:
+        made = model_of(solution.problem, solution.parameters)
+        if made.shape != tuple(int(np.shape(g)[-1]) for g in grids.values()):
+            raise ModelError(
+                f"this solution's nodes hold knots beside the grid of {solution.problem.name}, and "
+                f"a {what} is over the grid: call dp.certify without knots for it"
+            )
     shape = tuple(int(np.shape(grid)[-1]) for grid in grids.values())
     if prod(shape) > MOST:
         raise ModelError(too_many_states(solution.problem.name, shape))

@@ -102,7 +102,7 @@ def _of_solution(
     solution: Solution, options: tuple[tuple[str, Any], ...], initial: Any
 ) -> Distribution:
     states = states_of(solution, "stationary distribution")
-    if horizon_of(solution.problem, solution.policy_index) is not None:
+    if horizon_of(solution.problem, solution.decisions) is not None:
         raise ModelError(
             f"{solution.problem.name} has a finite horizon, and so no stationary distribution: "
             "each period has its own policy. dp.path(solution, initial) follows a distribution "
@@ -110,7 +110,7 @@ def _of_solution(
         )
     start = () if initial is None else (initial_of(solution, initial),)
     program, told = _program(solution.problem, options)
-    given = (solution.parameters, solution.policy_index, solution.code, *start)
+    given = (solution.parameters, solution.decisions, solution.code, *start)
     if is_concrete(given) and not told:
         told.append(
             tell_compiling(f"a distribution of {solution.problem.name}", program.trace(*given))
@@ -119,7 +119,7 @@ def _of_solution(
     if is_concrete(arrays):
         warn(solution.problem.name, arrays, states)
     return Distribution(
-        arrays, solution.parameters, solution.policy_index, states, solution.problem
+        arrays, solution.parameters, solution.decisions, states, solution.problem
     )
 
 

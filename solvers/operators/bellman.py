@@ -199,11 +199,13 @@ class GridOperator(BellmanOperator):
         """Evaluate the model at all states and one numbered block of choices."""
         return self.pairs(self._block_index(number, (CHOICE,)), all_feasible=all_feasible)
 
-    def pairs(self, index: NamedArray, *, all_feasible: bool = False) -> PairTable:
-        """Evaluate the model at all states and the choices in `index`."""
+    def pairs(
+        self, choices: NamedArray | Mapping[str, NamedArray], *, all_feasible: bool = False
+    ) -> PairTable:
+        """Evaluate the model at all states and some choices, numbered or by their values."""
         return PairTable.of(
             self.functions,
-            index,
+            choices,
             self.expectation.late_states,
             self.expectation.early_probabilities,
             all_feasible=all_feasible,
@@ -328,7 +330,14 @@ class GridOperator(BellmanOperator):
 
     def at(self, policy: Array) -> GridPolicy:
         """Fix a policy (states...): flattened choices."""
-        return GridPolicy(self, policy)
+        return GridPolicy(self, NamedArray(policy, self.states))
+
+    def between(self, values: Mapping[str, Array]) -> GridPolicy:
+        """Fix a policy whose choices, by name (states...), may lie between grid points.
+
+        A next state between two points is a lottery over these that keeps its mean.
+        """
+        return GridPolicy(self, {n: NamedArray(x, self.states) for n, x in values.items()})
 
     def labels(self, policy: Array) -> dict[str, Array]:
         """Split a policy into an index (states...) for each choice."""
@@ -406,16 +415,19 @@ def _rows(x: NamedArray, block: NamedArray) -> NamedArray:
 class GridPolicy(PolicyOperator):
     """A policy on grids; its next states are found once, not once per application."""
 
-    def __init__(self, operator: GridOperator, policy: Array) -> None:
+    def __init__(
+        self, operator: GridOperator, policy: NamedArray | Mapping[str, NamedArray]
+    ) -> None:
         self.operator = operator
         self.reductions, self.partition = operator.reductions, operator.partition
-        index = NamedArray(policy, operator.states)
-        self.pairs = operator.pairs(index)
+        self.on_grid = isinstance(policy, NamedArray)
+        self.pairs = operator.pairs(policy)
         assert self.pairs.raw_reward is not None
         self.reward = operator.over_states(self.pairs.raw_reward)
         self.discount = operator.over_states(self.pairs.discount)
         functions = operator.functions
-        self.env = functions.env | functions.choice_values(index)
+        values = policy if isinstance(policy, Mapping) else functions.choice_values(policy)
+        self.env = {**functions.env, **values}
         self.line = operator.walking
 
     def expect(self, f: Array) -> Array:
@@ -439,7 +451,7 @@ class GridPolicy(PolicyOperator):
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
         """Approach the value (states...): by path doubling if transitions are deterministic."""
         operator = self.operator
-        if not operator.deterministic:
+        if not (operator.deterministic and self.on_grid):
             return super().evaluate(start, tol, max_iter)
         successor = jnp.zeros(operator.shape, jnp.int32)
         for name in operator.states:

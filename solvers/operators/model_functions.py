@@ -342,9 +342,10 @@ class ModelFunctions:
         is_post = name in self.model.post
         env = env if is_post else {**env, **self.post_env}
         if self.shares_grid(name):
-            if index is not None and rule in self.model.choices:
+            if rule not in self.model.choices:
+                return Location(NamedArray(self.positions(str(rule)), env[str(rule)].dims))
+            if index is not None:
                 return Location(self.choice_index(index)[str(rule)])
-            return Location(NamedArray(self.positions(str(rule)), env[str(rule)].dims))
         if isinstance(rule, str):
             value = env[rule]
         else:
@@ -386,20 +387,20 @@ class PairTable:
     def of(
         cls,
         functions: ModelFunctions,
-        index: NamedArray,
+        choices: NamedArray | Mapping[str, NamedArray],
         states: Iterable[str],
         probabilities: Mapping[str, NamedArray],
         *,
         all_feasible: bool = False,
     ) -> PairTable:
-        """Evaluate a model at all states and the choices in `index`.
+        """Evaluate a model at all states and some choices.
 
         Parameters
         ----------
         functions : ModelFunctions
             The model's.
-        index : NamedArray of int32
-            Choices.
+        choices : NamedArray of int32, or dict of str to NamedArray
+            Joint choices, numbered; or each choice's values, which need not be on its grid.
         states : iterable of str
             States, and post variables, whose (next) values to find.
         probabilities : mapping
@@ -407,7 +408,9 @@ class PairTable:
         all_feasible : bool
             It is known that all of these are.
         """
-        env = functions.env | functions.choice_values(index)
+        index = choices if isinstance(choices, NamedArray) else None
+        values = choices if isinstance(choices, Mapping) else functions.choice_values(choices)
+        env = {**functions.env, **values}
         probabilities = {
             w: probabilities[w] if w in probabilities else functions.probability(w, env)
             for w in functions.model.shocks
