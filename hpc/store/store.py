@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from dpsolve.hpc.plan.design import Bucket
 from dpsolve.hpc.plan.store_schema import FORMAT, READABLE, RECORDS
 from dpsolve.hpc.plan.tasks import Task, cut
+from dpsolve.hpc.sweep_file.mistakes import path_fault
 from dpsolve.hpc.sweep_file.model_source import ModelSource
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
 from dpsolve.solvers.errors import RefusedError, StoreError
@@ -150,6 +151,8 @@ def open_store(path: Path | str) -> Store:
         If there is none, or it cannot be read.
     """
     path = Path(path).expanduser()
+    if fault := path_fault(str(path)):
+        raise StoreError(f"there is no such store: {fault}")
     if not path.exists():
         raise StoreError(f"there is no store at {path}. Is the path right? A sweep makes one.")
     if not is_store(path):
