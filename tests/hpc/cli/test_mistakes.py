@@ -49,7 +49,7 @@ TYPED: dict[str, tuple[list[str], str]] = {
     "seed": (["verify", "no.zarr", "--seed", "-1"], "seed=-1"),
     "long store": ([*PLAN, "--store", LONG], "has 256 bytes"),
     "long file": (["sweep", f"{LONG}.toml"], "File name too long"),
-    "long target": (["status", LONG], "File name too long"),
+    "long target": (["status", LONG], "has 256 bytes"),
     "NUL": (["sweep", "growth", "--store", "a\0"], "NUL"),
     "NUL in a file": (["plan", "nul.toml"], "line 5, store.path = "),
     "long in a file": (["plan", "long.toml"], "has 256 bytes"),
