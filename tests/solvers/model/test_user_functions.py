@@ -144,6 +144,8 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "periods": (lambda: dp.SolveOptions(periods=2**63), r"periods=9223372036854775808.*at most"),
     "path": (lambda: dp.path("x", {}, periods=2), r"path of distributions is of a solution"),  # type: ignore[arg-type]
     "open": (lambda: dp.open("x" * 256), r"no such store: .* has 256 bytes"),
+    "step": (lambda: dp.fixed_point(lambda x: "x", 1.0), r"step returns what is no array"),
+    "long range": (lambda: dp.integers(0, 10**30), r"whole numbers have 64 bits"),
     "seed": (lambda: dp.verify("no.zarr", seed=-1), r"seed=-1"),
 }
 
