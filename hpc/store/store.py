@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from dpsolve.hpc.plan.design import Bucket
 from dpsolve.hpc.plan.store_schema import FORMAT, READABLE, RECORDS
 from dpsolve.hpc.plan.tasks import Task
+from dpsolve.hpc.sweep_file.mistakes import path_fault
 from dpsolve.hpc.sweep_file.model_source import Kind, ModelSource, StoredSource
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
@@ -224,6 +225,8 @@ def open_store(path: Path | str) -> Store:
         If there is none, or it cannot be read.
     """
     path = Path(path).expanduser()
+    if fault := path_fault(str(path)):
+        raise StoreError(f"there is no such store: {fault}")
     if not path.exists():
         raise StoreError(f"there is no store at {path}. Is the path right? A sweep makes one.")
     root = _read_metadata(path)
