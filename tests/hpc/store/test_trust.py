@@ -412,6 +412,35 @@ def test_groups_do_not_lead_out_of_the_store(
         dp.open(store)
 
 
+@pytest.mark.parametrize("name", ["../helper.py", "/tmp/helper.py", "a//b.py"])
+def test_a_model_s_files_do_not_either(own: Path, name: str) -> None:
+    edit(own, attribute("model_files", json.dumps({name: "x = 1"})))
+    done = command("resume", own, "--trust")
+    assert (done.exit_code, "leads out of the store" in done.output) == (1, True)
+
+
+def test_no_file_is_read_that_attributes_name(tmp_path: Path) -> None:
+    """Of the tables of a sweep the store has the values; a pipe would be read for ever."""
+    store = tmp_path / "cake.zarr"
+    run(sweep_from({
+        "model": "cake",
+        "fixed": {"n_x": 9},
+        "table": {"file": "p.csv", "columns": {"beta": "beta"}, "values": {"beta": [0.5, 0.6]}},
+        "store": {"path": str(store), "points_per_task": 1},
+    }))  # fmt: skip
+    os.mkfifo(tmp_path / "pipe")
+    pipe = str(tmp_path / "pipe")
+    edit(store, lambda document: altered(document, "sweep", '"p.csv"', json.dumps(pipe)))
+    edit(store, lambda document: altered(document, "sweep", '"cake"', json.dumps(f"{pipe}.py:f")))
+    edit(store, attribute("model_folder", pipe))
+    reseal(store)
+    (store / "status" / "c.1").unlink()
+    assert command("status", store).exit_code == 0
+    assert command("resume", store).exit_code == 0
+    assert dp.verify(store, sample=1).ok
+    assert dp.load(store, beta=0.6).status == "solved"
+
+
 def test_links_and_endless_files_are_refused(own: Path, tmp_path: Path) -> None:
     shutil.move(own / "price", tmp_path / "price")
     (own / "price").symlink_to(tmp_path / "price")
