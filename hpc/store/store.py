@@ -272,7 +272,7 @@ def read_document(file: Path) -> Any:
     OSError
         If it cannot be read.
     """
-    content = file.read_bytes()
+    content = read_plain(file)
     if not content.strip():
         raise ValueError(f"{file.name} is empty")
     try:

@@ -451,6 +451,13 @@ def test_links_and_endless_files_are_refused(own: Path, tmp_path: Path) -> None:
     (own / "status" / "c.0").symlink_to("/dev/zero")
     os.mkfifo(own / "status" / "c.1")
     assert "1 of 3 committed" in command("status", own).output
+    for name in ("status/c.2", METADATA):
+        os.truncate(own / name, 2**40)  # a hole, which takes no space
+    assert "has 1,099,511,627,776 bytes" in command("status", own).output
+    (own / METADATA).unlink()
+    os.mkfifo(own / METADATA)
+    for word in ("status", "resume", "doctor", "verify"):
+        assert "zarr.json is no file" in command(word, own).output
 
 
 def test_a_small_file_that_unpacks_to_gigabytes_is_refused(own: Path) -> None:
