@@ -358,18 +358,19 @@ def test_a_worker_trusts_what_its_driver_trusts_and_no_more(foreign: Path, marke
 # -- the key ---------------------------------------------------------------------------------------
 
 
-def test_the_key_is_the_user_s_alone(own: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    file = key_file()
-    assert file is not None
+def test_the_key_is_the_user_s_alone(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    reseal(own)
+    file = tmp_path / "config" / "dpsolve" / "store.key"
+    assert key_file() == file
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    file.chmod(0o644)  # others may have read it, and signed
-    try:
-        done = command("verify", own)
-        assert (done.exit_code, "others can read" in done.output) == (3, True)
-    finally:
-        file.chmod(0o600)
     assert command("verify", own).exit_code == 0
+    file.chmod(0o644)  # others may have read it, and signed
+    done = command("verify", own)
+    assert (done.exit_code, "others can read" in done.output) == (3, True)
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert key_file() == tmp_path / ".config" / "dpsolve" / "store.key"
