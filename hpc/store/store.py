@@ -290,7 +290,7 @@ def read_document(file: Path) -> Any:
     OSError
         If it cannot be read.
     """
-    content = file.read_bytes()
+    content = read_plain(file)
     if not content.strip():
         raise ValueError(f"{file.name} is empty")
     try:
@@ -334,6 +334,9 @@ def _source(attributes: Mapping[str, Any]) -> StoredSource:
     texts = [getattr(found, name) for name in names]
     if not all(isinstance(text, str) for text in (*texts, *chain(*found.files))):
         raise TypeError("the model's source is no text")
+    for name, _ in found.files:
+        for part in name.split("/"):
+            _plain_name(part)
     if found.kind not in get_args(Kind) or (found.kind == "builtin") != found.is_builtin:
         raise ValueError(f"there is no model {found.reference} of the kind {found.kind}")
     return found
@@ -348,7 +351,9 @@ def _plain_name(name: Any) -> str:
         If it is none.
     """
     if not isinstance(name, str) or name in ("", ".", "..") or any(c in name for c in "/\0"):
-        raise ValueError(f"{name!r} is no name of a group or an array: it leads out of the store")
+        raise ValueError(
+            f"{name!r} is no name of a group, an array or a file: it leads out of the store"
+        )
     return name
 
 
