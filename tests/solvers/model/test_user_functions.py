@@ -132,7 +132,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "P": (lambda: dp.mdp(R, "P", 0.9), r"P is 'P', which is no array"),
     "beta": (lambda: dp.mdp(R, np.zeros((3, 2, 3)), "a"), r"mdp: beta='a'"),  # type: ignore[arg-type]
     "many points": (lambda: dp.grid(0.0, 1.0, 10**11), r"n=100,000,000,000"),
-    "many values": (lambda: dp.rouwenhorst(10**11, 0.9, 0.1), r"matrix would have"),
+    "many values": (lambda: dp.rouwenhorst(10**11, 0.9, 0.1), r"have a matrix of"),
     "end": (lambda: dp.grid("a", "b", 3), r"grid: lo='a'; it is one number"),  # type: ignore[call-overload]
     "rho": (lambda: dp.rouwenhorst(3, "a", 0.1), r"rouwenhorst: rho='a'"),  # type: ignore[arg-type]
     "range": (lambda: dp.integers(0, float("inf")), r"hi=inf"),  # type: ignore[arg-type]
