@@ -336,9 +336,8 @@ def _where_mass_is(axis: Axes) -> None:
     for line in axis.lines:
         x, below = np.asarray(line.get_xdata()), np.cumsum(np.asarray(line.get_ydata()))
         if np.isfinite(below[-1]) and below[-1] > 0:
-            low = int(np.searchsorted(below, 0.001 * below[-1]))
-            high = int(np.searchsorted(below, 0.999 * below[-1]))
-            ends.append((x[max(low - 1, 0)], x[min(high + 1, len(x) - 1)]))
+            first, last = np.searchsorted(below, np.array([0.001, 0.999]) * below[-1])
+            ends.append((float(x[max(first - 1, 0)]), float(x[min(last + 1, len(x) - 1)])))
     whole = [np.asarray(line.get_xdata()) for line in axis.lines]
     if not ends or all(x[0] >= min(ends)[0] and x[-1] <= max(e for _, e in ends) for x in whole):
         return

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 CERTIFICATE = "certificate"  # the array that tells which it was: 0 full, 1 by a sample
-BESIDE_POLICY = ("index_", "lower_", "upper_", "loss")  # arrays that tell more of a policy
+BESIDE_POLICY = ("lower_", "upper_", "loss")  # arrays that tell more of a policy
 POINT = "point"
 TIME = "time"
 
@@ -79,7 +79,7 @@ class Solution:
     gain, gain_lower, gain_upper : float
         With ``criterion="average"``, the average reward per period and its certified bounds.
     policy : dict of str to array (states...)
-        The optimal choice's grid value, by choice name.
+        The optimal choice's value, by choice name: a grid point, or with ``dp.certify`` any.
     policy_index : dict of str to int array (states...)
         Its position on the choice's grid.
     outputs : dict of str to array (states...)
@@ -213,9 +213,12 @@ class Solution:
 
     @property
     def policy(self) -> dict[str, AnyArray]:
-        """The optimal choice's grid value (states...), by choice name."""
-        found = self._group("policy_")
-        return {c: x for c, x in found.items() if not c.startswith(BESIDE_POLICY)}
+        """The optimal choice's value (states...), by choice name."""
+        names = self.policy_index
+        if not names and "policy_loss" in self.arrays:  # of dp.certify: between grid points
+            found = self._group("policy_")
+            return {c: x for c, x in found.items() if not c.startswith(BESIDE_POLICY)}
+        return {c: self.arrays[f"policy_{c}"] for c in names}
 
     @property
     def decisions(self) -> dict[str, AnyArray]:

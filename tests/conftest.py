@@ -30,9 +30,11 @@ if metadata.version("jaxlib").startswith("0.10."):
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Stores are signed with a key in the user's configuration folder: tests have one of their own, and
-# share it with the processes that they start.
-os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="dpsolve-tests-config-")
-atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
+# share it with the processes that they start, pytest's own workers among them.
+OWN_CONFIG = "dpsolve-tests-config-"
+if OWN_CONFIG not in os.environ.get("XDG_CONFIG_HOME", ""):
+    os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix=OWN_CONFIG)
+    atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 
 # Whether compiling is long enough to be told of depends on the machine, and on what else it does.
 logging.getLogger("dpsolve.waiting").setLevel("WARNING")

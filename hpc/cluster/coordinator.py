@@ -216,13 +216,13 @@ class Coordinator:
         waited = self._queue.worker_states and time.monotonic() > self._began + HANGS
         if not (self._prepared or waited):
             return
-        for order, priority in islice(self._queue.due(), AT_ONCE):
+        for order, priority in islice(self._queue.due(self._futures), AT_ONCE):
             future = self._client.submit(
                 perform, self._run_info, order, key=order.id, priority=priority, pure=False
             )
             self._futures[order.id] = future
             future.add_done_callback(partial(self._ended, order.id))
-        if self._queue.is_due():
+        if self._queue.is_due(self._futures):
             self._heard.put({"what": "nothing"})
 
     def _ended(self, key: str, future: Future[Any]) -> None:
@@ -233,11 +233,7 @@ class Coordinator:
 
     def _cancel(self, orders: Iterable[str]) -> None:
         """Let what is not begun never begin; a thread that is at a task goes on, and reports."""
-        futures = []
-        for key in orders:
-            self._queue.ended(key)
-            if (future := self._futures.pop(key, None)) is not None:
-                futures.append(future)
+        futures = [f for key in orders if (f := self._futures.pop(key, None)) is not None]
         if futures:
             self._client.cancel(futures, force=True)
 
@@ -376,7 +372,6 @@ class Coordinator:
 
         key, error = report["id"], report["error"]
         self._futures.pop(key, None)
-        self._queue.ended(key)
         if isinstance(error, KilledWorker):
             return  # as "remove-worker" says, too
         order = self._queue.done(key)

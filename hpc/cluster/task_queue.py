@@ -24,7 +24,7 @@ import heapq
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -125,7 +125,6 @@ class TaskQueue:
         self._retries = retries
         self._clock = clock
         self._open: dict[str, _Open] = {}
-        self._calls: set[str] = set()  # a report comes before dask knows that its worker is free
         self._group = 0  # tasks of dask's group of ours, which it forgets with its last one
         self._threads = self._usable = 0
         self._warm: set[int] = set()
@@ -181,9 +180,16 @@ class TaskQueue:
 
     # -- tasks -------------------------------------------------------------------------------------
 
-    def due(self) -> Iterator[tuple[TaskOrder, int]]:
-        """Give dask what it is to have by now: orders with their priorities."""
-        while self._room() and (bucket := self._ready()) is not None:
+    def due(self, calls: Sized) -> Iterator[tuple[TaskOrder, int]]:
+        """Give dask what it is to have by now: orders with their priorities.
+
+        Parameters
+        ----------
+        calls : sized
+            Those that have not ended for dask, with what is given meanwhile. A report comes before
+            the end, and dask does not know yet that its worker is free.
+        """
+        while self._room(calls) and (bucket := self._ready()) is not None:
             rank, number = heapq.heappop(self._queues[bucket])
             self.waiting -= 1
             task = self._tasks[number]
@@ -197,14 +203,15 @@ class TaskQueue:
             if task.bucket not in self._warm:
                 self._warming[task.bucket] = order.id
             self._open[order.id] = _Open(order, rank, task.bucket)
-            self._calls.add(order.id)
             self._group += 1
             yield order, -rank
 
-    def _room(self) -> bool:
+    def _room(self, calls: Sized) -> bool:
+        if not calls:
+            self._group = 0
         if self._group > 2 * self._threads > 0:
             return len(self._open) < WINDOW
-        return len(self._calls) < self._usable
+        return len(calls) < self._usable
 
     def begun(self, address: str, order: str) -> None:
         """Note that a worker is at a task."""
@@ -244,12 +251,6 @@ class TaskQueue:
             self._seconds.setdefault(found.bucket, deque(maxlen=REMEMBERED)).append(seconds)
         return found.order
 
-    def ended(self, order: str) -> None:
-        """Note that dask has nothing of an order any more."""
-        self._calls.discard(order)
-        if not self._calls:
-            self._group = 0
-
     def put_back(self, task: int) -> None:
         """Let a task be done by whoever is free next."""
         self._first -= 1
@@ -284,9 +285,9 @@ class TaskQueue:
         heapq.heappush(self._queues[self._tasks[task].bucket], (rank, task))
         self.waiting += 1
 
-    def is_due(self) -> bool:
+    def is_due(self, calls: Sized) -> bool:
         """Whether dask is to have one more."""
-        return self._room() and self._ready() is not None
+        return self._room(calls) and self._ready() is not None
 
     def _ready(self) -> int | None:
         """Return the bucket of the first task whose program is compiled, or compiled by nobody."""

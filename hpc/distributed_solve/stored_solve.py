@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpsolve.hpc.plan.plan import Plan, make_plan
+from dpsolve.hpc.run.disk_space import check_disk
 from dpsolve.hpc.run.interrupts import Interrupt, on_interrupt
 from dpsolve.hpc.run.single_driver import driving
 from dpsolve.hpc.store.create import open_or_create, recut
@@ -333,7 +334,10 @@ def _planned(sweep: Sweep, source: ModelSource, shape: MeshShape) -> Plan:
             f"these are {plan.points} points, and solve takes one; for many: dpsolve sweep"
         )
     (part,) = plan.buckets
-    check_fits(part.program.footprint, shape)
+    check_fits(part.program.footprint, shape, part.program.outline.shape.states)
+    if shape.size == 1:
+        part.program.check_possible()
+    check_disk(plan)
     cut = make_partition(source.load(), part.program.sizes, shape)
     widths = {} if cut is None else {cut.state: cut.width}
     return replace(plan, buckets=(replace(part, widths=widths),))

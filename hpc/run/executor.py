@@ -115,8 +115,15 @@ class LocalExecutor:
 
     def run(self, store: Store, tasks: Sequence[Task], note: Note) -> Iterator[Receipt]:
         """Run tasks in order; see `Executor`."""
-        worker = threading.Thread(target=self._work, args=(store, tasks), daemon=True)
-        worker.start()
+        ended = threading.Event()
+
+        def work() -> None:
+            try:
+                self._work(store, tasks)
+            finally:
+                ended.set()
+
+        threading.Thread(target=work, daemon=True).start()
         try:
             while (event := self._next_event()) is not None:
                 if isinstance(event, Exception):
@@ -128,7 +135,7 @@ class LocalExecutor:
         finally:
             failed = not self._stopped.is_set()
             self._stopped.set()
-            _leave(worker, exit_code=1 if failed else 130)
+            _leave(ended, exit_code=1 if failed else 130)
         while not self._events.empty():  # what was being written when the run was stopped
             if isinstance(event := self._events.get(), Receipt):
                 yield event
@@ -173,16 +180,17 @@ class LocalExecutor:
         self._events.put(replace(receipt, compile_seconds=compile_seconds))
 
 
-def _leave(worker: threading.Thread, exit_code: int) -> None:
+def _leave(ended: threading.Event, exit_code: int) -> None:
     """Wait for a worker to end, but not for a long batch."""
-    worker.join(GRACE)
-    if worker.is_alive():
-        # Python aborts (SIGABRT) if it ends while a thread is inside compiled code.
-        atexit.register(_exit_if_alive, worker, exit_code)
+    # Python aborts (SIGABRT) if it ends while a thread is inside compiled code. Registered before
+    # the wait, which another Ctrl-C may end; and an event is asked, because an interrupted join
+    # takes the thread for ended (Python 3.11).
+    atexit.register(_exit_unless, ended, exit_code)
+    ended.wait(GRACE)
 
 
-def _exit_if_alive(worker: threading.Thread, exit_code: int) -> None:
-    if worker.is_alive():
+def _exit_unless(ended: threading.Event, exit_code: int) -> None:
+    if not ended.is_set():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)

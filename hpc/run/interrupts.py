@@ -70,17 +70,19 @@ def interruptible(work: Callable[[], T]) -> T:
         return work()
     found: list[T] = []
     raised: list[BaseException] = []
+    ended = threading.Event()
 
     def call() -> None:
         try:
             found.append(work())
         except BaseException as error:  # whatever it is, the caller is to see it
             raised.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(timeout=0.2)
+    threading.Thread(target=call, daemon=True).start()
+    while not ended.wait(timeout=0.2):
+        pass
     if raised:
         raise raised[0]
     return found[0]

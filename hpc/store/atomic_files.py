@@ -22,6 +22,10 @@ PARTIAL = ".partial"
 """The ending of a file not yet moved to its place; zarr ends its own alike."""
 
 
+MOST_READ = 2**30
+"""Bytes of a file that is read as a whole: metadata, records, logs."""
+
+
 def write_file(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
     """Write a file so that it is there as a whole or not at all."""
     _place(path, pieces, os.replace)
@@ -57,12 +61,12 @@ def _place(
 
 
 def read_plain(path: Path) -> bytes:
-    """Return the content of a file; of a pipe or a device, which may have no end, nothing is read.
+    """Return the content of a file; of what may have no end nothing is read.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If it is a pipe, a device, or a file of holes that is larger than any of ours.
     OSError
         If it cannot be read.
     """
@@ -71,6 +75,8 @@ def read_plain(path: Path) -> bytes:
         held = os.fstat(number)
         if not stat.S_ISREG(held.st_mode):
             raise ValueError(f"{path.name} is no file")
+        if held.st_size > MOST_READ:
+            raise ValueError(f"{path.name} has {held.st_size:,} bytes, and may have {MOST_READ:,}")
         content = os.read(number, held.st_size)
         while len(content) < held.st_size and (more := os.read(number, held.st_size)):
             content += more

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from dpsolve.hpc.plan.design import Bucket
 from dpsolve.hpc.plan.store_schema import FORMAT, READABLE, RECORDS
 from dpsolve.hpc.plan.tasks import Task
+from dpsolve.hpc.sweep_file.mistakes import path_fault
 from dpsolve.hpc.sweep_file.model_source import Kind, ModelSource, StoredSource
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
@@ -224,6 +225,8 @@ def open_store(path: Path | str) -> Store:
         If there is none, or it cannot be read.
     """
     path = Path(path).expanduser()
+    if fault := path_fault(str(path)):
+        raise StoreError(f"there is no such store: {fault}")
     if not path.exists():
         raise StoreError(f"there is no store at {path}. Is the path right? A sweep makes one.")
     root = _read_metadata(path)
@@ -287,7 +290,7 @@ def read_document(file: Path) -> Any:
     OSError
         If it cannot be read.
     """
-    content = file.read_bytes()
+    content = read_plain(file)
     if not content.strip():
         raise ValueError(f"{file.name} is empty")
     try:
@@ -331,6 +334,9 @@ def _source(attributes: Mapping[str, Any]) -> StoredSource:
     texts = [getattr(found, name) for name in names]
     if not all(isinstance(text, str) for text in (*texts, *chain(*found.files))):
         raise TypeError("the model's source is no text")
+    for name, _ in found.files:
+        for part in name.split("/"):
+            _plain_name(part)
     if found.kind not in get_args(Kind) or (found.kind == "builtin") != found.is_builtin:
         raise ValueError(f"there is no model {found.reference} of the kind {found.kind}")
     return found
@@ -345,7 +351,9 @@ def _plain_name(name: Any) -> str:
         If it is none.
     """
     if not isinstance(name, str) or name in ("", ".", "..") or any(c in name for c in "/\0"):
-        raise ValueError(f"{name!r} is no name of a group or an array: it leads out of the store")
+        raise ValueError(
+            f"{name!r} is no name of a group, an array or a file: it leads out of the store"
+        )
     return name
 
 

@@ -271,6 +271,11 @@ def _check_solution(solution: Any) -> None:
             f"the solution of {name} has {np.size(solution.code)} points; pick one: "
             "dp.simulate(solution.point(0), ...)"
         )
+    if solution.decisions and not solution.policy_index:
+        raise ModelError(
+            f"the policy of {name} lies between grid points, and agents of dp.simulate move on the "
+            "grid: dp.stationary and dp.path follow such a policy, by a lottery between neighbours"
+        )
     if not solution.policy_index:
         raise ModelError(
             f"{name} returns arrays, and no policy that an agent could follow: only a dp.Model or "

@@ -158,6 +158,8 @@ class Distribution:
             summary = ", ".join(f"{n} {w}" for w, n in zip(words, counts, strict=True))
             return f"<{kind} of {name}: {shape[0]} points: {summary}>"
         turns = f", period {int(self.period)}" if int(self.period) > 1 else ""
+        if self.status != "solved" and self.message:
+            return f"<{kind} of {name}: {self.status}: {self.message}; shape {shape}>"
         return (
             f"<{kind} of {name}: {self.status}, certified distance {float(self.error_bound):.2g}, "
             f"{int(self.applications)} applications{turns}, shape {shape}>"

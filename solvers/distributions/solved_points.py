@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.factory_signature import build
 from dpsolve.solvers.model.grids import MOST
 from dpsolve.solvers.model.mdp import TabularModel
@@ -82,7 +82,13 @@ def states_of(solution: Solution, what: str) -> dict[str, AnyArray]:
     ------
     ModelError
         If the factory returned arrays of its own: then there are no states.
+    UsageError
+        If it is no solution.
     """
+    if not isinstance(solution, Solution):
+        raise UsageError(
+            f"a {what} is of a solution, as dp.solve returns it, not of {solution!r:.60}"
+        )
     if not solution.decisions:
         raise ModelError(
             f"{solution.problem.name} returns arrays of its own and not a model: there is no "

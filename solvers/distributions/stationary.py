@@ -118,9 +118,7 @@ def _of_solution(
     arrays = program(*given)
     if is_concrete(arrays):
         warn(solution.problem.name, arrays, states)
-    return Distribution(
-        arrays, solution.parameters, solution.decisions, states, solution.problem
-    )
+    return Distribution(arrays, solution.parameters, solution.decisions, states, solution.problem)
 
 
 @lru_cache(maxsize=64)

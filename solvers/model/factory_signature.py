@@ -231,7 +231,8 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
 
 # Made before the model is, and so without knowing their own name: the line that makes them has it.
 _OURS = str(Path(__file__).parents[1])
-_PIECES = ("iid:", "markov:", "rouwenhorst:", "tauchen:", "grid:", "a grid", "integers:")
+_PIECES = ("iid:", "markov:", "rouwenhorst:", "tauchen:", "grid:", "a grid", "integers:",
+           "the transition matrix", "row ")  # fmt: skip
 
 
 def _line_of(error: ModelError) -> str:

@@ -217,7 +217,7 @@ def integers(lo: int, hi: int) -> Integers:
         whole = is_concrete(x) and not isinstance(x, bool)
         if whole:
             check_number(x, f"integers: {name}")
-        if not whole or not np.isfinite(x) or int(x) != x:
+        if not whole or not (isinstance(x, int) or np.isfinite(x)) or int(x) != x:
             raise ModelError(
                 f"integers: {name}={x!r}; the ends of a range are integers, and static: in a "
                 "factory, put them after the '*'"

@@ -74,7 +74,7 @@ def implicit(condition: Callable[[Tree], Tree], x: Tree) -> Tree:
         x = dp.implicit(slope, x)
     """
     x = lax.stop_gradient(_floats(x))  # so that any loop will do, also one JAX cannot transpose
-    _same_shapes("condition", jax.eval_shape(condition, x), x)
+    _same_shapes("condition", condition, x)
     return lax.custom_root(condition, x, lambda _, found: found, _linear_solve)
 
 
@@ -120,7 +120,7 @@ def fixed_point(
         x = dp.fixed_point(lambda x: jnp.cos(a * x), 0.5)
     """
     start = _floats(start)
-    _same_shapes("step", jax.eval_shape(step, start), start)
+    _same_shapes("step", step, start)
 
     def displacement(x: Tree) -> Tree:
         return jax.tree.map(jnp.subtract, x, step(x))
@@ -187,7 +187,14 @@ def _floats(x: Tree) -> Tree:
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), x)
 
 
-def _same_shapes(what: str, found: Tree, x: Tree) -> None:
+def _same_shapes(what: str, f: Callable[[Tree], Tree], x: Tree) -> None:
+    try:
+        found = jax.eval_shape(f, x)
+    except TypeError as error:
+        if "not a valid JAX type" not in str(error):
+            raise
+        raise ModelError(f"{what} returns what is no array of numbers: {error}") from None
+
     def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
         leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
         return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}

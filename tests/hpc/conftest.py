@@ -168,7 +168,9 @@ def slurm(slurm_environment: dict[str, str], tmp_path: Path) -> Iterator[LocalSl
     naps = tmp_path / "naps"
     naps.mkdir()
     own = {"NAP_LOG": str(naps), "XDG_CONFIG_HOME": str(tmp_path / "config")}
-    cluster = LocalSlurm(slurm_environment | own)
+    # Jobs get none of this process's XLA_FLAGS; so nothing does that is compared with them.
+    shell = {name: value for name, value in slurm_environment.items() if name != "XLA_FLAGS"}
+    cluster = LocalSlurm(shell | own)
     yield cluster
     for process in cluster.started:
         if process.poll() is None:

@@ -28,6 +28,7 @@ from dpsolve.hpc.run.job_paths import cache_folder
 from dpsolve.hpc.store.event_log import Event, read_events
 from dpsolve.hpc.store.failed_points import write_failed
 from dpsolve.hpc.store.store import open_store
+from dpsolve.hpc.store.trust import trusted
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
 from dpsolve.solvers.errors import ClusterError
 
@@ -317,7 +318,7 @@ def test_a_task_with_too_little_memory_gets_a_smaller_batch(
     assert outcome.solved == 8
     halvings = [e.facts["halvings"] for e in events(outcome.path, "started") if e.task == 1]
     assert halvings == [0, 1, 2]
-    store = open_store(outcome.path)
+    store = trusted(open_store(outcome.path))
     lanes = prepare(store, 0).lanes
     assert [prepare(store, 0, n).lanes for n in (1, 2, 20)] == [lanes // 2, lanes // 4, 1]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import dpsolve as dp
 from dpsolve import DpsolveError, ModelError, UsageError
+from dpsolve.hpc.cli.main import main
 from dpsolve.solvers.inspection import limits
 from dpsolve.solvers.numerics import memory
 
@@ -45,15 +47,28 @@ def test_more_points_than_a_machine_can_lay_out() -> None:
 
 
 def test_results_that_no_compression_brings_onto_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage(NamedTuple):
-        free: int
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(73 * GIB))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=73 * GIB))
     axis = {"from": 0.9, "to": 0.98, "points": 10**6}
     text = cannot(dp.sweep, "growth", grid={"beta": axis}, fixed={"n_k": 100_000})
     assert "3.64 TiB before compression (value 745 GiB" in text
     assert "73 GiB are free" in text
     assert "About 19,000 points fit, in place of 1,000,000" in text
+
+
+def test_one_model_into_a_store_is_held_to_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*sizes: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["solve", "savings", *(f"--set={size}" for size in sizes), "--store", "a.zarr"])
+        assert ended.value.code == 2
+        assert not list(Path.cwd().iterdir())
+        return capsys.readouterr().err
+
+    monkeypatch.setattr("dpsolve.sharding.devices.fit.device_memory", lambda: 16 * GIB)
+    assert "about 10 days" in refused("n_a=10000000")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    assert "100 bytes are free" in refused("n_a=20", "n_z=2")
 
 
 def test_grids_of_which_one_array_is_too_many() -> None:

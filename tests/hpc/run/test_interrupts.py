@@ -92,3 +92,34 @@ def test_a_sweep_that_is_interrupted_again_and_again_ends_with_130(
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130, error
     assert "Traceback" not in error
+
+
+SCRIPT = """
+from dpsolve.hpc.progress import Silent
+from dpsolve.hpc.run.sweep import run_sweep
+from dpsolve.hpc.sweep_file.fields import sweep_from
+from dpsolve.hpc.sweep_file.model_source import resolve
+sweep = sweep_from({"model": "slow.py:slow", "grid": {"a": [1e-9, 1000.0]},
+                    "store": {"path": "slow.zarr", "points_per_task": 1}})
+run_sweep(sweep, resolve(sweep.model), progress=Silent())
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_is_interrupted_twice_does_not_abort(tmp_path: Path) -> None:
+    """The second Ctrl-C comes while the first one waits for the solve, which goes on."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 60
+    while not (tmp_path / "slow.zarr" / "status" / "c.0").exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    time.sleep(0.5)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130, error

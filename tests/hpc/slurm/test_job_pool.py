@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dpsolve.hpc.executor_choice import ExecutorChoice
 
+from dpsolve.hpc.executor_choice import ExecutorChoice
 from dpsolve.hpc.slurm import commands
 from dpsolve.hpc.slurm.commands import Job
 from dpsolve.hpc.slurm.job_pool import IN_VAIN, STILLBORN, JobPool

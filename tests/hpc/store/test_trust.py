@@ -358,18 +358,19 @@ def test_a_worker_trusts_what_its_driver_trusts_and_no_more(foreign: Path, marke
 # -- the key ---------------------------------------------------------------------------------------
 
 
-def test_the_key_is_the_user_s_alone(own: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    file = key_file()
-    assert file is not None
+def test_the_key_is_the_user_s_alone(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    reseal(own)
+    file = tmp_path / "config" / "dpsolve" / "store.key"
+    assert key_file() == file
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    file.chmod(0o644)  # others may have read it, and signed
-    try:
-        done = command("verify", own)
-        assert (done.exit_code, "others can read" in done.output) == (3, True)
-    finally:
-        file.chmod(0o600)
     assert command("verify", own).exit_code == 0
+    file.chmod(0o644)  # others may have read it, and signed
+    done = command("verify", own)
+    assert (done.exit_code, "others can read" in done.output) == (3, True)
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert key_file() == tmp_path / ".config" / "dpsolve" / "store.key"
@@ -412,6 +413,35 @@ def test_groups_do_not_lead_out_of_the_store(
         dp.open(store)
 
 
+@pytest.mark.parametrize("name", ["../helper.py", "/tmp/helper.py", "a//b.py"])
+def test_a_model_s_files_do_not_either(own: Path, name: str) -> None:
+    edit(own, attribute("model_files", json.dumps({name: "x = 1"})))
+    done = command("resume", own, "--trust")
+    assert (done.exit_code, "leads out of the store" in done.output) == (1, True)
+
+
+def test_no_file_is_read_that_attributes_name(tmp_path: Path) -> None:
+    """Of the tables of a sweep the store has the values; a pipe would be read for ever."""
+    store = tmp_path / "cake.zarr"
+    run(sweep_from({
+        "model": "cake",
+        "fixed": {"n_x": 9},
+        "table": {"file": "p.csv", "columns": {"beta": "beta"}, "values": {"beta": [0.5, 0.6]}},
+        "store": {"path": str(store), "points_per_task": 1},
+    }))  # fmt: skip
+    os.mkfifo(tmp_path / "pipe")
+    pipe = str(tmp_path / "pipe")
+    edit(store, lambda document: altered(document, "sweep", '"p.csv"', json.dumps(pipe)))
+    edit(store, lambda document: altered(document, "sweep", '"cake"', json.dumps(f"{pipe}.py:f")))
+    edit(store, attribute("model_folder", pipe))
+    reseal(store)
+    (store / "status" / "c.1").unlink()
+    assert command("status", store).exit_code == 0
+    assert command("resume", store).exit_code == 0
+    assert dp.verify(store, sample=1).ok
+    assert dp.load(store, beta=0.6).status == "solved"
+
+
 def test_links_and_endless_files_are_refused(own: Path, tmp_path: Path) -> None:
     shutil.move(own / "price", tmp_path / "price")
     (own / "price").symlink_to(tmp_path / "price")
@@ -422,6 +452,13 @@ def test_links_and_endless_files_are_refused(own: Path, tmp_path: Path) -> None:
     (own / "status" / "c.0").symlink_to("/dev/zero")
     os.mkfifo(own / "status" / "c.1")
     assert "1 of 3 committed" in command("status", own).output
+    for name in ("status/c.2", METADATA):
+        os.truncate(own / name, 2**40)  # a hole, which takes no space
+    assert "has 1,099,511,627,776 bytes" in command("status", own).output
+    (own / METADATA).unlink()
+    os.mkfifo(own / METADATA)
+    for word in ("status", "resume", "doctor", "verify"):
+        assert "zarr.json is no file" in command(word, own).output
 
 
 def test_a_small_file_that_unpacks_to_gigabytes_is_refused(own: Path) -> None:

@@ -57,7 +57,13 @@ def leaking(beta: float = 0.9) -> Any:
     return factory(shocks=shocks)()
 
 
+def leaking_chain(beta: float = 0.9) -> Any:
+    weather = dp.markov([0, 1], [[0.5, 0.4], [0.5, 0.5]])
+    return factory(states={"x": dp.integers(0, 3), "sky": weather})()
+
+
 MODELS: dict[str, tuple[Any, list[str]]] = {
+    "chain": (leaking_chain, ["row 0 of the transition matrix sums to 0.9", "weather = dp.markov"]),
     "text": (rewarded(lambda x: "abc"), ["reward returns the text 'abc'"]),
     "None": (rewarded(lambda x: None), ["reward returns None", "`return`"]),
     "dict": (rewarded(lambda x: {"a": 1}), ["reward returns {'a': 1}"]),
@@ -126,7 +132,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "P": (lambda: dp.mdp(R, "P", 0.9), r"P is 'P', which is no array"),
     "beta": (lambda: dp.mdp(R, np.zeros((3, 2, 3)), "a"), r"mdp: beta='a'"),  # type: ignore[arg-type]
     "many points": (lambda: dp.grid(0.0, 1.0, 10**11), r"n=100,000,000,000"),
-    "many values": (lambda: dp.rouwenhorst(10**11, 0.9, 0.1), r"matrix would have"),
+    "many values": (lambda: dp.rouwenhorst(10**11, 0.9, 0.1), r"have a matrix of"),
     "end": (lambda: dp.grid("a", "b", 3), r"grid: lo='a'; it is one number"),  # type: ignore[call-overload]
     "rho": (lambda: dp.rouwenhorst(3, "a", 0.1), r"rouwenhorst: rho='a'"),  # type: ignore[arg-type]
     "range": (lambda: dp.integers(0, float("inf")), r"hi=inf"),  # type: ignore[arg-type]
@@ -136,6 +142,10 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "sizes": (lambda: dp.solve_many("growth", {"n_k": [20, 30]}), r"size 'n_k' is \[20, 30\].*one"),
     "no parameters": (lambda: dp.check("growth", ["beta"]), r"parameters are a dict"),  # type: ignore[arg-type]
     "periods": (lambda: dp.SolveOptions(periods=2**63), r"periods=9223372036854775808.*at most"),
+    "path": (lambda: dp.path("x", {}, periods=2), r"path of distributions is of a solution"),  # type: ignore[arg-type]
+    "open": (lambda: dp.open("x" * 256), r"no such store: .* has 256 bytes"),
+    "step": (lambda: dp.fixed_point(lambda x: "x", 1.0), r"step returns what is no array"),
+    "long range": (lambda: dp.integers(0, 10**30), r"whole numbers have 64 bits"),
     "seed": (lambda: dp.verify("no.zarr", seed=-1), r"seed=-1"),
 }
 
@@ -145,6 +155,23 @@ def test_a_call_at_fault_is_told_in_words(name: str) -> None:
     call, words = CALLS[name]
     with pytest.raises(dp.DpsolveError, match=words):
         call()
+
+
+def test_a_list_of_sparse_matrices_is_stacked_as_it_is_told() -> None:
+    rng = np.random.default_rng(0)
+    n, m = 5, 3
+    dense = rng.uniform(size=(m, n, n))
+    dense /= dense.sum(-1, keepdims=True)
+    reward = rng.uniform(size=(n, m))
+    stacked = dp.mdp(
+        reward.T.ravel(),
+        sp.vstack([sp.csr_matrix(p) for p in dense]),
+        0.9,
+        states=np.tile(np.arange(n), m),
+        actions=np.repeat(np.arange(m), n),
+    )
+    product = dp.mdp(reward, dense.transpose(1, 0, 2), 0.9)
+    np.testing.assert_allclose(dp.solve(stacked).value, dp.solve(product).value, atol=2e-6)
 
 
 def test_a_solution_names_the_arrays_that_it_has() -> None:
