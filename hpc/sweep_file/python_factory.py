@@ -129,8 +129,9 @@ def _written_out(model: FunctionType) -> ModelSource:
 
 def _place(model: FunctionType) -> str:
     """Return a name for where a function was defined, which tracebacks show."""
-    if model.__module__ != "__main__":
-        return model.__module__.rpartition(".")[2]
+    module = model.__module__ or "__main__"  # none, where it was executed from a text
+    if module != "__main__":
+        return module.rpartition(".")[2]
     script = getattr(sys.modules["__main__"], "__file__", None)
     return Path(script).stem if script else "notebook"
 

@@ -156,7 +156,7 @@ def test_a_picture_shows_standard_errors_and_a_number_per_point(tmp_path: Path) 
     assert [t.get_text() for t in axis.get_legend().get_texts()] == ["2 standard errors"]
     run(sweep_of("firm_quality", tmp_path / "f.zarr"))
     lines, summary, _ = picture(dp.open(tmp_path / "f.zarr")).axes
-    assert (lines.get_xlabel(), lines.get_ylabel()) == ("quality", "distribution")
+    assert (lines.get_xlabel(), lines.get_ylabel()) == ("quality", "mass at each quality")
     assert (summary.get_xlabel(), summary.get_ylabel()) == ("kappa", "tau")
     run(sweep_of("solow", tmp_path / "s.zarr"))
     lines, *_ = picture(dp.open(tmp_path / "s.zarr"), "path").axes

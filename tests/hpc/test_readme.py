@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 import shlex
 import shutil
@@ -36,7 +37,9 @@ def run_as_printed(blocks: list[tuple[str, str]], *, small: bool) -> dict[str, A
             if small and "dp.open" not in body:
                 continue
             names.setdefault("dp", dp)
-            exec(compile(body, "README.md", "exec"), names)
+            cell = f"<README {len(names)}>"  # its source can be looked up, as that of a notebook
+            linecache.cache[cell] = (len(body), None, body.splitlines(keepends=True), cell)
+            exec(compile(body, cell, "exec"), names)
         elif kind == "toml":
             said = re.match(r"# (\S+) — run with: dpsolve sweep (\S+)", body)
             assert said is not None

@@ -29,7 +29,7 @@ from dpsolve.sharding.batches.solving_order import STRAND
 from dpsolve.solvers.library import growth as growth_factory
 from dpsolve.solvers.model.factory_signature import signature
 
-from .conftest import Listener, assert_equal_stores, run
+from .conftest import Listener, assert_equal_stores, reseal, run
 
 
 def growth(path: Path, warm: bool | None = True, **changes: Any) -> Sweep:
@@ -146,6 +146,7 @@ def test_a_store_goes_on_as_it_was_begun(tmp_path: Path, listener: Listener) -> 
     # As if the default were warm where the store is not.
     root["attributes"]["solve"] = json.dumps(replace(store.options, warm=True).as_dict())
     metadata.write_text(json.dumps(root))
+    reseal(store.path)
     assert resume(store.path, progress=listener).solved == 40
     np.testing.assert_array_equal(
         xr.open_zarr(cold.store.path).iterations, xr.open_zarr(other.store.path).iterations

@@ -104,7 +104,7 @@ def test_too_few_sweeps_is_a_status() -> None:
         ("grwth", {}, {}, ["grwth", "Did you mean 'growth'"]),
         ("growth", {"beta": 1.0}, {}, ["discount is 1", "below 1"]),
         ("growth", {"beta": jnp.ones(3)}, {}, ["shape (3,)", "solve_many"]),
-        ("growth", {"n_k": [3]}, {}, ["n_k", "hashed"]),
+        ("growth", {"n_k": [3]}, {}, ["n_k", "one number, not an array"]),
         ("growth", {}, {"tol": "1e-8"}, ["tol='1e-8'", "not a number"]),
         ("growth", {}, {"tol": 0.0}, ["tol=0.0"]),
         ("growth", {}, {"method": "howrd"}, ["howrd", "Did you mean 'howard'"]),

@@ -31,32 +31,35 @@ from ..conftest import BETAS, TOY, Listener, arrays, assert_equal_stores, files,
 # before it is written, in the middle (as a draft), or right after. With n = 0 it lives.
 CHILD = """
 import json, os, signal, sys, threading
-from dpsolve.hpc.store import store, zarr_store
+from dpsolve.hpc.store import atomic_files, store, zarr_store
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.sweep_file.model_source import resolve
 from dpsolve.hpc.sweep_file.fields import sweep_from
 from dpsolve.hpc.run.sweep import run_sweep
 
 raw, last, moment = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-written, lock, original, replace = [0], threading.Lock(), store.write_file, os.replace
+written, lock = [0], threading.Lock()
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def write_file(path, pieces):
-    if ".draft/" in str(path):
-        return original(path, pieces)  # the store comes into being
-    with lock:  # one file at a time, so that the moment is the same each time
-        written[0] += 1
-        if written[0] == last and moment == "before":
-            die()
-        if written[0] == last and moment == "within":
-            os.replace = lambda *names: die()
-        original(path, pieces)
-        if written[0] == last and moment == "after":
-            die()
+def counted(original):
+    def write(path, pieces):
+        if ".draft/" in str(path):
+            return original(path, pieces)  # the store comes into being
+        with lock:  # one file at a time, so that the moment is the same each time
+            written[0] += 1
+            if written[0] == last and moment == "before":
+                die()
+            if written[0] == last and moment == "within":
+                atomic_files.os.replace = atomic_files.os.link = lambda *names: die()
+            original(path, pieces)
+            if written[0] == last and moment == "after":
+                die()
+    return write
 
-store.write_file = zarr_store.write_file = write_file
+store.write_file = zarr_store.write_file = counted(zarr_store.write_file)
+zarr_store.write_once = counted(zarr_store.write_once)
 sweep = sweep_from(raw)
 outcome = run_sweep(sweep, resolve(sweep.model), progress=Silent(), command="child")
 print(outcome.computed, outcome.solved)
