@@ -303,6 +303,19 @@ def _called(problem: ConcaveProblem, f: Callable[..., Any]) -> Array:
 def _check_model(problem: ConcaveProblem) -> None:
     """Refuse what is wrong with the model itself, as a solve does: NaN, rows that leak."""
     states, choices = math.prod(problem.shape), problem.model.size_of(problem.choice)
+    nodes, (low, high) = np.asarray(problem.nodes), problem.interval
+    if len(nodes) < 2:
+        raise ModelError(f"the grid of '{problem.state}' is one point, which is no continuum")
+    own = np.asarray(problem.model.grid_of(problem.choice).values)
+    if not (np.diff(own) > 0).all() or len(own) < 2:
+        raise ModelError(f"the grid of choice '{problem.choice}' must rise, from its least choice "
+                         "to its greatest, to be a range to choose from")  # fmt: skip
+    if not (low >= nodes[0] and high <= nodes[-1]):
+        raise ModelError(
+            f"the choice '{problem.choice}' runs from {float(low):.6g} to {float(high):.6g}, beyond "
+            f"the grid of '{problem.state}' from {nodes[0]:.6g} to {nodes[-1]:.6g}: bounds hold on "
+            "that alone; widen it, or narrow the choice"
+        )
     if states * choices <= LOOKED_OVER and (fault := diagnose(problem.model, "discounted")):
         raise ModelError(fault)
     radius = float(np.max(np.abs(np.linalg.eigvals(np.asarray(problem.weights)))))
