@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from dpsolve.solvers.numerics.krylov import bicgstab
-from dpsolve.solvers.numerics.tracing import EPS
 
 from .problem import ConcaveProblem
 
