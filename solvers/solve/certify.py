@@ -259,7 +259,7 @@ def _with_policy(
     chosen = policy[problem.choice]
     if callable(chosen):
         return problem, _called(problem, chosen)
-    array = _real(chosen, f"policy '{problem.choice}'")
+    array = jnp.asarray(_real(chosen, f"policy '{problem.choice}'"))
     points = grid if own is None else own
     where = list(problem.model.states).index(problem.state)
     shape = [*problem.lengths]
