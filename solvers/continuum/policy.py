@@ -131,7 +131,9 @@ def howard(problem: ConcaveProblem, start: Array) -> tuple[Array, Array, Array]:
         k, y, v, _ = carry
         y = lax.cond(k > 0, lambda: improved(problem, v, bottom, top), lambda: y)
         found = value_of(y, v)
-        change = jnp.max(jnp.abs(found - v)) / (1.0 + jnp.max(jnp.abs(found)))
+        # Of differences, not levels: a constant in the reward must not end the search.
+        span = jnp.max(jnp.ptp(found, axis=1)) + 1e-3 * jnp.max(jnp.abs(found))
+        change = jnp.max(jnp.abs(found - v)) / jnp.where(span > 0, span, 1.0)
         change = jnp.where(k > 0, change, jnp.inf)
         return k + 1, y, found, change
 

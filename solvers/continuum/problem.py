@@ -98,8 +98,11 @@ class ConcaveProblem:
         else:
             rest = {first: jnp.asarray(shock.values)}, jnp.asarray(shock.probs)
         draws, chances = rest
+        # What never happens must not enter: where its value is no number, neither is its slope.
+        likely = jnp.argmax(chances)
+        draws = {w: jnp.where(chances > 0, x, x[likely]) for w, x in draws.items()}
         values = jax.vmap(lambda draw: self._scalar(f, {**env, **draw}))(draws)
-        return jnp.sum(jnp.where(chances > 0, values, 0.0) * chances)
+        return jnp.sum(values * chances)
 
     def _joint(self, named: list[str]) -> tuple[dict[str, Array], Array]:
         shocks = [self.model.shocks[w] for w in named]

@@ -28,6 +28,10 @@ TABLE = 801
 """Choices that each of the states is tried with, beside the nodes."""
 
 SLACK = 1e-10
+"""What the lower bound may fall, of its span: a policy found by iterations is not quite optimal."""
+
+TOUCH = 1e-12
+"""How far beyond its ends an interpolated choice may be rounded, of the range of choices."""
 
 
 @jax.tree_util.register_dataclass
@@ -72,14 +76,18 @@ def refute(
     there = replace(problem, nodes=drawn)
     bottom, top = ends(there, feasible_start(there))
     share = jax.random.uniform(keys[1], bottom.shape)
-    scale = 1.0 + jnp.max(jnp.abs(found.upper))
-    slack = (SLACK + 64 * EPS) * scale
+    # Rounding is relative to levels, what is not concave to differences: a constant in the reward
+    # must not hide it.
+    level = jnp.max(jnp.abs(found.upper)) + jnp.max(jnp.abs(found.slopes * nodes))
+    rounding = 64 * EPS * level
+    slack = SLACK * jnp.max(jnp.ptp(found.upper, axis=1)) + rounding
 
     upper, upper_at = _upper(problem, there, found)
-    fall, fall_at = _lower(problem, there, y, lower)
+    cells = nodes[:-1] + jnp.resize(share[0], (nodes.shape[0] - 1,)) * jnp.diff(nodes)
+    fall, fall_at = _lower(problem, jnp.concatenate([drawn, cells]), y, lower)
     choices = bottom + share * (top - bottom)
     planes, planes_at = _planes(problem, y, drawn, choices)
-    return Refutation(upper - slack, fall - slack, planes, upper_at, fall_at, planes_at)
+    return Refutation(upper - rounding, fall - slack, planes, upper_at, fall_at, planes_at)
 
 
 def _upper(problem: ConcaveProblem, there: ConcaveProblem, found: ContinuumBounds
@@ -100,14 +108,22 @@ def _upper(problem: ConcaveProblem, there: ConcaveProblem, found: ContinuumBound
     return _worst(best - bound, there.nodes, table[jnp.argmax(q, -1)])
 
 
-def _lower(problem: ConcaveProblem, there: ConcaveProblem, y: Array, lower: Array
-           ) -> tuple[Array, Array]:  # fmt: skip
-    """Return the largest ``Il - T Il`` over the random states, of the policy interpolated there."""
+def _lower(problem: ConcaveProblem, x: Array, y: Array, lower: Array) -> tuple[Array, Array]:
+    """Return the largest ``Il - T Il`` over states x, of the policy interpolated there.
+
+    One of the states is in each cell: a policy that jumps over a hole does so in one cell alone.
+    """
     nodes, n_z = problem.nodes, problem.shape[0]
-    i, t = locate(nodes, jnp.broadcast_to(there.nodes, (n_z, POINTS)))
+    there = replace(problem, nodes=x)
+    i, t = locate(nodes, jnp.broadcast_to(x, (n_z, x.shape[0])))
     choice, value = interpolated(y, i, t), interpolated(lower, i, t)
+    # Where a constraint binds at both ends of a cell, it does between them but for rounding.
+    bottom, top = ends(there, feasible_start(there))
+    low, high = problem.interval
+    nearest = jnp.clip(choice, bottom, top)
+    choice = jnp.where(jnp.abs(nearest - choice) <= TOUCH * (high - low), nearest, choice)
     after = interpolated(problem.weights @ lower, *locate(nodes, choice))
-    return _worst(value - there.reward(there.nodes, choice) - after, there.nodes, choice)
+    return _worst(value - there.reward(x, choice) - after, x, choice)
 
 
 def _planes(problem: ConcaveProblem, y: Array, x: Array, choices: Array) -> tuple[Array, Array]:
@@ -125,7 +141,7 @@ def _planes(problem: ConcaveProblem, y: Array, x: Array, choices: Array) -> tupl
         + jnp.abs(dx)[:, None, :] * jnp.abs(across)
         + (jnp.abs(dy)[:, None, :] * jnp.abs(up))
     )
-    above = jnp.max(here[:, :, None] - plane - 1e-9 * (terms + jnp.abs(here)[:, :, None]), -1)
+    above = jnp.max(here[:, :, None] - plane - 1e-12 * (terms + jnp.abs(here)[:, :, None]), -1)
     return _worst(above, x, choices)
 
 

@@ -26,7 +26,7 @@ from dpsolve.solvers.continuum.refutation import Refutation, refute
 from dpsolve.solvers.errors import ModelError, UsageError, did_you_mean
 from dpsolve.solvers.inspection.check import diagnose
 from dpsolve.solvers.library import as_factory
-from dpsolve.solvers.model.arguments import arguments
+from dpsolve.solvers.model.arguments import arguments, bind
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory_signature import Factory, Sizes, build, signature, split
 from dpsolve.solvers.model.model import Model
@@ -105,8 +105,12 @@ def certify(
     Value bounds from feasible policies and supergradients are those of concave stochastic programs
     (Kall and Wallace 1994, ch. 3: Jensen below, supports above), applied to the fixed point.
     """
-    if tol is not None and not tol > 0:
+    if tol is not None and not (isinstance(tol, int | float | np.number) and tol > 0):
         raise UsageError(f"tol={tol!r}; it is the largest error_bound to be called solved, above 0")
+    if not is_concrete(policy, knots):
+        raise UsageError("dp.certify looks at numbers: it cannot be called inside jit or grad")
+    if isinstance(model, Mapping):
+        read_problem(model)
     if isinstance(model, Model):
         return _certify_ready(model, params, policy, knots, tol)
     factory = as_factory(model)
@@ -241,6 +245,11 @@ def _with_policy(
         if knots is not None:
             raise UsageError("knots= are those of a policy: give the policy, too")
         return problem, None
+    if not isinstance(policy, Mapping):
+        raise UsageError(
+            f"policy is a {type(policy).__name__}; write policy={{'{problem.choice}': array or "
+            "function}"
+        )
     if set(policy) != {problem.choice}:
         other = next((n for n in policy if n != problem.choice), "")
         raise UsageError(
@@ -250,7 +259,7 @@ def _with_policy(
     chosen = policy[problem.choice]
     if callable(chosen):
         return problem, _called(problem, chosen)
-    array = jnp.asarray(chosen, jnp.float64)
+    array = jnp.asarray(_real(chosen, f"policy '{problem.choice}'"))
     points = grid if own is None else own
     where = list(problem.model.states).index(problem.state)
     shape = [*problem.lengths]
@@ -266,12 +275,12 @@ def _with_policy(
 
 
 def _knots(problem: ConcaveProblem, knots: Mapping[str, Any]) -> Array:
-    if set(knots) != {problem.state}:
+    if not isinstance(knots, Mapping) or set(knots) != {problem.state}:
         raise UsageError(
-            f"knots={list(knots)}: they are points of the continuous state, "
+            f"knots={knots!r}: they are points of the continuous state, "
             f"{{'{problem.state}': array}}"
         )
-    points = np.asarray(knots[problem.state], float)
+    points = _real(knots[problem.state], f"knots of '{problem.state}'")
     low, high = float(problem.nodes[0]), float(problem.nodes[-1])
     if points.ndim != 1 or points.size < 2 or not (np.diff(points) > 0).all():
         raise UsageError(f"knots of '{problem.state}' are a rising one-dimensional array")
@@ -283,6 +292,17 @@ def _knots(problem: ConcaveProblem, knots: Mapping[str, Any]) -> Array:
     return jnp.asarray(points)
 
 
+def _real(given: Any, what: str) -> Numpy:
+    """Return an array of floats, refusing what is none."""
+    try:
+        array = np.asarray(given)
+        if array.dtype.kind in "biuf":
+            return array.astype(float)
+    except (TypeError, ValueError):  # of unequal parts
+        pass
+    raise UsageError(f"{what} holds no real numbers, or is of unequal parts; give an array of them")
+
+
 def _called(problem: ConcaveProblem, f: Callable[..., Any]) -> Array:
     """Evaluate a policy that is a function of the states, at all nodes at once."""
     shape = problem.shape
@@ -290,8 +310,9 @@ def _called(problem: ConcaveProblem, f: Callable[..., Any]) -> Array:
                for n, x in problem.members.items()}  # fmt: skip
     nodes = np.broadcast_to(np.asarray(problem.nodes), shape).copy()
     env = {n: nodes if n == problem.state else members[n] for n in problem.model.states}
+    bind(f, tuple(env), f"policy '{problem.choice}'")
     named = arguments(f, tuple(env))
-    found = np.asarray(f(**{n: env[n] for n in named}), float)
+    found = _real(f(**{n: env[n] for n in named}), f"policy '{problem.choice}'")
     if found.shape != shape:
         raise UsageError(
             f"policy '{problem.choice}' returned shape {found.shape} for arrays of shape {shape}; "
@@ -303,6 +324,19 @@ def _called(problem: ConcaveProblem, f: Callable[..., Any]) -> Array:
 def _check_model(problem: ConcaveProblem) -> None:
     """Refuse what is wrong with the model itself, as a solve does: NaN, rows that leak."""
     states, choices = math.prod(problem.shape), problem.model.size_of(problem.choice)
+    nodes, (low, high) = np.asarray(problem.nodes), problem.interval
+    if len(nodes) < 2:
+        raise ModelError(f"the grid of '{problem.state}' is one point, which is no continuum")
+    own = np.asarray(problem.model.grid_of(problem.choice).values)
+    if not (np.diff(own) > 0).all() or len(own) < 2:
+        raise ModelError(f"the grid of choice '{problem.choice}' must rise, from its least choice "
+                         "to its greatest, to be a range to choose from")  # fmt: skip
+    if not (low >= nodes[0] and high <= nodes[-1]):
+        raise ModelError(
+            f"the choice '{problem.choice}' runs from {float(low):.6g} to {float(high):.6g}, "
+            f"beyond the grid of '{problem.state}' from {nodes[0]:.6g} to {nodes[-1]:.6g}: "
+            "bounds hold on that alone; widen it, or narrow the choice"
+        )
     if states * choices <= LOOKED_OVER and (fault := diagnose(problem.model, "discounted")):
         raise ModelError(fault)
     radius = float(np.max(np.abs(np.linalg.eigvals(np.asarray(problem.weights)))))

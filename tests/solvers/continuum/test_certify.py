@@ -249,13 +249,34 @@ def test_a_tolerance_says_how_many_points_would_do():
         ({"policy": {"a_next": lambda a, z: 0.0}}, "returned shape"),
         ({"knots": {"a": [0, 1]}}, "give the policy, too"),
         ({"policy": {"a_next": np.zeros((2, 7))}, "knots": {"a": [0, 30]}}, "beyond the grid"),
+        ({"policy": {"a_next": "abc"}}, "holds no real numbers"),
+        ({"policy": {"a_next": [[1], [1, 2]]}}, "unequal parts"),
+        ({"policy": {"a_next": np.zeros((200, 7), complex)}}, "holds no real numbers"),
+        ({"policy": np.zeros((200, 7))}, "policy is a ndarray; write policy={'a_next'"),
+        ({"policy": {"a_next": lambda a, z: "s"}}, "holds no real numbers"),
+        ({"policy": {"a_next": np.zeros((2, 7))}, "knots": "a"}, "knots='a'"),
+        ({"policy": {"a_next": np.zeros((2, 7))}, "knots": {"a": "b"}}, "holds no real numbers"),
         ({"tol": 0}, "above 0"),
+        ({"tol": "1"}, "above 0"),
         ({"params": {"r": np.zeros(2)}}, "takes one point"),
     ],
 )
 def test_what_cannot_be_certified_as_it_was_asked(given, said):
     with pytest.raises(dp.UsageError, match=said):
         dp.certify(household, **given)
+
+
+def test_a_policy_takes_the_states_by_name():
+    with pytest.raises(dp.DpsolveError, match="wealth"):
+        dp.certify(household, policy={"a_next": lambda wealth: wealth})
+
+
+def test_a_traced_policy_is_refused_in_a_sentence():
+    def value(policy):
+        return dp.certify(household, policy={"a_next": policy}).value
+
+    with pytest.raises(dp.UsageError, match="inside jit or grad"):
+        jax.jit(value)(jnp.zeros((200, 7)))
 
 
 def replaced(**fields):
@@ -289,3 +310,5 @@ def test_models_that_cannot_be_certified_say_why(fields, said):
 def test_a_model_without_a_continuous_state_is_exact_as_it_is():
     with pytest.raises(dp.ModelError, match="no continuous state"):
         dp.certify("inventory")
+    with pytest.raises(dp.ModelError, match="no continuous state"):
+        dp.certify({})
