@@ -499,7 +499,7 @@ def refuse_uncertified(code: AnyArray | int, bound: AnyArray, message: object, d
     if word(code) == "inexact":
         far = "nothing bounds its distance from the true one"
         if np.isfinite(bound):
-            far = f"its certified L1 distance from the true one is {float(bound):.3g}"
+            far = f"its L1 distance from the true one is at most {min(float(bound), 2.0):.3g}"
         raise UsageError(
             f"these are moments of a distribution that is not certified ({far}): {message}. They "
             f"may be far from the true moments; {door} gives them all the same"

@@ -141,7 +141,7 @@ def _refusal(path: Path, lines: list[str]) -> str:
     return (
         f"{path} holds another sweep; nothing was changed.\n{differing}\n"
         "Give this sweep a store of its own (--store OTHER.zarr), or restore the old settings and "
-        f"the stored sweep goes on. To give up what is stored: rm -r {shlex.quote(str(path))}"
+        f"the stored sweep goes on. To give up what is stored ({shlex.quote(str(path))}): --overwrite"
     )
 
 

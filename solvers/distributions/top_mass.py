@@ -37,7 +37,9 @@ def too_much(arrays: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         mass = np.atleast_1d(np.asarray(given, np.float64))
         many = int((mass > TOP).sum())  # NaN, of a failed point, is none
         if many:
-            share = f"{100 * np.nanmax(mass):.2g} % of the mass"
+            percent = 100 * float(np.nanmax(mass))
+            share = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
+            share = f"{share} % of the mass"
             if mass.size > 1:
                 share = f"at {many:,} of {mass.size:,} points up to {share}"
             yield name.removeprefix(PREFIX), share

@@ -196,7 +196,7 @@ def test_another_sweep_is_refused_with_the_difference(
     message = str(caught.value)
     assert line in message
     assert "--store" in message
-    assert f"rm -r {sweep.store.path}" in message
+    assert f"({sweep.store.path}): --overwrite" in message
     assert files(Path(sweep.store.path)) == before
 
 
