@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,8 @@ def _dataset(opened: xr.Dataset | xr.DataTree, group: str | None) -> xr.Dataset:
     groups = list(opened.children)
     if group is None:
         group = groups[0]
-        click.echo(f"drawing {group}; other sizes: --group {' | '.join(groups[1:])}")
+        others = " | ".join(map(shlex.quote, groups[1:]))
+        click.echo(printable(f"drawing {group}; other sizes: --group {others}"))
     if group not in groups:
         raise UsageError(
             f"there is no group '{group}'.{did_you_mean(group, groups)} The store has: "
