@@ -139,6 +139,7 @@ def plot(
 
     Solutions at a few points spread over the sweep, and a summary over all of them.
     """
+    from dpsolve.hpc.store.damage import as_zarr_decodes
     from dpsolve.hpc.sweep_file.overrides import parse_assignment
 
     chosen: dict[str, str] = {}
@@ -154,7 +155,9 @@ def plot(
     data = _dataset(_opened(store), group)
     target = Path(output or f"{Path(store.rstrip('/')).stem}.png").expanduser()
     try:
-        picture(data, var, chosen).savefig(target, dpi=130)
+        with as_zarr_decodes(Path(store)):
+            drawn = picture(data, var, chosen)
+        drawn.savefig(target, dpi=130)
     except ModuleNotFoundError as error:
         raise UsageError(_no_matplotlib(error)) from None
     except (OSError, ValueError) as error:

@@ -8,6 +8,8 @@ points, by the store's driver alone, and the task is computed again.
 
 from __future__ import annotations
 
+import shlex
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +113,27 @@ def as_zarr_reads(path: Path) -> Iterator[None]:
         raise DamagedError(
             f"the store {path} is damaged: zarr cannot read it ({in_short(error)}). Restore "
             "it from a copy, or delete it and run the sweep again."
+        ) from error
+
+
+@contextmanager
+def as_zarr_decodes(path: Path) -> Iterator[None]:
+    """Turn what zarr raises while it reads a store's numbers into one error with the remedy.
+
+    Raises
+    ------
+    DamagedError
+        Of nothing else than what came from there.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if not any("zarr" in Path(frame.filename).parts for frame in frames):
+            raise
+        raise DamagedError(
+            f"the store {path} is damaged: {in_short(error)}. What is damaged: dpsolve doctor "
+            f"{shlex.quote(str(path))}"
         ) from error
 
 

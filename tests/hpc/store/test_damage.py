@@ -349,3 +349,13 @@ def test_an_array_of_more_files_than_devices_write_is_refused(store: Path, lengt
     file.write_text(json.dumps(whole))
     with pytest.raises(DamagedError, match=r"more than 65,536 files|are none of an array"):
         open_store(store)
+
+
+def test_a_picture_of_damaged_numbers_is_refused_with_the_remedy(
+    store: Path, tmp_path: Path
+) -> None:
+    flip(store / "value" / "c.0.0")
+    done = command("plot", store, "--output", tmp_path / "a.png")
+    assert done.exit_code == 1
+    assert done.output.startswith(f"error: the store {store} is damaged: ")
+    assert done.output.rstrip().endswith(f"dpsolve doctor {store}")
