@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import platform
 import shlex
 import shutil
@@ -132,7 +133,7 @@ def _writable(folder: Path) -> Finding:
 def _drafts(path: Path, fix: bool) -> Iterator[Finding]:
     """Look for stores whose making was broken off, beside the store's place."""
     start = f".{path.name}."
-    entries = path.parent.glob(f"{start}*{DRAFT}") if path.parent.is_dir() else ()
+    entries = path.parent.glob(f"{glob.escape(start)}*{DRAFT}") if path.parent.is_dir() else ()
     for draft in sorted(entries):
         host, _, process = draft.name.removeprefix(start).removesuffix(DRAFT).rpartition("-")
         number = int(process) if process.isdecimal() else None
@@ -164,14 +165,14 @@ def _partials(path: Path, fix: bool) -> Iterator[Finding]:
 
 
 def _tasks(store: Store) -> Iterator[Finding]:
-    receipts = store.receipts()
+    receipts, path = store.receipts(), shlex.quote(str(store.path))
     total, done = len(store.tasks), len(receipts)
     damaged = sum(len(bucket.committed()) for bucket in store.buckets) - done
     if damaged:
-        remedy = f"compute them again: dpsolve resume {store.path}"
+        remedy = f"compute them again: dpsolve resume {path}"
         yield Finding("fault", "tasks", f"{damaged} have a damaged status; {remedy}")
     elif done < total:
-        text = f"{total - done} of {total} are not committed; go on: dpsolve resume {store.path}"
+        text = f"{total - done} of {total} are not committed; go on: dpsolve resume {path}"
         yield Finding("note", "tasks", text)
     else:
         yield Finding("ok", "tasks", f"all {total} are committed")
@@ -188,11 +189,11 @@ def _contents(store: Store, fix: bool) -> Iterator[Finding]:
         yield Finding("ok", "contents", "every committed number agrees with its checksum")
         return
     claims = [text for _, faults in damaged for text in faults]
+    path = shlex.quote(str(store.path))
     for claim in claims[:_SHOWN]:
         yield Finding("fault", "contents", claim)
     if (rest := len(claims) - _SHOWN) > 0:
-        yield Finding("fault", "contents", f"and {rest} more; see: dpsolve verify {store.path}")
-    path = shlex.quote(str(store.path))
+        yield Finding("fault", "contents", f"and {rest} more; see: dpsolve verify {path}")
     count = f"{len(damaged)} of {len(store.tasks)} tasks"
     if not fix:
         text = (

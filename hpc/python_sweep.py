@@ -123,6 +123,7 @@ def sweep(
     }  # fmt: skip
     raw = {name: _plain(table) for name, table in tables.items() if table is not None}
     reading = read_tables(raw, source)
+    choice.check(reading.sweep.store.path)
     progress: Progress = Silent() if quiet else progress_for()
     with wrong_names_at_once(reading):
         outcome = run_sweep(
@@ -170,7 +171,7 @@ def _verify(outcome: SweepReport, points: int, progress: Progress) -> None:
         return
     from .verify.after_sweep import check_sweep
 
-    check = check_sweep(outcome.path, points)
+    check = check_sweep(outcome.path, points, source=outcome.source)
     lines = [line.strip() for line in check.lines()]
     if not check.ok:
         raise VerificationError("\n".join(lines))

@@ -217,7 +217,7 @@ def _unpacked(content: bytes, most: int) -> bytes:
 
 def _check_shape(array: ZarrArray) -> None:
     lengths = (*array.shape, *array.cell, *(array.chunk or ()))
-    if not all(type(length) is int and length > 0 for length in lengths):
+    if not all(type(length) is int and 0 < length < 2**63 for length in lengths):
         raise ValueError(f"lengths of {lengths} are none of an array")
     if not len(array.dims) == len(array.shape) == len(array.cell):
         raise ValueError(f"the dimensions {array.dims} do not fit the shape {array.shape}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,7 @@ def plot(
 
     Solutions at a few points spread over the sweep, and a summary over all of them.
     """
+    from dpsolve.hpc.store.damage import as_zarr_decodes
     from dpsolve.hpc.sweep_file.overrides import parse_assignment
 
     chosen: dict[str, str] = {}
@@ -153,7 +155,9 @@ def plot(
     data = _dataset(_opened(store), group)
     target = Path(output or f"{Path(store.rstrip('/')).stem}.png").expanduser()
     try:
-        picture(data, var, chosen).savefig(target, dpi=130)
+        with as_zarr_decodes(Path(store)):
+            drawn = picture(data, var, chosen)
+        drawn.savefig(target, dpi=130)
     except ModuleNotFoundError as error:
         raise UsageError(_no_matplotlib(error)) from None
     except (OSError, ValueError) as error:
@@ -200,7 +204,8 @@ def _dataset(opened: xr.Dataset | xr.DataTree, group: str | None) -> xr.Dataset:
     groups = list(opened.children)
     if group is None:
         group = groups[0]
-        click.echo(f"drawing {group}; other sizes: --group {' | '.join(groups[1:])}")
+        others = " | ".join(map(shlex.quote, groups[1:]))
+        click.echo(printable(f"drawing {group}; other sizes: --group {others}"))
     if group not in groups:
         raise UsageError(
             f"there is no group '{group}'.{did_you_mean(group, groups)} The store has: "

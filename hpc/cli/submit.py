@@ -164,19 +164,19 @@ def logs(store: str, failed: bool, task: int | None, lines: int) -> None:
         if not wanted:
             click.echo("there is no such attempt in the store's event log.")
         for attempt in wanted:
-            click.echo(printable(str(attempt), lines=True))
+            click.echo(str(attempt))
             if attempt.log is not None:
                 shown = excerpt(attempt.log, attempt.task, lines)
-                click.echo("\n".join(f"      {printable(line)}" for line in shown))
+                click.echo("\n".join(f"      {line}" for line in shown))
         return
     found = log_files(opened)
     if not found:
         click.echo(f"{store} has no logs: no job has worked on it.")
         return
     for path in found:
-        click.echo(f"{path}  ({path.stat().st_size:,} bytes)")
-    click.echo(f"\nthe end of {found[-1].name}:")
-    click.echo("\n".join(f"    {printable(line)}" for line in tail(found[-1], lines)))
+        click.echo(f"{printable(str(path))}  ({path.stat().st_size:,} bytes)")
+    click.echo(f"\nthe end of {printable(found[-1].name)}:")
+    click.echo("\n".join(f"    {line}" for line in tail(found[-1], lines)))
 
 
 @click.command(epilog=examples("dpsolve cancel growth.zarr"))
@@ -190,4 +190,4 @@ def cancel(store: str) -> None:
     from dpsolve.hpc.store.store import open_store
 
     for line in cancel_all(open_store(store)):
-        click.echo(line)
+        click.echo(printable(line))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpsolve.hpc.terminal_text import printable
 from dpsolve.sharding.batches.solving_order import START, STRAND
 from dpsolve.solvers.errors import RefusedError
 from dpsolve.solvers.numerics.memory import shown_bytes
@@ -176,7 +177,7 @@ def plan(target: str, mesh: str, probe: bool, **options: Any) -> None:
     with wrong_names_at_once(reading):
         made = interruptible(lambda: make_plan(reading.sweep, reading.source))
     for line in page(made):
-        click.echo(line)
+        click.echo(printable(line))
     check_disk(made)
     if probe:
         click.echo(interruptible(lambda: _time(made)))
@@ -332,7 +333,7 @@ def _summary(outcome: SweepReport, check: FinalCheck | None) -> Iterator[str]:
     yield f"{outcome.points:,} points: {', '.join(counts)}"
     if outcome.inexact or outcome.failed:
         for failure in read_status(outcome.path).failures:
-            yield f"  {failure}"
+            yield printable(f"  {failure}")
     if outcome.solved or outcome.inexact:
         bound = accuracy(outcome.error_bound, outcome.tol, "worst certified error")
         yield f"  accuracy    {bound}"
@@ -346,7 +347,7 @@ def _summary(outcome: SweepReport, check: FinalCheck | None) -> Iterator[str]:
     elif not outcome.pending:
         yield "  time        none: every point was committed before"
     if check is not None:
-        yield from check.lines()
+        yield from map(printable, check.lines())
     path = shlex.quote(str(outcome.path))
     if outcome.pending:
         yield f"  next        dpsolve resume {path}"

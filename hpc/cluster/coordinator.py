@@ -16,6 +16,7 @@ nothing. What differs between a scheduler's address and SLURM jobs is left to a 
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -359,11 +360,12 @@ class Coordinator:
             else worker_state.host or worker or "whichever it was"
         )
         self._event_log.write("stop", task=order.task, job=worker_state.job, message=message)
+        path = shlex.quote(str(self._store.path))
         raise ClusterError(
             f"{message}\nThis is what a worker ({where}) met at task {order.task}, and it is not "
             "the fault of the points: the sweep ends, and nothing was marked failed. `dpsolve logs "
-            f"{self._store.path} --failed` shows the whole traceback. When it is mended, the same "
-            "command goes on."
+            f"{path} --failed` shows the whole traceback. When it is mended, the same command goes "
+            "on."
         )
 
     def _close_call(self, report: dict[str, Any]) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpsolve.hpc.store.event_log import Event, read_events
+from dpsolve.hpc.terminal_text import printable
 
 from .job_paths import logs_folder
 
 if TYPE_CHECKING:
     from dpsolve.hpc.store.store import Store
 
+
+MOST_READ = 2**26
+"""Bytes of a log's end that are looked at."""
 
 BAD = frozenset({"error", "lost", "memory", "give up", "stop"})
 
@@ -44,7 +49,7 @@ class Attempt:
 
     def __str__(self) -> str:
         where = str(self.log) if self.log is not None else f"(no log; worker {self.writer})"
-        return f"task {self.task}: {self.ended}\n    {where}"
+        return f"{printable(f'task {self.task}: {self.ended}')}\n    {printable(where)}"
 
 
 def attempts(store: Store) -> Iterator[Attempt]:
@@ -76,7 +81,8 @@ def attempts(store: Store) -> Iterator[Attempt]:
 
 def log_files(store: Store) -> list[Path]:
     """Return all logs of a store's jobs and drivers, the latest last."""
-    return sorted(logs_folder(store.path).glob("*.log"), key=lambda path: path.stat().st_mtime)
+    found = [path for path in logs_folder(store.path).glob("*.log") if path.is_file()]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
 def mark(task: int) -> str:
@@ -85,8 +91,11 @@ def mark(task: int) -> str:
 
 
 def excerpt(path: Path, task: int, lines: int) -> list[str]:
-    """Return the end of what a log says of a task's error; if it says nothing, the log's end."""
-    text = path.read_text(errors="replace").splitlines()
+    """Return the end of what a log says of a task's error; if it says nothing, the log's end.
+
+    As a terminal may show it: whatever a job printed stands there.
+    """
+    text = _lines(path)
     found = [i for i, line in enumerate(text) if line == mark(task)]
     if not found:
         return text[-lines:] if lines else []
@@ -98,5 +107,12 @@ def excerpt(path: Path, task: int, lines: int) -> list[str]:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """Return the last lines of a log."""
-    return path.read_text(errors="replace").splitlines()[-lines:]
+    """Return the last lines of a log, as a terminal may show them."""
+    return _lines(path)[-lines:] if lines else []
+
+
+def _lines(path: Path) -> list[str]:
+    with path.open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - MOST_READ))
+        lines = log.read(MOST_READ).splitlines()
+    return [printable(line.decode(errors="replace")) for line in lines]

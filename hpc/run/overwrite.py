@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import uuid
 from pathlib import Path
@@ -21,16 +23,27 @@ def remove_store(path: Path) -> None:
     Raises
     ------
     RefusedError
-        If a driver is at work on it.
+        If a driver is at work on it, or it is not this user's own folder.
     StoreError
         If the disk refuses.
     """
     if not path.is_dir() or not is_store(path):
         return
+    if path.is_symlink():
+        raise RefusedError(
+            f"--overwrite: {path} is a link to {path.resolve()}, and nothing was deleted. Name "
+            "that folder, or remove the link."
+        )
+    if path.stat().st_uid != os.geteuid():
+        raise RefusedError(
+            f"--overwrite: {path} belongs to another user, and nothing was deleted. Sweep into a "
+            "store of your own: --store OTHER.zarr"
+        )
     driver = driver_record(open_store(path))
     if driver is not None and driver.alive:
         raise RefusedError(
-            f"--overwrite: {driver} is at work on {path}. End it first: dpsolve cancel {path}"
+            f"--overwrite: {driver} is at work on {path}. End it first: dpsolve cancel "
+            f"{shlex.quote(str(path))}"
         )
     with disk_errors(path):
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.removed")

@@ -8,7 +8,11 @@ points, by the store's driver alone, and the task is computed again.
 
 from __future__ import annotations
 
+import shlex
+import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,18 +90,51 @@ def open_groups(store: Store) -> list[Any]:
     """
     import zarr
 
-    try:
+    with as_zarr_reads(store.path):
         root = zarr.open_group(store.path, mode="r")
         groups = [root[b.bucket.group] if b.bucket.group else root for b in store.buckets]
         for bucket, group in zip(store.buckets, groups, strict=True):
             for name in bucket.results:
                 _ = group[name]  # type: ignore[index]  # whatever zarr raises here is the fault
+    return groups
+
+
+@contextmanager
+def as_zarr_reads(path: Path) -> Iterator[None]:
+    """Turn whatever zarr or xarray raise at a store's metadata into one error that names it.
+
+    Raises
+    ------
+    DamagedError
+    """
+    try:
+        yield
     except Exception as error:
         raise DamagedError(
-            f"the store {store.path} is damaged: zarr cannot read it ({in_short(error)}). Restore "
+            f"the store {path} is damaged: zarr cannot read it ({in_short(error)}). Restore "
             "it from a copy, or delete it and run the sweep again."
         ) from error
-    return groups
+
+
+@contextmanager
+def as_zarr_decodes(path: Path) -> Iterator[None]:
+    """Turn what zarr raises while it reads a store's numbers into one error with the remedy.
+
+    Raises
+    ------
+    DamagedError
+        Of nothing else than what came from there.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if not any("zarr" in Path(frame.filename).parts for frame in frames):
+            raise
+        raise DamagedError(
+            f"the store {path} is damaged: {in_short(error)}. What is damaged: dpsolve doctor "
+            f"{shlex.quote(str(path))}"
+        ) from error
 
 
 def take_back(store: Store, tasks: Iterable[Task]) -> None:

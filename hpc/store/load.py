@@ -9,6 +9,7 @@ Which point is meant is said by the values of its parameters, exactly, or by its
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -87,7 +88,7 @@ def load(
     if status == "pending":
         raise StoreError(
             f"{store.path}: the point {where} is not computed yet. Finish the sweep (dpsolve "
-            f"resume {store.path}), then load it."
+            f"resume {shlex.quote(str(store.path))}), then load it."
         )
     if status == "failed":
         raise StoreError(f"{store.path}: the point {where} failed: {message}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .atomic_files import disk_errors
 from .buckets import StoredBucket
+from .damage import as_zarr_reads
 from .store import Store, open_store
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
     Raises
     ------
     StoreError
-        If there is no store at `path`.
+        If there is no store at `path`, or it is damaged.
     """
     import xarray
     from zarr.storage import LocalStore
@@ -56,14 +57,15 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
             stacklevel=2,
         )
     folder: Any = LocalStore(store.path, read_only=True)  # a path with :: would be an address
-    if len(store.buckets) == 1:
-        dataset: xarray.Dataset = xarray.open_zarr(folder)
-        return _with_parameters(dataset, store.buckets[0])
-    tree = xarray.open_datatree(folder, engine="zarr", chunks={})
-    for bucket in store.buckets:
-        group = bucket.bucket.group
-        tree[group].dataset = _with_parameters(tree[group].to_dataset(), bucket)
-    return tree
+    with as_zarr_reads(store.path):
+        if len(store.buckets) == 1:
+            dataset: xarray.Dataset = xarray.open_zarr(folder)
+            return _with_parameters(dataset, store.buckets[0])
+        tree = xarray.open_datatree(folder, engine="zarr", chunks={})
+        for bucket in store.buckets:
+            group = bucket.bucket.group
+            tree[group].dataset = _with_parameters(tree[group].to_dataset(), bucket)
+        return tree
 
 
 def _missing(store: Store) -> Iterator[str]:

@@ -47,7 +47,9 @@ TALLIES = ".tallies"
 MANY_TASKS = 1000
 """From so many tasks on, drivers note what they know of them."""
 
-MOST_TASKS = 2**22
+MOST_TASKS, MOST_PARTS = 2**22, 2**16
+"""Tasks of a store, and files of one array for one of them: each device writes its own."""
+
 MOST_BYTES, MOST_RATIO = 2**28, 100
 
 T = TypeVar("T")
@@ -439,6 +441,8 @@ def _bucket(
     for result, array in results.items():
         if array.shape[: len(axes)] != bucket.shape or array.cell[: len(axes)] != status.cell:
             raise ValueError(f"{result} and status differ in their points")
+        if array.files > MOST_PARTS * status.files:
+            raise ValueError(f"{result} has more than {MOST_PARTS:,} files for each task")
     labels = {name: array.attributes for name, array in arrays.items()}
     return StoredBucket(folder, bucket, results, number, first, labels)
 

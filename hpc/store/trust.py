@@ -92,7 +92,7 @@ def trusted(store: Store, trust: Trust = False, *, writing: bool = False) -> Sto
         if not (callable(trust) and trust(asked)):
             raise RefusedError(
                 f"{asked}.\nNothing was run. If you trust whoever made it: --trust (trust=True in "
-                f"Python). To read it first: dp.open('{store.path}').attrs['model_source']"
+                f"Python). To read it first: dp.open({str(store.path)!r}).attrs['model_source']"
             )
     return _unlocked(store)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dpsolve.hpc.plan import store_schema
 from dpsolve.hpc.plan.design import Bucket, make_design
 from dpsolve.hpc.store.atomic_files import read_plain
-from dpsolve.hpc.store.damage import Block, in_short, node_faults
+from dpsolve.hpc.store.damage import Block, as_zarr_reads, in_short, node_faults
 from dpsolve.hpc.store.store import NONSENSE
 from dpsolve.hpc.store.trust import alteration
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
@@ -45,7 +45,8 @@ def coordinates(path: Path) -> tuple[dict[str, Block], list[str]]:
 
     document = json.loads((path / METADATA).read_bytes())
     nodes = document["consolidated_metadata"]["metadata"]
-    root = zarr.open_group(path, mode="r")
+    with as_zarr_reads(path):
+        root = zarr.open_group(path, mode="r")
     found: dict[str, Block] = {}
     faults = []
     for name in [key for key, node in nodes.items() if node["node_type"] == "array"]:

@@ -262,6 +262,9 @@ def _other_tops(place: Place, mass: Array, arrays: Mapping[str, NDArray[Any]]) -
     joint = mass.reshape([x.size for x in axes(place.model).values()])
     for name, stored in arrays.items():
         if (state := name.removeprefix(TOP_MASS)) in names and name != state:
+            if np.ndim(stored):
+                yield f"{name} has the shape {np.shape(stored)}, and is one number"
+                continue
             top = float(joint.take(-1, axis=names.index(state)).sum())
             if not (abs(float(stored) - top) <= TOLERANCE or np.isnan(top)):
                 yield f"{name} is {stored:.12g}, but the stored distribution has {top:.12g} there"

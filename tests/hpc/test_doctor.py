@@ -101,3 +101,16 @@ def test_the_command_ends_with_1_if_something_is_wrong(store: Path, tmp_path: Pa
     code, text = doctor(str(tmp_path))
     assert code == 1
     assert "WRONG store" in text
+
+
+def test_commands_can_be_typed_and_other_stores_keep_their_drafts(
+    store: Path, tmp_path: Path
+) -> None:
+    odd = store.rename(tmp_path / "a* b.zarr")
+    other = tmp_path / ".abc b.zarr.elsewhere-1.draft"
+    other.mkdir()
+    (odd / "status" / "c.1").unlink()
+    findings = found(odd, fix=True)
+    assert "draft" not in findings
+    assert other.is_dir()
+    assert findings["tasks"].text.endswith(f"dpsolve resume '{odd}'")

@@ -20,6 +20,7 @@ from dpsolve.hpc.cli.main import main
 from dpsolve.hpc.store.status import read_status
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.store.trust import trusted
+from dpsolve.solvers.errors import ClusterError
 from dpsolve.solvers.numerics import compiling
 
 from .conftest import TOY, assert_equal_stores
@@ -258,3 +259,23 @@ def test_a_sweep_says_what_it_compiles_before_it_does(
     told = capsys.readouterr().err
     assert told.count("compiling cake, some") == 1
     assert told.index("compiling cake, some") < told.index("compiled cake in")
+
+
+def test_where_tasks_cannot_run_no_store_is_made(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(here))
+    with pytest.raises(ClusterError, match="no SLURM commands here"):
+        dp.sweep(toy, grid={"a": [1.0]}, store="a.zarr", on="slurm", profile="cpu", quiet=True)
+    with pytest.raises(UsageError, match="character"):
+        dp.sweep(toy, grid={"a": [1.0]}, store="a\n.zarr", on="slurm", profile="cpu", quiet=True)
+    assert not list(here.glob("*.zarr"))
+
+
+def test_the_check_at_the_end_runs_the_model_at_hand(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "no_folder").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(here / "no_folder"))  # no place for a key
+    ds = dp.sweep(toy, grid={"a": [1.0]}, store="a.zarr", quiet=True)
+    assert ds["status"].values.tolist() == ["solved"]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from dpsolve.hpc.cli.main import cli
+from dpsolve.hpc.run.overwrite import remove_store
+from dpsolve.solvers.errors import RefusedError
+
+from ..conftest import files
 
 LONG = "x" * 256
 PLAN = ["plan", "growth", "--no-probe", "--set", "n_k=20", "--grid", "beta=0.9,0.95"]
@@ -111,3 +116,19 @@ def test_overwrite_begins_anew_and_touches_no_other_folder(folder: Path) -> None
     refused = typed("sweep", "growth", "--grid", "beta=0.9,0.95", "--store", "own", "--overwrite")
     assert refused.exit_code == 3
     assert (folder / "own" / "thesis.tex").exists()
+
+
+def test_overwrite_takes_nobody_else_s_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ["sweep", "growth", "--set", "n_k=20", "--grid", "beta=0.9", "--no-verify"]
+    assert typed(*made, "--store", "a.zarr").exit_code == 0
+    before = files(folder / "a.zarr")
+    (folder / "link.zarr").symlink_to("a.zarr")
+    linked = typed(*made, "--store", "link.zarr", "--overwrite")
+    assert linked.exit_code == 3
+    assert "is a link to" in linked.output
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    with pytest.raises(RefusedError, match="belongs to another user"):
+        remove_store(folder / "a.zarr")
+    assert files(folder / "a.zarr") == before
+    assert (folder / "link.zarr").is_symlink()

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from dpsolve.hpc.cli.main import cli
 from dpsolve.hpc.process_alive import process_age
 from dpsolve.hpc.run import single_driver
 from dpsolve.hpc.run.single_driver import DriverRecord, driver_record, driving
@@ -237,3 +239,10 @@ def test_cancel_ends_this_stores_driver_and_no_other_process(
         (said,) = cancel_all(other)
         assert said.endswith("has ended.")
         assert driver.wait(10) == -signal.SIGTERM
+
+
+def test_a_terminal_obeys_nothing_that_a_record_says(store: Store) -> None:
+    leave_record(store, host="\x1b]0;rm\x07elsewhere", executor="\x9b2J")
+    told = CliRunner().invoke(cli, ["cancel", str(store.path)]).output
+    assert "elsewhere" in told
+    assert not {"\x1b", "\x07", "\x9b"} & set(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import warnings
@@ -322,3 +323,39 @@ def test_inodes_that_are_used_up_are_no_full_disk(
     monkeypatch.setattr(atomic_files.os, "statvfs", lambda _: Disk())
     with pytest.raises(StoreError, match=said), disk_errors(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_metadata_that_zarr_refuses_are_damage(store: Path) -> None:
+    file = store / METADATA
+    whole = json.loads(file.read_text())
+    keys = whole["consolidated_metadata"]["metadata"]["value"]["chunk_key_encoding"]
+    keys["configuration"]["separator"] = 7
+    file.write_text(json.dumps(whole))
+    (store / "value" / METADATA).write_text(
+        json.dumps(whole["consolidated_metadata"]["metadata"]["value"])
+    )
+    with pytest.raises(DamagedError, match="zarr cannot read it"):
+        dp.open(store)
+    done = command("plot", store)
+    assert (done.exit_code, "zarr cannot read it" in done.output) == (1, True)
+    assert command("verify", store).exit_code in (1, 3)
+
+
+@pytest.mark.parametrize("length", [2**70, 2**40])
+def test_an_array_of_more_files_than_devices_write_is_refused(store: Path, length: int) -> None:
+    file = store / METADATA
+    whole = json.loads(file.read_text())
+    whole["consolidated_metadata"]["metadata"]["value"]["shape"][1] = length
+    file.write_text(json.dumps(whole))
+    with pytest.raises(DamagedError, match=r"more than 65,536 files|are none of an array"):
+        open_store(store)
+
+
+def test_a_picture_of_damaged_numbers_is_refused_with_the_remedy(
+    store: Path, tmp_path: Path
+) -> None:
+    flip(store / "value" / "c.0.0")
+    done = command("plot", store, "--output", tmp_path / "a.png")
+    assert done.exit_code == 1
+    assert done.output.startswith(f"error: the store {store} is damaged: ")
+    assert done.output.rstrip().endswith(f"dpsolve doctor {store}")

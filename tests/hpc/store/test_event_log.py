@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import zarr
 
-from dpsolve.hpc.run.job_logs import attempts, excerpt, mark
+from dpsolve.hpc.run.job_logs import attempts, excerpt, log_files, mark, tail
 from dpsolve.hpc.run.job_paths import logs_folder
 from dpsolve.hpc.store.event_log import Event, EventLog, folder_of, read_events
 from dpsolve.hpc.store.store import Store, open_store
@@ -109,3 +110,20 @@ def test_a_store_on_a_disk_that_refuses_is_told(store: Store, tmp_path: Path) ->
     folder_of(store).write_text("a file stands where the folder belongs")
     with pytest.raises(StoreError):
         EventLog(store, "worker").write("started", task=0)
+
+
+def test_logs_are_shown_as_a_terminal_may_show_them(store: Store) -> None:
+    folder = logs_folder(store.path)
+    folder.mkdir(parents=True)
+    title, log = "\x1b]0;rm\x07", folder / "job-17.log"
+    log.write_text(f"one\n{mark(2)}\nred {title}\x1b[31mink\r\nend\n")
+    os.mkfifo(folder / "zz.log")
+    assert log_files(store) == [log]
+    assert tail(log, 2) == ["red ink", "end"]
+    assert tail(log, 0) == []
+    assert excerpt(log, 2, 10) == ["red ink", "end"]
+    writer = EventLog(store, "worker")
+    writer.write("started", task=2)
+    writer.write("error", task=2, message=f"{title}no\nroot")
+    (attempt,) = attempts(store)
+    assert str(attempt).splitlines()[0] == "task 2: error: no root"
