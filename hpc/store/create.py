@@ -140,8 +140,9 @@ def _refusal(path: Path, lines: list[str]) -> str:
     differing = "\n".join(f"  {line}" for line in lines)
     return (
         f"{path} holds another sweep; nothing was changed.\n{differing}\n"
-        "Give this sweep a store of its own (--store OTHER.zarr), or restore the old settings and the "
-        f"stored sweep goes on. To give up what is stored ({shlex.quote(str(path))}): --overwrite"
+        "Give this sweep a store of its own (--store OTHER.zarr), or restore the old settings and "
+        "the stored sweep goes on. To give up what is stored "
+        f"({shlex.quote(str(path))}): --overwrite"
     )
 
 
