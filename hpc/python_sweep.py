@@ -38,6 +38,7 @@ def sweep(
     scheduler: str | None = None,
     mesh: str | Mapping[str, int] = "auto",
     retry_failed: bool = False,
+    overwrite: bool = False,
     quiet: bool = False,
     **solve: Any,
 ) -> xarray.Dataset | xarray.DataTree:
@@ -78,6 +79,8 @@ def sweep(
         How each process cuts its devices; see :func:`dpsolve.solve_many`.
     retry_failed : bool
         Compute tasks with failed points once more.
+    overwrite : bool
+        Begin anew where another sweep's store lies: that is deleted, once this one is in order.
     quiet : bool
         Show no progress.
     **solve
@@ -128,7 +131,7 @@ def sweep(
     with wrong_names_at_once(reading):
         outcome = run_sweep(
             reading.sweep, source, progress=progress, command=f"dp.sweep({source.name}, ...)",
-            executor=choice.executor(progress.jobs), retry_failed=retry_failed,
+            executor=choice.executor(progress.jobs), retry_failed=retry_failed, overwrite=overwrite,
         )  # fmt: skip
     if outcome.interrupted:
         raise KeyboardInterrupt(outcome.interrupted)

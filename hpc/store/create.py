@@ -142,7 +142,7 @@ def _refusal(path: Path, lines: list[str]) -> str:
         f"{path} holds another sweep; nothing was changed.\n{differing}\n"
         "Give this sweep a store of its own (--store OTHER.zarr), or restore the old settings and "
         "the stored sweep goes on. To give up what is stored "
-        f"({shlex.quote(str(path))}): --overwrite"
+        f"({shlex.quote(str(path))}): --overwrite (overwrite=True)"
     )
 
 

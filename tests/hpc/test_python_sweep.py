@@ -70,6 +70,8 @@ def test_the_same_call_goes_on_and_another_is_refused(capsys: pytest.CaptureFixt
     assert "2 points, 2 of them committed before" in capsys.readouterr().err
     with pytest.raises(RefusedError, match=r"parameter a: the store has \[1.0, 2.0\]"):
         dp.sweep(toy, grid={"a": [1.0, 3.0]}, store="a.zarr", quiet=True)
+    anew = dp.sweep(toy, grid={"a": [1.0, 3.0]}, store="a.zarr", overwrite=True, quiet=True)
+    assert anew["a"].values.tolist() == [1.0, 3.0]
 
 
 def test_points_in_a_row_by_lists_by_draws_and_from_a_file(here: Path) -> None:
