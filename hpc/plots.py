@@ -113,6 +113,12 @@ def select(data: xr.Dataset, chosen: Mapping[str, str]) -> tuple[xr.Dataset, str
             raise UsageError(f"--select {name}={text}: a number is expected.") from None
         if values.ndim != 1:
             raise UsageError(f"--select {name}: it varies along several dimensions.")
+        low, high = np.nanmin(values), np.nanmax(values)
+        beyond = (high - low) / 2 or abs(high) / 10
+        if not low - beyond <= wanted <= high + beyond:
+            raise UsageError(
+                f"--select {name}={text}: {name} runs from {low:.6g} to {high:.6g} in this store."
+            )
         nearest = values[np.argmin(np.abs(values - wanted))]
         dim = data[name].dims[0]
         where = np.flatnonzero(values == nearest)

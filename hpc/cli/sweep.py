@@ -252,9 +252,11 @@ def _values(values: Any) -> str:
 
 
 def _time(plan: Plan) -> str:
-    from dpsolve.hpc.plan.cost_estimate import estimate
+    from dpsolve.hpc.plan.cost_estimate import estimate, long_by_count
     from dpsolve.hpc.progress import span
 
+    if text := long_by_count(plan):
+        return f"  time        {text}"
     found = estimate(plan)
     return (
         f"  time        about {span(found.seconds)}: {span(found.compile_seconds)} to compile, "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dpsolve.hpc.progress import span
 from dpsolve.sharding.batches.solving_order import STRAND
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ WRITE_TASK = 0.02  # seconds to write a task: a file for each array, brought to 
 WRITE_BYTE = 5e-9  # seconds to compress and write a byte
 MAKE_STORE = 0.4  # seconds to make a store
 SHARE = 8  # of a bucket's points one in so many is probed at most, where one batch is less
+PROBE_MOST = 60.0  # seconds of one full sweep, beyond which a plan does not wait for a probe
 PROBE_SECONDS = 1.0  # that a bucket's probe should take
 FIRST = np.zeros(1, np.int64)
 
@@ -84,6 +86,28 @@ def estimate(plan: Plan) -> CostEstimate:
     tasks = sum(len(part.tasks) for part in plan.buckets)
     writing = tasks * WRITE_TASK + plan.bytes * WRITE_BYTE
     return CostEstimate(begin, compiling, solving, writing, probed)
+
+
+def long_by_count(plan: Plan) -> str:
+    """Say how long the plan takes at least, by count, where one point alone is too long to probe.
+
+    Returns
+    -------
+    str
+        Empty where a probe is quick.
+    """
+    each = [
+        (0.0 if part.program.outlook is None else part.program.outlook.seconds, part)
+        for part in plan.buckets
+    ]
+    longest = max(seconds for seconds, _ in each)
+    if longest <= PROBE_MOST:
+        return ""
+    total = sum(seconds * part.points for seconds, part in each)
+    return (
+        f"at least {span(total)}, by count: one full sweep, which certifies a point, takes about "
+        f"{span(longest)} on two cores; nothing was probed"
+    )
 
 
 def _probe(part: BucketPlan) -> tuple[int, float]:

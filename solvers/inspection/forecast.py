@@ -103,12 +103,17 @@ class Outlook:
         )
 
     @property
+    def seconds(self) -> float:
+        """What the full sweep takes that certifies, about, on two cores; 0 without one."""
+        return 0.0 if self.sampled else self.pairs * PAIR
+
+    @property
     def warning(self) -> str:
         """How long the full sweep takes that certifies, in words; empty unless that is long."""
         if self.sampled or self.pairs <= LONG:
             return ""
         return (
-            f"by a full sweep, about {self.pairs * PAIR:,.0f} s a point on two cores (by count: "
+            f"by a full sweep, about {self.seconds:,.0f} s a point on two cores (by count: "
             f"{self.pairs:,} pairs at {PAIR * 1e9:.3g} ns)"
         )
 

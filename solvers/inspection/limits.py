@@ -14,12 +14,16 @@ import jax
 
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.notices import in_words, tell
 from dpsolve.solvers.numerics.memory import VECTORS, machine_memory, round_down, shown_bytes
 from dpsolve.solvers.options import SolveOptions
 
 PAIR = 1.25e-9
 """Seconds a pair, of a reward with a logarithm and an exponential: measured on two cores, at 10^10
 pairs of savings (docs/performance.md, certificates)."""
+
+LONG = 20.0
+"""Seconds of one full sweep of one point that are told before they pass."""
 
 MOST_SECONDS = 86_400.0
 """Of one full sweep of one point: longer ones are refused."""
@@ -63,6 +67,8 @@ def check_model(made: object, options: SolveOptions, name: str, beside: int = 0)
 def check_time(states: Mapping[str, int], choices: int, options: SolveOptions, name: str) -> None:
     """Refuse a model whose certificate takes more than a day to find on this machine's CPU.
 
+    One that takes a while is told.
+
     Parameters
     ----------
     states : dict of str to int
@@ -80,7 +86,11 @@ def check_time(states: Mapping[str, int], choices: int, options: SolveOptions, n
     """
     pairs = prod(states.values()) * choices
     seconds = pairs * PAIR * 2 / max(os.cpu_count() or 2, 2)
-    if seconds <= MOST_SECONDS or options.certificate == "sampled" or _accelerated():
+    if options.certificate == "sampled" or _accelerated():
+        return
+    if seconds <= MOST_SECONDS:
+        if seconds >= LONG:
+            tell(f"certifying {name} looks at {pairs:,} pairs, about {in_words(seconds)} a point")
         return
     longest = max(states.values(), default=1)
     share = MOST_SECONDS / seconds

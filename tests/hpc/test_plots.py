@@ -121,6 +121,7 @@ def test_a_status_is_drawn_as_colours_and_a_wide_number_on_a_log_scale() -> None
         (("vlaue",), "no variable 'vlaue'. Did you mean 'value'?"),
         ((None, {"bta": "1"}), "no coordinate 'bta'. Did you mean 'beta'?"),
         ((None, {"beta": "high"}), "--select beta=high: a number is expected."),
+        ((None, {"beta": "0.2"}), "--select beta=0.2: beta runs from 0.9 to "),
         (("error_bound", {"alpha": "0.3", "beta": "0.9"}), "is a single number here: 1.0."),
     ],
 )

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
-from dpsolve import DpsolveError, ModelError, UsageError
+from dpsolve import DpsolveError, ModelError, SolveOptions, UsageError
 from dpsolve.hpc.cli.main import main
 from dpsolve.solvers.inspection import limits
+from dpsolve.solvers.inspection.limits import check_time
+from dpsolve.solvers.notices import told_to
 from dpsolve.solvers.numerics import memory
 
 GIB = 2**30
@@ -102,6 +104,20 @@ def test_a_certificate_that_takes_days(monkeypatch: pytest.MonkeyPatch) -> None:
         text = cannot(call)
         assert "about 10 days" in text
         assert "About 3,100,000 points of a would do" in text
+
+
+def test_a_certificate_that_takes_a_while_is_told_and_not_probed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[str] = []
+    with told_to(heard.append):
+        check_time({"a": 200_000, "z": 7}, 200_000, SolveOptions(), "savings")
+        check_time({"a": 200, "z": 7}, 200, SolveOptions(), "savings")
+    assert heard == ["certifying savings looks at 280,000,000,000 pairs, about 6 min a point"]
+    monkeypatch.setattr("dpsolve.hpc.plan.cost_estimate.PROBE_MOST", 0.0)
+    with pytest.raises(SystemExit):
+        main(["plan", "savings", "--set", "n_a=50", "--grid", "beta=0.9,0.91"])
+    assert "nothing was probed" in capsys.readouterr().out
 
 
 def test_results_of_many_points_that_do_not_fit_into_memory(
