@@ -258,10 +258,18 @@ def _time(plan: Plan) -> str:
     if text := long_by_count(plan):
         return f"  time        {text}"
     found = estimate(plan)
+    some = (
+        ""
+        if not found.failed
+        else (
+            f"\n  failed      {found.failed:,} of the {found.probed:,} probed points: "
+            f"{printable(found.why)}"
+        )
+    )
     return (
         f"  time        about {span(found.seconds)}: {span(found.compile_seconds)} to compile, "
         f"{span(found.begin_seconds)} to begin, {span(found.write_seconds)} to write, "
-        f"{span(found.solve_seconds)} to solve (from {found.probed:,} probed points)"
+        f"{span(found.solve_seconds)} to solve (from {found.probed:,} probed points)" + some
     )
 
 

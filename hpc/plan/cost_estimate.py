@@ -20,7 +20,7 @@ from dpsolve.hpc.progress import span
 from dpsolve.sharding.batches.solving_order import STRAND
 
 if TYPE_CHECKING:
-    from dpsolve.sharding.batches.program import Program
+    from dpsolve.sharding.batches.program import Batch, Program
 
     from .plan import BucketPlan, Plan
 
@@ -48,8 +48,10 @@ class CostEstimate:
         To solve all points, at the speed of the probed ones.
     write_seconds : float
         To write them.
-    probed : int
-        Points that were solved to find out.
+    probed, failed : int
+        Points that were solved to find out, and those of them that failed.
+    why : str
+        Why the first of those did.
     """
 
     begin_seconds: float
@@ -57,6 +59,8 @@ class CostEstimate:
     solve_seconds: float
     write_seconds: float
     probed: int
+    failed: int = 0
+    why: str = ""
 
     @property
     def seconds(self) -> float:
@@ -73,19 +77,26 @@ def estimate(plan: Plan) -> CostEstimate:
     UsageError
         If a program cannot work on this machine.
     """
-    begin, compiling, solving, probed = plan.seconds + MAKE_STORE, 0.0, 0.0, 0
+    begin, compiling, solving = plan.seconds + MAKE_STORE, 0.0, 0.0
+    found: list[Batch] = []
     for part in plan.buckets:
         compiling += part.program.compile()
         began = time.perf_counter()
         if part.program.outline.shape.iterates:
             part.program.run({name: np.full(1, np.nan) for name in part.bucket.points(FIRST)})
         begin += time.perf_counter() - began
-        points, load = _probe(part)
-        probed += points
+        batch, load = _probe(part)
+        found.append(batch)
         solving += load * sum(_loads(part.program, task.size) for task in part.tasks)
     tasks = sum(len(part.tasks) for part in plan.buckets)
     writing = tasks * WRITE_TASK + plan.bytes * WRITE_BYTE
-    return CostEstimate(begin, compiling, solving, writing, probed)
+    status = np.concatenate([batch.status for batch in found])
+    messages = np.concatenate([batch.message for batch in found])
+    failed = status == "failed"
+    return CostEstimate(
+        begin, compiling, solving, writing, len(status),
+        int(failed.sum()), str(messages[np.argmax(failed)]) if failed.any() else "",
+    )  # fmt: skip
 
 
 def long_by_count(plan: Plan) -> str:
@@ -110,31 +121,32 @@ def long_by_count(plan: Plan) -> str:
     )
 
 
-def _probe(part: BucketPlan) -> tuple[int, float]:
+def _probe(part: BucketPlan) -> tuple[Batch, float]:
     """Solve points spread over a bucket: a batch, and if that was quick up to a share of all.
 
     Returns
     -------
-    points : int
-        How many.
+    batch : Batch
+        What was solved.
     load : float
         Seconds that a batch takes, all lanes filled.
     """
     number = min(part.program.lanes, part.points)
-    seconds = _timed(part, number)
+    batch, seconds = _timed(part, number)
     more = min(part.points // SHARE, int(number * PROBE_SECONDS / max(seconds, 1e-6)))
     if more > number:
-        number, seconds = more, _timed(part, more)
-    return number, seconds / _loads(part.program, number)
+        number = more
+        batch, seconds = _timed(part, more)
+    return batch, seconds / _loads(part.program, number)
 
 
-def _timed(part: BucketPlan, number: int) -> float:
-    """Solve so many points, each in the middle of its share of the bucket's; return the seconds."""
+def _timed(part: BucketPlan, number: int) -> tuple[Batch, float]:
+    """Solve so many points, each in the middle of its share of the bucket's, and take the time."""
     which = ((np.arange(number) + 0.5) * part.points / number).astype(np.int64)
     points = part.bucket.points(which)
     began = time.perf_counter()
-    part.program.run(points)
-    return time.perf_counter() - began
+    batch = part.program.run(points)
+    return batch, time.perf_counter() - began
 
 
 def _loads(program: Program, size: int) -> float:

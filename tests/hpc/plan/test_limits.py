@@ -120,6 +120,12 @@ def test_a_certificate_that_takes_a_while_is_told_and_not_probed(
     assert "nothing was probed" in capsys.readouterr().out
 
 
+def test_a_probe_that_fails_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "growth", "--set", "n_k=10", "--grid", "beta=0.9,1.2"])
+    assert "failed      1 of the 2 probed points: " in capsys.readouterr().out
+
+
 def test_results_of_many_points_that_do_not_fit_into_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
