@@ -77,7 +77,7 @@ def estimate(plan: Plan) -> CostEstimate:
     UsageError
         If a program cannot work on this machine.
     """
-    begin, compiling, solving = plan.seconds + MAKE_STORE, 0.0, 0.0
+    begin, compiling, solving, probed = plan.seconds + MAKE_STORE, 0.0, 0.0, 0
     found: list[Batch] = []
     for part in plan.buckets:
         compiling += part.program.compile()
@@ -85,8 +85,9 @@ def estimate(plan: Plan) -> CostEstimate:
         if part.program.outline.shape.iterates:
             part.program.run({name: np.full(1, np.nan) for name in part.bucket.points(FIRST)})
         begin += time.perf_counter() - began
-        batch, load = _probe(part)
+        batch, points, load = _probe(part)
         found.append(batch)
+        probed += points
         solving += load * sum(_loads(part.program, task.size) for task in part.tasks)
     tasks = sum(len(part.tasks) for part in plan.buckets)
     writing = tasks * WRITE_TASK + plan.bytes * WRITE_BYTE
@@ -121,13 +122,15 @@ def long_by_count(plan: Plan) -> str:
     )
 
 
-def _probe(part: BucketPlan) -> tuple[Batch, float]:
+def _probe(part: BucketPlan) -> tuple[Batch, int, float]:
     """Solve points spread over a bucket: a batch, and if that was quick up to a share of all.
 
     Returns
     -------
     batch : Batch
         What was solved.
+    points : int
+        How many.
     load : float
         Seconds that a batch takes, all lanes filled.
     """
@@ -137,7 +140,7 @@ def _probe(part: BucketPlan) -> tuple[Batch, float]:
     if more > number:
         number = more
         batch, seconds = _timed(part, more)
-    return batch, seconds / _loads(part.program, number)
+    return batch, number, seconds / _loads(part.program, number)
 
 
 def _timed(part: BucketPlan, number: int) -> tuple[Batch, float]:
