@@ -95,7 +95,7 @@ def estimate(plan: Plan) -> CostEstimate:
     messages = np.concatenate([batch.message for batch in found])
     failed = status == "failed"
     return CostEstimate(
-        begin, compiling, solving, writing, len(status),
+        begin, compiling, solving, writing, probed,
         int(failed.sum()), str(messages[np.argmax(failed)]) if failed.any() else "",
     )  # fmt: skip
 
