@@ -102,6 +102,7 @@ def fine():
     return dp.certify(household, {"n_a": 1_500})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.01, 0.1])
 def test_a_wrong_policy_is_bounded_and_what_it_loses(share, fine):
     own = dp.certify(household)
@@ -123,6 +124,7 @@ def test_a_wrong_policy_is_bounded_and_what_it_loses(share, fine):
     assert s["policy_loss"] < 5 * (lost + own["policy_loss"])
 
 
+@pytest.mark.slow
 def test_a_policy_with_knots_is_bounded_as_it_is(fine):
     knots = np.linspace(0, 20, 30)
     choice = np.stack([np.interp(knots, fine.grids["a"], x) for x in fine.policy["a_next"].T], 1)
