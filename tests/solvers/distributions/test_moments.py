@@ -325,7 +325,7 @@ def test_moments_of_a_distribution_that_is_not_certified_are_refused_with_its_bo
     assert (mu.status, bound > 0.1) == ("inexact", True)
     with pytest.raises(dp.UsageError) as caught:
         mu.moments("mean_z")
-    far = f"L1 distance from the true one is at most {bound:.3g}" if bound < np.inf else "nothing bounds"
+    far = f"from the true one is at most {bound:.3g}" if bound < np.inf else "nothing bounds"
     for word in ("not certified", far, "use method='auto'", "uncertified=True"):
         assert word in str(caught.value)
     given = float(mu.moments("mean_z", uncertified=True)["mean_z"])
