@@ -30,6 +30,7 @@ def model(level=0.0, hump=0.0, *, reward=None, feasible=None, choices=None, shoc
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hump", [0.2, 1.0])
 def test_a_constant_in_the_reward_does_not_hide_what_is_not_concave(hump):
     s = dp.certify(model, {"level": 1e9, "hump": hump})
@@ -48,6 +49,7 @@ def test_a_constraint_that_binds_is_not_refuted_by_rounding():
     assert (s.status, s.message) == ("solved", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hole", [(1.7, 1.75)])
 def test_a_hole_that_the_policy_jumps_over_is_seen_on_any_number_of_nodes(hole):
     def feasible(x, y):

@@ -61,6 +61,7 @@ def test_a_grid_that_is_long_enough_and_a_solve_without_a_distribution_warn_of_n
         jax.jit(lambda beta: dp.solve(saver, {"beta": beta}, distribution=True).distribution)(0.9)
 
 
+@pytest.mark.slow
 def test_the_states_on_several_devices_give_the_same() -> None:
     alone = dp.solve(saver, {"n": 6}, distribution=True)["top_mass_a"]
     spread = dp.solve(saver, {"n": 6}, distribution=True, mesh="states=4")["top_mass_a"]
