@@ -18,7 +18,12 @@ from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import rebuild
-from dpsolve.solvers.model.factory_signature import Factory, Sizes, split
+from dpsolve.solvers.model.factory_signature import (
+    Factory,
+    Sizes,
+    refuse_parameters,
+    split,
+)
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import is_concrete
@@ -152,11 +157,7 @@ def _whole(
 def _factory(model: Factory | Model | TabularModel | str, params: Any) -> Factory:
     if not isinstance(model, Model | TabularModel):
         return as_factory(model)
-    if params:
-        raise ModelError(
-            "a ready model has no parameters left to set; pass the factory, the function that "
-            "returns the model, to set some"
-        )
+    refuse_parameters(params)
 
     def ready() -> Model | TabularModel:
         return model

@@ -376,7 +376,9 @@ class Solution:
         bound, sweeps = float(self.error_bound), f"{int(self.iterations)} sweeps"
         if np.isnan(bound):  # the reason says it
             return f"<Solution of {self.problem.name}: {reason}, shape {shape}>"
-        certified = f"certified error {bound:.2g}{WHOSE[self.certifies]}, {sweeps}"
+        certified = f"certified error {bound:.2g}{WHOSE[self.certifies]}"
+        if self.certifies != "continuum":  # which is found by linear systems
+            certified += f", {sweeps}"
         if not np.isfinite(bound):
             certified = f"nothing certified, {sweeps}"
         elif "value" not in dict(self.problem.dims):

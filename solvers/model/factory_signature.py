@@ -201,6 +201,21 @@ def _check_size(model: str, name: str, value: Any) -> None:
         )
 
 
+def refuse_parameters(params: Mapping[str, Any] | None) -> None:
+    """Refuse parameters of a model that was built already.
+
+    Raises
+    ------
+    ModelError
+        If there are any.
+    """
+    if params:
+        raise ModelError(
+            "a ready model has no parameters left to set; pass the factory, the function that "
+            "returns the model, to set some"
+        )
+
+
 def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any]) -> Any:
     """Call the factory: positional parameters by name, sizes by keyword.
 

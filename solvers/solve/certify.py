@@ -28,7 +28,14 @@ from dpsolve.solvers.inspection.check import diagnose
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.arguments import arguments, bind
 from dpsolve.solvers.model.array_factory import rebuild
-from dpsolve.solvers.model.factory_signature import Factory, Sizes, build, signature, split
+from dpsolve.solvers.model.factory_signature import (
+    Factory,
+    Sizes,
+    build,
+    refuse_parameters,
+    signature,
+    split,
+)
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
@@ -138,11 +145,7 @@ def _certify_ready(
     knots: Mapping[str, Any] | None,
     tol: float | None,
 ) -> Solution:
-    if params:
-        raise ModelError(
-            "a ready model has no parameters left to set; pass the factory, the function that "
-            "returns the model, to set some"
-        )
+    refuse_parameters(params)
     task = _Task(read_problem(model), {}, policy, knots, tol)
     program = _compiled(lambda _: model, policy is not None)
     return task.solution(program, Problem(None, model, (), SolveOptions(), ()))
@@ -162,7 +165,8 @@ def _compiled(made: Callable[[Mapping[str, Array]], Any], given: bool) -> Progra
 
     def run(values: Mapping[str, Array], nodes: Array, policy: Array) -> Any:
         problem = replace(read_problem(made(values)), nodes=nodes)
-        candidates, bottom, top = policies(problem, feasible_start(problem))
+        start = feasible_start(problem)
+        candidates, bottom, top = policies(problem, start)
         ours, found = narrowest(problem, candidates, bottom, top, policy if given else None)
         y = policy if given else ours
         low, high = optimal_choices(problem, y, bottom, top, found)
@@ -177,7 +181,7 @@ def _compiled(made: Callable[[Mapping[str, Array]], Any], given: bool) -> Progra
         finite = jnp.isfinite(found.slopes)
         numbers = {"width": found.width, "error_bound": found.error}
         arrays |= grids | {f"grid_{problem.state}": nodes}
-        return arrays | numbers, told, (finite, problem.weights, found.lower)
+        return arrays | numbers, told, (jnp.isnan(start), finite, problem.weights, found.lower)
 
     return jax.jit(run)
 
@@ -197,12 +201,14 @@ class _Task:
         began = time.perf_counter()
         _check_model(self.problem)
         problem, given = _with_policy(self.problem, self.policy, self.knots)
-        _check_choices(problem, given)
+        if given is not None:
+            _check_policy(problem, given)
         with compile_clock() as compiling:
-            found, told, (finite, weights, lower) = program(
+            found, told, (none, finite, weights, lower) = program(
                 self.values, problem.nodes, problem.nodes if given is None else given
             )
             jax.block_until_ready(found)
+        _check_start(problem, np.asarray(none))
         _check_slopes(problem, np.asarray(finite))
         arrays: dict[str, Array] = dict(found)
         width = arrays.pop("width")
@@ -347,16 +353,17 @@ def _check_model(problem: ConcaveProblem) -> None:
         )
 
 
-def _check_choices(problem: ConcaveProblem, given: Array | None) -> None:
-    """Refuse states without a feasible choice, and a policy that is infeasible somewhere."""
-    if given is None:
-        none = np.isnan(np.asarray(feasible_start(problem)))
-        if none.any():
-            raise ModelError(
-                f"no choice of '{problem.choice}' is feasible and pays more than -inf at the state "
-                f"{name_node(problem, none)}: let the grid begin where one is"
-            )
-        return
+def _check_start(problem: ConcaveProblem, none: Numpy) -> None:
+    """Refuse states without a feasible choice."""
+    if none.any():
+        raise ModelError(
+            f"no choice of '{problem.choice}' is feasible and pays more than -inf at the state "
+            f"{name_node(problem, none)}: let the grid begin where one is"
+        )
+
+
+def _check_policy(problem: ConcaveProblem, given: Array) -> None:
+    """Refuse a policy that is infeasible somewhere."""
     low, high = problem.interval
     outside = ~np.asarray((given >= low) & (given <= high))
     bad = outside | ~np.isfinite(np.asarray(problem.reward(problem.nodes, given)))

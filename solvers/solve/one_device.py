@@ -19,7 +19,14 @@ from dpsolve.solvers.inspection.forecast import population_bytes
 from dpsolve.solvers.inspection.limits import check_model
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import Dims, rebuild
-from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, signature, split
+from dpsolve.solvers.model.factory_signature import (
+    Factory,
+    Sizes,
+    look_over,
+    refuse_parameters,
+    signature,
+    split,
+)
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.compiling import learn, tell_compiling
@@ -96,11 +103,7 @@ def solve_on_one_device(
 def _solve_ready(
     model: Model | TabularModel, params: Mapping[str, Any] | None, options: SolveOptions
 ) -> Solution:
-    if params:
-        raise ModelError(
-            "a ready model has no parameters left to set; pass the factory, the function that "
-            "returns the model, to set some"
-        )
+    refuse_parameters(params)
     if options.differentiated_by:
         raise UsageError(
             f"gradients={list(options.differentiated_by)}: a ready model has no parameters to "
