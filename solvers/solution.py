@@ -15,7 +15,8 @@ from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-from .errors import UsageError, did_you_mean
+from .errors import UsageError
+from .labelled import entry, labelled
 from .options import SolveOptions
 from .outcomes import RECORDS, UNCERTIFIED, Outcome, accuracy, sentence, word
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 CERTIFICATE = "certificate"  # the array that tells which it was: 0 full, 1 by a sample
 BESIDE_POLICY = ("lower_", "upper_", "loss")  # arrays that tell more of a policy
-POINT = "point"
-TIME = "time"
 
 
 @dataclass(frozen=True)
@@ -446,24 +445,6 @@ def _is_continuous(problem: Problem) -> bool:
     return look_over(problem.factory, dict(problem.sizes), look)
 
 
-def entry(arrays: Mapping[str, AnyArray], name: Any, what: str) -> AnyArray:
-    """Return an array by its name, or an output by its own name.
-
-    Raises
-    ------
-    UsageError
-        If there is none, with the names that there are.
-    """
-    for key in (name, f"output_{name}"):
-        if key in arrays:
-            return arrays[key]
-    known = [*arrays, *(k.removeprefix("output_") for k in arrays if k.startswith("output_"))]
-    raise UsageError(
-        f"{what} has no array {name!r}.{did_you_mean(str(name), known)} It has: "
-        f"{', '.join(arrays)}."
-    )
-
-
 def where_certified(moments: Mapping[str, AnyArray], certified: AnyArray) -> dict[str, jax.Array]:
     """Put NaN in place of the moments of distributions that are not certified.
 
@@ -506,46 +487,3 @@ def refuse_uncertified(code: AnyArray | int, bound: AnyArray, message: object, d
             f"these are moments of a distribution that is not certified ({far}): {message}. They "
             f"may be far from the true moments; {door} gives them all the same"
         )
-
-
-def labelled(
-    found: Any,
-    named: Iterable[tuple[str, tuple[str, ...], AnyArray]],
-    numbers: Mapping[str, AnyArray],
-    batched: bool,
-) -> xarray.Dataset:
-    """Return an ``xarray.Dataset`` of a solution's or a distribution's arrays.
-
-    Parameters
-    ----------
-    found : Solution or Distribution
-        Its status, message and parameters go along.
-    named : iterable of (name, dims, array (dims...) or (points, dims...))
-        Without the axis of points in `dims`. What is named ``grid_<state>`` becomes that state's
-        coordinate; where it differs between points, a coordinate under its own name.
-    numbers : dict of str to array () or (points,)
-        One of each for a point.
-    batched : bool
-        Whether arrays have a leading axis of points.
-    """
-    import xarray
-
-    point = (POINT,) if batched else ()
-    coords: dict[str, Any] = {}
-    variables: dict[str, Any] = {}
-    for name, dims, values in named:
-        array = np.asarray(values)
-        state = name.removeprefix("grid_")
-        is_grid = name.startswith("grid_") and dims == (state,)
-        if is_grid and (not point or (array == array[:1]).all()):
-            coords[state] = array[0] if point else array
-            continue
-        # A grid that moves with a parameter is a coordinate too, of more dimensions than its own.
-        (coords if is_grid else variables)[name] = ((*point, *dims), array)
-        if TIME in dims:
-            coords[TIME] = np.arange(array.shape[len(point)])
-    variables |= {name: (point, np.asarray(x)) for name, x in numbers.items()}
-    variables["status"] = (point, np.asarray(found.status, dtype=object))
-    variables["message"] = (point, np.asarray(found.message, dtype=object))
-    coords |= {n: (point, np.asarray(x)) for n, x in found.parameters.items() if n not in variables}
-    return xarray.Dataset(variables, coords)

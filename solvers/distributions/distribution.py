@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.labelled import TIME, labelled
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.outcomes import Outcome, sentence, word
-from dpsolve.solvers.solution import TIME, Problem, labelled, refuse_uncertified, where_certified
+from dpsolve.solvers.solution import Problem, refuse_uncertified, where_certified
 
 from .solved_points import at_points, fixed_policy, horizon_of
 from .top_mass import PREFIX

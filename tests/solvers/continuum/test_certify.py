@@ -311,7 +311,7 @@ def test_models_that_cannot_be_certified_say_why(fields, said):
 
 def test_a_state_without_a_feasible_choice_is_named_without_a_look_at_all_pairs(monkeypatch):
     monkeypatch.setattr("dpsolve.solvers.solve.certify.LOOKED_OVER", 0)
-    with pytest.raises(dp.ModelError, match="no choice of 'a_next' is feasible .* at the state a=0"):
+    with pytest.raises(dp.ModelError, match=r"no choice of 'a_next' .* at the state a=0"):
         dp.certify(replaced(feasible=lambda a, a_next: a > a_next))
 
 
