@@ -1,4 +1,4 @@
-"""``dp.grid``, ``dp.integers``, ``dp.iid``: what a state, a choice or a shock can be.
+"""``dp.grid``, ``dp.integers``, ``dp.interval``, ``dp.iid``: what a state, choice or shock can be.
 
 Each specification holds its ``values``, a one-dimensional array. Arrays made of plain numbers stay
 NumPy arrays, so that they can be looked at while JAX traces a model; arrays that depend on traced
@@ -105,6 +105,27 @@ class Integers:
     def size(self) -> int:
         """Number of members."""
         return self.hi - self.lo + 1
+
+
+End = Array | float | Callable[..., Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """A continuous choice: any number from a lower to an upper end.
+
+    Attributes
+    ----------
+    state : str or None
+        A continuous state, whose range the choice is made from.
+    lo, hi : number, function or None
+        The ends, or what cuts that range. A function takes states, ``t`` and choices earlier in the
+        dict, by name.
+    """
+
+    state: str | None
+    lo: End
+    hi: End
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +249,52 @@ def integers(lo: int, hi: int) -> Integers:
         if abs(int(x)) > 2**62:
             raise ModelError(f"integers: {name}={x}; whole numbers have 64 bits here")
     return Integers(int(lo), int(hi))
+
+
+def interval(
+    first: Any = None, second: Any = None, /, *, lo: End = None, hi: End = None
+) -> Interval:
+    """Make a continuous choice: any number of an interval.
+
+    ``dp.interval("a")`` is the range of the continuous state `a`, ``dp.interval("a", lo=f, hi=g)``
+    that range cut by `f` and `g`, and ``dp.interval(lo, hi)`` the numbers from `lo` to `hi`.
+
+    Parameters
+    ----------
+    first, second
+        The name of a state; or both ends.
+    lo, hi : float or function
+        The ends, or what cuts the state's range. A function takes states, ``t`` (with a horizon)
+        and choices that stand earlier in the dict, by name. Where both are equal the choice is
+        fixed, and where `lo` exceeds `hi` the earlier choices are infeasible.
+
+    Raises
+    ------
+    ModelError
+        If an end is missing, or is neither a number nor a function.
+    """
+    state = first if isinstance(first, str) else None
+    if state is not None and second is not None:
+        raise ModelError(
+            f"interval: {state!r} is followed by {second!r}; the range of a state is cut by name: "
+            f"dp.interval({state!r}, lo=..., hi=...)"
+        )
+    if state is None:
+        if (first is not None and lo is not None) or (second is not None and hi is not None):
+            raise ModelError("interval: an end is given twice, by place and by name")
+        lo, hi = (lo if first is None else first), (hi if second is None else second)
+        if lo is None or hi is None:
+            raise ModelError(
+                "interval takes the name of a continuous state, dp.interval('a'), or two ends, "
+                "dp.interval(lo, hi)"
+            )
+    for name, end in (("lo", lo), ("hi", hi)):
+        if end is not None and not callable(end):
+            check_number(end, f"interval: {name}")
+    numbers = [float(end) for end in (lo, hi) if isinstance(end, int | float)]
+    if len(numbers) == 2 and not numbers[0] <= numbers[1]:
+        raise ModelError(f"interval: lo={lo} exceeds hi={hi}")
+    return Interval(state, lo, hi)
 
 
 def iid(values: ArrayLike, probs: ArrayLike | Callable[..., Any]) -> Iid:

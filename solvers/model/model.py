@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -28,14 +28,14 @@ from dpsolve.solvers.numerics.tracing import is_concrete
 
 from .arguments import bind
 from .constructor import named_fields, read_dict
-from .grids import MOST, Grid, Iid, Integers, vector
+from .grids import MOST, Grid, Iid, Integers, Interval, vector
 from .markov import Markov
 from .post_decision import read_post
 from .returns import Argument, check_returns
 from .user_functions import numbers
 
 State = Grid | Integers | Markov
-Choice = Grid | Integers
+Choice = Grid | Integers | Interval
 Rule = str | Callable[..., Any]
 
 # Names of the results' own variables and dimensions, and of the time argument.
@@ -77,8 +77,9 @@ class Model:
         (``dp.grid`` or an array), an integer range (``dp.integers``) or a Markov chain
         (``dp.markov``, ``dp.rouwenhorst``, ``dp.tauchen``).
     choices : dict
-        Each is a grid, an integer range, or the name of a state whose grid it shares. Several
-        choices form a product.
+        Each is a continuous range (``dp.interval``), a grid, an integer range, or the name of a
+        state whose grid it shares. Several choices form a product; the ends of an interval may
+        depend on choices before it.
     reward : function or list of functions
         Of states, choices and shocks; a list is summed, each averaged over just the shocks it
         names.
@@ -150,7 +151,7 @@ class Model:
             self,
             "choices",
             {
-                k: v if isinstance(v, str) else _specification("choice", k, v)
+                k: v if isinstance(v, str | Interval) else _specification("choice", k, v)
                 for k, v in self.choices.items()
             },
         )
@@ -161,7 +162,7 @@ class Model:
         put(self, "reward", tuple(reward) if several else (reward,))
         if not self.reward:
             raise ModelError("reward is an empty list; give a function, or a list to be summed")
-        specs = {n: self.grid_of(n) for n in (*self.states, *self.choices) if self._has_grid(n)}
+        specs = {n: self.grid_of(n) for n in (*self.states, *self.gridded) if self._has_grid(n)}
         put(
             self,
             "post",
@@ -177,15 +178,40 @@ class Model:
     # -- what is asked of a model ---------------------------------------------------------------
 
     def grid_of(self, name: str) -> State | Iid:
-        """Return what specifies a state, choice (its own or shared), shock or post variable."""
+        """Return what specifies a state, choice (its own or shared), shock or post variable.
+
+        A continuous choice has no values that could be listed; it is among :attr:`continuous`.
+        """
         spec: Any
         if name in self.choices:
             spec = self.choices[name]
             spec = self.states[spec] if isinstance(spec, str) else spec
         else:
             spec = self.states[name] if name in self.states else self._beside(name)
+        assert not isinstance(spec, Interval), f"{name} is continuous"
         found: State | Iid = spec
         return found
+
+    @property
+    def continuous(self) -> dict[str, Interval]:
+        """The choices that are made from an interval."""
+        return {n: c for n, c in self.choices.items() if isinstance(c, Interval)}
+
+    @property
+    def gridded(self) -> dict[str, Any]:
+        """The choices that are made from a list of values."""
+        return {n: c for n, c in self.choices.items() if not isinstance(c, Interval)}
+
+    def on_grids(self) -> Model:
+        """Return the model with lists of values for its continuous choices.
+
+        It is for evaluating its functions at choices that are known: which values are listed is
+        no matter, but that those of a state are listed where the interval is the state's.
+        """
+        if not self.continuous:
+            return self
+        listed = {n: c.state or Grid(np.asarray([0.0, 1.0])) for n, c in self.continuous.items()}
+        return replace(self, choices={n: listed.get(n, c) for n, c in self.choices.items()})
 
     def _beside(self, name: str) -> Any:
         return self.post[name].spec if name in self.post else self.shocks[name]
@@ -232,7 +258,9 @@ class Model:
                 if name in seen:
                     raise ModelError(f"'{name}' stands under {seen[name]} and under {kind}")
                 seen[name] = kind
-        for name, spec in self.choices.items():
+        for name, interval in self.continuous.items():
+            self._check_interval(name, interval)
+        for name, spec in self.gridded.items():
             if isinstance(spec, str) and spec not in self.states:
                 raise ModelError(
                     f"choice '{name}' shares the grid of '{spec}', which is no state."
@@ -262,15 +290,30 @@ class Model:
                     f"are {', '.join(self.choices)}, the states {', '.join(self.states)}"
                 )
 
+    def _check_interval(self, name: str, interval: Interval) -> None:
+        state = interval.state
+        if state is not None and not isinstance(self.states.get(state), Grid):
+            grids = [n for n, spec in self.states.items() if isinstance(spec, Grid)]
+            raise ModelError(
+                f"choice '{name}' has the range of '{state}', which is no continuous state."
+                f"{did_you_mean(state, grids)} Those are: {', '.join(grids) or 'none'}."
+            )
+        time = ("t",) if self.horizon is not None else ()
+        before = tuple(self.choices)[: list(self.choices).index(name)]
+        for which, end in (("lower", interval.lo), ("upper", interval.hi)):
+            if callable(end):
+                what = f"the {which} end of choice '{name}'"
+                bind(end, (*self.states, *before, *time), what)
+
     def _check_sizes(self) -> None:
         """Refuse more than can be counted, before anything is made of it."""
-        for name in (*self.states, *self.choices, *self.post):
+        for name in (*self.states, *self.gridded, *self.post):
             if self.size_of(name) > MOST:
                 raise ModelError(
                     f"'{name}' has {self.size_of(name):,} values, and positions are counted to "
                     f"{MOST:,}: take a coarser grid, or a shorter range"
                 )
-        sizes = {name: self.size_of(name) for name in self.choices}
+        sizes = {name: self.size_of(name) for name in self.gridded}
         joint = prod(sizes.values())
         if joint > MOST:
             each = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
@@ -334,8 +377,9 @@ class Model:
                 bind(rule, self.later_arguments, f"the transition of '{name}'")
 
     def _check_returns(self) -> None:
-        names = (*self.states, *self.choices, *self.shocks, *self.post)
+        names = (*self.states, *self.gridded, *self.shocks, *self.post)
         known = {name: _argument(self.grid_of(name)) for name in names}
+        known |= {name: Argument(np.dtype(np.float64)) for name in self.continuous}
         if self.horizon is not None:
             known["t"] = Argument(np.dtype(np.int32), (0, self.horizon - 1))
         if self.feasible is not None:
@@ -346,6 +390,9 @@ class Model:
         named |= {f"the transition of '{name}'": f for name, f in self.transition.items()}
         named |= {f"the rule of post variable '{n}'": p.rule for n, p in self.post.items()}
         named |= {"discount": self.discount, "terminal": self.terminal}
+        for name, interval in self.continuous.items():
+            named |= {f"the lower end of choice '{name}'": interval.lo}
+            named |= {f"the upper end of choice '{name}'": interval.hi}
         for what, rule in named.items():
             if callable(rule):
                 check_returns(rule, known, what)

@@ -4,7 +4,7 @@ A store keeps a checksum of its model's file. So the built-in ones have one impo
 which stays as it is when a definition moves; and importing the package itself costs nothing.
 """
 
-from .grids import grid, iid, integers
+from .grids import grid, iid, integers, interval
 from .markov import markov, rouwenhorst, tauchen
 from .mdp import mdp
 from .model import Model
@@ -16,6 +16,7 @@ __all__ = [
     "grid",
     "iid",
     "integers",
+    "interval",
     "markov",
     "mdp",
     "rouwenhorst",

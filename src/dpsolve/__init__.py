@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .solvers.model.grids import grid as grid
     from .solvers.model.grids import iid as iid
     from .solvers.model.grids import integers as integers
+    from .solvers.model.grids import interval as interval
     from .solvers.model.markov import markov as markov
     from .solvers.model.markov import rouwenhorst as rouwenhorst
     from .solvers.model.markov import tauchen as tauchen
@@ -62,6 +63,7 @@ _HOME = {
     "grid": "solvers.model.grids",
     "integers": "solvers.model.grids",
     "iid": "solvers.model.grids",
+    "interval": "solvers.model.grids",
     "markov": "solvers.model.markov",
     "rouwenhorst": "solvers.model.markov",
     "tauchen": "solvers.model.markov",
