@@ -63,11 +63,15 @@ class ConcaveProblem:
         joint = jnp.ones((1, 1))
         for name in chains:
             joint = jnp.kron(joint, jnp.asarray(model.states[name].transition_matrix))
-        values = jnp.asarray(model.grid_of(choice).values, jnp.float64)
+        nodes = jnp.asarray(model.states[state].values, jnp.float64)
+        ends = (nodes[0], nodes[-1])
+        if choice not in model.continuous:
+            values = jnp.asarray(model.grid_of(choice).values, jnp.float64)
+            ends = (values[0], values[-1])
         return cls(
             model, state, choice,
-            nodes=jnp.asarray(model.states[state].values, jnp.float64),
-            interval=(values[0], values[-1]),
+            nodes=nodes,
+            interval=ends,
             members=members,
             weights=_discounts(model, members) * joint,
         )  # fmt: skip
@@ -213,7 +217,8 @@ def read_problem(model: Any, name: str = "the model") -> ConcaveProblem:
         raise ModelError(_unknown(name, why))
     (state,), (choice,) = grids, model.choices
     moving = model.transition[state]
-    if moving != choice or not isinstance(model.grid_of(choice), Grid):
+    on_grid = choice in model.continuous or isinstance(model.grid_of(choice), Grid)
+    if moving != choice or not on_grid:
         raise ModelError(_unknown(name, f"the next {state} is not the choice '{choice}' itself"))
     if callable(model.discount) and arguments(model.discount, (state, choice)):
         raise ModelError(_unknown(name, f"its discount depends on '{state}' or '{choice}'"))

@@ -60,7 +60,7 @@ def check_model(made: object, options: SolveOptions, name: str, beside: int = 0)
             f"over them and more: {shown_bytes(needs)}{asked}, where there are "
             f"{shown_bytes(has)}. {nearest(states, has / needs)}"
         )
-    choices = prod(made.grid_of(choice).size for choice in made.choices)
+    choices = prod(made.grid_of(choice).size for choice in made.gridded)
     check_time(states, choices, options, name)
 
 

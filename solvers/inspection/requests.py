@@ -79,7 +79,7 @@ def chooses(made: Model | TabularModel) -> bool:
     """Tell whether there is anything to choose; where there is not, no policy is held fixed."""
     if isinstance(made, TabularModel):
         return made.n_actions > 1
-    return prod(made.size_of(choice) for choice in made.choices) > 1
+    return bool(made.continuous) or prod(made.size_of(choice) for choice in made.choices) > 1
 
 
 def _refusals_of_gradients(

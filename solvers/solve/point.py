@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from dpsolve.solvers.continuum.solve import solve_continuous
 from dpsolve.solvers.inspection.requests import check_asked
 from dpsolve.solvers.methods.average import GAINS, RelativeValue
 from dpsolve.solvers.methods.discounted import Fixpoint
@@ -100,6 +101,8 @@ def solve_model(
 ) -> dict[str, Array]:
     """Solve a model that is at hand; a point that is not `live` fails at once."""
     check_asked(model, options, name)
+    if isinstance(model, Model) and model.continuous:
+        return solve_continuous(model, options, live)
     if isinstance(model, Model) and model.horizon is not None:
         arrays = backward(model, options, live, partition)
         policies = {c: arrays[f"policy_index_{c}"] for c in model.choices}
