@@ -1,261 +1,436 @@
-r"""Bounds on the true value over the whole continuum, from any policy: two linear systems.
+r"""Bounds on the true value over a whole continuum, from any policy: two linear systems.
 
-Nodes :math:`x_i`; a feasible policy :math:`y_i(z)`; the reward jointly concave in :math:`(x, y)`,
-so that :math:`v^*(\cdot, z)` is concave.
+Nodes :math:`x_i` and a feasible policy :math:`y_i(z)`, with the next state
+:math:`f = A x + B y + c` affine for each draw, and the reward jointly concave, so that :math:`v^*(\cdot, z)` is concave.
 
-*Lower: weights that match the position.* With :math:`\sum_k a_{ik} x_k = y_i`, solve
-:math:`l_i = F_i + \sum_{z'} D \sum_k a_{ik} l_k`. Concavity gives
-:math:`\sum_k a_{ik} v^*(x_k) \le v^*(y_i)`, so that :math:`T_y v^* \le v^*` on the nodes, and
-:math:`l \le v^*` there; between them the interpolation of `l` is below :math:`v^*`, by concavity
-again. The policy need not be optimal.
+*Lower: weights that match the position.* With :math:`a_{ik} \ge 0` that sum to one and
+:math:`\sum_k a_{ik} x_k = f(x_i, y_i, w)`, solve :math:`l_i = F_i + D E_w \sum_k a_{ik} l_k`.
+Concavity gives :math:`\sum_k a_{ik} v^*(x_k) \le v^*(f)`, so that :math:`T_y v^* \le v^*` on the
+nodes, and :math:`l \le v^*` there; between them the interpolation of `l` is below :math:`v^*`, by
+concavity again. The policy need not be optimal.
 
-*Upper: weights that match the marginal value.* With :math:`p_i = F_x(x_i, y_i)` and
-:math:`q_k(z) = \sum_{z'} D p_k`, take any weights :math:`b_{ik} \ge 0` that sum to one, best such
-that :math:`g_i = F_y + \sum_k b_{ik} q_k` is 0, and solve
+*Upper: weights that match the marginal value.* Let :math:`p_i` be any slopes, :math:`q = D p`,
+:math:`b_{ik} \ge 0` any weights that sum to one, :math:`h \ge 0` what is left to the ends of the
+intervals, which are concave, and :math:`\mu \ge 0` any multipliers. The function
 
 .. math::
-    u_i = F_i + \max_{y \in Y} g_i (y - y_i) + \sum_{z'} D \sum_k b_{ik}
-          \bigl[u_k + p_k (y_i - x_k)\bigr].
+    H(x, y) = F + \mu h + D E_w \sum_k b_{ik} \bigl[u_k + p_k (f(x, y, w) - x_k)\bigr]
 
-Then :math:`U(x, z) = \min_i u_i + p_i (x - x_i) \ge v^*(x, z)` for every x: U is the least of the
-lines, so :math:`E U(y) \le \sum_k b_{ik} L_k(y)`; the reward plus that is concave in
-:math:`(x, y)`, and below its own expansion at :math:`(x_i, y_i)`, which is line i. So
-:math:`TU \le U`.
+is concave in :math:`(x, y)`. With :math:`g = H_y` and :math:`r = H_x - p_i` at :math:`(x_i, y_i)`,
+
+.. math::
+    u_i = H(x_i, y_i) + \max_{x, y} \bigl[g (y - y_i) + r (x - x_i)\bigr]
+
+makes line i, :math:`u_i + p_i (x - x_i)`, lie above H over the whole continuum; so
+:math:`U = \min_i` of the lines has :math:`TU \le U`, and :math:`U \ge v^*`. Multipliers are what
+choices held by an end leave of their slopes (:mod:`.optimum`); weights are those of a shifted
+position, where the marginal value is what the choice costs.
 
 Both systems are solved inexactly. If :math:`r + Qv - v \le e` then :math:`v + s` is a bound, with
 :math:`s = (I - D)^{-1} \max_x e`, one number for each Markov state: so what the solver leaves, and
 what is rounded, is charged.
 
-The nodes' hull is the state's range and the model's Markov chain is taken as it stands.
+The nodes' hull is the states' range and the model's Markov chain is taken as it stands.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.krylov import bicgstab
 from dpsolve.solvers.numerics.tracing import EPS
 
-from .policy import HALVINGS, at, evaluate, interpolated, locate
-from .problem import ConcaveProblem
+from .cells import Marginal, corners
+from .euler import Policy, moved_by, moves
+from .optimum import Optimum, best, holding, response, substitute
+from .problem import ContinuousProblem
 
 UNITS = 16 * EPS
 """What one entry of a sweep may be rounded by, of the terms that it is made of."""
 
+KRYLOV = 2_000  # iterations at most; what they leave is charged to the bounds
+MATCHINGS = 3
+"""How often weights and slopes of the upper bound are found by each other."""
+
+
+class Places(NamedTuple):
+    """Where next states are read: nodes (z, n, w, 2**d) and their weights, chances included."""
+
+    node: Array
+    weight: Array
+
+    def mix(self, values: Array) -> Array:
+        """Return the mixtures (z, n, ...) of what values (z, n, ...) hold at the nodes."""
+        z = jnp.arange(values.shape[0])[:, None, None, None]
+        read = values[z, self.node]
+        weight = self.weight.reshape(*self.weight.shape, *(1,) * (values.ndim - 2))
+        return jnp.sum(read * weight, (2, 3))
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class ContinuumBounds:
-    """Bounds on the true value, at the nodes and everywhere between them.
+class Lines:
+    """An upper bound: the least of affine functions, one for each node.
 
     Attributes
     ----------
-    lower, upper : array (z, x)
-        At the nodes; between them the interpolation of `lower` is a lower bound.
-    lines, slopes : array (z, x)
-        ``lines[i] + slopes[i] * (x - nodes[i])`` is an upper bound at every x, for each i.
-    width : float
-        The largest distance between upper and lower bound, over the continuum.
-    error : float
-        The largest distance of the true value from the interpolation of the bounds' middle.
-    gap : array (z, x)
-        What the Euler equation's residual adds to the upper bound, at each node.
+    height : array (z, n)
+        ``height[i] + slope[i] @ (x - nodes[i])`` is an upper bound at every x.
+    slope : array (z, n, d)
+    gap : array (z, n)
+        What the Euler equation's residual adds, at each node.
     """
 
-    lower: Array
-    upper: Array
-    lines: Array
-    slopes: Array
-    width: Array
-    error: Array
+    height: Array
+    slope: Array
     gap: Array
 
 
+def places_of(problem: ContinuousProblem, y: Array) -> Places:
+    """Return where the next states of a policy (z, n, m) are read."""
+
+    def one(x: Array, z: Array, y: Array) -> tuple[Array, Array]:
+        index, weight = jax.vmap(lambda at: corners(problem.grids, at))(problem.following(x, y, z))
+        return index, weight * problem.chances(z)[:, None]
+
+    return Places(*problem.each(one, y))
+
+
+def evaluate(weights: Array, places: Places, reward: Array, start: Array) -> tuple[Array, Array]:
+    """Solve ``v = reward + D E v`` at places, to rounding; return v (z, n) and its residual."""
+
+    def apply(v: Array) -> Array:
+        return places.mix(weights @ v)
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        k, v, left = carry
+        residual = reward + apply(v) - v
+        more, _ = bicgstab(apply, residual, jnp.zeros_like(v), 1e-3 * left, jnp.int32(KRYLOV))
+        better = v + more
+        now = jnp.max(jnp.abs(reward + apply(better) - better))
+        gained = now < left
+        return k + 1, jnp.where(gained, better, v), jnp.where(gained, now, 0.0)
+
+    def proceed(carry: tuple[Array, Array, Array]) -> Array:
+        k, v, left = carry
+        return (k < 8) & (left > 1e-15 * jnp.max(jnp.abs(v)))
+
+    first = jnp.max(jnp.abs(reward + apply(start) - start))
+    _, v, _ = lax.while_loop(proceed, step, (jnp.int32(0), start, first))
+    return v, reward + apply(v) - v
+
+
 def shifted(weights: Array, excess: Array) -> Array:
-    """Return what residuals (z, x) of at most `excess` add to a bound: a number (z, 1) each."""
+    """Return what residuals (z, n) of at most `excess` add to a bound: a number (z, 1) each."""
     most = jnp.maximum(jnp.max(jnp.where(jnp.isnan(excess), jnp.inf, excess), 1), 0.0)
     own = jnp.eye(weights.shape[0])
     found: Array = jnp.linalg.solve(own - weights, most * (1.0 + 1e-9))
     return found[:, None]
 
 
-def lower_bound(problem: ConcaveProblem, y: Array) -> Array:
-    """Return a lower bound (z, x) on the true value: what a policy is worth on chords."""
-    reward = problem.reward(problem.nodes, y)
-    places = locate(problem.nodes, y)
-    value, residual = evaluate(problem, *places, reward, jnp.zeros_like(reward))
+# -- below ----------------------------------------------------------------------------------------
+
+
+def lower_step(problem: ContinuousProblem, y: Array, after: Array) -> Array:
+    """Return a lower bound (z, n) of one period, from that of the next, with rounding charged."""
+    reward = _rewards(problem, y)
+    value = reward + places_of(problem, y).mix(problem.weights @ after)
+    return value - UNITS * (jnp.abs(reward) + jnp.max(jnp.abs(after)))
+
+
+def lower_bound(problem: ContinuousProblem, y: Array) -> Array:
+    """Return a lower bound (z, n) on the true value: what a policy is worth on chords."""
+    reward, places = _rewards(problem, y), places_of(problem, y)
+    value, residual = evaluate(problem.weights, places, reward, jnp.zeros_like(reward))
     rounding = UNITS * (jnp.abs(reward) + jnp.max(jnp.abs(value)))
     return value - shifted(problem.weights, rounding - residual)
 
 
-def upper_bound(
-    problem: ConcaveProblem, y: Array, bottom: Array, top: Array, start: Array
-) -> tuple[Array, Array, Array]:
-    """Return lines (z, x) whose least is an upper bound everywhere: heights, slopes, and gaps.
+def _rewards(problem: ContinuousProblem, y: Array) -> Array:
+    def one(x: Array, z: Array, y: Array) -> Array:
+        return jnp.where(problem.feasible(x, y, z), problem.reward(x, y, z), -jnp.inf)
 
-    Parameters
+    found: Array = problem.each(one, y)
+    return found
+
+
+# -- above ----------------------------------------------------------------------------------------
+
+
+class _Expansion(NamedTuple):
+    """What a line is made of, at each node; see the module.
+
+    Attributes
     ----------
-    problem : ConcaveProblem
-    y : array (z, x)
-        Feasible choices, the better the narrower.
-    bottom, top : array (z, x)
-        Ends of the feasible ones.
-    start : array (z, x)
-        A value to start from.
+    reward : array (z, n)
+        With the multipliers' terms.
+    slope : array (z, n, d)
+        That the line had best have.
+    gap, rounding : array (z, n)
     """
-    nodes, weights = problem.nodes, problem.weights
-    reward, slopes, dy = problem.expansion(nodes, y)
-    marginal = weights @ slopes
-    k, t = _matched(problem, marginal, dy, bottom, top)
-    mixed = interpolated(marginal, k, t)
-    left = dy + mixed
-    low, high = problem.interval
-    gap = jnp.maximum(jnp.maximum(left * (high - y), left * (low - y)), 0.0)
-    across = (jnp.abs(dy) + jnp.abs(mixed) + jnp.abs(slopes)) * (nodes[-1] - nodes[0])
-    rounding = UNITS * (across + jnp.abs(reward))
-    constant = reward + gap + mixed * y - interpolated(weights @ (slopes * nodes), k, t)
-    lines, residual = evaluate(problem, k, t, constant, start)
-    rounding = rounding + UNITS * (jnp.max(jnp.abs(lines)) + jnp.max(jnp.abs(slopes * nodes)))
-    return lines + shifted(weights, residual + rounding), slopes, gap
+
+    reward: Array
+    slope: Array
+    gap: Array
+    rounding: Array
 
 
-def _matched(
-    problem: ConcaveProblem, marginal: Array, dy: Array, bottom: Array, top: Array
-) -> tuple[Array, Array]:
+def matched(problem: ContinuousProblem, y: Array, p: Array) -> Places:
     """Return where the marginal value is what the choice costs; any place is valid.
 
-    By the ends of the choices that bind the place stays by the choice.
+    By an end of its interval that holds it, the place stays by the choice.
     """
-    nodes = problem.nodes
-    falling = lax.cummin(marginal, axis=1)
+    after = Marginal.linear(problem, p)
 
-    def find(q: Array, wanted: Array) -> Array:
-        return jnp.searchsorted(-q, wanted, side="right").astype(jnp.int32)
+    def one(x: Array, z: Array, y: Array) -> tuple[Array, Array]:
+        cost = jax.grad(problem.reward, 1)(x, y, z)
+        _, by_y = moves(problem, x, z, y)
+        chances = problem.chances(z)
 
-    k = jnp.clip(jax.vmap(find)(falling, dy) - 1, 0, nodes.shape[0] - 2)
-    here, there = at(marginal, k), at(marginal, k + 1)
-    drop = here - there
-    t = jnp.where(drop > 0, (here + dy) / jnp.where(drop > 0, drop, 1.0), 0.5)
-    place = nodes[k] + jnp.clip(t, 0.0, 1.0) * (nodes[k + 1] - nodes[k])
-    k, t = locate(nodes, jnp.clip(place, bottom, jnp.maximum(bottom, top)))
-    return k, jnp.clip(t, 0.0, 1.0)
+        def slopes(place: Array) -> tuple[Array, Array]:
+            marginal = after.at(problem.grids, z, problem.following(x, place, z))
+            slope = jnp.einsum("w,wd,wdm->m", chances, marginal, by_y)
+            return cost + slope, jnp.zeros_like(x)
 
+        at = best(problem, x, z, slopes, lambda _: jnp.asarray(True))
+        # Where nothing can be matched, the place is the policy's.
+        place = jnp.where(jnp.isfinite(at.y), at.y, y)
+        index, weight = jax.vmap(lambda to: corners(problem.grids, to))(
+            problem.following(x, place, z)
+        )
+        return index, weight * chances[:, None]
 
-def least_line(nodes: Array, lines: Array, slopes: Array, x: Array) -> Array:
-    """Return the least of all lines (z, x) at places (z, n)."""
-
-    def look(x: Array) -> Array:
-        return jnp.min(lines + slopes * (x[:, None] - nodes), 1)
-
-    found: Array = lax.map(look, x.T, batch_size=64)
-    return found.T
+    return Places(*problem.each(one, y))
 
 
-def between(
-    nodes: Array, lower: Array, upper: Array, lines: Array, slopes: Array
-) -> tuple[Array, Array]:
-    """Return the largest width and the largest error of the middle, over the whole continuum.
-
-    In a cell the upper bound is the lesser of its two ends' lines, which is concave, and what is
-    subtracted is linear: the largest difference is at an end or where the lines cross.
-    """
-    step = jnp.diff(nodes)
-    falls = slopes[:, :-1] - slopes[:, 1:]
-    place = (lines[:, 1:] - lines[:, :-1] - slopes[:, 1:] * step) / jnp.where(falls == 0, 1, falls)
-    place = jnp.where(falls == 0, step / 2, jnp.clip(place, 0.0, step))
-    crossing = jnp.minimum(
-        lines[:, :-1] + slopes[:, :-1] * place, lines[:, 1:] - slopes[:, 1:] * (step - place)
-    )
-    # The upper bound of a cell at its ends, by the cell's own lines.
-    left = jnp.minimum(lines[:, :-1], lines[:, 1:] - slopes[:, 1:] * step)
-    right = jnp.minimum(lines[:, 1:], lines[:, :-1] + slopes[:, :-1] * step)
-    share = place / step
-
-    def above(base: Array) -> Array:
-        inside = crossing - ((1.0 - share) * base[:, :-1] + share * base[:, 1:])
-        at_ends = jnp.maximum(left - base[:, :-1], right - base[:, 1:])
-        return jnp.max(jnp.maximum(inside, at_ends))
-
-    middle = (lower + upper) / 2
-    below = jnp.max(middle - lower)
-    rounding = 8 * EPS * jnp.max(jnp.abs(upper))
-    return above(lower) + rounding, jnp.maximum(above(middle), below) + rounding
-
-
-def bounds(
-    problem: ConcaveProblem, y: Array, bottom: Array, top: Array, ours: Array | None = None
-) -> ContinuumBounds:
-    """Bound the true value by a policy.
+def _expand(
+    problem: ContinuousProblem, y: Array, p: Array, after: Array, places: Places
+) -> _Expansion:
+    """Expand reward and lines around a policy, with the line's own slopes `p`.
 
     Parameters
     ----------
-    problem : ConcaveProblem
-    y : array (z, x)
-        The policy that the lower bound is of.
-    bottom, top : array (z, x)
-        Ends of the feasible choices.
-    ours : array (z, x), optional
-        The policy that the upper bound is made with, if another.
+    p : array (z, n, d)
+        Slopes that the lines have.
+    after : array (z, n, d)
+        Those of the next period's lines.
     """
-    lower = lower_bound(problem, y)
-    ours = y if ours is None else ours
-    lines, slopes, gap = upper_bound(problem, ours, bottom, top, lower)
-    upper = jnp.minimum(
-        lines, least_line(problem.nodes, lines, slopes, jnp.broadcast_to(problem.nodes, y.shape))
-    )
-    width, error = between(problem.nodes, lower, upper, lines, slopes)
-    return ContinuumBounds(lower, upper, lines, slopes, width, error, gap)
+    marginal = problem.weights @ jnp.moveaxis(after, -1, 0)  # (d, z, n)
+    bottom, top = problem.box
+    low, high = choice_box(problem, y)
+
+    def one(x: Array, z: Array, y: Array, p: Array, index: Array, weight: Array
+            ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+        # Weights of a draw hold its chance.
+        pull = jnp.einsum("wk,dwk->wd", weight, marginal[:, z, index])
+
+        def total(x: Array, y: Array) -> Array:
+            return problem.reward(x, y, z) + jnp.sum(pull * problem.following(x, y, z))
+
+        own_x, own_y = jax.grad(problem.reward, (0, 1))(x, y, z)
+        by_x, by_y = jax.grad(total, (0, 1))(x, y)
+        at_low, at_high = holding(problem, x, z, y)
+        at = Optimum(y, by_y, by_x, jnp.zeros(y.size, jnp.int32), jnp.asarray(True))
+        slack = jnp.zeros(())
+        for j in reversed(range(y.size)):
+            slope = at.slope_y[j]
+            held = jnp.where(at_high[j] & (slope > 0), 1, jnp.where(at_low[j] & (slope < 0), -1, 0))
+            ends = problem.ends(j, x, y, z)
+            room = jnp.where(held > 0, ends[1] - y[j], jnp.where(held < 0, y[j] - ends[0], 0.0))
+            slack = slack + jnp.where(held != 0, jnp.abs(slope) * room, 0.0)
+            at = substitute(problem, j, x, z, at, held)
+        along, _ = response(problem, x, z, y, at.held, *moves(problem, x, z, y))
+        wanted = by_x + moved_by(along, by_y)
+        left_y, left_x = at.slope_y, at.slope_x - p
+        gap = jnp.sum(jnp.maximum(left_y * (high[z] - y), left_y * (low[z] - y)))
+        gap = gap + jnp.sum(jnp.maximum(left_x * (top - x), left_x * (bottom - x)))
+        spread = jnp.abs(own_y) + jnp.abs(by_y - own_y)
+        across = jnp.sum(spread * (high[z] - low[z]))
+        across = across + jnp.sum(
+            (jnp.abs(own_x) + jnp.abs(by_x - own_x) + jnp.abs(p)) * (top - bottom)
+        )
+        reward = problem.reward(x, y, z)
+        rounding = UNITS * (across + jnp.abs(reward) + jnp.abs(slack))
+        return reward + slack, wanted, jnp.maximum(gap, 0.0), rounding
+
+    return _Expansion(*problem.each(one, y, p, places.node, places.weight))
 
 
-def narrowest(
-    problem: ConcaveProblem,
-    policies: Array,
-    bottom: Array,
-    top: Array,
-    given: Array | None = None,
-) -> tuple[Array, ContinuumBounds]:
-    """Bound the true value by each of some policies (n, z, x); return that of the narrower bounds.
+def choice_box(problem: ContinuousProblem, y: Array) -> tuple[Array, Array]:
+    """Return numbers (z, m) that no feasible choice lies below or above, whatever the state.
 
-    The lower bound is of that policy, or of one that was given.
+    An upper end is concave, so it lies below its tangent plane at any node's state and choice;
+    the least of what these reach over the box is a bound.
     """
-    found = lax.map(
-        lambda ours: bounds(problem, ours if given is None else given, bottom, top, ours), policies
-    )
-    best = jnp.argmin(jnp.where(jnp.isnan(found.width), jnp.inf, found.width))
-    return policies[best], jax.tree.map(lambda x: x[best], found)
+    bottom, top = problem.box
+    low: list[Array] = []
+    high: list[Array] = []
+    for j in range(len(problem.choices)):
+        below, above = jnp.stack(low, -1) if low else None, jnp.stack(high, -1) if high else None
+
+        def reach(x: Array, z: Array, y: Array, j: int = j, below: Array | None = below,
+                  above: Array | None = above) -> tuple[Array, Array]:  # fmt: skip
+            found = []
+            for k, sign in ((0, -1.0), (1, 1.0)):
+                end = problem.ends(j, x, y, z)[k]
+                by_x, by_y = jax.jacfwd(
+                    lambda x, y, k=k: problem.ends(j, x, y, z)[k], (0, 1)
+                )(x, y)  # fmt: skip
+                by_x, by_y = sign * by_x, sign * by_y
+                most = sign * end + jnp.sum(jnp.maximum(by_x * (top - x), by_x * (bottom - x)))
+                for i in range(j):
+                    assert below is not None
+                    assert above is not None
+                    most = most + jnp.maximum(
+                        by_y[i] * (above[z, i] - y[i]), by_y[i] * (below[z, i] - y[i])
+                    )
+                found.append(sign * most)
+            return found[0], found[1]
+
+        least, greatest = problem.each(reach, y)
+        low.append(jnp.max(jnp.where(jnp.isfinite(least), least, -jnp.inf), 1))
+        high.append(jnp.min(jnp.where(jnp.isfinite(greatest), greatest, jnp.inf), 1))
+    return jnp.stack(low, -1), jnp.stack(high, -1)
 
 
-def optimal_choices(
-    problem: ConcaveProblem, y: Array, bottom: Array, top: Array, found: ContinuumBounds
-) -> tuple[Array, Array]:
-    """Return an interval (z, x) that holds the optimal choice at each node.
+def lenders(problem: ContinuousProblem, usable: Array) -> Array:
+    """Return for each node (n,) itself, or one nearby whose line it has, as its own is none."""
+    n = usable.size
+    index = jnp.arange(n, dtype=jnp.int32).reshape(problem.sizes)
+    good = usable.reshape(problem.sizes)
+    for axis in range(len(problem.sizes)):
+        for step in (-1, 1):
+            other, fine = jnp.roll(index, step, axis), jnp.roll(good, step, axis)
+            index, good = jnp.where(good, index, other), good | fine
+    return index.ravel()
 
-    That is where the reward and the upper bound of what follows reach the lower bound: a convex
-    set, which holds a policy that the lower bound is of. The upper bound is that of two lines.
+
+def _borrowed(problem: ContinuousProblem, height: Array, slope: Array, lender: Array) -> Lines:
+    """Give every node a line: its own, or its lender's."""
+    there = slope[:, lender]
+    away = problem.nodes - problem.nodes[lender]
+    return Lines(height[:, lender] + jnp.sum(there * away, -1), there, jnp.zeros_like(height))
+
+
+def upper_step(problem: ContinuousProblem, policy: Policy, after: Lines) -> Lines:
+    """Return the lines of one period, from those of the next."""
+    places = matched(problem, policy.y, after.slope)
+    first = _expand(problem, policy.y, policy.p, after.slope, places)
+    found = _expand(problem, policy.y, first.slope, after.slope, places)
+    height = _constant(problem, policy.y, found, after.slope, places)
+    height = height + places.mix(problem.weights @ after.height)
+    scale = jnp.max(jnp.abs(after.height)) + jnp.max(jnp.abs(after.slope @ jnp.abs(problem.box[1])))
+    height = height + UNITS * scale
+    usable = (jnp.isfinite(height) & jnp.isfinite(first.slope).all(-1)).all(0)
+    lines = _borrowed(problem, height, first.slope, lenders(problem, usable))
+    return Lines(lines.height, lines.slope, found.gap)
+
+
+def _constant(
+    problem: ContinuousProblem, y: Array, at: _Expansion, after: Array, places: Places
+) -> Array:
+    """Return what a line's height is made of but for the heights of the next period's."""
+    marginal = problem.weights @ jnp.moveaxis(after, -1, 0)
+    level = problem.weights @ jnp.sum(after * problem.nodes, -1)
+
+    def one(x: Array, z: Array, y: Array, index: Array, weight: Array) -> Array:
+        there = problem.following(x, y, z)  # (w, d)
+        moved = jnp.einsum("dwk,wd->wk", marginal[:, z, index], there)
+        return jnp.sum(weight * (moved - level[z, index]))
+
+    found: Array = problem.each(one, y, places.node, places.weight)
+    return at.reward + at.gap + at.rounding + found
+
+
+def upper_bound(problem: ContinuousProblem, policy: Policy, start: Array) -> Lines:
+    """Return lines whose least is an upper bound on the true value, everywhere.
+
+    Parameters
+    ----------
+    problem : ContinuousProblem
+    policy : Policy
+        Feasible choices, the better the narrower, and slopes to begin with.
+    start : array (z, n)
+        A value to start from.
     """
-    nodes, weights = problem.nodes, problem.weights
-    slack = 8 * UNITS * jnp.max(jnp.abs(found.upper))
+    y = policy.y
+    usable = _has_plane(problem, y)
+    lender = lenders(problem, usable)
 
-    def reaches(choice: Array) -> Array:
-        i, _ = locate(nodes, choice)
-        lines = [
-            found.lines[:, j] + found.slopes[:, j] * (choice - nodes[j]) for j in (i, i + 1)
-        ]  # (z', z, x)
-        after = jnp.einsum("ij,jix->ix", weights, jnp.minimum(*lines))
-        return problem.reward(nodes, choice) + after >= found.lower - slack
+    def match(carry: tuple[Array, Array, Places, Array]) -> tuple[Array, Array, Places, Array]:
+        k, p, _, _ = carry
+        p = p[:, lender]
+        places = matched(problem, y, p)
+        places = Places(lender[places.node], places.weight)
+        better = _consistent(problem, y, p, places)
+        better = jnp.where(usable[:, None], better, p)
+        change = jnp.max(jnp.abs(better - p) / (1e-300 + jnp.abs(p)))
+        done = (k >= MATCHINGS) | (change <= 1e-13)
+        return k + 1, jnp.where(done, p, better), places, done
 
-    def towards(end: Array) -> Array:
-        def halve(_: int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-            inside, outside = pair
-            middle = (inside + outside) / 2
-            reached = reaches(middle)
-            return jnp.where(reached, middle, inside), jnp.where(reached, outside, middle)
+    empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: places_of(problem, y)))
+    carry = (jnp.int32(0), policy.p, empty, jnp.asarray(False))
+    _, p, places, _ = lax.while_loop(lambda carry: ~carry[3], match, carry)
+    found = _expand(problem, y, p, p, places)
+    constant = jnp.where(usable, _constant(problem, y, found, p, places), 0.0)
+    height, residual = evaluate(problem.weights, places, constant, start)
+    scale = jnp.max(jnp.abs(height)) + jnp.max(jnp.abs(jnp.sum(p * problem.nodes, -1)))
+    charge = jnp.where(usable, residual + UNITS * scale, 0.0)
+    lines = _borrowed(problem, height + shifted(problem.weights, charge), p, lender)
+    return Lines(lines.height, lines.slope, found.gap)
 
-        _, outside = lax.fori_loop(0, HALVINGS, halve, (y, end))
-        return jnp.where(reaches(end), end, outside)
 
-    low, high = lax.map(towards, jnp.stack([bottom, top]))
-    return low, high
+def _has_plane(problem: ContinuousProblem, y: Array) -> Array:
+    """Tell at which nodes (n,) the reward has a tangent plane, whatever the Markov states are."""
+
+    def one(x: Array, z: Array, y: Array) -> Array:
+        reward, slopes = jax.value_and_grad(problem.reward, (0, 1))(x, y, z)
+        return jnp.isfinite(reward) & jnp.isfinite(jnp.concatenate(slopes)).all()
+
+    found: Array = problem.each(one, y).all(0)
+    return found
+
+
+def _consistent(problem: ContinuousProblem, y: Array, p: Array, places: Places) -> Array:
+    """Return slopes (z, n, d) that are what lines with these slopes want, at given places.
+
+    That is a linear system, and trivial where the next states do not move with the state.
+    """
+
+    def wanted(p: Array) -> Array:
+        return _expand(problem, y, p, p, places).slope
+
+    first, change = jax.linearize(wanted, p)
+    size = jnp.abs(first) + 1e-9 * jnp.max(jnp.abs(jnp.where(jnp.isfinite(first), first, 0.0)))
+
+    def relative(e: Array) -> Array:
+        moved = change(e * size) / size
+        return jnp.where(jnp.isfinite(moved), moved, 0.0)
+
+    gap = (first - p) / size
+    gap = jnp.where(jnp.isfinite(gap), gap, 0.0)
+    e, _ = bicgstab(relative, gap, gap, 1e-13 * jnp.max(jnp.abs(gap)), jnp.int32(200))
+    return jnp.where(jnp.isfinite(first), p + e * size, first)
+
+
+def least(problem: ContinuousProblem, lines: Lines, z: Array, x: Array) -> Array:
+    """Return the least of all lines of one member of the chain, at one place (d,)."""
+    return jnp.min(lines.height[z] + jnp.sum(lines.slope[z] * (x - problem.nodes), -1))
+
+
+def tightened(problem: ContinuousProblem, lines: Lines, most: int = 8_192) -> Array:
+    """Return the upper bound (z, n) at the nodes: the least of all lines there."""
+    n_z, n = problem.shape
+    if n > most:
+        return lines.height
+
+    def look(at: tuple[Array, Array]) -> Array:
+        return least(problem, lines, *at)
+
+    z, x = jnp.repeat(jnp.arange(n_z), n), jnp.tile(problem.nodes, (n_z, 1))
+    return jnp.minimum(lines.height, lax.map(look, (z, x), batch_size=256).reshape(n_z, n))

@@ -1,22 +1,30 @@
-r"""A model read as a concave problem: one continuous state, and the choice of its next value.
+r"""A model read as a problem with continuous states and choices.
 
 .. math::
-    v(x, z) = \max_{y \in Y(x, z)} F(x, y, z) + \sum_{z'} D(z, z')\, v(y, z'),
+    v(x, z) = \max_{y \in Y(x, z)} F(x, y, z)
+              + \sum_{z'} D(z, z')\, E_w\, v\bigl(f(x, y, z, w), z'\bigr),
     \qquad D(z, z') = \beta(z) P(z, z').
 
-Arrays are over (z, x): the Markov states, flattened, before the nodes of the continuous one.
+x are the continuous states and y the choices, in the model's order; z is the member of the joint
+Markov chain, and w a joint draw of the shocks that transitions name. Each choice is made from an
+interval, whose ends may depend on x, z and the choices before it.
+
+The functions here are of one state and one choice: x (d,), y (m,), z a position on the chain.
+Arrays over states are (z, node): the chain's members before the nodes, those in C order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.arguments import arguments
@@ -24,171 +32,331 @@ from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.model.probabilities import normalised
+
+ROUNDED = 1e-12
+"""How far a lower end may lie above an upper one by rounding, of their size."""
 
 
 @dataclass(frozen=True)
-class ConcaveProblem:
-    """One model at one parameter point, whose reward is declared concave in state and choice.
+class ContinuousProblem:
+    """One model at one parameter point (and in one period, with a horizon).
 
     Attributes
     ----------
     model : Model
-    state, choice : str
-        The continuous state, and the choice that is its next value.
-    nodes : array (x,)
-        Where the value is computed; bounds hold over their hull.
-    interval : tuple of float
-        The range that the choice is made from, before anything is infeasible.
+    states, choices : tuple of str
+        The continuous states, and the choices; d and m of them.
+    grids : tuple of Grid
+        The nodes of each continuous state.
     members : dict of str to array (z,)
         Each Markov state's value at the members of the joint chain.
+    nodes : array (n, d)
+        All of them.
     weights : array (z, z')
         Discount times the chances of the next member.
+    t : int, optional
+        The period, with a horizon.
     """
 
     model: Model
-    state: str
-    choice: str
-    nodes: Array
-    interval: tuple[Array, Array]
+    states: tuple[str, ...]
+    choices: tuple[str, ...]
+    grids: tuple[Grid, ...]
     members: Mapping[str, Array]
+    nodes: Array
     weights: Array
+    t: ArrayLike | None = None
 
     @classmethod
-    def of(cls, model: Model, state: str, choice: str) -> ConcaveProblem:
-        """Read off what does not depend on the nodes."""
-        chains = [n for n in model.states if n != state]
+    def of(cls, model: Model, t: ArrayLike | None = None) -> ContinuousProblem:
+        """Read off a model."""
+        continuous = tuple(n for n, s in model.states.items() if isinstance(s, Grid))
+        chains = [n for n in model.states if n not in continuous]
         axes = [jnp.asarray(model.states[n].values) for n in chains]
-        grids = jnp.meshgrid(*axes, indexing="ij") if axes else []
-        members = {n: x.ravel() for n, x in zip(chains, grids, strict=True)}
+        meshes = jnp.meshgrid(*axes, indexing="ij") if axes else []
         joint = jnp.ones((1, 1))
         for name in chains:
-            joint = jnp.kron(joint, jnp.asarray(model.states[name].transition_matrix))
-        nodes = jnp.asarray(model.states[state].values, jnp.float64)
-        ends = (nodes[0], nodes[-1])
-        if choice not in model.continuous:
-            values = jnp.asarray(model.grid_of(choice).values, jnp.float64)
-            ends = (values[0], values[-1])
-        return cls(
-            model, state, choice,
-            nodes=nodes,
-            interval=ends,
-            members=members,
-            weights=_discounts(model, members) * joint,
-        )  # fmt: skip
+            spec = model.states[name]
+            assert isinstance(spec, Markov)
+            joint = jnp.kron(joint, jnp.asarray(spec.transition_matrix))
+        members = {n: x.ravel() for n, x in zip(chains, meshes, strict=True)}
+        grids = tuple(s for s in model.states.values() if isinstance(s, Grid))
+        weights = _discounts(model, members, joint.shape[0], t) * joint
+        choices = tuple(model.choices)
+        return cls(model, continuous, choices, grids, members, _mesh(grids), weights, t)
+
+    # -- sizes and layout -----------------------------------------------------------------------
 
     @property
-    def lengths(self) -> tuple[int, ...]:
-        """Members of each Markov state."""
-        return tuple(self.model.size_of(n) for n in self.members)
+    def sizes(self) -> tuple[int, ...]:
+        """Nodes of each continuous state."""
+        return tuple(grid.size for grid in self.grids)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Members of the joint chain, and nodes."""
-        return self.weights.shape[0], self.nodes.shape[0]
+        return self.weights.shape[0], int(np.prod(self.sizes))
 
-    # -- the model's functions ------------------------------------------------------------------
+    @property
+    def box(self) -> tuple[Array, Array]:
+        """Least and greatest of the continuous states (d,)."""
+        return self.nodes[0], self.nodes[-1]
 
-    def _scalar(self, f: Any, env: Mapping[str, Any]) -> Array:
-        return jnp.asarray(f(**{n: env[n] for n in arguments(f, self.model.arguments)}))
-
-    def _average(self, f: Any, env: Mapping[str, Any]) -> Array:
-        """Evaluate a function, averaged over the shocks that it names."""
-        named = [w for w in self.model.shocks if w in arguments(f, self.model.arguments)]
-        if not named:
-            return self._scalar(f, env).astype(jnp.float64)
-        first, shock = named[0], self.model.shocks[named[0]]
-        if len(named) > 1:
-            rest = self._joint(named)
-        else:
-            rest = {first: jnp.asarray(shock.values)}, jnp.asarray(shock.probs)
-        draws, chances = rest
-        # What never happens must not enter: where its value is no number, neither is its slope.
-        likely = jnp.argmax(chances)
-        draws = {w: jnp.where(chances > 0, x, x[likely]) for w, x in draws.items()}
-        values = jax.vmap(lambda draw: self._scalar(f, {**env, **draw}))(draws)
-        return jnp.sum(values * chances)
-
-    def _joint(self, named: list[str]) -> tuple[dict[str, Array], Array]:
-        shocks = [self.model.shocks[w] for w in named]
-        values = jnp.meshgrid(*(jnp.asarray(s.values) for s in shocks), indexing="ij")
-        chances = jnp.ones(())
-        for s in shocks:
-            chances = chances[..., None] * jnp.asarray(s.probs)
-        return {w: x.ravel() for w, x in zip(named, values, strict=True)}, chances.ravel()
-
-    def _environment(self, x: Array, y: Array, z: Array) -> dict[str, Array]:
-        own = {n: values[z] for n, values in self.members.items()}
-        return {self.state: x, self.choice: y, **own}
-
-    def _everywhere(self, f: Callable[[Array, Array, Array], Any], x: Array, y: Array) -> Any:
-        """Apply a scalar function to arrays (z, ...) of states and choices."""
-        x, y = jnp.broadcast_arrays(x, y)
-        z = jnp.arange(self.shape[0]).reshape(-1, *(1,) * (x.ndim - 1))
-        flat = jax.vmap(f)(x.ravel(), y.ravel(), jnp.broadcast_to(z, x.shape).ravel())
-        return jax.tree.map(lambda a: a.reshape(x.shape), flat)
-
-    def reward(self, x: Array, y: Array) -> Array:
-        """Return F (z, ...), -inf where infeasible."""
-
-        def at(x: Array, y: Array, z: Array) -> Array:
-            env = self._environment(x, y, z)
-            total: Array = sum((self._average(f, env) for f in self.model.reward), jnp.zeros(()))
-            if self.model.feasible is not None:
-                total = jnp.where(self._feasible(env), total, -jnp.inf)
-            return jnp.where(jnp.isnan(total), -jnp.inf, total)
-
-        found: Array = self._everywhere(at, x, y)
-        return found
-
-    def _feasible(self, env: Mapping[str, Array]) -> Array:
-        f = self.model.feasible
-        assert f is not None
-        named = [w for w in self.model.shocks if w in arguments(f, self.model.arguments)]
-        if not named:
-            return self._scalar(f, env)
-        draws, _ = self._joint(named)
-        ok: Array = jax.vmap(lambda draw: self._scalar(f, {**env, **draw}))(draws)
-        return ok.all()
-
-    def expansion(self, x: Array, y: Array) -> tuple[Array, Array, Array]:
-        """Return F and its derivatives in state and choice (z, ...), at feasible pairs."""
-
-        def total(x: Array, y: Array, z: Array) -> Array:
-            env = self._environment(x, y, z)
-            terms = (self._average(f, env) for f in self.model.reward)
-            found: Array = sum(terms, jnp.zeros(()))
-            return found
-
-        def at(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
-            value, (dx, dy) = jax.value_and_grad(total, (0, 1))(x, y, z)
-            return value, dx, dy
-
-        found: tuple[Array, Array, Array] = self._everywhere(at, x, y)
-        return found
-
-    def outputs(self, y: Array) -> dict[str, Array]:
-        """Return the model's outputs (z, x) at a policy."""
-        found = {}
-        for name, f in self.model.outputs.items():
-
-            def at(x: Array, y: Array, z: Array, f: Any = f) -> Array:
-                return self._average(f, self._environment(x, y, z))
-
-            found[name] = self._everywhere(at, self.nodes, y)
-        return found
+    def each(self, f: Callable[..., Any], *arrays: Any) -> Any:
+        """Apply a function of x, z and entries of arrays (z, n, ...) at every state."""
+        n_z, n = self.shape
+        x = jnp.broadcast_to(self.nodes, (n_z, *self.nodes.shape)).reshape(n_z * n, -1)
+        z = jnp.repeat(jnp.arange(n_z), n)
+        flat = jax.tree.map(lambda a: a.reshape(n_z * n, *a.shape[2:]), arrays)
+        found = jax.vmap(f)(x, z, *flat)
+        return jax.tree.map(lambda a: a.reshape(n_z, n, *a.shape[1:]), found)
 
     def over_states(self, a: Array) -> Array:
-        """Put an array (z, x) into the model's order of states."""
-        whole = a.reshape(*self.lengths, a.shape[-1])
-        return jnp.moveaxis(whole, -1, list(self.model.states).index(self.state))
+        """Put an array (z, n) into the model's order of states."""
+        lengths = [self.model.size_of(n) for n in self.members]
+        whole = a.reshape(*lengths, *self.sizes)
+        order = [*self.members, *self.states]
+        return jnp.transpose(whole, [order.index(n) for n in self.model.states])
 
     def from_states(self, a: Array) -> Array:
         """Undo :meth:`over_states`."""
-        moved = jnp.moveaxis(a, list(self.model.states).index(self.state), -1)
-        return moved.reshape(self.shape[0], -1)
+        order = list(self.model.states)
+        moved = jnp.transpose(a, [order.index(n) for n in (*self.members, *self.states)])
+        return moved.reshape(self.shape)
+
+    # -- the model's functions ------------------------------------------------------------------
+
+    def _env(self, x: Array, y: Array, z: Array) -> dict[str, Array]:
+        env = {n: values[z] for n, values in self.members.items()}
+        env |= {n: x[i] for i, n in enumerate(self.states)}
+        env |= {n: y[j] for j, n in enumerate(self.choices)}
+        return env if self.t is None else env | {"t": jnp.asarray(self.t)}
+
+    def _call(self, f: Any, env: Mapping[str, Array]) -> Array:
+        """Evaluate a rule or function; post variables are what their rules say, between points."""
+        post = self.model.post
+        if isinstance(f, str):
+            return self._call(post[f].rule, env) if f in post else env[f]
+        needed = arguments(f, self.model.later_arguments)
+        found = {n: self._call(post[n].rule, env) if n in post else env[n] for n in needed}
+        return jnp.asarray(f(**found))
+
+    def depends_on(self, f: Any) -> frozenset[str]:
+        """Return what a rule or function depends on, through post variables too."""
+        post = self.model.post
+        names = {f} if isinstance(f, str) else set(arguments(f, self.model.later_arguments))
+        direct = names - set(post)
+        return frozenset(direct.union(*(self.depends_on(post[n].rule) for n in names & set(post))))
+
+    def _shocks(self, *fs: Any) -> list[str]:
+        known: set[str] = set().union(*(self.depends_on(f) for f in fs))
+        return [w for w in self.model.shocks if w in known]
+
+    def _draws(self, shocks: list[str], env: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
+        """Return the joint draws (w,) of some shocks, and their chances.
+
+        A draw that never comes is replaced by a likely one: where its value is no number, neither
+        is its slope.
+        """
+        chances = jnp.ones((1,))
+        values: list[Array] = []
+        for name in shocks:
+            spec = self.model.shocks[name]
+            probs = spec.probs
+            if callable(probs):
+                own = arguments(probs, tuple(env))
+                probs = normalised(jnp.asarray(probs(**{n: env[n] for n in own})))
+            points = jnp.asarray(spec.values)
+            values = [jnp.repeat(v, points.size) for v in values]
+            values.append(jnp.tile(points, chances.size))
+            chances = (chances[:, None] * jnp.asarray(probs)).ravel()
+        likely = jnp.argmax(chances)
+        possible = {
+            n: jnp.where(chances > 0, v, v[likely]) for n, v in zip(shocks, values, strict=True)
+        }
+        return possible, chances
+
+    def _average(self, f: Any, env: Mapping[str, Array]) -> Array:
+        shocks = self._shocks(f)
+        if not shocks:
+            return self._call(f, env).astype(jnp.float64)
+        draws, chances = self._draws(shocks, env)
+        values = jax.vmap(lambda draw: self._call(f, {**env, **draw}))(draws)
+        return jnp.sum(values * chances)
+
+    def reward(self, x: Array, y: Array, z: Array) -> Array:
+        """Return F, whether or not the choice is feasible."""
+        env = self._env(x, y, z)
+        total: Array = sum((self._average(f, env) for f in self.model.reward), jnp.zeros(()))
+        return total
+
+    def feasible(self, x: Array, y: Array, z: Array) -> Array:
+        """Tell whether a choice is feasible, and pays more than -inf."""
+        env = self._env(x, y, z)
+        reward = self.reward(x, y, z)
+        fine = jnp.isfinite(reward) | (reward == jnp.inf)
+        f = self.model.feasible
+        if f is None:
+            return fine
+        draws, _ = self._draws(self._shocks(f), env)
+        if not draws:
+            return fine & self._call(f, env)
+        ok = jax.vmap(lambda draw: self._call(f, {**env, **draw}))(draws)
+        return fine & ok.all()
+
+    def at_state(self, f: Any, known: Iterable[str], x: Array, z: Array) -> Array:
+        """Return a function of states alone, such as the terminal value."""
+        env = self._env(x, jnp.zeros(len(self.choices)), z)
+        return jnp.asarray(f(**{n: env[n] for n in arguments(f, known)}), jnp.float64)
+
+    def output(self, f: Any, x: Array, y: Array, z: Array) -> Array:
+        """Return an output, averaged over the shocks that it names."""
+        return self._average(f, self._env(x, y, z))
+
+    def _rules(self) -> list[Any]:
+        return [self.model.transition[n] for n in self.states]
+
+    def chances(self, z: Array) -> Array:
+        """Return the chances (w,) of the joint draws that move the continuous states."""
+        env = self._env(self.nodes[0], jnp.zeros(len(self.choices)), z)
+        return self._draws(self._shocks(*self._rules()), env)[1]
+
+    def following(self, x: Array, y: Array, z: Array) -> Array:
+        """Return the next continuous states (w, d), cut off where the grid says clip."""
+        found = self._unclipped(x, y, z)
+        low, high = self.box
+        for i, grid in enumerate(self.grids):
+            bottom, top = sides(grid)
+            if top == "clip":
+                found = found.at[:, i].set(jnp.minimum(found[:, i], high[i]))
+            if bottom == "clip":
+                found = found.at[:, i].set(jnp.maximum(found[:, i], low[i]))
+        return found
+
+    def _unclipped(self, x: Array, y: Array, z: Array) -> Array:
+        env = self._env(x, y, z)
+        rules = self._rules()
+        draws, chances = self._draws(self._shocks(*rules), env)
+
+        def move(draw: Mapping[str, Array]) -> Array:
+            each = [self._call(rule, {**env, **draw}) for rule in rules]
+            return jnp.stack([jnp.asarray(e, jnp.float64) for e in each])
+
+        if not draws:
+            return move({})[None]
+        return jax.vmap(move)(draws) + 0.0 * chances[:, None]
+
+    # -- intervals ------------------------------------------------------------------------------
+
+    def ends(self, j: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
+        """Return both ends of the interval of choice j, given those before it.
+
+        They hold what the model says, and that no possible next state leaves a grid on a side that
+        forbids it.
+        """
+        low, high = self._own_ends(j, x, y, z)
+        edge = self.box
+        for i in self._kept_inside[j]:
+            bottom, top = sides(self.grids[i])
+            here = y.at[j].set(0.0)
+            at_zero, slope = jax.jvp(
+                lambda choice, i=i: self._unclipped(x, y.at[j].set(choice), z)[:, i],
+                (here[j],), (jnp.ones(()),),
+            )  # fmt: skip
+            flat = slope == 0.0
+            safe = jnp.where(flat, 1.0, slope)
+            for limit, side, sign in ((edge[0][i], bottom, -1), (edge[1][i], top, 1)):
+                if side != "error":
+                    continue
+                reached = (limit - at_zero) / safe
+                above = ~flat & (sign * slope > 0)  # the choice may not exceed what reaches it
+                below = ~flat & (sign * slope < 0)
+                high = jnp.minimum(high, jnp.min(jnp.where(above, reached, jnp.inf)))
+                low = jnp.maximum(low, jnp.max(jnp.where(below, reached, -jnp.inf)))
+        touch = ROUNDED * (jnp.abs(low) + jnp.abs(high))
+        return low, jnp.where((low > high) & (low <= high + touch), low, high)
+
+    def _own_ends(self, j: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
+        name = self.choices[j]
+        spec = self.model.continuous.get(name)
+        if spec is None:  # a grid read as a range, by dp.certify
+            values = jnp.asarray(self.model.grid_of(name).values, jnp.float64)
+            return values[0], values[-1]
+        env = self._env(x, y, z)
+
+        def end(given: Any) -> Array:
+            value = self._call(given, env) if callable(given) else given
+            return jnp.asarray(value, jnp.float64)
+
+        if spec.state is None:
+            return end(spec.lo), end(spec.hi)
+        values = jnp.asarray(self.model.states[spec.state].values, jnp.float64)
+        low, high = values[0], values[-1]
+        if spec.lo is not None:
+            low = jnp.maximum(low, end(spec.lo))
+        if spec.hi is not None:
+            high = jnp.minimum(high, end(spec.hi))
+        return low, high
+
+    @cached_property
+    def _kept_inside(self) -> list[list[int]]:
+        """For each choice the states that it, the last to move them, must keep on their grids."""
+        found: list[list[int]] = [[] for _ in self.choices]
+        for i, name in enumerate(self.states):
+            rule = self.model.transition[name]
+            if rule in self.choices and self._ranges_over(str(rule), name):
+                continue
+            movers = [j for j, c in enumerate(self.choices) if c in self.depends_on(rule)]
+            if movers:
+                found[movers[-1]].append(i)
+        return found
+
+    def _ranges_over(self, choice: str, state: str) -> bool:
+        """Tell whether a choice is made from the range of a state (or of its grid)."""
+        spec = self.model.choices[choice]
+        return bool(getattr(spec, "state", spec) == state)
+
+    def at(self, t: ArrayLike) -> ContinuousProblem:
+        """Return the problem of another period, on the same nodes."""
+        return ContinuousProblem.of(self.model, t).on(self.grids)
+
+    def on(self, grids: tuple[Grid, ...]) -> ContinuousProblem:
+        """Return the same problem on other nodes of the same range."""
+        return replace(self, grids=grids, nodes=_mesh(grids))
 
 
-def read_problem(model: Any, name: str = "the model") -> ConcaveProblem:
+def _mesh(grids: tuple[Grid, ...]) -> Array:
+    axes = [jnp.asarray(grid.values, jnp.float64) for grid in grids]
+    return jnp.stack([x.ravel() for x in jnp.meshgrid(*axes, indexing="ij")], -1)
+
+
+def _discounts(model: Model, members: Mapping[str, Array], n: int, t: ArrayLike | None) -> Array:
+    """Return the discount at the members of the joint chain (z, 1)."""
+    discount = model.discount
+    if not callable(discount):
+        return jnp.full((n, 1), jnp.asarray(discount, jnp.float64))
+    env = dict(members)
+    if t is not None:
+        env["t"] = jnp.broadcast_to(jnp.asarray(t), (n,))
+    own = arguments(discount, tuple(env))
+    if not own:
+        return jnp.full((n, 1), jnp.asarray(discount(), jnp.float64))
+
+    def rate(at: Mapping[str, Array]) -> Array:
+        return jnp.asarray(discount(**at), jnp.float64)
+
+    found: Array = jax.vmap(rate)({name: env[name] for name in own})[:, None]
+    return found
+
+
+def sides(grid: Grid) -> tuple[str, str]:
+    """Return what a next state below and above a grid means."""
+    outside: Any = grid.outside
+    return (outside, outside) if isinstance(outside, str) else tuple(outside)
+
+
+def read_problem(model: Any, name: str = "the model") -> ContinuousProblem:
     """Read a model as a concave problem.
 
     Raises
@@ -196,84 +364,50 @@ def read_problem(model: Any, name: str = "the model") -> ConcaveProblem:
     ModelError
         If it is of another kind, with what it would have to be.
     """
-    if isinstance(model, TabularModel) or not isinstance(model, Model):
+    if not isinstance(model, Model) or isinstance(model, TabularModel):
         raise ModelError(f"{name} has no continuous state: what it is solved for is exact")
-    grids = [n for n, spec in model.states.items() if isinstance(spec, Grid)]
-    others = [n for n, s in model.states.items() if not isinstance(s, Grid | Markov)]
-    if not grids:
+    continuous = [n for n, spec in model.states.items() if isinstance(spec, Grid)]
+    if not continuous:
         raise ModelError(f"{name} has no continuous state: what it is solved for is exact")
-    why = ""
-    if len(grids) > 1:
-        why = f"it has {len(grids)} continuous states ({', '.join(grids)})"
-    elif others:
-        why = f"its state '{others[0]}' is a range of integers"
-    elif model.horizon is not None:
-        why = f"its horizon is finite ({model.horizon} periods)"
-    elif model.post:
-        why = f"it has a post-decision variable ('{next(iter(model.post))}')"
-    elif len(model.choices) > 1:
-        why = f"it has {len(model.choices)} choices ({', '.join(model.choices)})"
-    if why:
-        raise ModelError(_unknown(name, why))
-    (state,), (choice,) = grids, model.choices
-    moving = model.transition[state]
-    on_grid = choice in model.continuous or isinstance(model.grid_of(choice), Grid)
-    if moving != choice or not on_grid:
-        raise ModelError(_unknown(name, f"the next {state} is not the choice '{choice}' itself"))
-    if callable(model.discount) and arguments(model.discount, (state, choice)):
-        raise ModelError(_unknown(name, f"its discount depends on '{state}' or '{choice}'"))
-    for shock, spec in model.shocks.items():
-        if callable(spec.probs):
-            raise ModelError(_unknown(name, f"the probabilities of shock '{shock}' are a function"))
+    if why := not_concave(model):
+        raise ModelError(f"{name} cannot be certified over a continuum, because {why}")
     if not model.concave:
         raise ModelError(
             f"{name} does not say that its reward is concave, and bounds over a continuum rest on "
-            f"that: write dp.Model(..., concave=True) if the reward is jointly concave in {state} "
-            f"and {choice} (it is tested then, at random pairs)"
+            f"that: write dp.Model(..., concave=True) if the reward is jointly concave in "
+            f"{listed((*continuous, *model.choices))} (it is tested then, at random pairs)"
         )
-    return ConcaveProblem.of(model, state, choice)
+    return ContinuousProblem.of(model, None if model.horizon is None else 0)
 
 
-def _discounts(model: Model, members: Mapping[str, Array]) -> Array:
-    """Return the discount at the members of the joint chain (z, 1), or one for all."""
-    discount = model.discount
-    if not callable(discount):
-        return jnp.asarray(discount, jnp.float64)
-    named = arguments(discount, tuple(members))
-
-    def rate(at: Mapping[str, Array]) -> Array:
-        return jnp.asarray(discount(**{n: at[n] for n in named}), jnp.float64)
-
-    found: Array = jax.vmap(rate)(dict(members))[:, None]
-    return found
-
-
-def _unknown(name: str, why: str) -> str:
-    return (
-        f"{name} cannot be certified over a continuum, because {why}: dp.certify knows models of "
-        "one continuous state (and Markov states), whose next value is the one choice, over an "
-        "infinite horizon"
-    )
-
-
-def feasible_start(problem: ConcaveProblem, candidates: int = 129) -> Array:
-    """Return a feasible choice (z, x) for every node, NaN where none was found."""
-    low, high = problem.interval
-    share = jnp.linspace(0.0, 1.0, candidates) ** 3  # many where constraints usually leave some
-    table = low + share * (high - low)
-    x = problem.nodes[None, :, None]
-    rewards = problem.reward(jnp.broadcast_to(x, (*problem.shape, 1)), table[None, None, :])
-    good = jnp.isfinite(rewards)
-    first = jnp.argmax(good, -1)
-    last = candidates - 1 - jnp.argmax(good[..., ::-1], -1)
-    middle = table[first] + 0.3 * (table[last] - table[first])
-    inside = jnp.isfinite(problem.reward(problem.nodes, middle))
-    chosen = jnp.where(inside, middle, table[first])
-    return jnp.where(good.any(-1), chosen, jnp.nan)
+def not_concave(model: Model) -> str:
+    """Return why a model is none whose value could be concave, or ''."""
+    for name, spec in model.states.items():
+        if not isinstance(spec, Grid | Markov):
+            return f"its state '{name}' is a range of integers"
+    for name in model.gridded:
+        if model.continuous or not isinstance(model.grid_of(name), Grid):
+            return f"its choice '{name}' is discrete"
+    moving = {n for n, s in model.states.items() if isinstance(s, Grid)} | set(model.choices)
+    if callable(model.discount) and (named := arguments(model.discount, moving)):
+        return f"its discount depends on '{named[0]}'"
+    for shock, spec in model.shocks.items():
+        if callable(spec.probs) and (named := arguments(spec.probs, moving)):
+            return f"the probabilities of shock '{shock}' depend on '{named[0]}'"
+    for name, spec in model.states.items():
+        if isinstance(spec, Grid) and sides(spec)[0] == "clip":
+            rule = model.transition[name]
+            shares = rule in model.choices and (
+                getattr(model.choices[str(rule)], "state", model.choices[str(rule)]) == name
+            )
+            if not shares:
+                return f"next states below the grid of '{name}' are set to its end (outside='clip')"
+        if isinstance(spec, Grid) and "extrapolate" in sides(spec):
+            return f"next states are extrapolated beyond the grid of '{name}'"
+    return ""
 
 
-def name_node(problem: ConcaveProblem, bad: Any) -> str:
-    """Name the first node of a bool array (z, x)."""
-    z, i = np.unravel_index(int(np.argmax(np.asarray(bad))), np.shape(bad))
-    own = [f"{n}={float(v[z]):.6g}" for n, v in problem.members.items()]
-    return ", ".join([f"{problem.state}={float(problem.nodes[i]):.6g}", *own])
+def listed(names: Iterable[str]) -> str:
+    """Return names in words: ``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

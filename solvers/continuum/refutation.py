@@ -1,37 +1,41 @@
 r"""Tests of what bounds over a continuum assume: whether a counterexample to concavity is found.
 
 The conclusions are tested, which need no concavity: that one Bellman step does not raise the upper
-bound, ``TU <= U``, and that a step of the interpolated policy does not lower the lower one,
-``T Il >= Il``, at random states; and the tangent planes of the reward, at random pairs of feasible
-state and choice and at the policy's own. Slopes that rise and Hessians at the policy's pairs are no
-test: slopes rise in right solutions, and both stay silent in wrong ones.
+bound, ``TU <= U``, and (of one state) that a step of the interpolated policy does not lower the
+lower one, ``T Il >= Il``, at random states; and the tangent planes of the reward, at random pairs
+of feasible state and choice and at the policy's own. Slopes that rise and Hessians at the policy's
+pairs are no test: slopes rise in right solutions, and both stay silent in wrong ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.tracing import EPS
 
-from .bounds import ContinuumBounds, least_line
-from .policy import ends, interpolated, locate
-from .problem import ConcaveProblem, feasible_start
+from .bounds import Lines, least
+from .cells import corners
+from .optimum import NEAR
+from .problem import ContinuousProblem
 
-POINTS = 400
-"""Random states, and random pairs."""
+STATES = 400
+"""Random states."""
 
-TABLE = 801
-"""Choices that each of the states is tried with, beside the nodes."""
+CHOICES = 96
+"""Choices that each of them is tried with."""
+
+PLANES = 200
+"""Nodes whose tangent planes are looked at, at most."""
 
 SLACK = 1e-10
 """What the lower bound may fall, of its span: a policy found by iterations is not quite optimal."""
 
-TOUCH = 1e-12
-"""How far beyond its ends an interpolated choice may be rounded, of the range of choices."""
+LIGHT = 64
+"""Random states in each period, where there are many."""
 
 
 @jax.tree_util.register_dataclass
@@ -43,8 +47,8 @@ class Refutation:
     ----------
     upper, lower, planes : float
         How far beyond rounding ``TU - U``, ``Il - T Il`` and reward less tangent plane go.
-    upper_at, lower_at, planes_at : array (3,)
-        The member of the joint chain, the state and the choice.
+    upper_at, lower_at, planes_at : array (1 + d + m,)
+        The member of the joint chain, the states and the choices.
     """
 
     upper: Array
@@ -54,101 +58,192 @@ class Refutation:
     lower_at: Array
     planes_at: Array
 
+    @property
+    def refuted(self) -> Array:
+        """Whether a counterexample was found; what is no number is one."""
+        return ~((self.upper <= 0.0) & (self.lower <= 0.0) & (self.planes <= 0.0))
+
 
 def refute(
-    problem: ConcaveProblem, y: Array, lower: Array, found: ContinuumBounds, seed: int = 0
+    problem: ContinuousProblem,
+    y: Array,
+    lower: tuple[Array, Array],
+    lines: tuple[Lines, Lines],
+    seed: Array | int = 0,
+    states: int = STATES,
 ) -> Refutation:
     """Look for a counterexample.
 
     Parameters
     ----------
-    problem : ConcaveProblem
-    y, lower : array (z, x)
-        The policy that the upper bound is made with, and the lower bound that it gives. (That of a
-        policy that is far from optimal need not be concave, and its interpolation falls then.)
-    found : ContinuumBounds
+    problem : ContinuousProblem
+    y : array (z, n, m)
+        The policy that the bounds are made with. (The lower bound of one that is far from optimal
+        need not be concave, and its interpolation falls then.)
+    lower : (array (z, n), array (z, n))
+        Its lower bound, and that of the next period: the same one without a horizon.
+    lines : (Lines, Lines)
+        The upper bound, and that of the next period.
     seed : int
         Of the random states and pairs.
+    states : int
+        How many of them.
     """
-    nodes = problem.nodes
-    keys = jax.random.split(jax.random.key(seed), 2)
-    drawn = jax.random.uniform(keys[0], (POINTS,), minval=nodes[0], maxval=nodes[-1])
-    there = replace(problem, nodes=drawn)
-    bottom, top = ends(there, feasible_start(there))
-    share = jax.random.uniform(keys[1], bottom.shape)
+    bottom, top = problem.box
+    n_z = problem.shape[0]
+    keys = jax.random.split(jax.random.key(seed), 3)
+    x = bottom + jax.random.uniform(keys[0], (states, bottom.size)) * (top - bottom)
+    z = jnp.arange(states) % n_z
+    choices, ok = _choices(problem, keys[1], x, z, y)
     # Rounding is relative to levels, what is not concave to differences: a constant in the reward
     # must not hide it.
-    level = jnp.max(jnp.abs(found.upper)) + jnp.max(jnp.abs(found.slopes * nodes))
+    level = jnp.max(jnp.abs(lines[0].height)) + jnp.max(
+        jnp.abs(jnp.sum(lines[0].slope * problem.nodes, -1))
+    )
     rounding = 64 * EPS * level
-    slack = SLACK * jnp.max(jnp.ptp(found.upper, axis=1)) + rounding
-
-    upper, upper_at = _upper(problem, there, found)
-    cells = nodes[:-1] + jnp.resize(share[0], (nodes.shape[0] - 1,)) * jnp.diff(nodes)
-    fall, fall_at = _lower(problem, jnp.concatenate([drawn, cells]), y, lower)
-    choices = bottom + share * (top - bottom)
-    planes, planes_at = _planes(problem, y, drawn, choices)
+    upper, upper_at = _upper(problem, x, z, choices, ok, *lines)
+    planes, planes_at = _planes(problem, y, x, z, choices, ok)
+    if len(problem.states) > 1:  # an interpolation along several axes is not concave
+        fall, fall_at = jnp.asarray(-1.0), planes_at
+    else:
+        fall, fall_at = _lower(problem, keys[2], x, z, y, *lower)
+    slack = SLACK * jnp.max(jnp.ptp(lines[0].height, axis=1)) + rounding
     return Refutation(upper - rounding, fall - slack, planes, upper_at, fall_at, planes_at)
 
 
-def _upper(problem: ConcaveProblem, there: ConcaveProblem, found: ContinuumBounds
-           ) -> tuple[Array, Array]:  # fmt: skip
-    """Return the largest ``TU - U`` over the random states, by a table of choices."""
-    nodes, n_z = problem.nodes, problem.shape[0]
-    low, high = problem.interval
-    even = low + jnp.linspace(0.0, 1.0, TABLE) * (high - low)
-    table = jnp.sort(jnp.concatenate([even, jnp.clip(nodes, low, high)]))
-    lines = (found.lines, found.slopes)
-    continuation = problem.weights @ least_line(
-        nodes, *lines, jnp.broadcast_to(table, (n_z, table.shape[0]))
-    )
-    x = jnp.broadcast_to(there.nodes[None, :, None], (n_z, POINTS, 1))
-    q = there.reward(x, table[None, None, :]) + continuation[:, None, :]
-    best = jnp.max(q, -1)
-    bound = least_line(nodes, *lines, jnp.broadcast_to(there.nodes, (n_z, POINTS)))
-    return _worst(best - bound, there.nodes, table[jnp.argmax(q, -1)])
+def _choices(
+    problem: ContinuousProblem, key: Array, x: Array, z: Array, y: Array
+) -> tuple[Array, Array]:
+    """Draw choices (states, c, m), and tell which are feasible.
+
+    One in four is beside the policy, the others anywhere in their intervals, ends included.
+    """
+    m = len(problem.choices)
+    share = jax.random.uniform(key, (x.shape[0], CHOICES, m), minval=-0.05, maxval=1.05)
+
+    def one(x: Array, z: Array, share: Array) -> tuple[Array, Array]:
+        index, weight = corners(problem.grids, x)
+        usual = weight @ y[z, index]
+
+        def choose(i: Array, share: Array) -> tuple[Array, Array]:
+            choice = jnp.zeros(m)
+            for j in range(m):
+                low, high = problem.ends(j, x, choice, z)
+                high = jnp.maximum(low, high)
+                anywhere = jnp.clip(low + share[j] * (high - low), low, high)
+                near = jnp.clip(usual[j] + (share[j] - 0.5) * 0.1 * (high - low), low, high)
+                choice = choice.at[j].set(jnp.where(i % 4 == 0, near, anywhere))
+            real = [jnp.less_equal(*problem.ends(j, x, choice, z)) for j in range(m)]
+            return choice, problem.feasible(x, choice, z) & jnp.stack(real).all()
+
+        return jax.vmap(choose)(jnp.arange(CHOICES), share)
+
+    found: tuple[Array, Array] = jax.vmap(one)(x, z, share)
+    return found
 
 
-def _lower(problem: ConcaveProblem, x: Array, y: Array, lower: Array) -> tuple[Array, Array]:
-    """Return the largest ``Il - T Il`` over states x, of the policy interpolated there.
+def _upper(
+    problem: ContinuousProblem, x: Array, z: Array, choices: Array, ok: Array,
+    lines: Lines, after: Lines,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return the largest ``TU - U`` over the random states and choices."""
+    n_z = problem.shape[0]
+
+    def one(at: tuple[Array, Array, Array, Array]) -> Array:
+        x, z, choice, ok = at
+
+        def follows(place: Array) -> Array:
+            each = jax.vmap(lambda member: least(problem, after, member, place))(jnp.arange(n_z))
+            return problem.weights[z] @ each
+
+        there = problem.chances(z) @ jax.vmap(follows)(problem.following(x, choice, z))
+        rise = problem.reward(x, choice, z) + there - least(problem, lines, z, x)
+        return jnp.where(ok, rise, -jnp.inf)
+
+    n, c, m = choices.shape
+    flat = (jnp.repeat(x, c, 0), jnp.repeat(z, c), choices.reshape(n * c, m), ok.ravel())
+    return _worst(lax.map(one, flat, batch_size=512), *flat[:3])
+
+
+def _lower(
+    problem: ContinuousProblem, key: Array, x: Array, z: Array, y: Array, lower: Array, after: Array
+) -> tuple[Array, Array]:
+    """Return the largest ``Il - T Il`` over states, of the policy interpolated there.
 
     One of the states is in each cell: a policy that jumps over a hole does so in one cell alone.
     """
-    nodes, n_z = problem.nodes, problem.shape[0]
-    there = replace(problem, nodes=x)
-    i, t = locate(nodes, jnp.broadcast_to(x, (n_z, x.shape[0])))
-    choice, value = interpolated(y, i, t), interpolated(lower, i, t)
-    # Where a constraint binds at both ends of a cell, it does between them but for rounding.
-    bottom, top = ends(there, feasible_start(there))
-    low, high = problem.interval
-    nearest = jnp.clip(choice, bottom, top)
-    choice = jnp.where(jnp.abs(nearest - choice) <= TOUCH * (high - low), nearest, choice)
-    after = interpolated(problem.weights @ lower, *locate(nodes, choice))
-    return _worst(value - there.reward(x, choice) - after, x, choice)
+    nodes = problem.nodes[:, 0]
+    share = jax.random.uniform(key, (nodes.size - 1,))
+    cells = nodes[:-1] + share * jnp.diff(nodes)
+    n_z = problem.shape[0]
+    x = jnp.concatenate([x, jnp.tile(cells, n_z)[:, None]])
+    z = jnp.concatenate([z, jnp.repeat(jnp.arange(n_z), cells.size)])
+    mixed = problem.weights @ after
+
+    def one(x: Array, z: Array) -> tuple[Array, Array]:
+        index, weight = corners(problem.grids, x)
+        choice, value = weight @ y[z, index], weight @ lower[z, index]
+        # Where a constraint binds at both ends of a cell, it does between them but for rounding.
+        for j in range(choice.size):
+            low, high = problem.ends(j, x, choice, z)
+            nearest = jnp.clip(choice[j], low, jnp.maximum(low, high))
+            close = jnp.abs(nearest - choice[j]) <= NEAR * (1.0 + jnp.abs(low) + jnp.abs(high))
+            choice = choice.at[j].set(jnp.where(close, nearest, choice[j]))
+        real = [
+            (choice[j] >= low) & (choice[j] <= high)
+            for j in range(choice.size)
+            for low, high in [problem.ends(j, x, choice, z)]
+        ]
+
+        def follows(place: Array) -> Array:
+            index, weight = corners(problem.grids, place)
+            return weight @ mixed[z, index]
+
+        there = problem.chances(z) @ jax.vmap(follows)(problem.following(x, choice, z))
+        step = problem.reward(x, choice, z) + there
+        ok = problem.feasible(x, choice, z) & jnp.stack(real).all()
+        return value - jnp.where(ok, step, -jnp.inf), choice
+
+    fall, choice = jax.vmap(one)(x, z)
+    return _worst(fall, x, z, choice)
 
 
-def _planes(problem: ConcaveProblem, y: Array, x: Array, choices: Array) -> tuple[Array, Array]:
-    """Return the farthest that the reward goes above a tangent plane, at random and node pairs."""
-    every = max(1, problem.shape[1] // 200)
-    nodes, y = problem.nodes[::every], y[:, ::every]
-    reward, dx, dy = problem.expansion(nodes, y)
-    x = jnp.concatenate([x, nodes])
-    choices = jnp.concatenate([choices, y], 1)
-    here = problem.reward(jnp.broadcast_to(x, choices.shape), choices)
-    across, up = x[:, None] - nodes, choices[:, :, None] - y[:, None, :]
-    plane = reward[:, None, :] + dx[:, None, :] * across + dy[:, None, :] * up
-    terms = (
-        jnp.abs(reward)[:, None, :]
-        + jnp.abs(dx)[:, None, :] * jnp.abs(across)
-        + (jnp.abs(dy)[:, None, :] * jnp.abs(up))
-    )
-    above = jnp.max(here[:, :, None] - plane - 1e-12 * (terms + jnp.abs(here)[:, :, None]), -1)
-    return _worst(above, x, choices)
+def _planes(
+    problem: ContinuousProblem, y: Array, x: Array, z: Array, choices: Array, ok: Array
+) -> tuple[Array, Array]:
+    """Return the farthest that the reward goes above a tangent plane, at random pairs."""
+    every = max(1, problem.shape[1] // PLANES)
+    nodes, own = problem.nodes[::every], y[:, ::every]
+
+    def expand(z: Array) -> tuple[Array, Array, Array]:
+        def one(x: Array, y: Array) -> tuple[Array, Array, Array]:
+            by_x, by_y = jax.grad(problem.reward, (0, 1))(x, y, z)
+            return problem.reward(x, y, z), by_x, by_y
+
+        return jax.vmap(one)(nodes, own[z])
+
+    reward, by_x, by_y = jax.vmap(expand)(jnp.arange(problem.shape[0]))
+    few = choices[:, :: max(1, CHOICES // 4)]
+    fine = ok[:, :: max(1, CHOICES // 4)]
+    n, c, m = few.shape
+    flat = (jnp.repeat(x, c, 0), jnp.repeat(z, c), few.reshape(n * c, m), fine.ravel())
+
+    def one(at: tuple[Array, Array, Array, Array]) -> Array:
+        x, z, choice, ok = at
+        here = problem.reward(x, choice, z)
+        across, up = by_x[z] * (x - nodes), by_y[z] * (choice - own[z])
+        plane = reward[z] + across.sum(-1) + up.sum(-1)
+        terms = jnp.abs(reward[z]) + jnp.abs(across).sum(-1) + jnp.abs(up).sum(-1)
+        above = here - plane - 1e-12 * (terms + jnp.abs(here))
+        # A node with an infinite slope has no plane.
+        usable = jnp.isfinite(by_x[z]).all(-1) & jnp.isfinite(by_y[z]).all(-1)
+        return jnp.where(ok, jnp.max(jnp.where(usable, above, -jnp.inf)), -jnp.inf)
+
+    return _worst(lax.map(one, flat, batch_size=512), *flat[:3])
 
 
-def _worst(violation: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Return the largest entry of (z, n), what is no number counting as that, and where it is."""
+def _worst(violation: Array, x: Array, z: Array, y: Array) -> tuple[Array, Array]:
+    """Return the largest entry (n,), what is no number counting as that, and where it is."""
     violation = jnp.where(jnp.isnan(violation), jnp.inf, violation)
-    flat = jnp.argmax(violation)
-    z, i = jnp.unravel_index(flat, violation.shape)
-    y = jnp.broadcast_to(y, violation.shape)
-    return jnp.max(violation), jnp.stack([z.astype(jnp.float64), x[i], y[z, i]])
+    i = jnp.argmax(violation)
+    return jnp.max(violation), jnp.concatenate([z[i][None].astype(jnp.float64), x[i], y[i]])

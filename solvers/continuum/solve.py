@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
-from .bounds import narrowest, optimal_choices
-from .policy import policies
-from .problem import feasible_start, read_problem
-from .refutation import refute
+from .between import falls_short, loss_beyond, optimal_choices, widths
+from .bounds import Lines, lower_bound, lower_step, tightened, upper_bound, upper_step
+from .cells import Marginal
+from .euler import improved, stationary_policy
+from .problem import ContinuousProblem, read_problem
+from .refutation import LIGHT, STATES, Refutation, refute
 
 
 class Certifies(IntEnum):
@@ -35,36 +39,243 @@ class Concavity(IntEnum):
     PROVED = 2
 
 
+class Certified(NamedTuple):
+    """Bounds on the true value of a problem, from a policy; in one period, or for ever.
+
+    Attributes
+    ----------
+    y : array (z, n, m)
+        The policy that the lower bound is of.
+    lower, upper : array (z, n)
+        At the nodes; between them the interpolation of `lower` is a lower bound.
+    lines : Lines
+        The upper bound everywhere.
+    width, error : float
+        See :class:`~.between.Widths`.
+    loss : float
+        Bounds what the policy loses at any state, interpolated between the nodes.
+    beyond : array (z,)
+        What it may earn less than its lower bound, of interpolation.
+    """
+
+    y: Array
+    lower: Array
+    upper: Array
+    lines: Lines
+    width: Array
+    error: Array
+    loss: Array
+    beyond: Array
+
+
+def certified(
+    problem: ContinuousProblem,
+    y: Array,
+    lower: Array,
+    lines: Lines,
+    later: tuple[Array, Array] | None = None,
+) -> Certified:
+    """Read off bounds what they say between the nodes.
+
+    Parameters
+    ----------
+    y, lower, lines
+        A policy, its lower bound and an upper one.
+    later : (array (z,), array (z,)), optional
+        With a horizon, what the next period's interpolated lower bound falls short, and its policy
+        may earn less than that.
+    """
+    upper = tightened(problem, lines)
+    wide = widths(problem, lower, upper, lines)
+    if later is None:
+        nothing = jnp.full((problem.shape[0],), jnp.nan)
+        beyond = loss_beyond(problem, falls_short(problem, lower, wide.between), nothing)
+    else:
+        beyond = loss_beyond(problem, *later)
+    loss = wide.between + jnp.max(beyond)
+    return Certified(y, lower, upper, lines, wide.between, wide.error, loss, beyond)
+
+
 def solve_continuous(
     model: Model, options: SolveOptions, live: Array | bool = True
 ) -> dict[str, Array]:
-    """Solve a model with continuous choices, and bound its true value."""
-    problem = read_problem(model)
-    start = feasible_start(problem)
-    candidates, bottom, top = policies(problem, start)
-    y, found = narrowest(problem, candidates, bottom, top)
-    low, high = optimal_choices(problem, y, bottom, top, found)
-    arrays = {"value": (found.lower + found.upper) / 2, "lower": found.lower}
-    arrays |= {"upper": found.upper, f"policy_{problem.choice}": y}
-    arrays |= {f"policy_lower_{problem.choice}": low, f"policy_upper_{problem.choice}": high}
-    arrays |= {f"output_{name}": x for name, x in problem.outputs(y).items()}
-    arrays = {name: problem.over_states(x) for name, x in arrays.items()}
-    told = refute(problem, y, found.lower, found)
-    refuted = ~((told.upper <= 0.0) & (told.lower <= 0.0) & (told.planes <= 0.0))
+    """Solve a model with continuous choices, and bound its true value.
+
+    Returns
+    -------
+    dict
+        ``value``, ``lower``, ``upper``, ``policy_<choice>`` and ``output_<name>``, arrays
+        (states...), with a horizon (t, states...); with one choice, ``policy_lower_<choice>`` and
+        ``policy_upper_<choice>``, between which the optimal one lies; ``grid_<state>``, and
+        numbers, among them what the bounds are of (:class:`Certifies`).
+    """
+    del options
+    found, told = solve_and_test(read_problem(model))
+    return verdict(found, told, live)
+
+
+def solve_and_test(
+    problem: ContinuousProblem, given: Array | None = None
+) -> tuple[dict[str, Array], Refutation]:
+    """Solve a problem, bound it, and look for a counterexample to its concavity.
+
+    Parameters
+    ----------
+    problem : ContinuousProblem
+        With a horizon, of any of its periods.
+    given : array (z, n, m), with a horizon (t, z, n, m), optional
+        A policy that the lower bound is to be of, in place of ours.
+    """
+    run = _for_ever if problem.model.horizon is None else _over_a_horizon
+    found, told = run(problem, given)
+    return found | grids(problem), told
+
+
+def grids(problem: ContinuousProblem) -> dict[str, Array]:
+    """Return the states' values by name."""
+    own = dict(zip(problem.states, problem.grids, strict=True))
+    specs = {**problem.model.states, **own}
+    return {f"grid_{n}": jnp.asarray(s.values) for n, s in specs.items()}
+
+
+def verdict(found: dict[str, Array], told: Refutation, live: Array | bool) -> dict[str, Array]:
+    """Return the code of a point, and its numbers as the code allows."""
     code = jnp.where(
-        jnp.isnan(start).any(),
-        Outcome.INFEASIBLE,
-        jnp.where(refuted, Outcome.NOT_CONCAVE, Outcome.SOLVED),
+        ~jnp.isfinite(found["error_bound"]),
+        Outcome.NO_BOUND,
+        jnp.where(told.refuted, Outcome.NOT_CONCAVE, Outcome.SOLVED),
     )
+    code = jnp.where(found.pop("infeasible"), Outcome.INFEASIBLE, code)
     code = jnp.where(jnp.asarray(live), code, Outcome.NOT_FINITE).astype(jnp.int32)
-    arrays |= {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
-    certified = code == Outcome.SOLVED
-    return arrays | {
-        "error_bound": jnp.where(certified, found.error, jnp.inf),
-        "policy_loss": jnp.where(certified, found.width, jnp.inf),
-        "residual": jnp.asarray(jnp.nan),
-        "iterations": jnp.int32(0),
-        "code": code,
-        "certifies": jnp.where(certified, Certifies.CONTINUUM, Certifies.NONE).astype(jnp.int8),
-        "concavity": jnp.where(certified, Concavity.DECLARED, Concavity.NONE).astype(jnp.int8),
+    sound = code == Outcome.SOLVED
+    missing = jnp.where(code >= 10, jnp.nan, jnp.inf)
+    numbers = {n: jnp.where(sound, found[n], missing) for n in ("error_bound", "policy_loss")}
+    for name, none in (("lower", -jnp.inf), ("upper", jnp.inf)):
+        numbers[name] = jnp.where(sound, found[name], jnp.where(code >= 10, jnp.nan, none))
+    return (
+        found
+        | numbers
+        | {
+            "residual": jnp.asarray(jnp.nan),
+            "code": code,
+            "certifies": jnp.where(sound, Certifies.CONTINUUM, Certifies.NONE).astype(jnp.int8),
+            "concavity": jnp.where(sound, Concavity.DECLARED, Concavity.NONE).astype(jnp.int8),
+        }
+    )
+
+
+def named(
+    problem: ContinuousProblem, at: Certified, after: Lines, found: Array
+) -> dict[str, Array]:
+    """Return what was found by the names of results, arrays over the model's states.
+
+    Where nothing feasible was `found` (z, n) there is no policy.
+    """
+    arrays = {"value": (at.lower + at.upper) / 2, "lower": at.lower, "upper": at.upper}
+    arrays |= {
+        f"policy_{c}": jnp.where(found, at.y[..., j], jnp.nan)
+        for j, c in enumerate(problem.choices)
     }
+    if len(problem.choices) == 1:
+        (choice,) = problem.choices
+        low, high = optimal_choices(problem, at.y, at.lower, after)
+        arrays |= {f"policy_lower_{choice}": low, f"policy_upper_{choice}": high}
+    for name, f in problem.model.outputs.items():
+
+        def output(x: Array, z: Array, y: Array, f: Any = f) -> Array:
+            return problem.output(f, x, y, z)
+
+        arrays[f"output_{name}"] = problem.each(output, at.y)
+    return {name: problem.over_states(x) for name, x in arrays.items()}
+
+
+def _for_ever(
+    problem: ContinuousProblem, given: Array | None
+) -> tuple[dict[str, Array], Refutation]:
+    policy = stationary_policy(problem)
+    lower = lower_bound(problem, policy.y)
+    lines = upper_bound(problem, policy, lower)
+    told = refute(problem, policy.y, (lower, lower), (lines, lines))
+    y, own = policy.y, lower
+    if given is not None:
+        y, own = given, lower_bound(problem, given)
+    at = certified(problem, y, own, lines)
+    return named(problem, at, lines, policy.found) | {
+        "error_bound": at.error,
+        "policy_loss": at.loss,
+        "iterations": policy.steps.astype(jnp.int32),
+        "infeasible": ~policy.found.all(),
+    }, told
+
+
+class _Period(NamedTuple):
+    """What a period hands to the one before it."""
+
+    p: Array
+    lower: Array
+    own: Array  # the lower bound of a given policy
+    lines: Lines
+    short: Array
+    beyond: Array
+
+
+def _over_a_horizon(
+    problem: ContinuousProblem, given: Array | None
+) -> tuple[dict[str, Array], Refutation]:
+    """Solve backwards; both bounds are recursions of the same pass."""
+    whole, horizon = problem, int(problem.model.horizon or 0)
+    states = max(LIGHT, STATES // horizon)
+
+    def period(after: _Period, now: tuple[Array, Array | None]) -> tuple[_Period, Any]:
+        t, y = now
+        problem = whole.at(t)
+        policy = improved(problem, Marginal.smooth(problem, after.p))
+        lower = lower_step(problem, policy.y, after.lower)
+        lines = upper_step(problem, policy, after.lines)
+        lowers, both = (lower, after.lower), (lines, after.lines)
+        told = refute(problem, policy.y, lowers, both, t, states)
+        own = lower if y is None else lower_step(problem, y, after.own)
+        y = policy.y if y is None else y
+        at = certified(problem, y, own, lines, (after.short, after.beyond))
+        out = named(problem, at, after.lines, policy.found)
+        out |= {"error_bound": at.error, "policy_loss": at.loss}
+        short = falls_short(problem, own, at.width)
+        handed = _Period(policy.p, lower, own, lines, short, at.beyond)
+        return handed, (out, told, ~policy.found.all())
+
+    last = _after_the_end(problem.at(jnp.int32(horizon - 1)))
+    periods = (jnp.arange(horizon), given)
+    _, (out, told, infeasible) = lax.scan(period, last, periods, reverse=True)
+    for name in ("error_bound", "policy_loss"):
+        out[name] = jnp.max(jnp.where(jnp.isnan(out[name]), jnp.inf, out[name]))
+    out |= {"iterations": jnp.int32(horizon), "infeasible": infeasible.any()}
+    return out, _worst_period(told)
+
+
+def _after_the_end(problem: ContinuousProblem) -> _Period:
+    terminal, known = problem.model.terminal, tuple(problem.model.states)
+
+    def one(x: Array, z: Array) -> tuple[Array, Array]:
+        def value(x: Array) -> Array:
+            return jnp.zeros(()) if terminal is None else problem.at_state(terminal, known, x, z)
+
+        found: tuple[Array, Array] = jax.value_and_grad(value)(x)
+        return found
+
+    value, slope = problem.each(one)
+    nothing = jnp.zeros(problem.shape[0])
+    lines = Lines(value, slope, jnp.zeros_like(value))
+    return _Period(slope, value, value, lines, nothing, nothing)
+
+
+def _worst_period(told: Refutation) -> Refutation:
+    """Return the worst violation of each kind over the periods (t, ...)."""
+
+    def worst(violation: Array, where: Array) -> tuple[Array, Array]:
+        i = jnp.argmax(jnp.where(jnp.isnan(violation), jnp.inf, violation))
+        return violation[i], where[i]
+
+    upper, upper_at = worst(told.upper, told.upper_at)
+    lower, lower_at = worst(told.lower, told.lower_at)
+    planes, planes_at = worst(told.planes, told.planes_at)
+    return Refutation(upper, lower, planes, upper_at, lower_at, planes_at)

@@ -87,7 +87,7 @@ def _segment(spec: Grid, x: NamedArray) -> Location:
     if n == 1:
         zero = NamedArray(jnp.zeros(value.shape, jnp.int32), x.dims)
         return Location(zero, None, NamedArray(gap, x.dims))
-    index = _segment_index(spec, points, value)
+    index = segment_index(spec, points, value)
     left, right = points[index], points[index + 1]
     weight = (value - left) / (right - left)
     if spec.outside != "extrapolate":
@@ -100,7 +100,7 @@ def _known(value: Array, gap: Array) -> Array:
     return jnp.where(jnp.isfinite(value), gap, jnp.inf)
 
 
-def _segment_index(spec: Grid, points: Array, value: Array) -> Array:
+def segment_index(spec: Grid, points: Array, value: Array) -> Array:
     """Return the lower end of each value's segment, in 0..n-2."""
     n = spec.size
     if spec.span is None:

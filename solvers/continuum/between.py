@@ -1,0 +1,163 @@
+"""What bounds at the nodes say of everything between them: widths, losses, intervals of choices."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from dpsolve.solvers.numerics.tracing import EPS
+
+from .bounds import UNITS, Lines
+from .cells import cell_corners, corners
+from .problem import ContinuousProblem
+
+HALVINGS = 50
+
+
+class Widths(NamedTuple):
+    """Largest distances over the continuum.
+
+    Attributes
+    ----------
+    between : float
+        Of the upper bound from the lower one.
+    error : float
+        Of the true value from the interpolation of the bounds' middle.
+    """
+
+    between: Array
+    error: Array
+
+
+def widths(problem: ContinuousProblem, lower: Array, upper: Array, lines: Lines) -> Widths:
+    """Return the largest width, and the largest error of the middle, over the whole continuum."""
+    middle = (lower + upper) / 2
+    rounding = 8 * EPS * jnp.max(jnp.abs(upper))
+    above = _above_line if len(problem.states) == 1 else _above_cells
+    wide = above(problem, lines, lower) + rounding
+    return Widths(wide, jnp.maximum(above(problem, lines, middle) + rounding,
+                                    jnp.max(middle - lower) + rounding))  # fmt: skip
+
+
+def _above_line(problem: ContinuousProblem, lines: Lines, base: Array) -> Array:
+    """Return how far the upper bound goes above the interpolation of `base` (z, n), one state.
+
+    In a cell it is the lesser of the two ends' lines, which is concave, and what is subtracted is
+    linear: the largest difference is at an end or where the lines cross.
+    """
+    height, slope = lines.height, lines.slope[..., 0]
+    step = jnp.diff(problem.nodes[:, 0])
+    falls = slope[:, :-1] - slope[:, 1:]
+    place = (height[:, 1:] - height[:, :-1] - slope[:, 1:] * step) / jnp.where(falls == 0, 1, falls)
+    place = jnp.where(falls == 0, step / 2, jnp.clip(place, 0.0, step))
+    crossing = jnp.minimum(
+        height[:, :-1] + slope[:, :-1] * place, height[:, 1:] - slope[:, 1:] * (step - place)
+    )
+    left = jnp.minimum(height[:, :-1], height[:, 1:] - slope[:, 1:] * step)
+    right = jnp.minimum(height[:, 1:], height[:, :-1] + slope[:, :-1] * step)
+    share = place / step
+    inside = crossing - ((1.0 - share) * base[:, :-1] + share * base[:, 1:])
+    at_ends = jnp.maximum(left - base[:, :-1], right - base[:, 1:])
+    return jnp.max(jnp.maximum(inside, at_ends))
+
+
+def _above_cells(problem: ContinuousProblem, lines: Lines, base: Array) -> Array:
+    """Return the same for several states.
+
+    The upper bound is below any mixture of the planes of a cell's corners. That is affine, and
+    what is subtracted is multilinear: the largest difference is at a corner.
+    """
+    cells = jnp.asarray(cell_corners(problem.sizes))
+    own = problem.nodes[cells]  # (cell, corner, d)
+    plane, slope = lines.height[:, cells], lines.slope[:, cells]
+    level = jnp.mean(plane - jnp.sum(slope * own, -1), 2)
+    mixed = jnp.mean(slope, 2)  # (z, cell, d)
+    there = level[..., None] + jnp.einsum("zcd,ckd->zck", mixed, own)
+    return jnp.max(there - base[:, cells])
+
+
+def falls_short(problem: ContinuousProblem, lower: Array, wide: Array) -> Array:
+    """Return how far (z,) the interpolation of `lower` may lie below its concave envelope.
+
+    The envelope is below the upper bound, which is concave, so by no more than the width. With one
+    state it is below the function whose slopes are the greatest from there on, too, and below that
+    whose slopes are the least up to there, which are concave.
+    """
+    if len(problem.states) > 1:
+        return jnp.broadcast_to(wide, (problem.shape[0],))
+    step = jnp.diff(problem.nodes[:, 0])
+    slope = jnp.diff(lower, axis=1) / step
+    from_right = lax.cummax(slope, axis=1, reverse=True) - slope
+    from_left = slope - lax.cummin(slope, axis=1)
+    least = jnp.minimum(jnp.sum(from_right * step, 1), jnp.sum(from_left * step, 1))
+    return jnp.minimum(least, wide)
+
+
+def loss_beyond(problem: ContinuousProblem, short: Array, later: Array) -> Array:
+    """Return what an interpolated policy may earn less than its lower bound, a number (z,) each.
+
+    With m the concave envelope of the interpolated lower bound and e >= sup (m - l), the policy
+    interpolated between nodes earns at least l - (I - D)^-1 D e; and over a horizon l less the
+    discounted e of the periods that follow.
+
+    Parameters
+    ----------
+    short : array (z,)
+        e, of the next period.
+    later : array (z,) or None
+        The same of the next period, with a horizon; NaN without.
+    """
+    own = jnp.eye(problem.shape[0])
+    return jnp.where(
+        jnp.isnan(later),
+        jnp.linalg.solve(own - problem.weights, problem.weights @ short),
+        problem.weights @ (short + later),
+    )
+
+
+def optimal_choices(
+    problem: ContinuousProblem, y: Array, lower: Array, after: Lines
+) -> tuple[Array, Array]:
+    """Return an interval (z, n) that holds the optimal choice at each node, of the one choice.
+
+    That is where the reward and the upper bound of what follows reach the lower bound: a convex
+    set, which holds a policy that the lower bound is of. The upper bound of what follows is that of
+    the lines of the cell where it is read.
+    """
+    weights = problem.weights
+    level = weights @ (after.height - jnp.sum(after.slope * problem.nodes, -1))
+    slope = jnp.einsum("zk,knd->znd", weights, after.slope)
+    slack = 8 * UNITS * jnp.max(jnp.abs(after.height))
+
+    def one(x: Array, z: Array, y: Array, worth: Array) -> tuple[Array, Array]:
+        chances = problem.chances(z)
+
+        def reaches(choice: Array) -> Array:
+            given = choice[None]
+
+            def above(place: Array) -> Array:
+                index, _ = corners(problem.grids, place)
+                return jnp.min(level[z, index] + slope[z, index] @ place)
+
+            follows = chances @ jax.vmap(above)(problem.following(x, given, z))
+            total = problem.reward(x, given, z) + follows
+            return problem.feasible(x, given, z) & (total >= worth - slack)
+
+        def towards(end: Array) -> Array:
+            def halve(_: int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+                inside, outside = pair
+                middle = (inside + outside) / 2
+                reached = reaches(middle)
+                return jnp.where(reached, middle, inside), jnp.where(reached, outside, middle)
+
+            _, outside = lax.fori_loop(0, HALVINGS, halve, (y[0], end))
+            return jnp.where(reaches(end), end, outside)
+
+        bottom, top = problem.ends(0, x, y, z)
+        return towards(jnp.minimum(bottom, y[0])), towards(jnp.maximum(top, y[0]))
+
+    low, high = problem.each(one, y, lower)
+    return low, high

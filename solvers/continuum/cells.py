@@ -1,0 +1,136 @@
+"""Arrays over nodes read between them: cells, their corners, and marginal values in between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from dpsolve.solvers.model.grids import Grid
+from dpsolve.solvers.operators.interpolation import segment_index
+
+from .problem import ContinuousProblem
+
+
+def corners(grids: tuple[Grid, ...], place: Array) -> tuple[Array, Array]:
+    """Return the nodes of the cell that a place lies in, and their weights.
+
+    Parameters
+    ----------
+    grids : tuple of Grid
+        Of each of d states.
+    place : array (d,)
+        What lies outside counts as the end.
+
+    Returns
+    -------
+    index : int32 array (2**d,)
+        Nodes, numbered in C order.
+    weight : array (2**d,)
+        At least 0; their sum is 1, and so weighted the nodes are the place.
+    """
+    low, share = [], []
+    for i, grid in enumerate(grids):
+        points = jnp.asarray(grid.values, jnp.float64)
+        k = segment_index(grid, points, place[i])
+        left, right = points[k], points[k + 1]
+        low.append(k)
+        share.append(jnp.clip((place[i] - left) / (right - left), 0.0, 1.0))
+    indices, weights = [], []
+    for corner in product((0, 1), repeat=len(grids)):
+        index, weight = jnp.int32(0), jnp.ones(())
+        for i, upper in enumerate(corner):
+            index = index * grids[i].size + low[i] + upper
+            weight = weight * (share[i] if upper else 1.0 - share[i])
+        indices.append(index)
+        weights.append(weight)
+    return jnp.stack(indices), jnp.stack(weights)
+
+
+def cell_corners(sizes: tuple[int, ...]) -> np.ndarray:
+    """Return the nodes (cells, 2**d) of every cell, numbered in C order."""
+    low = np.meshgrid(*(np.arange(n - 1) for n in sizes), indexing="ij")
+    found = [
+        np.ravel_multi_index(
+            tuple((a + up).ravel() for a, up in zip(low, corner, strict=True)), sizes
+        )
+        for corner in product((0, 1), repeat=len(sizes))
+    ]
+    return np.stack(found, -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Marginal:
+    """Discounted expected marginal values at the nodes, and how they go between them.
+
+    Attributes
+    ----------
+    values : array (z, n, d)
+        In each continuous state, before the Markov states have moved.
+    slopes : array (z, n) or None
+        Of these in the one continuous state: then a cubic goes between, which falls where the
+        values at the nodes do. Without, they are linear.
+    """
+
+    values: Array
+    slopes: Array | None = None
+
+    @classmethod
+    def linear(cls, problem: ContinuousProblem, p: Array) -> Marginal:
+        """Return those of marginal values (z, n, d) of the next period, linear between nodes."""
+        return cls(jnp.einsum("zk,knd->znd", problem.weights, p))
+
+    @classmethod
+    def smooth(cls, problem: ContinuousProblem, p: Array) -> Marginal:
+        """Return those with a monotone cubic between, where there is one continuous state."""
+        found = cls.linear(problem, p)
+        if len(problem.states) > 1 or problem.sizes[0] < 3:
+            return found
+        slopes = monotone_slopes(problem.nodes[:, 0], p[..., 0])
+        return cls(found.values, problem.weights @ slopes)
+
+    def at(self, grids: tuple[Grid, ...], z: Array, places: Array) -> Array:
+        """Return them (w, d) at places (w, d), for one member of the chain."""
+
+        def look(place: Array) -> Array:
+            index, weight = corners(grids, place)
+            ends = self.values[z, index]
+            if self.slopes is None:
+                return weight @ ends
+            points = jnp.asarray(grids[0].values, jnp.float64)
+            step, t = points[index[1]] - points[index[0]], weight[1]
+            left, right = ends[0, 0], ends[1, 0]
+            before, after = self.slopes[z, index[0]] * step, self.slopes[z, index[1]] * step
+            s = 1.0 - t
+            cubic = left * (1 + 2 * t) * s * s + right * t * t * (3 - 2 * t)
+            return (cubic + before * t * s * s - after * t * t * s)[None]
+
+        return jax.vmap(look)(places)
+
+
+def monotone_slopes(x: Array, f: Array) -> Array:
+    """Return slopes (z, n) of cubics through values that are monotone where these are.
+
+    Fritsch and Butland (1984), SIAM J. Sci. Stat. Comput. 5; with one-sided differences at the
+    ends.
+    """
+    h = jnp.diff(x)
+    d = jnp.diff(f, axis=1) / h
+    before, after = 2 * h[1:] + h[:-1], h[1:] + 2 * h[:-1]
+    one_way = d[:, :-1] * d[:, 1:] > 0
+    left, right = (jnp.where(one_way, slope, 1.0) for slope in (d[:, :-1], d[:, 1:]))
+    inner = jnp.where(one_way, (before + after) / (before / left + after / right), 0.0)
+
+    def end(near: Array, far: Array, own: Array, other: Array) -> Array:
+        found = ((2 * own + other) * near - own * far) / (own + other)
+        found = jnp.where(found * near <= 0, 0.0, found)
+        return jnp.where(jnp.abs(found) > 3 * jnp.abs(near), 3 * near, found)
+
+    first = end(d[:, 0], d[:, 1], h[0], h[1])
+    last = end(d[:, -1], d[:, -2], h[-1], h[-2])
+    return jnp.concatenate([first[:, None], inner, last[:, None]], 1)

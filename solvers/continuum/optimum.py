@@ -1,0 +1,239 @@
+r"""The best of several continuous choices at one state: nested bisection on slopes.
+
+Choices are made in the model's order, and the ends of each interval may depend on those before.
+The objective is concave, so for given earlier choices the slope in the next one, with the later
+ones at their best, falls. Where a later choice is held by an end of its interval that depends on an
+earlier one, the earlier one's slope is that along the end: each choice that its end holds is
+substituted by the end, the last one first (:func:`substitute`). What is left of the slopes is zero
+for a free choice. The same substitution gives the multipliers of the bounds, and how the choices
+move with the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from dpsolve.solvers.numerics.tracing import EPS
+
+from .problem import ContinuousProblem
+
+HALVINGS = 64
+"""Of an interval at most; a smooth slope takes some ten."""
+
+TINY = 1e-300
+SHARES = (0.5, 0.05, 1e-3, 1e-6, 1e-9, 0.0, 0.95, 1 - 1e-3, 1 - 1e-9, 1.0)
+"""Where in an interval a feasible choice is looked for."""
+
+NEAR = 1e-12
+"""How far from an end of its interval a choice may be by rounding, of their size."""
+
+Slopes = Callable[[Array], tuple[Array, Array]]
+
+
+class Optimum(NamedTuple):
+    """The best choice at one state.
+
+    Attributes
+    ----------
+    y : array (m,)
+    slope_y, slope_x : array (m,), (d,)
+        Of the objective there, with the choices that ends hold substituted.
+    held : int array (m,)
+        1 where the upper end holds a choice, -1 where the lower one does, else 0.
+    found : bool
+        Whether a feasible choice was found.
+    """
+
+    y: Array
+    slope_y: Array
+    slope_x: Array
+    held: Array
+    found: Array
+
+
+def _end(problem: ContinuousProblem, j: int, z: Array, which: int, x: Array, y: Array) -> Array:
+    """Return the lower (0) or upper (1) end of the interval of choice j."""
+    return problem.ends(j, x, y, z)[which]
+
+
+def substitute(
+    problem: ContinuousProblem, j: int, x: Array, z: Array, at: Optimum, held: Array
+) -> Optimum:
+    """Put the end that holds choice j, if one does, in its place."""
+    low, high = (jax.jacfwd(partial(_end, problem, j, z, k), (0, 1))(x, at.y) for k in (0, 1))
+    own = at.slope_y[j]
+    along = [jnp.where(held > 0, up, jnp.where(held < 0, down, 0.0))
+             for down, up in zip(low, high, strict=True)]  # fmt: skip
+    # An end that does not hold may have no slope; where nothing is gained, nothing is to be added.
+    by_x, by_y = (jnp.where(held == 0, 0.0, own * a) for a in along)
+    slope_y = at.slope_y + by_y
+    slope_y = jnp.where((jnp.arange(slope_y.size) == j) & (held != 0), 0.0, slope_y)
+    return at._replace(slope_y=slope_y, slope_x=at.slope_x + by_x, held=at.held.at[j].set(held))
+
+
+def best(
+    problem: ContinuousProblem,
+    x: Array,
+    z: Array,
+    slopes: Slopes,
+    feasible: Callable[[Array], Array],
+) -> Optimum:
+    """Return the best choice at one state.
+
+    Parameters
+    ----------
+    problem : ContinuousProblem
+    x, z : array (d,), int
+        The state.
+    slopes : function
+        From a choice (m,) to the slopes of a concave objective in choice (m,) and state (d,).
+    feasible : function
+        From a choice (m,) to bool.
+    """
+    m = len(problem.choices)
+
+    def some(j: int, y: Array) -> Array:
+        """Tell whether choices j, ... that are feasible after those before were found."""
+        if j == m:
+            return feasible(y)
+        low, high = problem.ends(j, x, y, z)
+        ok = jax.vmap(lambda share: some(j + 1, y.at[j].set(low + share * (high - low))))
+        return (low <= high) & ok(jnp.asarray(SHARES)).any()
+
+    def settle(j: int, y: Array) -> Optimum:
+        """Make choices j, ... for given earlier ones."""
+        if j == m:
+            slope_y, slope_x = slopes(y)
+            return Optimum(y, slope_y, slope_x, jnp.zeros(m, jnp.int32), feasible(y))
+        low, high = problem.ends(j, x, y, z)
+        real = low <= high
+        high = jnp.maximum(low, high)
+        candidates = low + jnp.asarray(SHARES) * (high - low)
+        ok = jax.vmap(lambda choice: some(j + 1, y.at[j].set(choice)))(candidates)
+        anchor = candidates[jnp.argmax(ok)]
+
+        def trial(choice: Array) -> tuple[Array, Array]:
+            there = settle(j + 1, y.at[j].set(choice))
+            # What is infeasible lies beyond the feasible ones, which are an interval.
+            outwards = jnp.where(choice < anchor, jnp.inf, -jnp.inf)
+            slope = there.slope_y[j]
+            return jnp.where(there.found & ~jnp.isnan(slope), slope, outwards), there.found
+
+        good, at_low, at_high = _root(trial, low, high, anchor)
+        choice = jnp.where(at_low, low, jnp.where(at_high, high, good))
+        there = settle(j + 1, y.at[j].set(choice))
+        slope = there.slope_y[j]
+        held = jnp.where(
+            (choice >= high) & (slope > 0.0), 1, jnp.where((choice <= low) & (slope < 0.0), -1, 0)
+        )
+        there = there._replace(found=there.found & ok.any() & real)
+        return substitute(problem, j, x, z, there, held)
+
+    return settle(0, jnp.zeros(m))
+
+
+def _root(
+    trial: Callable[[Array], tuple[Array, Array]], low: Array, high: Array, anchor: Array
+) -> tuple[Array, Array, Array]:
+    """Return where a falling slope is zero, and whether that is beyond the lower or upper end.
+
+    Chandrupatla (1997), Advances in Engineering Software 28: inverse quadratic interpolation where
+    it may be trusted, else bisection. An infinite slope is bisected away from. What is returned is
+    the feasible choice with the least slope that was tried.
+    """
+
+    def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        k, a, fa, b, fb, c, fc, share, good, least, at_low, at_high = carry
+        # The ends come first.
+        choice = jnp.where(k == 0, low, jnp.where(k == 1, high, a + share * (b - a)))
+        slope, found = trial(choice)
+        at_low = jnp.where(k == 0, found & (slope <= 0.0), at_low)
+        at_high = jnp.where(k == 1, found & (slope >= 0.0), at_high)
+        better = found & (jnp.abs(slope) <= least)
+        good, least = jnp.where(better, choice, good), jnp.where(better, jnp.abs(slope), least)
+        # Of the bracket a is the newest point, b lies across the root, c is the one before.
+        across = jnp.sign(slope) != jnp.sign(fa)
+        c, fc = jnp.where(across, b, a), jnp.where(across, fb, fa)
+        b, fb = jnp.where(across, a, b), jnp.where(across, fa, fb)
+        a, fa = choice, slope
+        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+        trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
+        smooth = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (
+            fc - fb
+        )
+        share = jnp.where(trusted & jnp.isfinite(smooth), smooth, 0.5)
+        near = 2 * EPS * jnp.maximum(jnp.abs(a), jnp.abs(b)) / jnp.abs(b - a)
+        share = jnp.clip(share, jnp.minimum(near, 0.5), 1.0 - jnp.minimum(near, 0.5))
+        return k + 1, a, fa, b, fb, c, fc, share, good, least, at_low, at_high
+
+    def proceed(carry: tuple[Array, ...]) -> Array:
+        k, a, fa, b, *_, at_low, at_high = carry
+        open_ = jnp.abs(b - a) > 4 * EPS * jnp.maximum(jnp.abs(a), jnp.abs(b)) + TINY
+        return (k < 2) | (open_ & (fa != 0.0) & (k < HALVINGS) & ~at_low & ~at_high)
+
+    no, inf = jnp.asarray(False), jnp.asarray(jnp.inf)
+    carry: tuple[Array, ...] = (
+        jnp.int32(0), low, inf, high, -inf, low, inf, jnp.asarray(0.5), anchor, inf, no, no
+    )  # fmt: skip
+    *_, good, _, at_low, at_high = lax.while_loop(proceed, step, carry)
+    return good, at_low, at_high
+
+
+def holding(problem: ContinuousProblem, x: Array, z: Array, y: Array) -> tuple[Array, Array]:
+    """Tell which choices (m,) lie at the lower end of their interval, and which at the upper."""
+    ends = [problem.ends(j, x, y, z) for j in range(len(problem.choices))]
+    low, high = (jnp.stack([e[k] for e in ends]) for k in (0, 1))
+    near = NEAR * (1.0 + jnp.abs(low) + jnp.abs(high))
+    return y <= low + near, y >= high - near
+
+
+def response(
+    problem: ContinuousProblem, x: Array, z: Array, y: Array, held: Array, by_x: Array, by_y: Array
+) -> tuple[Array, Array]:
+    r"""Return how the choices (m, d) move with the state: along the ends that hold them.
+
+    And how they move (m, m) with the free ones among them.
+
+    A free choice may move in any way, for its slope is zero; it moves such that the next states
+    move least, ``f_x + f_y G``, so that marginal values depend little on those of the next period.
+
+    Parameters
+    ----------
+    held : int array (m,)
+        Which choices are held by an end.
+    by_x, by_y : array (w, d, d), (w, d, m)
+        Derivatives of the next states.
+    """
+    m, d = len(problem.choices), len(problem.states)
+    free = held == 0
+    rows: list[Array] = []
+    through: list[Array] = []  # how each choice moves with the free ones
+    for j in range(m):
+        low, high = (jax.jacfwd(partial(_end, problem, j, z, k), (0, 1))(x, y) for k in (0, 1))
+        end_x, end_y = (
+            jnp.where(held[j] > 0, up, jnp.where(held[j] < 0, down, 0.0))
+            for down, up in zip(low, high, strict=True)
+        )
+        row, own = end_x, jnp.where(free[j], jnp.eye(m)[j], 0.0)
+        for k in range(j):
+            row = row + end_y[k] * rows[k]
+            own = own + end_y[k] * through[k]
+        rows.append(jnp.where(free[j], jnp.zeros(d), row))
+        through.append(own)
+    along, moved = jnp.stack(rows), jnp.stack(through)
+    # Least squares over the draws, of the free choices alone.
+    shift = by_x + by_y @ along  # (w, d, d)
+    lever = by_y @ moved  # (w, d, m)
+    normal = jnp.einsum("wdj,wdk->jk", lever, lever)
+    size = jnp.trace(normal)
+    normal = normal + jnp.diag(jnp.where(jnp.diag(normal) > 1e-14 * size, 1e-14 * size, 1.0))
+    wanted = -jnp.linalg.solve(normal, jnp.einsum("wdj,wde->je", lever, shift))
+    idle = jnp.diag(jnp.einsum("wdj,wdk->jk", lever, lever)) <= 1e-14 * size
+    wanted = jnp.where((idle | ~free)[:, None], 0.0, wanted)
+    return along + moved @ wanted, moved
