@@ -1,5 +1,6 @@
 """What is asked, counted and said of models with continuous choices, before anything is solved."""
 
+import jax.numpy as jnp
 import pytest
 
 import dpsolve as dp
@@ -99,3 +100,71 @@ def test_a_continuous_choice_has_no_index_to_keep() -> None:
     assert set(beside.select(["policy_index"])) == {"policy_index_work"}
     with pytest.raises(dp.UsageError, match="'a_next' is continuous"):
         beside.select(["policy_index_a_next"])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_that_are_right_have_no_fault(name: str) -> None:
+    assert "no fault found" in dp.check(MODELS[name])
+
+
+def household(**changes):
+    """Cash on hand m, consumption c, income y; with something changed."""
+    fields = {
+        "states": {"m": dp.grid(1.0, 10.0, 7)},
+        "choices": {"c": dp.interval(0.0, lambda m: m)},
+        "shocks": {"y": dp.iid([1.0, 2.0], [0.5, 0.5])},
+        "transition": {"m": lambda m, c, y: 0.5 * (m - c) + y},
+        "feasible": lambda c: c > 0,
+        "reward": lambda c: jnp.log(c),
+        "discount": 0.9,
+    }
+    return dp.Model(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reward": lambda m, c: jnp.where(m > 9, jnp.nan, jnp.log(c))}, ["NaN", "m=10, c="]),
+        ({"reward": lambda c, y: jnp.where(y > 1.5, jnp.inf, c)}, ["NaN or +inf", "y=2"]),
+        ({"feasible": lambda m, c: (c > 0) & (m > 2)},
+         ["m=1 ", "no feasible choice", "33 that were tried", "'c'", "1 of 7"]),
+        ({"choices": {"c": dp.interval(lambda m: 3.0 - m, lambda m: m)}},
+         ["m=1 ", "no feasible choice"]),
+        ({"transition": {"m": lambda m, c, y: m - c + y + 9.0}},
+         ["m=1 ", "no feasible choice", "leave its grid", "(m)", "('error', 'clip')"]),
+        ({"transition": {"m": lambda m, c, y: 1.0 + jnp.log(m - 2.0 * c)}},
+         ["next state of 'm' is NaN"]),
+        ({"choices": {"c": dp.interval(0.0, lambda m: jnp.sqrt(m - 2.0))}},
+         ["upper end of choice 'c'", "NaN", "m=1"]),
+        ({"choices": {"c": dp.interval(0.0, 1.0), "d": dp.interval(lambda c: 1.0 / c, 2.0)}},
+         ["lower end of choice 'd'", "infinite", "c=0"]),
+        ({"discount": 1.0}, ["discount is 1", "below 1"]),
+        ({"discount": lambda m: m - 1.5}, ["discount is -0.5", "m=1", "negative"]),
+        ({"discount": lambda m: jnp.where(m > 9, jnp.nan, 0.9)}, ["discount is NaN", "m=10"]),
+        ({"states": {"m": dp.grid(1.0, 10.0, 7), "n": dp.integers(0, 2)},
+          "transition": {"m": "m", "n": lambda n: n + 1}}, ["n=2", "next state of 'n'", "1 off"]),
+    ],
+)  # fmt: skip
+def test_the_first_fault_of_a_continuous_choice_is_named(changes: dict, words: list[str]) -> None:
+    with pytest.raises(dp.ModelError) as caught:
+        dp.check(household(**changes))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_state_whose_choices_all_pay_minus_infinity_is_no_fault() -> None:
+    """Its value is -inf, and bounds leave its cells out."""
+    hungry = household(
+        states={"m": dp.grid(0.0, 10.0, 7)},
+        transition={"m": lambda m, c, y: 0.5 * (m - c) + y},
+        feasible=None,
+    )
+    assert "no fault" in dp.check(hungry)
+
+
+def test_a_choice_that_may_leave_the_grid_is_infeasible_and_no_fault() -> None:
+    """With half of the grid clipped the other half still forbids."""
+    grown = {"transition": {"m": lambda m, c, y: 2.0 * (m - c) + y}}
+    assert "no fault" in dp.check(household(**grown))
+    clipped = dp.grid(1.0, 10.0, 7, outside=("error", "clip"))
+    assert "no fault" in dp.check(household(**grown, states={"m": clipped}))
