@@ -34,6 +34,7 @@ RESERVED = frozenset(
     | {"distribution", "distribution_path", "distribution_residual", "distribution_error"}
     | {"distribution_period", "moments", "gradients", "gradients_fixed_policy"}
     | {"gain", "gain_lower", "gain_upper"}
+    | {"certifies", "concavity", "policy_loss", "consumption_equivalent", "refined_size"}
 )
 
 # The moments that every model has: a statistic of a variable, `gini_a`.
@@ -144,14 +145,8 @@ class Constructed:
 
     # -- construction checks: names and signatures, never values that could be traced -----------
 
-    def check_construction(self) -> None:
-        """Refuse what no model is.
-
-        Raises
-        ------
-        ModelError
-            With the name, the value and the remedy.
-        """
+    def _check_construction(self) -> None:
+        """Refuse what no model is."""
         self._check_names()
         self._check_continuous()
         self._check_sizes()
@@ -173,6 +168,12 @@ class Constructed:
                 seen[name] = kind
         for name, interval in self.continuous.items():
             self._check_interval(name, interval)
+            for end in ("lower", "upper"):
+                if f"{end}_{name}" in self.choices:
+                    raise ModelError(
+                        f"choice '{end}_{name}' stands beside the continuous choice '{name}', "
+                        f"whose bounds are called policy_{end}_{name} in results; rename it"
+                    )
         for name, spec in self.gridded.items():
             if isinstance(spec, str) and spec not in self.states:
                 raise ModelError(

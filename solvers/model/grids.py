@@ -84,6 +84,27 @@ class Span(NamedTuple):
     curve: float
     spacing: Spacing = "linear"
 
+    def points(self, n: int) -> AnyArray:
+        """Return n points (n,) of that form; its ends are exact."""
+        lo, hi, curve, spacing = self
+        xp = namespace(lo, hi)
+        u = np.linspace(0.0, 1.0, n) ** curve
+        if spacing == "log":
+            # Of a negative end, which only a traced one can be, it is NaN, and found at its point.
+            low = xp.log(xp.asarray(lo, dtype=np.float64))
+            values = xp.exp(low + (xp.log(xp.asarray(hi, dtype=np.float64)) - low) * u)
+            values = xp.where(np.arange(n) == 0, lo, values)
+        else:
+            values = xp.asarray(lo + (hi - lo) * u, dtype=np.float64)
+        if n > 1:  # rounding must not move the upper end
+            values = xp.where(np.arange(n) == n - 1, hi, values)
+        if curve == 1.0 and spacing == "linear" and n > 2:  # nor a point that is meant to be zero
+            inner = (np.arange(n) > 0) & (np.arange(n) < n - 1)
+            near = xp.abs(values) <= 4 * EPS * xp.maximum(xp.abs(lo), xp.abs(hi))
+            values = xp.where(inner & near, 0.0, values)
+        points: AnyArray = values
+        return points
+
     def share(self, x: Array) -> Array:
         """Return the u in [0, 1] at which values (...) stand; those beyond the ends at an end."""
         if self.spacing == "log":
@@ -259,7 +280,7 @@ def grid(
                 "begin above 0, or space the points by curve=2"
             )
     span = Span(lo, hi, float(curve), spacing)
-    return Grid(_points(span, int(n)), outside, span)
+    return Grid(span.points(int(n)), outside, span)
 
 
 def _outside(given: Any) -> Outside:
@@ -305,27 +326,6 @@ def _check_range(lo: Any, hi: Any, n: Any, curve: Any) -> None:
         raise ModelError(f"grid: curve={curve!r}; it is a positive number that is not swept")
     if is_concrete(lo, hi) and n > 1 and not float(lo) < float(hi):
         raise ModelError(f"grid: lo={lo} is not below hi={hi}")
-
-
-def _points(span: Span, n: int) -> AnyArray:
-    lo, hi, curve, spacing = span
-    xp = namespace(lo, hi)
-    u = np.linspace(0.0, 1.0, n) ** curve
-    if spacing == "log":
-        # A logarithm of a negative number, which only a traced end can be, is found at its point.
-        low = xp.log(xp.asarray(lo, dtype=np.float64))
-        values = xp.exp(low + (xp.log(xp.asarray(hi, dtype=np.float64)) - low) * u)
-        values = xp.where(np.arange(n) == 0, lo, values)
-    else:
-        values = xp.asarray(lo + (hi - lo) * u, dtype=np.float64)
-    if n > 1:  # rounding must not move the upper end
-        values = xp.where(np.arange(n) == n - 1, hi, values)
-    if curve == 1.0 and spacing == "linear" and n > 2:  # nor a point that is meant to be zero
-        inner = (np.arange(n) > 0) & (np.arange(n) < n - 1)
-        near = xp.abs(values) <= 4 * EPS * xp.maximum(xp.abs(lo), xp.abs(hi))
-        values = xp.where(inner & near, 0.0, values)
-    points: AnyArray = values
-    return points
 
 
 def integers(lo: int, hi: int) -> Integers:

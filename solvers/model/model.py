@@ -156,7 +156,7 @@ class Model(Constructed):
             "post",
             {k: read_post(k, v, specs) for k, v in read_dict("post", self.post).items()},
         )
-        self.check_construction()
+        self._check_construction()
 
     def on_grids(self) -> Model:
         """Return the model with lists of values for its continuous choices.

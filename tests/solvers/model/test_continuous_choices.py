@@ -49,6 +49,13 @@ def test_a_grid_spaced_by_logs_has_constant_ratios_and_exact_ends() -> None:
     np.testing.assert_allclose(traced, g.values, rtol=1e-14)
 
 
+def test_a_grid_s_closed_form_gives_finer_points_that_contain_its_own() -> None:
+    for g in (dp.grid(0.0, 9.0, 7, curve=2.5), dp.grid(0.1, 9.0, 7, spacing="log")):
+        finer = g.span.points(13)
+        np.testing.assert_allclose(finer[::2], g.values, rtol=1e-14)
+        assert (finer[0], finer[-1]) == (g.values[0], g.values[-1])
+
+
 @pytest.mark.parametrize("ends", [(1e-3, 50.0), (1.0, 1.0 + 1e-9), (1e-100, 1e100)])
 def test_values_are_found_among_logs_where_a_search_finds_them(ends: tuple[float, float]) -> None:
     g = dp.grid(*ends, 301, spacing="log")
@@ -224,6 +231,15 @@ def extrapolated():
          ["concave=True", "discrete choice 'work'", "'a_next'"]),
         ({"concave": True, "choices": {"n": dp.integers(0, 2), "a_next": dp.interval("a")}},
          ["concave=True", "discrete choice 'n'"]),
+        ({"choices": {"a_next": dp.interval("a"), "lower_a_next": dp.interval(0.0, 1.0)}},
+         ["'lower_a_next'", "policy_lower_a_next", "rename"]),
+        ({"choices": {"a_next": dp.interval("z")}}, ["'z'", "no continuous state", "are: a"]),
+        ({"choices": {"a_next": dp.interval("aa")}}, ["'aa'", "Did you mean 'a'"]),
+        ({"choices": {"a_next": dp.interval("a", hi=lambda a, b: a), "b": dp.interval(0.0, 1.0)}},
+         ["upper end of choice 'a_next'", "'b'", "a, z"]),
+        ({"choices": {"a_next": dp.interval("a", lo=lambda a, t: a)}}, ["lower end", "'t'"]),
+        ({"choices": {"a_next": dp.interval("a", lo=lambda a: jnp.float32(0.5))}},
+         ["lower end of choice 'a_next'", "float32"]),
         ({"states": extrapolated()}, ["'a'", "extrapolate", "'a_next'", "('error', 'clip')"]),
         ({"monotone": {"a_next": "a"}}, ["monotone", "'a_next' is continuous", "take it away"]),
     ],
@@ -246,6 +262,12 @@ def test_wrong_declarations_are_named(changes: dict, words: list[str]) -> None:
         (lambda: dp.grid(0.0, 1.0, 5, outside=("clip", "extrapolate")), ["extrapolate", "pair"]),
         (lambda: dp.grid(0.0, 1.0, 5, outside=("clip",)), ["('clip',)", "pair"]),
         (lambda: dp.grid(0.0, 1.0, 5, outside=("clip", 3)), ["('clip', 3)", "pair"]),
+        (lambda: dp.interval(), ["dp.interval('a')", "two ends"]),
+        (lambda: dp.interval(0.0), ["two ends"]),
+        (lambda: dp.interval(1.0, 0.0), ["lo=1.0 exceeds hi=0.0"]),
+        (lambda: dp.interval("a", 3.0), ["'a'", "3.0", "hi=..."]),
+        (lambda: dp.interval(0.0, 1.0, hi=2.0), ["twice"]),
+        (lambda: dp.interval(0.0, [1.0, 2.0]), ["hi=[1.0, 2.0]"]),
         (lambda: dp.lognormal(0.0, -0.1, 5), ["sigma=-0.1", "negative"]),
         (lambda: dp.lognormal(0.0, 0.1, 0), ["n=0", "positive integer"]),
         (lambda: dp.lognormal(0.0, 0.1, 2.5), ["n=2.5"]),
