@@ -44,7 +44,9 @@ class Model(Constructed):
     choices : dict
         Each is a continuous range (``dp.interval``), a grid, an integer range, or the name of a
         state whose grid it shares. Several choices form a product; the ends of an interval may
-        depend on choices before it.
+        depend on choices before it in the dict. A continuous choice from which a possible shock
+        leaves a grid with ``outside="error"`` is infeasible; of a choice from a list that is an
+        error, and `feasible` says what is not allowed.
     reward : function or list of functions
         Of states, choices and shocks; a list is summed, each averaged over just the shocks it
         names.
@@ -53,7 +55,8 @@ class Model(Constructed):
     transition : dict
         For every state that is not a Markov chain: the name of a choice, the name of another
         state, or a function of states, choices and shocks. On an integer state the result must be
-        a member; on a continuous grid it is interpolated linearly.
+        a member; on a continuous grid it is interpolated linearly, and what lies beyond its ends
+        means what the grid's `outside` says.
     feasible : function or list of functions, optional
         Of states, choices and shocks (feasible means: for every shock): true or false, never a
         number. Of a list all must be true. Infeasible choices are masked before their reward is
@@ -61,7 +64,7 @@ class Model(Constructed):
         that name a continuous state or choice, the true set is taken to be connected along each
         interval, and may leave out its ends (consumption above 0).
     shocks : dict, optional
-        ``dp.iid`` draws.
+        ``dp.iid`` draws, or a distribution's (``dp.lognormal``); independent of each other.
     post : dict, optional
         Post-decision variables: ``{"stock": (dp.integers(0, 20), f)}`` gives each its grid
         (``dp.grid``, ``dp.integers`` or the name of a state or choice that has one) and its rule,
@@ -76,8 +79,8 @@ class Model(Constructed):
         Functions of states, choices, shocks and outputs, by name; their expectation under the
         stationary distribution is ``moment_<name>``. An output named like a state is the state.
     monotone : dict, optional
-        A hint, never trusted: ``{"a_next": "a"}`` says that the optimal choice rises with the
-        state.
+        A hint, never trusted: ``{"a_next": "a"}`` says that the optimal choice, from a list of
+        values, rises with the state.
     concave : bool, optional
         True declares that reward + discount · E v(transition) is jointly concave in the continuous
         states and choices, for the concave v that occur: a concave reward with an affine transition
@@ -86,13 +89,14 @@ class Model(Constructed):
         Bounds over a continuum rest on it, and it is tested where they are used. None, the default:
         certified if it can be proved; False: not tried. True beside an interval and a choice from a
         list of values is an error.
-    increasing : tuple of str, optional
+    increasing : tuple of str, or str, optional
         Continuous states in which the value rises: declared, and tested as concavity is.
     marginal, inverse_marginal : dict of str to function, optional
         The marginal utility of an output that is affine in state and choice, and its inverse:
-        ``marginal={"consumption": lambda c: c**-gamma}``. Each takes one number, first and under
-        any name, and may take Markov states and ``t`` by name after it. Without them the derivative
-        of the reward is taken, and inverted numerically.
+        ``marginal={"consumption": lambda c: c**-gamma}`` is the reward's derivative by consumption,
+        in units of reward. Each takes one number, first and under any name, and may take Markov
+        states and ``t`` by name after it. Without them the reward is differentiated, and that is
+        inverted numerically.
     horizon : int, optional
         Number of periods; functions may then take ``t`` = 0, ..., horizon - 1.
     terminal : function, optional

@@ -7,7 +7,8 @@ import pytest
 
 import dpsolve as dp
 from continuous_models import MODELS
-from dpsolve.hpc.verify.definition import _Fault, _place
+from dpsolve.hpc.verify.bellman import bellman
+from dpsolve.hpc.verify.definition import _Fault, _place, define
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.factory_signature import look_over
 from dpsolve.solvers.operators.interpolation import locate
@@ -184,6 +185,23 @@ def test_a_list_of_conditions_solves_as_their_conjunction() -> None:
     nothing = model(**grids, feasible=[*apart, lambda a_next: a_next < 0])
     with pytest.raises(dp.ModelError, match="has no feasible choice"):
         dp.check(nothing)
+
+
+def test_the_definition_in_numpy_reads_the_same_words() -> None:
+    """A saver with risky income on a log grid, whose top is clipped and whose conditions are two."""
+    income = dp.lognormal(-0.02, 0.2, 3)
+    saver = dp.Model(
+        states={"m": dp.grid(income.values[0], 2.5, 9, spacing="log", outside=("error", "clip"))},
+        choices={"s": np.linspace(0.0, 2.4, 7)},
+        shocks={"y": income},
+        transition={"m": lambda s, y: 1.02 * s + y},
+        feasible=[lambda m, s: s < m, lambda s: s <= 2.0],
+        reward=lambda m, s: jnp.log(jnp.maximum(m - s, 1e-9)),
+        discount=0.9,
+    )
+    solved = dp.solve(saver, tol=1e-10)
+    once = bellman(define(saver), [np.asarray(solved.value)]).value[0]
+    np.testing.assert_allclose(once, solved.value, atol=1e-9)
 
 
 def test_what_is_declared_is_kept() -> None:
