@@ -45,6 +45,9 @@ class Answer(str):
 def check(model: Any, params: Mapping[str, Any] | None = None) -> Answer:
     """Evaluate a model and name its first fault; say so if it has none.
 
+    Choices from lists are all looked at. Of a continuous choice some places between its ends are,
+    at every node; what its outputs are at the optimum only a solve tells.
+
     Parameters
     ----------
     model : factory, Model, TabularModel or str

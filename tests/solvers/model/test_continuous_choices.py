@@ -188,7 +188,7 @@ def test_a_list_of_conditions_solves_as_their_conjunction() -> None:
 
 
 def test_the_definition_in_numpy_reads_the_same_words() -> None:
-    """A saver with risky income on a log grid, whose top is clipped and whose conditions are two."""
+    """Risky income, a grid in logs whose top is clipped, and two conditions."""
     income = dp.lognormal(-0.02, 0.2, 3)
     saver = dp.Model(
         states={"m": dp.grid(income.values[0], 2.5, 9, spacing="log", outside=("error", "clip"))},
