@@ -160,8 +160,8 @@ def _refusals_of_continuous(made: Model, options: SolveOptions, name: str) -> It
         yield (
             "certificate",
             None,
-            f"{of}, and is certified by two linear systems, without a sweep over pairs of which a "
-            "sample could be taken: leave certificate out",
+            f"{of}, and is certified without a sweep over pairs, of which a sample could be taken: "
+            "leave certificate out",
         )
     if options.precision == "mixed":
         yield (
