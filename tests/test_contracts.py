@@ -79,7 +79,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         reached |= graph.find_upstream_modules(f"dpsolve.hpc.verify.{name}")
     assert {name for name in reached if not name.startswith("dpsolve.hpc.")} == {
         "dpsolve.solvers.model.arguments",
-        "dpsolve.solvers.model.constructor",
+        "dpsolve.solvers.model.construction",
         "dpsolve.solvers.model.user_functions",
         "dpsolve.solvers.program_keys.code_reads",
         "dpsolve.solvers.program_keys.fingerprint",

@@ -386,11 +386,12 @@ def _place(spec: Grid | Integers, x: Array, fault: _Fault) -> list[tuple[Index, 
     if last == 0:
         return [(np.zeros(x.shape, dtype=np.int64), np.ones_like(x))]
     fault.check(~np.isfinite(x), x, "is not a number")
-    if spec.outside == "error":
+    if "error" in spec.sides:
         units = UNITS * max(abs(values[0]), abs(values[-1]))
         below, above = (max(SLACK * step, units) for step in np.diff(values)[[0, -1]])
+        bottom, top = (side == "error" for side in spec.sides)
         fault.check(
-            (values[0] - x > below) | (x - values[-1] > above),
+            (bottom & (values[0] - x > below)) | (top & (x - values[-1] > above)),
             x,
             f"leaves its grid [{values[0]:.12g}, {values[-1]:.12g}]",
         )

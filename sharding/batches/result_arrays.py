@@ -108,6 +108,14 @@ class Layout:
         """Return the variable that each gradient is of."""
         return {n: of for n in self.variables if (of := differentiated(n, self.variables)) != n}
 
+    def _continuous(self) -> list[str]:
+        """Return the choices that are no positions on a grid."""
+        chosen = [n.removeprefix("policy_") for n in self.variables if n.startswith("policy_")]
+        ends = ("index_", "lower_", "upper_")  # of choices that are there themselves
+        chosen = [c for c in chosen if not any(
+            c.startswith(end) and c.removeprefix(end) in chosen for end in ends)]  # fmt: skip
+        return [c for c in chosen if f"policy_index_{c}" not in self.variables]
+
     def _expand(self, name: str) -> list[str]:
         if name in self.variables:
             return [name]
@@ -132,6 +140,15 @@ class Layout:
             )
         if name == "gradients":
             return "keep names 'gradients'; say by which parameters: [solve] gradients = [\"beta\"]"
+        continuous = [
+            c for c in self._continuous() if name in ("policy_index", f"policy_index_{c}")
+        ]
+        if continuous:
+            return (
+                f"keep names '{name}', and the choice '{continuous[0]}' is continuous "
+                "(dp.interval): it is made from no list in which it had a position. Keep "
+                f"'policy_{continuous[0]}', the choice itself"
+            )
         variable = differentiated(name, self.variables)
         if variable.startswith(("output_", "moment_", "distribution")) and variable != name:
             return (

@@ -46,6 +46,12 @@ def partition_of(model: ModelShape, name: str, mesh: MeshShape) -> Partition | N
             f"mesh {mesh}: {name} returns arrays of its own and has no states to cut; cut its "
             f"points: points={mesh.size}"
         )
+    if model.continuous:
+        raise UsageError(
+            f"mesh {mesh}: {name} has a continuous choice, '{model.continuous[0]}' (dp.interval), "
+            "and is solved on one device, for there are no pairs whose states could be cut; leave "
+            f"mesh out, or cut points: points={mesh.size}"
+        )
     lengths = {n: size for n, size in model.states.items() if n not in model.chains}
     lengths = lengths or dict(model.states)
     state = max(lengths, key=lambda n: lengths[n])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from math import ceil
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,13 +23,14 @@ from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.interpolation import corners, greatest_reached
-from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE, PairTable
-from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, mapped, multiply
+from dpsolve.solvers.operators.model_functions import CHOICE, PairTable
+from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, multiply
 from dpsolve.solvers.operators.tabular import TabularOperator
-from dpsolve.solvers.operators.validation import no_choice, probability_rows, some_choice
+from dpsolve.solvers.operators.validation import probability_rows, some_choice
 from dpsolve.solvers.outcomes import listed
 
 from .outputs import bad_somewhere, fault_at_optimum, no_number
+from .pairs import ListedPairs, Place, TriedPairs, entry, largest_at, looked_at, worst
 
 
 class Answer(str):
@@ -44,6 +44,9 @@ class Answer(str):
 
 def check(model: Any, params: Mapping[str, Any] | None = None) -> Answer:
     """Evaluate a model and name its first fault; say so if it has none.
+
+    Choices from lists are all looked at. Of a continuous choice some places between its ends are,
+    at every node; what its outputs are at the optimum only a solve tells.
 
     Parameters
     ----------
@@ -99,13 +102,16 @@ def diagnose(model: Any, criterion: str = "discounted") -> str:
         return found
     suspect = False
     for t in (None,) if model.horizon is None else range(model.horizon):
-        grid_operator = GridOperator(model, t=t)
-        found = _pairs(grid_operator, "" if t is None else f" in period t={t}")
-        found = found or (_discount(grid_operator, criterion) if model.horizon is None else "")
+        looked = looked_at(model, t)
+        found = _pairs(looked, "" if t is None else f" in period t={t}")
+        found = found or (_discount(looked, criterion) if model.horizon is None else "")
         if found:
             return found
+        # What outputs of a continuous choice are at the optimum, no list of pairs tells.
         suspect = suspect or any(
-            bad_somewhere(grid_operator, pairs, index) for pairs, index in _blocks(grid_operator)
+            bad_somewhere(looked.operator, pairs, place.index)
+            for pairs, place in looked
+            if place.index is not None
         )
     return _outputs(model, criterion) if suspect else ""
 
@@ -161,7 +167,7 @@ def _outputs(model: Model, criterion: str) -> str:
     if found is None:
         return ""
     grid_operator, when, (name, state, choice) = found
-    place = _Place(grid_operator, np.full(1, choice))
+    place = Place.numbered(grid_operator, NamedArray(jnp.full(1, choice, jnp.int32), (CHOICE,)))
     at = state | {CHOICE: 0}
     shocks = _shocks_of(grid_operator, (model.outputs[name],), at, place)
     return (
@@ -170,81 +176,16 @@ def _outputs(model: Model, criterion: str) -> str:
     )
 
 
-def _blocks(grid_operator: GridOperator) -> Iterator[tuple[PairTable, NamedArray]]:
-    """Yield the pairs, with the flattened choices they are about."""
-    if grid_operator.kept is not None:
-        yield grid_operator.kept, grid_operator.kept_index()
-        return
-    size = grid_operator.block_size or 1
-    for i in range(ceil(grid_operator.n_choices / size)):
-        first = np.arange(i * size, (i + 1) * size)
-        index = jnp.asarray(np.minimum(first, grid_operator.n_choices - 1), jnp.int32)
-        yield grid_operator.pairs_of_block(jnp.int32(i)), NamedArray(index, (CHOICE,))
-
-
-class _Place:
-    """Words for a position in an array over states, choices and shocks."""
-
-    def __init__(self, grid_operator: GridOperator, choices: Numpy) -> None:
-        self.grid_operator, self.choices = grid_operator, choices
-
-    def choice(self, at: Mapping[str, Any]) -> int:
-        """Return the flattened choice of a position, the first where it says nothing of one."""
-        place = tuple(at.get(d, 0) for d in (BLOCK, CHOICE)[-self.choices.ndim :])
-        return int(self.choices[place])
-
-    def of(self, at: Mapping[str, Any]) -> str:
-        model = self.grid_operator.model
-        words = [
-            f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
-            for d, i in at.items()
-            if d in model.states
-        ]
-        if BLOCK in at or CHOICE in at or self.choices.size == 1:
-            number = NamedArray(jnp.int32(self.choice(at)))
-            values = self.grid_operator.functions.choice_values(number)
-            words += [f"{c}={float(v.array):.6g}" for c, v in values.items()]
-        words += [
-            f"{d}={np.asarray(model.grid_of(d).values)[i]:.6g}"
-            for d, i in at.items()
-            if d in model.shocks or d in model.post
-        ]
-        return ", ".join(words) or "every state"
-
-
-def _worst(x: NamedArray, feasible: NamedArray | None, place: _Place) -> tuple[float, str]:
-    """Return the largest entry at a feasible pair (NaN counts as infinite), and where it is."""
-    greatest, at = _greatest(x, feasible)
-    return greatest, place.of(at)
-
-
-def _greatest(x: NamedArray, feasible: NamedArray | None) -> tuple[float, dict[str, int]]:
-    dims = x.dims
-    array = np.asarray(x.array, np.float64)
-    array = np.where(np.isnan(array), np.inf, array)
-    if feasible is not None:
-        dims = tuple(dict.fromkeys((*feasible.dims, *x.dims)))
-        ok = np.asarray(aligned(feasible, dims))
-        array = np.where(
-            ok, np.asarray(aligned(NamedArray(jnp.asarray(array), x.dims), dims)), -np.inf
-        )
-    flat = int(np.argmax(array))
-    return float(array.ravel()[flat]), _indices(dims, flat, array.shape)
-
-
-def _indices(dims: tuple[str, ...], flat: int, shape: tuple[int, ...]) -> dict[str, int]:
-    return {d: int(i) for d, i in zip(dims, np.unravel_index(flat, shape), strict=True)}
-
-
-def _pairs(grid_operator: GridOperator, when: str) -> str:
+def _pairs(looked: ListedPairs, when: str) -> str:
+    grid_operator = looked.operator
     some, paid = np.zeros((2, *grid_operator.shape), bool)
-    for pairs, index in _blocks(grid_operator):
-        place = _Place(grid_operator, np.asarray(index.array))
+    for pairs, place in looked:
         some |= np.asarray(some_choice(pairs.feasible, grid_operator.sizes))
         pays = pairs.reward.map(lambda r: r != -jnp.inf)
         paid |= np.asarray(some_choice(pays, grid_operator.sizes))
         found = (
-            _rewards(grid_operator, pairs, place, when)
+            looked.ends(place, when)
+            or _rewards(grid_operator, pairs, place, when)
             or _rows(grid_operator, pairs, place, when)
             or _next_states(grid_operator, pairs, place, when)
             or _discounts(pairs, place, when)
@@ -252,24 +193,28 @@ def _pairs(grid_operator: GridOperator, when: str) -> str:
         if found:
             return found
     if not some.all():
-        return no_choice(grid_operator.model, some, when)
-    return _pays_nothing(grid_operator, paid, when)
+        return looked.no_choice(some, when)
+    return _pays_nothing(looked, paid, when)
 
 
-def _pays_nothing(grid_operator: GridOperator, paid: Numpy, when: str) -> str:
-    """Name the first state all of whose choices pay -inf, and the first of these."""
-    if paid.all():
+def _pays_nothing(looked: ListedPairs, paid: Numpy, when: str) -> str:
+    """Name the first state all of whose choices pay -inf, and the first of these.
+
+    With a continuous choice such a state is none: its value is -inf.
+    """
+    if paid.all() or isinstance(looked, TriedPairs):
         return ""
+    grid_operator = looked.operator
     at = np.unravel_index(int(np.argmin(paid)), paid.shape)
     state = dict(zip(grid_operator.states, (int(i) for i in at), strict=True))
-    for pairs, index in _blocks(grid_operator):
+    for pairs, place in looked:
         here = pairs.reward.map(lambda r: r == -jnp.inf)
         if pairs.feasible is not None:
             here = multiply(here, pairs.feasible)
-        chosen = _at(here, state)
+        chosen = entry(here, state)
         if np.asarray(chosen.array).any():
-            _, choice = _greatest(chosen, None)
-            where = _Place(grid_operator, np.asarray(index.array)).of(state | choice)
+            _, choice = largest_at(chosen, None)
+            where = place.of(state | choice)
             only = "that choice" if grid_operator.n_choices == 1 else "every feasible choice"
             return (
                 f"the reward is -inf at {where}{when}, and so it is at {only} of that state "
@@ -279,12 +224,12 @@ def _pays_nothing(grid_operator: GridOperator, paid: Numpy, when: str) -> str:
     return ""
 
 
-def _rewards(grid_operator: GridOperator, pairs: PairTable, place: _Place, when: str) -> str:
+def _rewards(grid_operator: GridOperator, pairs: PairTable, place: Place, when: str) -> str:
     assert pairs.raw_reward is not None
-    worst, at = _greatest(pairs.raw_reward.map(no_number), pairs.feasible)
-    if worst <= 0:
+    most, at = largest_at(pairs.raw_reward.map(no_number), pairs.feasible)
+    if most <= 0:
         return ""
-    value = float(jnp.asarray(_at(pairs.raw_reward, at).array).ravel()[0])
+    value = float(jnp.asarray(entry(pairs.raw_reward, at).array).ravel()[0])
     what = "-inf" if value == -np.inf else "NaN or +inf"
     where = place.of(at | _shocks_of(grid_operator, grid_operator.model.reward, at, place))
     return (
@@ -294,7 +239,7 @@ def _rewards(grid_operator: GridOperator, pairs: PairTable, place: _Place, when:
 
 
 def _shocks_of(
-    grid_operator: GridOperator, fs: Iterable[Any], at: Mapping[str, int], place: _Place
+    grid_operator: GridOperator, fs: Iterable[Any], at: Mapping[str, int], place: Place
 ) -> dict[str, int]:
     """Return where shocks (and post variables) stand when one of some functions is no number.
 
@@ -306,50 +251,49 @@ def _shocks_of(
         The state and the choice.
     """
     functions, model = grid_operator.functions, grid_operator.model
-    number = NamedArray(jnp.int32(place.choice(at)))
-    env = functions.env | functions.choice_values(number)
-    env = {name: _at(x, at) for name, x in env.items()}
-    chances = {w: _at(functions.probability(w, env), at) for w in model.shocks}
+    env = functions.env | place.chosen(at)
+    env = {name: entry(x, at) for name, x in env.items()}
+    chances = {w: entry(functions.probability(w, env), at) for w in model.shocks}
     for f in fs:
         x = mapped(f, env | functions.post_env, functions.order, "a function of the model")
         bad = functions.possible(x.map(lambda a: 1.0 * no_number(a)), chances)
         if np.asarray(bad.array).any():
-            return _greatest(bad, None)[1]
+            return largest_at(bad, None)[1]
     return {}
 
 
-def _discounts(pairs: PairTable, place: _Place, when: str) -> str:
-    worst, where = _worst(pairs.discount.map(lambda b: ~jnp.isfinite(b)), pairs.feasible, place)
-    if worst <= 0:
+def _discounts(pairs: PairTable, place: Place, when: str) -> str:
+    most, where = worst(pairs.discount.map(lambda b: ~jnp.isfinite(b)), pairs.feasible, place)
+    if most <= 0:
         return ""
     return f"the discount is NaN or infinite at {where}{when}; it must be a finite number"
 
 
-def _rows(grid_operator: GridOperator, pairs: PairTable, place: _Place, when: str) -> str:
+def _rows(grid_operator: GridOperator, pairs: PairTable, place: Place, when: str) -> str:
     for name, row, matters in probability_rows(grid_operator.model, pairs):
         sums = NamedArray(row.array.sum(-1), row.dims[:-1])
         feasible = pairs.feasible if matters else None
-        gap, where = _worst(sums.map(lambda s: jnp.abs(s - 1.0)), feasible, place)
+        gap, where = worst(sums.map(lambda s: jnp.abs(s - 1.0)), feasible, place)
         if gap > ROW_SUM_TOLERANCE:
-            high, _ = _worst(sums, feasible, place)
+            high, _ = worst(sums, feasible, place)
             total = high if abs(abs(high - 1.0) - gap) < 1e-15 else 1.0 - gap
             return (
                 f"the probabilities of '{name}' at {where}{when} sum to {total:.12g}, not to 1; "
                 f"probabilities that leak would shift the solution: {REMEDY}"
             )
-        least, where = _worst(row.map(jnp.negative), feasible, place)
+        least, where = worst(row.map(jnp.negative), feasible, place)
         if least > 0:
             return f"the probabilities of '{name}' have a negative entry, {-least:g}, at {where}"
     return ""
 
 
-def _next_states(grid_operator: GridOperator, pairs: PairTable, place: _Place, when: str) -> str:
+def _next_states(grid_operator: GridOperator, pairs: PairTable, place: Place, when: str) -> str:
     for name, location in (
         grid_operator.expectation.early_locations | pairs.locations | pairs.posts
     ).items():
         if location.gap is None:
             continue
-        gap, at = _greatest(grid_operator.functions.reached(location.gap, pairs), pairs.feasible)
+        gap, at = largest_at(grid_operator.functions.reached(location.gap, pairs), pairs.feasible)
         if gap > 0:
             spec = grid_operator.model.grid_of(name)
             values = np.asarray(spec.values)
@@ -378,24 +322,21 @@ def _beyond(gap: NamedArray, pairs: PairTable, at: Mapping[str, int]) -> dict[st
     named = {p: location for p, location in pairs.posts.items() if p in gap.dims}
     if not named:
         return {}
-    here = {p: location.map(lambda x: _at(x, at)) for p, location in named.items()}
-    _, shocks = _greatest(greatest_reached(_at(gap, at), here), None)
-    left = _at(_at(gap, at), shocks)
+    here = {p: location.map(lambda x: entry(x, at)) for p, location in named.items()}
+    _, shocks = largest_at(greatest_reached(entry(gap, at), here), None)
+    left = entry(entry(gap, at), shocks)
     reached = [
-        {p: int(_at(i, shocks).array) for p, i in indices.items()}
+        {p: int(entry(i, shocks).array) for p, i in indices.items()}
         for indices, weights in corners(here)
-        if all(float(_at(w, shocks).array) != 0.0 for w in weights)
+        if all(float(entry(w, shocks).array) != 0.0 for w in weights)
     ]
-    return max(reached, key=lambda corner: float(_at(left, corner).array)) | shocks
+    return max(reached, key=lambda corner: float(entry(left, corner).array)) | shocks
 
 
-def _at(x: NamedArray, at: Mapping[str, int]) -> NamedArray:
-    """Keep one entry along some axes."""
-    index = tuple(at.get(d, slice(None)) for d in x.dims)
-    return NamedArray(x.array[index], tuple(d for d in x.dims if d not in at))
-
-
-def _discount(grid_operator: GridOperator, criterion: str) -> str:
+def _discount(looked: ListedPairs, criterion: str) -> str:
+    grid_operator = looked.operator
+    if isinstance(looked, TriedPairs):
+        return _tried_discount(looked)
     survey = grid_operator.survey()
     low, high = float(survey.discount_low), float(survey.discount_high)
     if criterion == "average":
@@ -412,6 +353,18 @@ def _discount(grid_operator: GridOperator, criterion: str) -> str:
             f"{_NO_BOUND}: lower the discount, let `feasible` exclude the choices that never lead "
             "to an end, or give the model a horizon"
         )
+    return ""
+
+
+def _tried_discount(looked: TriedPairs) -> str:
+    """Look at the discount where choices are continuous; a varying one above 1 the solve judges."""
+    discount = looked.operator.model.discount
+    if not callable(discount):
+        return _constant_discount(float(discount))
+    for pairs, place in looked:
+        below, where = worst(pairs.discount.map(jnp.negative), pairs.feasible, place)
+        if below > 0:
+            return f"the discount is {-below:.6g} at {where}; it cannot be negative"
     return ""
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from dpsolve.solvers.library import as_factory
+from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.array_factory import no_model, shapes_of
 from dpsolve.solvers.model.factory_signature import Signature, build, look_over, signature, split
-from dpsolve.solvers.model.grids import Grid, Iid
+from dpsolve.solvers.model.grids import Grid, Iid, Interval
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
@@ -37,7 +38,7 @@ class Description:
     dimensions : dict of str to str
         Each state, choice, shock and post variable in words.
     states, choices : int
-        Numbers of states and of choices.
+        Numbers of states and of choices that are listed; a continuous one does not count.
     structure : tuple of str
         How the expectation is taken, step by step.
     bytes : int
@@ -48,6 +49,8 @@ class Description:
         Names that ``keep`` may list beside value, lower, upper and policy.
     sweeps : tuple of str
         What becomes of rewards, and how maxima are sought; see :mod:`.forecast`.
+    continuous : tuple of str
+        Choices that are made from an interval.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Description:
     streams: bool
     outputs: tuple[str, ...]
     sweeps: tuple[str, ...] = ()
+    continuous: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [self.name]
@@ -80,7 +84,14 @@ class Description:
             lines += ["", "expectation"]
             lines += [f"  {step}" for step in self.structure]
         lines += ["", "size"]
-        if self.choices:
+        if self.continuous:
+            times = f" x {self.choices:,} choices" if self.choices > 1 else ""
+            found = " and ".join(self.continuous)
+            lines += [
+                f"  {self.states:,} states{times}, {found} found at each (continuous: no pairs)",
+                f"  {_bytes(self.bytes)} to solve one point",
+            ]
+        elif self.choices:
             how = "recomputed block by block" if self.streams else "kept"
             lines += [
                 f"  {self.states:,} states x {self.choices:,} choices = "
@@ -152,17 +163,19 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
     made = build(factory, values, sizes)
     if isinstance(made, Model):
         t = None if made.horizon is None else np.int32(0)
-        operator = GridOperator(made, t=t, memory=1)
+        operator = GridOperator(made.on_grids(), t=t, memory=1)
+        index = ("policy_index",) if made.gridded else ()
         return Description(
             **common,
             dimensions=_dimensions(made),
             states=prod(made.shape),
-            choices=operator.n_choices,
+            choices=size.choices,
             structure=tuple(_structure(operator)),
             bytes=size.bytes,
             streams=size.streams,
-            outputs=("value", "lower", "upper", "policy", "policy_index", *made.outputs),
+            outputs=("value", "lower", "upper", "policy", *index, *made.outputs),
             sweeps=_sweeps(ahead),
+            continuous=tuple(made.continuous),
         )
     if isinstance(made, TabularModel):
         form = "product form" if made.state_index is None else f"{len(made.state_index):,} pairs"
@@ -209,6 +222,9 @@ def _dimensions(model: Model) -> dict[str, str]:
         ("post variable", model.post),
     ):
         for name in names:
+            if name in model.continuous:
+                words[name] = f"choice, {_range(model, model.continuous[name])} (continuous)"
+                continue
             spec = model.grid_of(name)
             values = np.asarray(spec.values)
             what = {Grid: "grid", Markov: "Markov chain", Iid: "iid"}.get(type(spec), "integers")
@@ -218,6 +234,24 @@ def _dimensions(model: Model) -> dict[str, str]:
                 f"{kind}, {what}, {spec.size} values from {values[0]:.6g} to {values[-1]:.6g}{tail}"
             )
     return words
+
+
+def _range(model: Model, interval: Interval) -> str:
+    """Say what a continuous choice is made from."""
+    time = () if model.horizon is None else ("t",)
+    known = (*model.states, *model.choices, *time)
+
+    def shown(end: Any) -> str:
+        if not callable(end):
+            return f"{float(end):.6g}"
+        named = arguments(end, known)
+        return f"a function of {', '.join(named)}" if named else "a number"
+
+    if interval.state is None:
+        return f"anything from {shown(interval.lo)} to {shown(interval.hi)}"
+    ends = (("from", interval.lo), ("to", interval.hi))
+    cut = [f" {which} {shown(end)}" for which, end in ends if end is not None]
+    return f"any of the range of {interval.state}" + "".join(cut)
 
 
 def _structure(operator: GridOperator) -> list[str]:

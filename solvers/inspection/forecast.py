@@ -30,7 +30,7 @@ from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
 
-from .limits import PAIR
+from .limits import PAIR, arrays_of_a_solve
 from .requests import chooses
 
 LONG = 2**31
@@ -131,7 +131,7 @@ class Outlook:
 def outlook(
     factory: Factory, sizes: Mapping[str, Any], options: SolveOptions, lanes: int = 1
 ) -> Outlook | None:
-    """Look ahead at the sweeps of a factory's model; None if it has no reward to evaluate.
+    """Look ahead at the sweeps of a factory's model; None if it has no pairs to look at.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def outlook_of(
     operators : Operators, optional
         Those of the model, where they are at hand.
     """
-    if not isinstance(made, Model):
+    if not isinstance(made, Model) or made.continuous:
         return None
     if made.horizon is not None:
         return _of(GridOperator(made, jnp.int32(0), options.block, options.memory), None, options)
@@ -262,7 +262,7 @@ class Footprint:
     Attributes
     ----------
     states, choices : int
-        Numbers of states and of choices.
+        Numbers of states and of choices that are listed; a continuous one does not count.
     bytes : int
         What one point's solve takes: arrays over states and choices, and over states.
     streams : bool
@@ -321,13 +321,16 @@ def footprint_of(
         total = pairs + 8 * prod(np.shape(dense)) + 8 * VECTORS * made.n_states
         total += population_bytes(made, options)
         return Footprint(made.n_states, made.n_actions, total, False)
+    if isinstance(made, Model) and made.continuous:
+        states, listed = prod(made.shape), prod(made.size_of(choice) for choice in made.gridded)
+        total = 8 * states * arrays_of_a_solve(made) + population_bytes(made, options)
+        return Footprint(states, listed, total, False)
     if isinstance(made, Model):
         t = None if made.horizon is None else jnp.int32(0)
         operator = GridOperator(made, t=t, block=options.block, memory=options.memory)
         states = prod(made.shape)
         at_once = operator.block_size or operator.n_choices
-        vectors = VECTORS + 6 * (made.horizon or 0)
-        total = at_once * operator.bytes_per_choice + 8 * states * vectors
+        total = at_once * operator.bytes_per_choice + 8 * states * arrays_of_a_solve(made)
         total += population_bytes(made, options)
         return Footprint(states, operator.n_choices, total, operator.block_size is not None)
     if not isinstance(made, Mapping):

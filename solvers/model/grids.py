@@ -1,4 +1,4 @@
-"""``dp.grid``, ``dp.integers``, ``dp.interval``, ``dp.iid``: what a state, choice or shock can be.
+"""``dp.grid``, ``integers``, ``interval``, ``iid``, ``lognormal``: what a name of a model can be.
 
 Each specification holds its ``values``, a one-dimensional array. Arrays made of plain numbers stay
 NumPy arrays, so that they can be looked at while JAX traces a model; arrays that depend on traced
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.scipy.special import ndtr as traced_ndtr
 from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri, roots_hermitenorm
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
@@ -24,7 +26,9 @@ from dpsolve.solvers.numerics.tracing import EPS, is_concrete, namespace
 from .probabilities import check_distribution, normalised
 
 MOST = 2**31 - 1  # values of one variable, and joint choices: policies are int32
-Outside = Literal["error", "clip", "extrapolate"]
+Side = Literal["error", "clip", "extrapolate"]
+Outside = Side | tuple[Side, Side]
+Spacing = Literal["linear", "log"]
 
 
 def vector(values: ArrayLike, what: str) -> AnyArray:
@@ -62,6 +66,54 @@ def check_number(x: Any, what: str) -> None:
     raise ModelError(f"{what}={x!r}; it is one number")
 
 
+class Span(NamedTuple):
+    """The closed form that points were made from: ``lo + (hi - lo) * u**curve``, or in logs.
+
+    Attributes
+    ----------
+    lo, hi : float
+        The ends.
+    curve : float
+        The power; 1 where the spacing is in logs.
+    spacing : {"linear", "log"}
+        Whether points, or their logarithms, are spaced so.
+    """
+
+    lo: Array | float
+    hi: Array | float
+    curve: float
+    spacing: Spacing = "linear"
+
+    def points(self, n: int) -> AnyArray:
+        """Return n points (n,) of that form; its ends are exact."""
+        lo, hi, curve, spacing = self
+        xp = namespace(lo, hi)
+        u = np.linspace(0.0, 1.0, n) ** curve
+        if spacing == "log":
+            # Of a negative end, which only a traced one can be, it is NaN, and found at its point.
+            low = xp.log(xp.asarray(lo, dtype=np.float64))
+            values = xp.exp(low + (xp.log(xp.asarray(hi, dtype=np.float64)) - low) * u)
+            values = xp.where(np.arange(n) == 0, lo, values)
+        else:
+            values = xp.asarray(lo + (hi - lo) * u, dtype=np.float64)
+        if n > 1:  # rounding must not move the upper end
+            values = xp.where(np.arange(n) == n - 1, hi, values)
+        if curve == 1.0 and spacing == "linear" and n > 2:  # nor a point that is meant to be zero
+            inner = (np.arange(n) > 0) & (np.arange(n) < n - 1)
+            near = xp.abs(values) <= 4 * EPS * xp.maximum(xp.abs(lo), xp.abs(hi))
+            values = xp.where(inner & near, 0.0, values)
+        points: AnyArray = values
+        return points
+
+    def share(self, x: Array) -> Array:
+        """Return the u in [0, 1] at which values (...) stand; those beyond the ends at an end."""
+        if self.spacing == "log":
+            inside = jnp.clip(x, self.lo, self.hi)
+            return jnp.clip(jnp.log(inside / self.lo) / jnp.log(self.hi / self.lo), 0.0, 1.0)
+        found: Array = jnp.clip((x - self.lo) / (self.hi - self.lo), 0.0, 1.0) ** (1.0 / self.curve)
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """A continuous variable on a grid of points.
@@ -70,17 +122,21 @@ class Grid:
     ----------
     values : array (n,)
         The points; strictly increasing for a state.
-    outside : {"error", "clip", "extrapolate"}
+    outside : {"error", "clip", "extrapolate"} or pair of these
         What a next state beyond the ends means: an error, the nearest end, or the last segment's
-        line continued.
-    span : (lo, hi, curve) or None
-        The closed form ``lo + (hi - lo) * u**curve`` the points were made from, if any: it makes
-        finding a point's segment cheap.
+        line continued. A pair is of what lies below and of what lies above, and no pair of equals.
+    span : Span or None
+        The closed form the points were made from, if any: it makes finding a point's segment cheap.
     """
 
     values: AnyArray
     outside: Outside = "error"
-    span: tuple[Array | float, Array | float, float] | None = None
+    span: Span | None = None
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """What a next state below the grid means, and what one above."""
+        return (self.outside, self.outside) if isinstance(self.outside, str) else self.outside
 
     @property
     def size(self) -> int:
@@ -160,12 +216,19 @@ def grid(
     n: int,
     curve: float = 1.0,
     *,
+    spacing: Spacing = "linear",
     outside: Outside = "error",
 ) -> Grid: ...
 
 
 def grid(
-    lo: Any, hi: Any = None, n: int | None = None, curve: float = 1.0, *, outside: Outside = "error"
+    lo: Any,
+    hi: Any = None,
+    n: int | None = None,
+    curve: float = 1.0,
+    *,
+    spacing: Spacing = "linear",
+    outside: Outside = "error",
 ) -> Grid:
     """Make a continuous grid, from its ends or from an array.
 
@@ -179,21 +242,70 @@ def grid(
     curve : float
         Points lie at ``lo + (hi - lo) * u**curve`` for ``u`` evenly spaced in [0, 1]; a curve
         above 1 puts more of them near `lo`.
-    outside : {"error", "clip", "extrapolate"}
-        What a next state beyond the ends means.
+    spacing : {"linear", "log"}
+        With "log" the logarithms of the points are evenly spaced, ``lo * (hi / lo)**u``, as in
+        sweep files; `lo` is positive then, and there is no curve.
+    outside : {"error", "clip", "extrapolate"}, or a pair of "error" and "clip"
+        What a next state beyond the ends means. A pair is of the bottom and of the top:
+        ``("error", "clip")`` throws away what is above the grid, and allows nothing below it.
 
     Raises
     ------
     ModelError
-        If the ends are not increasing, `n` is not a positive integer (of a range, at least 2), or
-        `outside` is unknown.
+        If the ends are not increasing, `n` is not a positive integer (of a range, at least 2),
+        `outside` or `spacing` is unknown, or a logarithm is asked for of what has none.
     """
-    if outside not in ("error", "clip", "extrapolate"):
-        raise ModelError(f"grid: outside={outside!r}; it can be 'error', 'clip' or 'extrapolate'")
+    outside = _outside(outside)
+    if not isinstance(spacing, str) or spacing not in ("linear", "log"):
+        raise ModelError(f"grid: spacing={spacing!r}; it can be 'linear' or 'log'")
     if hi is None and n is None:
+        if spacing == "log":
+            raise ModelError(
+                "grid: spacing='log' beside an array, which says itself where the points are; "
+                "write dp.grid(lo, hi, n, spacing='log')"
+            )
         return Grid(vector(lo, "a grid"), outside)
     if hi is None or n is None:
         raise ModelError("grid takes either one array, or its ends and size: dp.grid(lo, hi, n)")
+    _check_range(lo, hi, n, curve)
+    if spacing == "log":
+        if curve != 1.0:
+            raise ModelError(
+                f"grid: curve={curve!r} beside spacing='log': one of them says where points are "
+                "dense; leave the other out"
+            )
+        if is_concrete(lo) and not float(lo) > 0:
+            raise ModelError(
+                f"grid: lo={lo} beside spacing='log', and only positive numbers have a logarithm; "
+                "begin above 0, or space the points by curve=2"
+            )
+    span = Span(lo, hi, float(curve), spacing)
+    return Grid(span.points(int(n)), outside, span)
+
+
+def _outside(given: Any) -> Outside:
+    """Return what `outside` says, a word or a pair of two different ones."""
+    words = ("error", "clip", "extrapolate")
+    if isinstance(given, str) and given in words:
+        return given  # type: ignore[return-value]  # one of the words
+    if isinstance(given, tuple | list) and len(given) == 2:
+        for side in given:
+            if side == "extrapolate":
+                raise ModelError(
+                    f"grid: outside={tuple(given)!r}; one side alone is not extrapolated: a pair, "
+                    "(bottom, top), is of 'error' and 'clip'"
+                )
+        if all(isinstance(side, str) and side in words for side in given):
+            bottom, top = given
+            return bottom if bottom == top else (bottom, top)
+    raise ModelError(
+        f"grid: outside={given!r}; it can be 'error', 'clip' or 'extrapolate', or a pair of "
+        "'error' and 'clip', of the bottom and the top: ('error', 'clip')"
+    )
+
+
+def _check_range(lo: Any, hi: Any, n: Any, curve: Any) -> None:
+    """Refuse ends, a number of points or a curve that no grid has."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ModelError(
             f"grid: n={n!r}; the number of points is a positive integer, and static: in a factory, "
@@ -214,16 +326,6 @@ def grid(
         raise ModelError(f"grid: curve={curve!r}; it is a positive number that is not swept")
     if is_concrete(lo, hi) and n > 1 and not float(lo) < float(hi):
         raise ModelError(f"grid: lo={lo} is not below hi={hi}")
-    xp = namespace(lo, hi)
-    u = np.linspace(0.0, 1.0, int(n)) ** curve
-    values = xp.asarray(lo + (hi - lo) * u, dtype=np.float64)
-    if n > 1:  # rounding must not move the upper end
-        values = xp.where(np.arange(n) == n - 1, hi, values)
-    if curve == 1.0 and n > 2:  # nor a point that is meant to be zero
-        inner = (np.arange(n) > 0) & (np.arange(n) < n - 1)
-        near = xp.abs(values) <= 4 * EPS * xp.maximum(xp.abs(lo), xp.abs(hi))
-        values = xp.where(inner & near, 0.0, values)
-    return Grid(values, outside, (lo, hi, float(curve)))
 
 
 def integers(lo: int, hi: int) -> Integers:
@@ -323,3 +425,60 @@ def iid(values: ArrayLike, probs: ArrayLike | Callable[..., Any]) -> Iid:
     if is_concrete(probs):
         check_distribution(np.asarray(probs), "iid: probs")
     return Iid(values, normalised(probs))
+
+
+def lognormal(
+    mu: Array | float,
+    sigma: Array | float,
+    n: int,
+    *,
+    rule: Literal["gauss", "equal_mass"] = "gauss",
+) -> Iid:
+    r"""Make a lognormal shock: :math:`e^x` of a normal :math:`x \sim N(\mu, \sigma^2)`.
+
+    Parameters
+    ----------
+    mu, sigma : float
+        Mean and standard deviation of the shock's logarithm; they may be parameters. The shock's
+        own mean is ``exp(mu + sigma**2 / 2)``, so that ``mu = -sigma**2 / 2`` makes it one.
+    n : int
+        Number of values (static).
+    rule : {"gauss", "equal_mass"}
+        Gauss-Hermite nodes, :math:`e^{\mu + \sigma x_i}` (they give the expectation of a
+        polynomial of degree 2n - 1 in the logarithm exactly); or n equally likely values, the
+        means within n slices of equal probability.
+
+    Returns
+    -------
+    Iid
+        With increasing ``values`` (n,), and their ``probs`` (n,).
+
+    Raises
+    ------
+    ModelError
+        If `n` is no positive integer, `sigma` is negative, or `rule` is unknown.
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise ModelError(
+            f"lognormal: n={n!r}; the number of values is a positive integer, and static: in a "
+            "factory, put it after the '*'"
+        )
+    for name, x in (("mu", mu), ("sigma", sigma)):
+        check_number(x, f"lognormal: {name}")
+    if is_concrete(sigma) and float(sigma) < 0:
+        raise ModelError(f"lognormal: sigma={sigma}; a standard deviation is not negative")
+    if not isinstance(rule, str) or rule not in ("gauss", "equal_mass"):
+        raise ModelError(f"lognormal: rule={rule!r}; it can be 'gauss' or 'equal_mass'")
+    check_length(f"lognormal: n={n}", int(n))
+    xp = namespace(mu, sigma)
+    if rule == "gauss":
+        nodes, weights = roots_hermitenorm(int(n))
+        return Iid(xp.exp(mu + sigma * nodes), normalised(weights / weights.sum()))
+    cuts = ndtri(np.linspace(0.0, 1.0, int(n) + 1))
+    below, above = cuts[:-1] - sigma, cuts[1:] - sigma
+    # Probabilities of slices to the right of zero are differences of small numbers on the left.
+    flip = below > 0
+    cdf = ndtr if xp is np else traced_ndtr
+    mass = cdf(xp.where(flip, -below, above)) - cdf(xp.where(flip, -above, below))
+    means = xp.exp(mu + sigma**2 / 2) * n * mass
+    return Iid(means, np.full(int(n), 1.0 / n))

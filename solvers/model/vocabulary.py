@@ -4,7 +4,7 @@ A store keeps a checksum of its model's file. So the built-in ones have one impo
 which stays as it is when a definition moves; and importing the package itself costs nothing.
 """
 
-from .grids import grid, iid, integers, interval
+from .grids import grid, iid, integers, interval, lognormal
 from .markov import markov, rouwenhorst, tauchen
 from .mdp import mdp
 from .model import Model
@@ -17,6 +17,7 @@ __all__ = [
     "iid",
     "integers",
     "interval",
+    "lognormal",
     "markov",
     "mdp",
     "rouwenhorst",

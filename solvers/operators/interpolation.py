@@ -83,7 +83,12 @@ def _segment(spec: Grid, x: NamedArray) -> Location:
     units = UNITS * jnp.maximum(jnp.abs(lo), jnp.abs(hi))
     steps = jnp.where(lo > value, points[min(1, n - 1)] - lo, hi - points[max(n - 2, 0)])
     gap = jnp.where(outside <= jnp.maximum(SLACK * steps, units), 0.0, outside)
-    gap = _known(value, gap if spec.outside == "error" else jnp.zeros(value.shape))
+    bottom, top = spec.sides
+    if bottom == top != "error":
+        gap = jnp.zeros(value.shape)
+    elif bottom != top:
+        gap = jnp.where(value < lo if bottom == "error" else value > hi, gap, 0.0)
+    gap = _known(value, gap)
     if n == 1:
         zero = NamedArray(jnp.zeros(value.shape, jnp.int32), x.dims)
         return Location(zero, None, NamedArray(gap, x.dims))
@@ -106,8 +111,7 @@ def segment_index(spec: Grid, points: Array, value: Array) -> Array:
     if spec.span is None:
         found = jnp.searchsorted(points, value, side="right").astype(jnp.int32) - 1
         return jnp.clip(found, 0, n - 2)
-    lo, hi, curve = spec.span
-    u = jnp.clip((value - lo) / (hi - lo), 0.0, 1.0) ** (1.0 / curve) * (n - 1)
+    u = spec.span.share(value) * (n - 1)
     guess = jnp.clip(jnp.where(jnp.isnan(u), 0.0, jnp.floor(u)), 0, n - 2).astype(jnp.int32)
     # The closed form is off by one at most, by rounding near a grid point.
     guess = guess - (value < points[guess]).astype(jnp.int32)

@@ -34,6 +34,8 @@ class ModelShape:
         The states that are Markov chains.
     horizon : int or None
         Periods, None without an end.
+    continuous : tuple of str
+        The choices that are made from an interval.
     own : dict or None
         Dimensions and shapes of a factory's own arrays, where it returned no model.
     """
@@ -42,6 +44,7 @@ class ModelShape:
     chains: frozenset[str] = frozenset()
     horizon: int | None = None
     own: Shapes | None = None
+    continuous: tuple[str, ...] = ()
 
     @property
     def iterates(self) -> bool:
@@ -61,7 +64,8 @@ def shape_of(made: Any) -> ModelShape:
         return ModelShape({"state": made.n_states})
     if isinstance(made, Model):
         chains = frozenset(n for n, s in made.states.items() if isinstance(s, Markov))
-        return ModelShape({n: s.size for n, s in made.states.items()}, chains, made.horizon)
+        sizes = {n: s.size for n, s in made.states.items()}
+        return ModelShape(sizes, chains, made.horizon, continuous=tuple(made.continuous))
     own = shapes_of(made)
     if own is None:
         raise ModelError(

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .solvers.model.grids import iid as iid
     from .solvers.model.grids import integers as integers
     from .solvers.model.grids import interval as interval
+    from .solvers.model.grids import lognormal as lognormal
     from .solvers.model.markov import markov as markov
     from .solvers.model.markov import rouwenhorst as rouwenhorst
     from .solvers.model.markov import tauchen as tauchen
@@ -64,6 +65,7 @@ _HOME = {
     "integers": "solvers.model.grids",
     "iid": "solvers.model.grids",
     "interval": "solvers.model.grids",
+    "lognormal": "solvers.model.grids",
     "markov": "solvers.model.markov",
     "rouwenhorst": "solvers.model.markov",
     "tauchen": "solvers.model.markov",
