@@ -1,7 +1,8 @@
 r"""Bounds on the true value over a whole continuum, from any policy: two linear systems.
 
 Nodes :math:`x_i` and a feasible policy :math:`y_i(z)`, with the next state
-:math:`f = A x + B y + c` affine for each draw, and the reward jointly concave, so that :math:`v^*(\cdot, z)` is concave.
+:math:`f = A x + B y + c` affine for each draw, and the reward jointly concave, so that
+:math:`v^*(\cdot, z)` is concave.
 
 *Lower: weights that match the position.* With :math:`a_{ik} \ge 0` that sum to one and
 :math:`\sum_k a_{ik} x_k = f(x_i, y_i, w)`, solve :math:`l_i = F_i + D E_w \sum_k a_{ik} l_k`.

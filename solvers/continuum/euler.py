@@ -33,7 +33,10 @@ PLAIN = 4
 """Steps of time iteration before Newton's."""
 
 STEPS = 200
-"""Steps at most; where Newton's method does not converge, time iteration does, slowly."""
+"""Steps at most."""
+
+PATIENCE = 15
+"""Steps in which the change is to halve; bounds hold for whatever was found by then."""
 
 KRYLOV = 80
 """BiCGSTAB's iterations in a step, at most."""
@@ -64,6 +67,15 @@ class Policy(NamedTuple):
     held: Array
     found: Array
     steps: Array
+
+
+class _Search(NamedTuple):
+    """The state of the iterations: a policy, marginal values to go on from, and how it goes."""
+
+    policy: Policy
+    p: Array
+    left: Array
+    waited: Array
 
 
 def slopes_of(problem: ContinuousProblem, x: Array, z: Array, after: Marginal) -> Slopes:
@@ -134,8 +146,8 @@ def stationary_policy(problem: ContinuousProblem) -> Policy:
         jnp.int32(0),
     )
 
-    def step(carry: tuple[Policy, Array, Array]) -> tuple[Policy, Array, Array]:
-        last, p, _ = carry
+    def step(carry: _Search) -> _Search:
+        last, p, best, waited = carry
         there = improved(problem, Marginal.smooth(problem, p))
         size = jnp.abs(there.p) + 1e-9 * jnp.max(jnp.abs(there.p), (0, 1))
         size = jnp.where(size > 0, size, 1.0)
@@ -148,13 +160,16 @@ def stationary_policy(problem: ContinuousProblem) -> Policy:
             return jnp.where(wild, there.p, newer)
 
         new = lax.cond(last.steps < PLAIN, lambda: there.p, faster)
-        return there._replace(steps=last.steps + 1), new, left
+        waited = jnp.where(left < 0.5 * best, 0, waited + 1)
+        best = jnp.minimum(best, left)
+        return _Search(there._replace(steps=last.steps + 1), new, best, waited)
 
-    def proceed(carry: tuple[Policy, Array, Array]) -> Array:
-        return (carry[0].steps < STEPS) & (carry[2] > CLOSE)
+    def proceed(carry: _Search) -> Array:
+        going = (carry.left > CLOSE) & (carry.waited < PATIENCE)
+        return (carry.policy.steps < STEPS) & going
 
-    found, _, _ = lax.while_loop(proceed, step, (nothing, nothing.p, jnp.asarray(jnp.inf)))
-    return found
+    start = _Search(nothing, nothing.p, jnp.asarray(jnp.inf), jnp.int32(0))
+    return lax.while_loop(proceed, step, start).policy
 
 
 def newton(problem: ContinuousProblem, p: Array, there: Policy, size: Array) -> Array:

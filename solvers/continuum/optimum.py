@@ -103,8 +103,12 @@ def best(
         if j == m:
             return feasible(y)
         low, high = problem.ends(j, x, y, z)
-        ok = jax.vmap(lambda share: some(j + 1, y.at[j].set(low + share * (high - low))))
-        return (low <= high) & ok(jnp.asarray(SHARES)).any()
+        tried = low + jnp.asarray(SHARES) * (high - low)
+        return (low <= high) & jax.vmap(partial(after, j, y))(tried).any()
+
+    def after(j: int, y: Array, choice: Array) -> Array:
+        found: Array = some(j + 1, y.at[j].set(choice))
+        return found
 
     def settle(j: int, y: Array) -> Optimum:
         """Make choices j, ... for given earlier ones."""
@@ -115,7 +119,7 @@ def best(
         real = low <= high
         high = jnp.maximum(low, high)
         candidates = low + jnp.asarray(SHARES) * (high - low)
-        ok = jax.vmap(lambda choice: some(j + 1, y.at[j].set(choice)))(candidates)
+        ok = jax.vmap(partial(after, j, y))(candidates)
         anchor = candidates[jnp.argmax(ok)]
 
         def trial(choice: Array) -> tuple[Array, Array]:

@@ -196,14 +196,14 @@ class ContinuousProblem:
         env = self._env(x, y, z)
         reward = self.reward(x, y, z)
         fine = jnp.isfinite(reward) | (reward == jnp.inf)
-        f = self.model.feasible
-        if f is None:
-            return fine
-        draws, _ = self._draws(self._shocks(f), env)
-        if not draws:
-            return fine & self._call(f, env)
-        ok = jax.vmap(lambda draw: self._call(f, {**env, **draw}))(draws)
-        return fine & ok.all()
+        for f in self.model.conditions:
+            draws, _ = self._draws(self._shocks(f), env)
+            if draws:
+                ok = jax.vmap(lambda draw, f=f: self._call(f, {**env, **draw}))(draws)
+                fine = fine & ok.all()
+            else:
+                fine = fine & self._call(f, env)
+        return fine
 
     def at_state(self, f: Any, known: Iterable[str], x: Array, z: Array) -> Array:
         """Return a function of states alone, such as the terminal value."""
@@ -227,7 +227,7 @@ class ContinuousProblem:
         found = self._unclipped(x, y, z)
         low, high = self.box
         for i, grid in enumerate(self.grids):
-            bottom, top = sides(grid)
+            bottom, top = grid.sides
             if top == "clip":
                 found = found.at[:, i].set(jnp.minimum(found[:, i], high[i]))
             if bottom == "clip":
@@ -258,7 +258,7 @@ class ContinuousProblem:
         low, high = self._own_ends(j, x, y, z)
         edge = self.box
         for i in self._kept_inside[j]:
-            bottom, top = sides(self.grids[i])
+            bottom, top = self.grids[i].sides
             here = y.at[j].set(0.0)
             at_zero, slope = jax.jvp(
                 lambda choice, i=i: self._unclipped(x, y.at[j].set(choice), z)[:, i],
@@ -350,12 +350,6 @@ def _discounts(model: Model, members: Mapping[str, Array], n: int, t: ArrayLike 
     return found
 
 
-def sides(grid: Grid) -> tuple[str, str]:
-    """Return what a next state below and above a grid means."""
-    outside: Any = grid.outside
-    return (outside, outside) if isinstance(outside, str) else tuple(outside)
-
-
 def read_problem(model: Any, name: str = "the model") -> ContinuousProblem:
     """Read a model as a concave problem.
 
@@ -395,14 +389,14 @@ def not_concave(model: Model) -> str:
         if callable(spec.probs) and (named := arguments(spec.probs, moving)):
             return f"the probabilities of shock '{shock}' depend on '{named[0]}'"
     for name, spec in model.states.items():
-        if isinstance(spec, Grid) and sides(spec)[0] == "clip":
+        if isinstance(spec, Grid) and spec.sides[0] == "clip":
             rule = model.transition[name]
             shares = rule in model.choices and (
                 getattr(model.choices[str(rule)], "state", model.choices[str(rule)]) == name
             )
             if not shares:
                 return f"next states below the grid of '{name}' are set to its end (outside='clip')"
-        if isinstance(spec, Grid) and "extrapolate" in sides(spec):
+        if isinstance(spec, Grid) and "extrapolate" in spec.sides:
             return f"next states are extrapolated beyond the grid of '{name}'"
     return ""
 
