@@ -424,6 +424,15 @@ def least(problem: ContinuousProblem, lines: Lines, z: Array, x: Array) -> Array
     return jnp.min(lines.height[z] + jnp.sum(lines.slope[z] * (x - problem.nodes), -1))
 
 
+def free_disposal(problem: ContinuousProblem, lines: Lines) -> Array:
+    """Tell whether lines fall nowhere at the top of a state that is cut off there.
+
+    To cut a state off is to dispose of what is above, which costs nothing where the value rises;
+    where it falls, the value of what is cut off is not concave.
+    """
+    return ~jnp.any(problem.tops_that_clip() & (lines.slope < 0.0))
+
+
 def tightened(problem: ContinuousProblem, lines: Lines, most: int = 8_192) -> Array:
     """Return the upper bound (z, n) at the nodes: the least of all lines there."""
     n_z, n = problem.shape

@@ -29,7 +29,7 @@ from .cells import Marginal
 from .optimum import Optimum, Slopes, best, response
 from .problem import ContinuousProblem
 
-PLAIN = 4
+PLAIN = 10
 """Steps of time iteration before Newton's."""
 
 STEPS = 200
@@ -37,6 +37,12 @@ STEPS = 200
 
 PATIENCE = 15
 """Steps in which the change is to halve; bounds hold for whatever was found by then."""
+
+REACH = 2.0
+"""How far a step may change a marginal value, of its size."""
+
+KINK = 1e-6
+"""Slope that a free choice is left with, of the reward's own, beyond which it lies in a kink."""
 
 KRYLOV = 80
 """BiCGSTAB's iterations in a step, at most."""
@@ -155,9 +161,9 @@ def stationary_policy(problem: ContinuousProblem) -> Policy:
 
         def faster() -> Array:
             newer = newton(problem, p, there, size)
-            # A step that more than triples a value, or is none, is left to time iteration.
-            wild = ~(jnp.abs(newer - there.p) <= 2.0 * size)
-            return jnp.where(wild, there.p, newer)
+            # Far from the solution a step goes wild: no value is more than tripled, or divided.
+            way = jnp.clip(newer - there.p, -REACH / (1 + REACH) * size, REACH * size)
+            return there.p + jnp.where(jnp.isnan(way), 0.0, way)
 
         new = lax.cond(last.steps < PLAIN, lambda: there.p, faster)
         waited = jnp.where(left < 0.5 * best, 0, waited + 1)
@@ -183,7 +189,10 @@ def newton(problem: ContinuousProblem, p: Array, there: Policy, size: Array) -> 
         reduced = moved.T @ bend @ moved
         idle = jnp.where(held != 0, 1.0, 0.0)
         lever = moved @ jnp.linalg.solve(reduced + jnp.diag(idle), moved.T)
-        return along, jnp.where(jnp.isfinite(lever), lever, 0.0)
+        # A choice in a kink of the reward has a slope left, and does not move.
+        rest, cost = moved.T @ slopes(y)[0], jax.grad(problem.reward, 1)(x, y, z)
+        kinked = jnp.max(jnp.abs(rest)) > KINK * jnp.max(jnp.abs(cost))
+        return along, jnp.where(jnp.isfinite(lever) & ~kinked, lever, 0.0)
 
     along, lever = problem.each(prepare, there.y, there.held)
 

@@ -223,18 +223,11 @@ class ContinuousProblem:
         return self._draws(self._shocks(*self._rules()), env)[1]
 
     def following(self, x: Array, y: Array, z: Array) -> Array:
-        """Return the next continuous states (w, d), cut off where the grid says clip."""
-        found = self._unclipped(x, y, z)
-        low, high = self.box
-        for i, grid in enumerate(self.grids):
-            bottom, top = grid.sides
-            if top == "clip":
-                found = found.at[:, i].set(jnp.minimum(found[:, i], high[i]))
-            if bottom == "clip":
-                found = found.at[:, i].set(jnp.maximum(found[:, i], low[i]))
-        return found
+        """Return the next continuous states (w, d).
 
-    def _unclipped(self, x: Array, y: Array, z: Array) -> Array:
+        Above a grid that clips they are what they would be: a value is read at the grid's end, and
+        a line of the upper bound goes on (it rises, so that it bounds the value at the end too).
+        """
         env = self._env(x, y, z)
         rules = self._rules()
         draws, chances = self._draws(self._shocks(*rules), env)
@@ -246,6 +239,11 @@ class ContinuousProblem:
         if not draws:
             return move({})[None]
         return jax.vmap(move)(draws) + 0.0 * chances[:, None]
+
+    def tops_that_clip(self) -> Array:
+        """Tell for each node (n, d) whether it is at the top of a state that clips there."""
+        clips = jnp.asarray([grid.sides[1] == "clip" for grid in self.grids])
+        return clips & (self.nodes == self.box[1])
 
     # -- intervals ------------------------------------------------------------------------------
 
@@ -261,7 +259,7 @@ class ContinuousProblem:
             bottom, top = self.grids[i].sides
             here = y.at[j].set(0.0)
             at_zero, slope = jax.jvp(
-                lambda choice, i=i: self._unclipped(x, y.at[j].set(choice), z)[:, i],
+                lambda choice, i=i: self.following(x, y.at[j].set(choice), z)[:, i],
                 (here[j],), (jnp.ones(()),),
             )  # fmt: skip
             flat = slope == 0.0

@@ -14,7 +14,7 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
 from .between import falls_short, loss_beyond, optimal_choices, widths
-from .bounds import Lines, lower_bound, lower_step, tightened, upper_bound, upper_step
+from .bounds import Lines, free_disposal, lower_bound, lower_step, tightened, upper_bound, upper_step
 from .cells import Marginal
 from .euler import improved, stationary_policy
 from .problem import ContinuousProblem, read_problem
@@ -87,13 +87,14 @@ def certified(
     """
     upper = tightened(problem, lines)
     wide = widths(problem, lower, upper, lines)
+    error = jnp.where(free_disposal(problem, lines), wide.error, jnp.inf)
     if later is None:
         nothing = jnp.full((problem.shape[0],), jnp.nan)
         beyond = loss_beyond(problem, falls_short(problem, lower, wide.between), nothing)
     else:
         beyond = loss_beyond(problem, *later)
     loss = wide.between + jnp.max(beyond)
-    return Certified(y, lower, upper, lines, wide.between, wide.error, loss, beyond)
+    return Certified(y, lower, upper, lines, wide.between, error, loss, beyond)
 
 
 def solve_continuous(
