@@ -17,6 +17,7 @@ from jax.extend.core import Literal
 from dpsolve.solvers.model.utility import CRRA
 
 from . import functions, ranges
+from . import normal_form as form
 from .functions import unknown
 from .ranges import Range
 from .rules import Rules, named
@@ -152,8 +153,14 @@ def _maximum(rules: Rules, a: Value, b: Value) -> Value:
         return a
     if b.range.bottom >= a.range.top and not a.fault:
         return b
-    r = Range(np.maximum(a.range.lo, b.range.lo), np.maximum(a.range.hi, b.range.hi))
-    return _extreme(rules, "max", r, a, b, UP)
+    found = _extreme(rules, "max", a, b, UP)
+    if np.shape(found.range.lo) or not found.varies:
+        return found
+    # So that a maximum and a minimum of the same two are known to be related. JAX gives both half
+    # of either slope at a tie, and so their sums have slopes that are right there, too.
+    least = _extreme(rules, "min", a, b, DOWN)
+    key = form.plus(form.plus(a.key, b.key), least.key, -1)
+    return rules.finished(replace(found, key=key))
 
 
 def _minimum(rules: Rules, a: Value, b: Value) -> Value:
@@ -161,15 +168,16 @@ def _minimum(rules: Rules, a: Value, b: Value) -> Value:
         return a
     if b.range.top <= a.range.bottom and not a.fault:
         return b
-    r = Range(np.minimum(a.range.lo, b.range.lo), np.minimum(a.range.hi, b.range.hi))
-    return _extreme(rules, "min", r, a, b, DOWN)
+    return _extreme(rules, "min", a, b, DOWN)
 
 
-def _extreme(rules: Rules, name: str, r: Range, a: Value, b: Value, shape: int) -> Value:
+def _extreme(rules: Rules, name: str, a: Value, b: Value, shape: int) -> Value:
+    pick = np.maximum if name == "max" else np.minimum
+    r = Range(pick(a.range.lo, b.range.lo), pick(a.range.hi, b.range.hi))
     names = sorted({*a.slopes, *b.slopes})
     crosses = {(x, y): 0 for i, x in enumerate(names) for y in names[i + 1 :]}
     if not b.varies:
-        crosses = rules.composed_crosses(a, UP, shape)
+        crosses = dict(rules.composed_crosses(a, UP, shape))
     elif not a.varies:
         crosses = rules.composed_crosses(b, UP, shape)
     word = "maximum" if name == "max" else "minimum"
@@ -186,6 +194,16 @@ def _extreme(rules: Rules, name: str, r: Range, a: Value, b: Value, shape: int) 
     )
 
 
+def _clamped(rules: Rules, lo: Value, x: Value, hi: Value) -> Value:
+    if lo.varies or hi.varies:
+        return unknown(rules, "clamp", (lo, x, hi), "a range whose ends vary", np.shape(x.range.lo))
+    above, below = x.range.bottom >= lo.range.top, x.range.top <= hi.range.bottom
+    r = Range(np.clip(x.range.lo, lo.range.lo, hi.range.lo),
+              np.clip(x.range.hi, lo.range.hi, hi.range.hi))  # fmt: skip
+    shape = (DOWN if above else 0) | (UP if below else 0)
+    return rules.composed(x, ("clamp", lo.key, hi.key), r, UP, shape)
+
+
 OPERATIONS: dict[str, Callable[..., Value]] = {
     "add": lambda rules, a, b: rules.add(a, b),
     "add_any": lambda rules, a, b: rules.add(a, b),
@@ -198,7 +216,7 @@ OPERATIONS: dict[str, Callable[..., Value]] = {
     "max": _maximum,
     "min": _minimum,
     "abs": functions.absolute,
-    "clamp": lambda rules, lo, x, hi: _minimum(rules, _maximum(rules, x, lo), hi),
+    "clamp": _clamped,
 }
 
 
@@ -242,6 +260,8 @@ def _compared(rules: Rules, name: str, a: Value, b: Value) -> Value:
         same, apart = (lo == 0) & (hi == 0), (lo > 0) | (hi < 0)
         r = Range(same * 1.0, ~apart * 1.0)
         r = Range(1.0 - r.hi, 1.0 - r.lo) if name == "ne" else r
+    if strict and d.key in rules.positive:
+        r = Range(np.ones_like(lo), np.ones_like(lo))
     conditions = None if name in ("eq", "ne") else (Condition(d, strict),)
     if not d.varies:
         conditions = ()
@@ -281,7 +301,7 @@ def _truth(rules: Rules, name: str, r: Range, of: tuple[Value, ...],
 
 def _selected(rules: Rules, which: Value, *cases: Value) -> Value:
     r = which.range
-    if r.known and np.all(r.lo == r.bottom):
+    if r.known and np.all(r.lo == r.bottom) and not which.fault:
         return _shaped(cases[int(r.bottom)], cases)
     if which.varies:
         why = f"a choice by a condition on {' and '.join(sorted(which.slopes))} (jnp.where)"
@@ -449,9 +469,11 @@ def _own_slopes(rules: Rules, name: str, params: Any, v: list[Value], e: Any) ->
     closed = params.get("call_jaxpr") or params.get("fun_jaxpr")
     inner = getattr(closed, "jaxpr", closed)
     calls = [q.params.get("name") for q in inner.eqns]
-    known = calls == ["relu"]  # its slope at the kink, 0, is one of the kink's
-    if known or not any(x.varies for x in v):
+    if not any(x.varies for x in v):
         return call(rules, closed, v)
+    if calls == ["relu"] and call(rules, closed, v)[0].curvature & UP:
+        r = Range(np.maximum(v[0].range.lo, 0.0), np.maximum(v[0].range.hi, 0.0))
+        return [rules.composed(v[0], "relu", r, UP, UP)]  # its slope at the kink, 0, is one of its
     why = "a function with derivatives of its own (jax.custom_jvp, jax.custom_vjp)"
     return [unknown(rules, name, tuple(v), why, x.aval.shape, i) for i, x in enumerate(e.outvars)]
 

@@ -96,9 +96,9 @@ class Pieces:
             self._give(choice, self.rules.variable(choice, ranges.between(lo, max(lo, hi))))
         self._limit(self._body.output(i), f"the ends of choice '{choice}'")
 
-    def _limit(self, v: Value, what: str) -> None:
+    def _limit(self, v: Value, what: str, strict: bool = False) -> None:
         _need_concave(v, what)
-        self.rules.learn(v)
+        self.rules.learn(v, strict)
         self.limits.append(v)
 
     def _feasible(self, i: int, index: int) -> None:
@@ -107,7 +107,7 @@ class Pieces:
             raise Unproved(f"feasible: {v.reason}")
         for condition in v.conditions:
             if condition.difference.varies:
-                self._limit(self.rules.refined(condition.difference), "feasible")
+                self._limit(self.rules.refined(condition.difference), "feasible", condition.strict)
 
     def _reward(self, i: int, index: int) -> None:
         several = ("reward", 1) in self.statement.function_names

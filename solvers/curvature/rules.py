@@ -50,6 +50,7 @@ class Rules:
         self.atoms: list[Value] = []
         self._ids: dict[Hashable, int] = {}
         self._facts: dict[Expression, tuple[float, float]] = {}
+        self.positive: set[Expression] = set()
         self._unfinished: dict[Expression, int] = {}
 
     # -- what there is --------------------------------------------------------------------------
@@ -74,8 +75,10 @@ class Rules:
             self.atoms.append(Value(key=form.single(i), **known))
         return self.refined(self.atoms[i])
 
-    def learn(self, difference: Value) -> None:
-        """Take for granted from here on that something is not negative."""
+    def learn(self, difference: Value, strict: bool = False) -> None:
+        """Take for granted from here on that something is not negative, or positive."""
+        if strict:
+            self.positive.add(difference.key)
         key, number = form.constant_part(difference.key)
         opposite = form.plus(form.NIL, key, -1)
         lo, hi = self._bounds(key)[0], self._bounds(opposite)[1]
@@ -206,6 +209,7 @@ class Rules:
 
     def finished(self, v: Value) -> Value:
         """Return a value with all that its normal form, and what was learned, tell of it."""
+        v = replace(v, why="") if v.curvature else v
         exact = form.value_of(v.key)
         if exact is not None and not v.fault:
             shape = np.shape(v.range.lo)
@@ -216,7 +220,7 @@ class Rules:
             curvature, slopes = self.by_terms(v.key)
             curvature |= v.curvature
             known = {name: s | slopes.get(name, ZERO) for name, s in v.slopes.items()}
-            v = replace(v, curvature=curvature, slopes=known)
+            v = replace(v, curvature=curvature, slopes=known, why="" if curvature else v.why)
         v = self.refined(v)
         if v.key in self._unfinished:
             self.atoms[self._unfinished.pop(v.key)] = v
@@ -227,7 +231,8 @@ class Rules:
         r = ranges.add(a.range, b.range if sign > 0 else ranges.minus(b.range))
         key = self._key(form.plus(a.key, b.key, sign), a, b, ("add", sign))
         turn = (lambda s: s) if sign > 0 else flip
-        why = a.why or b.why or f"the sum of what is concave and what is convex in {named(a)}"
+        mixed = f"the sum of what is concave and what is convex in {_listed(_names(a, b))}"
+        why = a.why or b.why or mixed
         return self.finished(
             Value(
                 r, key, a.curvature & turn(b.curvature),
@@ -257,7 +262,7 @@ class Rules:
             why = this if not curvature else ""
         else:
             curvature = times(sa, b.curvature) if b.varies else times(sb, a.curvature)
-            why = why or f"the {word} of {named(a)} and {named(b)}, whose sign is not known"
+            why = why or f"{named(a if a.varies else b)} times a constant of unknown sign"
         slopes = {s: times(sa, b.slope(s)) & times(sb, a.slope(s)) for s in _names(a, b)}
         crosses = {
             p: times(sa, b.cross(p)) & times(sb, a.cross(p))
@@ -286,7 +291,7 @@ class Rules:
         key, fault, e_range = self._power_key(b, e, n), b.fault or e.fault, e.range
         if n is not None:
             r = ranges.whole_power(b.range, n)
-        elif b.range.bottom >= 0 or fractional(e_range):
+        elif b.range.bottom >= 0 or (fractional(e_range) and b.range.bottom > -np.inf):
             r = ranges.power(b.range, e_range)
         else:
             shape = np.broadcast_shapes(np.shape(b.range.lo), np.shape(e_range.lo))
@@ -295,9 +300,14 @@ class Rules:
             return self.finished(Value(r, key, fault=fault))
         if not fault and not self._power_domain(b, e_range, n):
             fault = f"a power of {named(b)}, which may be negative"
+        signed = e_range.bottom < 0 and not fractional(e_range) and (n is None or n % 2 == 1)
+        if not fault and signed and b.range.bottom <= 0 and b.key not in self.positive:
+            # One over zero is infinity of either sign, as zero has one, too.
+            fault = f"a division by {named(b)}, which may be zero"
         factor, product = self._power_factors(b, e, n)
         alone = frozenset({(self.base(b), e.key)})
         curvature = times(sign_of(factor), self.product(product)) | self.product(alone)
+        curvature |= self._aggregate(b, e)
         direction, shape_sign = _power_signs(b, e_range, n)
         why = "" if curvature else b.why or f"a power of {named(b)} that no rule covers"
         return self.finished(
@@ -319,7 +329,8 @@ class Rules:
                 "slopes": {s: times(direction, x) for s, x in v.slopes.items()},
                 "crosses": self.composed_crosses(v, direction, shape),
                 "fault": v.fault or (fault if v.varies else ""),
-                "why": v.why or f"{_word(name)} of {named(v)}: no rule makes it concave or convex",
+                "why": "" if curvature else v.why or f"{_word(name)} of {named(v)}, for which no "
+                "rule holds",
             }
 
         return self.opaque((name, v.key, np.shape(r.lo)), make)
@@ -330,6 +341,32 @@ class Rules:
             p: times(shape, times(v.slope(p[0]), v.slope(p[1]))) & times(direction, v.cross(p))
             for p in _pairs(v)
         }
+
+    def _aggregate(self, b: Value, e: Value) -> int:
+        """Return the curvature of (a1 x1**r + a2 x2**r + ...)**e, which is a CES aggregate."""
+        varies = {a: self.atoms[a].varies for product, _ in b.key for a, _ in product}
+        found: tuple[Expression, Range] | None = None
+        shapes = ZERO
+        for product, factor in form.grouped(b.key, varies).items():
+            if not sign_of(self.evaluate(factor)) & UP or len(product) > 1:
+                return UNKNOWN
+            for atom, r in product:
+                base, exponent = self.refined(self.atoms[atom]), self.evaluate(r)
+                if (found and found[0] != r) or not _positive(base, exponent):
+                    return UNKNOWN
+                found, shapes = (r, exponent), shapes & base.curvature
+        scale = form.multiplied(found[0], e.key) if found else None
+        if found is None or scale is None:
+            return UNKNOWN
+        # The aggregate, raised to 1/r, is concave for r up to 1 and a convex norm from 1 on.
+        r, scaled = found[1], self.evaluate(scale)
+        curvature = UNKNOWN
+        if (0 < r.bottom and r.top <= 1 or r.top < 0) and shapes & DOWN:
+            curvature |= DOWN if scaled.bottom >= 0 and scaled.top <= 1 else UNKNOWN
+            curvature |= UP if scaled.top <= 0 else UNKNOWN
+        if r.bottom >= 1 and shapes & UP and scaled.bottom >= 1:
+            curvature |= UP
+        return curvature
 
     # -- powers ---------------------------------------------------------------------------------
 
@@ -400,6 +437,8 @@ class Rules:
             return True
         if b.range.bottom >= 0:
             return e.bottom >= 0 or bool(b.curvature & DOWN)
+        if b.range.bottom == -np.inf:  # whose powers, 0 or infinity, are numbers
+            return False
         unit = e.bottom >= 0 and e.top <= 1
         return bool(b.curvature & DOWN) and (unit or fractional(e))
 
@@ -411,7 +450,7 @@ def named(v: Value) -> str:
         return "a constant"
     if len(names) == 1 and len(v.key) == 1 and v.curvature == ZERO:
         return names[0]
-    return f"an expression of {' and '.join(names)}"
+    return f"an expression of {_listed(names)}"
 
 
 def fractional(e: Range) -> bool:
@@ -454,6 +493,10 @@ def _power_signs(b: Value, e: Range, n: int | None) -> tuple[int, int]:
     if n % 2 == 0:
         return (sign if n > 0 else flip(sign)), UP
     return (UP if n > 0 else DOWN), sign
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _names(*values: Value) -> list[str]:
