@@ -84,8 +84,9 @@ def apply(rules: Rules, name: str, v: Value) -> Value:
         r = ranges.rising(f.values, defined, *f.span)
     direction, shape = f.signs(v.range)
     fault = ""
-    if np.isfinite(f.least) and v.range.bottom <= f.least and not v.concave:
-        fault = f"{name} of {named(v)}: the set where it is defined is not known to be convex"
+    if np.isfinite(f.least) and v.range.bottom <= f.least:
+        rules.domains.append(v)
+        fault = "" if v.concave else _domain(name, v)
     return rules.composed(v, name, r, direction, shape, fault)
 
 
@@ -101,7 +102,9 @@ def absolute(rules: Rules, v: Value) -> Value:
 def crra(rules: Rules, consumption: Value, gamma: Value) -> Value:
     """Return ``dp.crra``, which is no number below zero."""
     if gamma.varies:
-        return unknown(rules, "dp.crra", (consumption, gamma), "the risk aversion of dp.crra varies")
+        return unknown(
+            rules, "dp.crra", (consumption, gamma), "the risk aversion of dp.crra varies"
+        )
     g = gamma.range
     shape = DOWN if g.bottom >= 0 else UP if g.top <= 0 else UNKNOWN
     above = g.bottom > 1
@@ -111,9 +114,17 @@ def crra(rules: Rules, consumption: Value, gamma: Value) -> Value:
         np.full(dims, 0.0 if below else -np.inf), np.full(dims, 0.0 if above else np.inf)
     )
     fault = ""
-    if consumption.range.bottom <= 0 and not consumption.concave:
-        fault = f"dp.crra of {named(consumption)}, which is not proved to be concave"
+    if consumption.range.bottom <= 0:
+        rules.domains.append(consumption)
+        fault = "" if consumption.concave else _domain("dp.crra", consumption)
     return rules.composed(consumption, ("dp.crra", gamma.key), r, UP, shape, fault)
+
+
+def _domain(name: str, v: Value) -> str:
+    """Return why it is not known where a function is defined."""
+    if v.reason:
+        return f"{v.reason} (inside {name})"
+    return f"{name} of {named(v)}, which is convex: where it is positive is no convex set"
 
 
 def unknown(rules: Rules, name: str, values: tuple[Value, ...], why: str,
@@ -133,5 +144,3 @@ def unknown(rules: Rules, name: str, values: tuple[Value, ...], why: str,
             "why": why if names else "",
         },
     )
-
-

@@ -18,15 +18,16 @@ from dpsolve.solvers.model.utility import CRRA
 
 from . import functions, ranges
 from . import normal_form as form
+from .arrays import computed, dot, joined, moved, of_what, reduced
 from .functions import unknown
 from .ranges import Range
 from .rules import Rules, named
-from .signs import DOWN, UP, ZERO, sign_of, times
+from .signs import DOWN, UP, ZERO
 from .values import Condition, Value
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint")
 OWN_SLOPES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
-SAME = frozenset({"copy", "copy_p", "reduce_precision", "optimization_barrier"})
+SAME = frozenset({"copy", "copy_p", "optimization_barrier"})
 MOVES = frozenset({"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "slice",
                    "rev", "concatenate", "pad", "dynamic_slice", "gather"})  # fmt: skip
 COMPARISONS = frozenset({"gt", "ge", "lt", "le", "eq", "ne"})
@@ -105,7 +106,12 @@ def step(rules: Rules, equation: Any, inputs: list[Value]) -> list[Value]:
 
 
 def _one(rules: Rules, equation: Any, name: str, params: Any, v: list[Value]) -> Value:
-    kind = equation.outvars[0].aval.dtype.kind
+    dtype = equation.outvars[0].aval.dtype
+    kind = dtype.kind
+    if kind == "f" and dtype.itemsize < 8 and name != "convert_element_type":
+        why = f"{of_what(v)} is computed in {dtype}"
+        shape = equation.outvars[0].aval.shape
+        return unknown(rules, name, tuple(v), why, shape, (dtype, str(equation.params)))
     if kind in "iu" and any(x.varies for x in v):
         return _other(rules, equation, v)
     if name in functions.TABLE and kind == "f":
@@ -125,11 +131,11 @@ def _one(rules: Rules, equation: Any, name: str, params: Any, v: list[Value]) ->
     if name == "select_n":
         return _selected(rules, *v)
     if name in MOVES:
-        return _moved(rules, equation, name, params, v)
+        return moved(rules, equation, name, params, v)
     if name in ("reduce_sum", "reduce_max", "reduce_min", "reduce_and", "cumsum"):
-        return _reduced(rules, equation, name, params, v[0])
+        return reduced(rules, equation, name, params, v[0])
     if name == "dot_general":
-        return _dot(rules, equation, params, *v)
+        return dot(rules, equation, params, *v)
     if name in STEPS and not v[0].varies:
         r = Range(STEPS[name](v[0].range.lo), STEPS[name](v[0].range.hi))
         return rules.opaque((name, v[0].key, np.shape(r.lo)), lambda: {"range": r})
@@ -262,9 +268,9 @@ def _compared(rules: Rules, name: str, a: Value, b: Value) -> Value:
         r = Range(1.0 - r.hi, 1.0 - r.lo) if name == "ne" else r
     if strict and d.key in rules.positive:
         r = Range(np.ones_like(lo), np.ones_like(lo))
-    conditions = None if name in ("eq", "ne") else (Condition(d, strict),)
-    if not d.varies:
-        conditions = ()
+    conditions: tuple[Condition, ...] | None = () if not d.varies else (Condition(d, strict),)
+    if d.varies and name in ("eq", "ne"):
+        conditions = None
     return _truth(rules, name, r, (a, b), conditions)
 
 
@@ -277,6 +283,10 @@ def _logic(rules: Rules, name: str, v: list[Value]) -> Value:
         r = Range(pick(v[0].range.lo, v[1].range.lo), pick(v[0].range.hi, v[1].range.hi))
         if name == "and" and all(x.conditions is not None for x in v):
             conditions = tuple(c for x in v for c in x.conditions or ())
+    if name == "or":
+        for one, other in (v, v[::-1]):
+            if one.range.top == 0 and not one.varies:
+                return other
     if not any(x.varies for x in v):
         conditions = ()
     return _truth(rules, name, r, tuple(v), conditions)
@@ -285,7 +295,6 @@ def _logic(rules: Rules, name: str, v: list[Value]) -> Value:
 def _truth(rules: Rules, name: str, r: Range, of: tuple[Value, ...],
            conditions: tuple[Condition, ...] | None) -> Value:  # fmt: skip
     names = sorted({n for x in of for n in x.slopes})
-    about = " and ".join(names)
     made = rules.opaque(
         (name, tuple(x.key for x in of), np.shape(r.lo)),
         lambda: {
@@ -293,7 +302,7 @@ def _truth(rules: Rules, name: str, r: Range, of: tuple[Value, ...],
             "curvature": 0 if names else ZERO,
             "slopes": dict.fromkeys(names, 0),
             "fault": next((x.fault for x in of if x.fault), ""),
-            "why": f"a condition on {about} that is no comparison joined to others by &",
+            "why": f"a condition on {of_what(of)} that is no comparison joined to others by &",
         },
     )
     return replace(made, range=r, conditions=conditions)
@@ -304,7 +313,7 @@ def _selected(rules: Rules, which: Value, *cases: Value) -> Value:
     if r.known and np.all(r.lo == r.bottom) and not which.fault:
         return _shaped(cases[int(r.bottom)], cases)
     if which.varies:
-        why = f"a choice by a condition on {' and '.join(sorted(which.slopes))} (jnp.where)"
+        why = f"a choice by a condition on {of_what([which])} (jnp.where)"
         return unknown(rules, "select", (which, *cases), why, np.shape(cases[0].range.lo))
     if r.known:
         index = np.broadcast_to(r.lo, np.shape(cases[0].range.lo))
@@ -315,150 +324,13 @@ def _selected(rules: Rules, which: Value, *cases: Value) -> Value:
         whole = Range(lo, hi)
     else:
         whole = ranges.hull(*(c.range for c in cases))
-    return _joined(rules, ("select", which.key), whole, cases)
+    return joined(rules, ("select", which.key), whole, cases)
 
 
 def _shaped(case: Value, cases: Sequence[Value]) -> Value:
     shape = np.broadcast_shapes(*(np.shape(c.range.lo) for c in cases))
     lo, hi = np.broadcast_to(case.range.lo, shape), np.broadcast_to(case.range.hi, shape)
     return replace(case, range=Range(lo, hi))
-
-
-def _joined(rules: Rules, name: Any, r: Range, cases: Sequence[Value]) -> Value:
-    """Return what is each of some values, somewhere or for some constants."""
-    curvature, names = ZERO, sorted({n for c in cases for n in c.slopes})
-    for c in cases:
-        curvature &= c.curvature
-    slopes = dict.fromkeys(names, ZERO)
-    crosses = {p: ZERO for c in cases for p in c.crosses}
-    for c in cases:
-        slopes = {n: s & c.slope(n) for n, s in slopes.items()}
-        crosses = {p: s & c.cross(p) for p, s in crosses.items()}
-    conditions: tuple[Condition, ...] | None = None
-    if all(c.conditions is not None for c in cases):
-        conditions = tuple(x for c in cases for x in c.conditions or ())
-    made = rules.opaque(
-        (name, tuple(c.key for c in cases), np.shape(r.lo)),
-        lambda: {
-            "range": r, "curvature": curvature, "slopes": slopes, "crosses": crosses,
-            "fault": next((c.fault for c in cases if c.fault), ""),
-            "why": next((c.why for c in cases if c.why), "") or "what is concave for some and "
-            "convex for others of the values that do not vary",
-        },
-    )  # fmt: skip
-    return replace(made, conditions=conditions)
-
-
-# -- arrays -------------------------------------------------------------------------------------
-
-
-def _moved(rules: Rules, equation: Any, name: str, params: Any, v: list[Value]) -> Value:
-    """Return entries of arrays at other places."""
-    shape = equation.outvars[0].aval.shape
-    moving = v if name in ("concatenate", "pad") else v[:1]
-    still = v[len(moving) :]
-    if any(x.varies for x in still):
-        which = " and ".join(sorted({n for x in still for n in x.slopes}))
-        return unknown(rules, name, tuple(v), f"an entry of a table at a position that {which} "
-                       "decides", shape, params)  # fmt: skip
-    if not all(x.range.known for x in still):
-        lo = np.full(shape, v[0].range.bottom)
-        r = Range(lo, np.full(shape, v[0].range.top))
-        return _joined(rules, (name, str(params), v[1].key), r, v[:1])
-    ends = [
-        _bound(equation, [x.range.lo if end == 0 else x.range.hi for x in v]) for end in (0, 1)
-    ]
-    r = ranges.ordered(*ends)
-    if len(v) == 1 and np.size(v[0].range.lo) == 1 and v[0].conditions is None:
-        return replace(v[0], range=r)
-    key = (name, str(sorted(params.items(), key=str)), tuple(x.key for x in still))
-    return _joined(rules, key, r, moving)
-
-
-def _bound(equation: Any, values: Sequence[Any]) -> Any:
-    """Compute an operation at plain numbers."""
-    if equation.primitive.name == "broadcast_in_dim":
-        axes, shape = equation.params["broadcast_dimensions"], equation.params["shape"]
-        x = np.asarray(values[0])
-        spread = [1] * len(shape)
-        for axis, n in zip(axes, x.shape, strict=True):
-            spread[axis] = n
-        return np.broadcast_to(x.reshape(spread), shape)
-    if equation.primitive.name in ("reshape", "squeeze", "expand_dims"):
-        return np.asarray(values[0]).reshape(equation.outvars[0].aval.shape)
-    given = [
-        jnp.asarray(np.asarray(x), atom.aval.dtype)
-        for x, atom in zip(values, equation.invars, strict=True)
-    ]
-    return np.asarray(equation.primitive.bind(*given, **equation.params), np.float64)
-
-
-def _reduced(rules: Rules, equation: Any, name: str, params: Any, v: Value) -> Value:
-    axes = tuple(params["axes"]) if "axes" in params else ()
-    curvature, crosses, r = v.curvature, dict(v.crosses), v.range
-    if name == "reduce_sum":
-        r = ranges.total(r, axes)
-    elif name == "cumsum":
-        axis = params["axis"]
-        if params.get("reverse"):
-            return _other(rules, equation, [v])
-        margin = r.lo.shape[axis] * np.finfo(np.float64).eps
-        width = margin * np.cumsum(np.maximum(np.abs(r.lo), np.abs(r.hi)), axis)
-        r = ranges.ordered(np.cumsum(r.lo, axis) - width, np.cumsum(r.hi, axis) + width)
-    elif name == "reduce_and":
-        r = Range(r.lo.min(axes), r.hi.min(axes))
-    else:
-        pick = np.max if name == "reduce_max" else np.min
-        r = Range(pick(r.lo, axes), pick(r.hi, axes))
-        curvature &= UP if name == "reduce_max" else DOWN
-        crosses = dict.fromkeys(crosses, 0)
-    made = rules.opaque(
-        (name, str(sorted(params.items(), key=str)), v.key, np.shape(v.range.lo)),
-        lambda: {
-            "range": r, "curvature": curvature if v.varies else ZERO, "slopes": dict(v.slopes),
-            "crosses": crosses, "fault": v.fault, "why": v.why,
-        },
-    )  # fmt: skip
-    return replace(made, conditions=v.conditions if name == "reduce_and" else None)
-
-
-def _dot(rules: Rules, equation: Any, params: Any, a: Value, b: Value) -> Value:
-    if a.varies and b.varies:
-        why = f"the product of {named(a)} and {named(b)}, both of which vary"
-        return unknown(rules, "dot", (a, b), why, equation.outvars[0].aval.shape, params)
-    (ca, cb), (ba, bb) = params["dimension_numbers"]
-    moving, still = (a, b) if a.varies else (b, a)
-    sign = sign_of(still.range)
-    if (ba, bb) != ((), ()) or np.size(a.range.lo) * np.size(b.range.lo) > 10**6:
-        r = ranges.anything(equation.outvars[0].aval.shape)
-    else:
-        r = _dotted(a.range, b.range, ca, cb)
-    return rules.opaque(
-        ("dot", str(params), a.key, b.key, np.shape(r.lo)),
-        lambda: {
-            "range": r,
-            "curvature": times(sign, moving.curvature) if moving.varies else ZERO,
-            "slopes": {n: times(sign, s) for n, s in moving.slopes.items()},
-            "crosses": {p: times(sign, s) for p, s in moving.crosses.items()},
-            "fault": a.fault or b.fault,
-            "why": moving.why or "a sum weighted by constants whose signs are not known",
-        },
-    )
-
-
-def _dotted(a: Range, b: Range, ca: Sequence[int], cb: Sequence[int]) -> Range:
-    k = len(ca)
-    free_a, free_b = a.lo.ndim - k, b.lo.ndim - k
-
-    def left(x: Any) -> Any:
-        moved = np.moveaxis(x, ca, range(-k, 0)) if k else x
-        return moved.reshape(*moved.shape[:free_a], *(1,) * free_b, *moved.shape[free_a:])
-
-    def right(x: Any) -> Any:
-        return np.moveaxis(x, cb, range(-k, 0)) if k else x
-
-    products = ranges.multiply(Range(left(a.lo), left(a.hi)), Range(right(b.lo), right(b.hi)))
-    return ranges.total(products, tuple(range(products.lo.ndim - k, products.lo.ndim)))
 
 
 # -- the rest -----------------------------------------------------------------------------------
@@ -481,15 +353,15 @@ def _own_slopes(rules: Rules, name: str, params: Any, v: list[Value], e: Any) ->
 def _other(rules: Rules, equation: Any, v: list[Value], i: int = 0) -> Value:
     """Return what an operation without a rule gives."""
     name, shape = equation.primitive.name, equation.outvars[i].aval.shape
-    names = sorted({n for x in v for n in x.slopes})
+    names = {n for x in v for n in x.slopes}
     if not names and len(equation.outvars) == 1 and all(x.range.known for x in v):
         try:
-            x = _bound(equation, [x.range.lo for x in v])
+            x = computed(equation, [x.range.lo for x in v])
         except Exception:  # an operation that computes on no plain numbers
             return unknown(rules, name, tuple(v), "", shape, i)
         return rules.constant(np.asarray(x, np.float64))
     if names:
-        why = f"'{name}' of {' and '.join(names)}, for which there is no rule"
+        why = f"'{name}' of {of_what(v)}, for which there is no rule"
         return unknown(rules, name, tuple(v), why, shape, (i, str(equation.params)[:200]))
     key = (i, id(equation))
     return unknown(rules, name, tuple(v), "", shape, key)

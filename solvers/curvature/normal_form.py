@@ -1,8 +1,8 @@
 """Expressions in a normal form: sums of products of powers, with exact coefficients.
 
 Two expressions with one normal form are equal wherever both are defined; so a condition
-``w - s - b > 0`` is recognised in ``log(w - (s + b))``, exponents ``alpha`` and ``1 - alpha`` sum to
-one exactly, and ``(i/k - 1)**2 * k`` is ``i**2/k - 2*i + k``. What is no sum or product is an
+``w - s - b > 0`` is recognised in ``log(w - (s + b))``, exponents ``alpha`` and ``1 - alpha`` sum
+to one exactly, and ``(i/k - 1)**2 * k`` is ``i**2/k - 2*i + k``. What is no sum or product is an
 *atom*, a number given by whoever makes it. Exponents are expressions, too.
 """
 

@@ -14,7 +14,7 @@ import numpy as np
 from . import ranges
 from .interpreter import Evaluation
 from .ranges import Range
-from .rules import Rules
+from .rules import Rules, listed
 from .signs import UP, ZERO
 from .statement import Statement
 from .values import Value
@@ -103,6 +103,8 @@ class Pieces:
 
     def _feasible(self, i: int, index: int) -> None:
         v = self._body.output(i)
+        if v.range.bottom == 1 and not v.fault:
+            return
         if v.conditions is None:
             raise Unproved(f"feasible: {v.reason}")
         for condition in v.conditions:
@@ -150,7 +152,8 @@ class Pieces:
         return {s for s in rising if self._rises(s, useful)}
 
     def _rises(self, state: str, rising: Collection[str]) -> bool:
-        if not all(v.slope(state) & UP for v in (*self.limits, *self.rewards)):
+        grows = (*self.limits, *self.rewards, *self.rules.domains)
+        if not all(v.slope(state) & UP for v in grows):
             return False
         for other, v in self.next.items():
             slope = v.slope(state)
@@ -210,4 +213,4 @@ def _sentence(what: str, v: Value, wanted: str) -> str:
 
 
 def _names(v: Value) -> str:
-    return " and ".join(sorted(v.slopes))
+    return listed(sorted(v.slopes))

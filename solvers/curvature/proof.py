@@ -73,9 +73,7 @@ class Proof:
         return self.concave
 
 
-def prove(
-    model: Factory | Model, sizes: Mapping[str, Any], values: Mapping[str, Any]
-) -> Proof:
+def prove(model: Factory | Model, sizes: Mapping[str, Any], values: Mapping[str, Any]) -> Proof:
     """Prove that a model is jointly concave in its continuous states and choices.
 
     Parameters

@@ -33,9 +33,9 @@ def proved(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]
 
     What is proved is that one step of the model keeps concave what is concave (:mod:`.proof`):
     rewards jointly concave in the continuous states and choices, what is feasible convex, next
-    states affine (or concave where the value rises in them), discount and chances free of both, over
-    the whole range of every variable. The rules are those of disciplined convex programming (Grant,
-    Boyd and Ye, 2006).
+    states affine (or concave where the value rises in them), discount and chances free of both,
+    over the whole range of every variable. The rules are those of disciplined convex programming
+    (Grant, Boyd and Ye, 2006).
 
     Points are first taken together, as ranges of the parameters; where that proves nothing, they
     are halved along the parameter that varies most, again and again, so that what fails at some

@@ -135,7 +135,9 @@ def _one_over(x: Numpy) -> tuple[Numpy, Any]:
     return r, (np.abs(np.frexp(x)[0]) == 0.5) | ~np.isfinite(r) | (r == 0)
 
 
-def rising(f: Callable[[Any], Any], a: Range, least: float = -np.inf, most: float = np.inf) -> Range:
+def rising(
+    f: Callable[[Any], Any], a: Range, least: float = -np.inf, most: float = np.inf
+) -> Range:
     """Return the values of a function that nowhere falls, which are from `least` to `most`."""
     lo, hi = np.asarray(f(a.lo), np.float64), np.asarray(f(a.hi), np.float64)
     return _widened(lo, hi, least, most)

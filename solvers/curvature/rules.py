@@ -20,14 +20,14 @@ A domain is part of what is proved: a logarithm is -inf, or no number, where its
 positive, and that set must be convex, which it is where the argument is concave. What is not known
 to have a convex domain has a *fault*, and is nothing.
 
-Reference: M. Grant, S. Boyd and Y. Ye (2006), "Disciplined convex programming", in L. Liberti and N.
-Maculan (eds.), *Global Optimization*, 155-210. Powers: S. Boyd and L. Vandenberghe (2004), *Convex
-Optimization*, sections 3.1.5 and 3.2.4.
+Reference: M. Grant, S. Boyd and Y. Ye (2006), "Disciplined convex programming", in L. Liberti and
+N. Maculan (eds.), *Global Optimization*, 155-210. Powers: S. Boyd and L. Vandenberghe (2004),
+*Convex Optimization*, sections 3.1.5 and 3.2.4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
@@ -37,128 +37,20 @@ import numpy as np
 
 from . import normal_form as form
 from . import ranges
+from .atoms import Atoms, range_of
 from .normal_form import Expression, Product
 from .ranges import Range
 from .signs import DOWN, UNKNOWN, UP, ZERO, flip, sign_of, times
 from .values import Value
 
 
-class Rules:
-    """What is known of the atoms of one model, and the rules that make more of it."""
-
-    def __init__(self) -> None:
-        self.atoms: list[Value] = []
-        self._ids: dict[Hashable, int] = {}
-        self._facts: dict[Expression, tuple[float, float]] = {}
-        self.positive: set[Expression] = set()
-        self._unfinished: dict[Expression, int] = {}
-
-    # -- what there is --------------------------------------------------------------------------
-
-    def variable(self, name: str, r: Range) -> Value:
-        """Return a continuous state or choice."""
-        return self.opaque(("variable", name), lambda: {"range": r, "slopes": {name: UP}})
-
-    def constant(self, x: Any) -> Value:
-        """Return plain numbers."""
-        r = ranges.exactly(x)
-        if np.ndim(x) == 0 and np.isfinite(x):
-            return Value(r, form.number(Fraction(np.asarray(x).item())))
-        return self.opaque(("numbers", np.shape(x), np.asarray(x).tobytes()), lambda: {"range": r})
-
-    def opaque(self, name: Hashable, make: Callable[[], dict[str, Any]]) -> Value:
-        """Return the value that is an atom of a name; `make` tells of it the first time."""
-        i = self._ids.get(name)
-        if i is None:
-            known = make()
-            i = self._ids[name] = len(self.atoms)
-            self.atoms.append(Value(key=form.single(i), **known))
-        return self.refined(self.atoms[i])
-
-    def learn(self, difference: Value, strict: bool = False) -> None:
-        """Take for granted from here on that something is not negative, or positive."""
-        if strict:
-            self.positive.add(difference.key)
-        key, number = form.constant_part(difference.key)
-        opposite = form.plus(form.NIL, key, -1)
-        lo, hi = self._bounds(key)[0], self._bounds(opposite)[1]
-        self._facts[key] = (max(lo, _below(-number)), self._bounds(key)[1])
-        self._facts[opposite] = (self._bounds(opposite)[0], min(hi, -_below(-number)))
-
-    def _bounds(self, key: Expression) -> tuple[float, float]:
-        return self._facts.get(key, (-np.inf, np.inf))
-
-    def refined(self, v: Value) -> Value:
-        """Return a value with what was learned of its range."""
-        if not v.varies or not self._facts:
-            return v
-        key, number = form.constant_part(v.key)
-        fact = self._facts.get(key)
-        if fact is None:
-            return v
-        known = ranges.add(ranges.between(*fact), _range_of(number))
-        lo, hi = known.bottom, known.top
-        if lo <= v.range.bottom and hi >= v.range.top:
-            return v
-        return replace(v, range=ranges.meet(v.range, lo, hi))
-
-    def base(self, v: Value) -> int:
-        """Return the atom that stands for a whole value."""
-        if len(v.key) == 1:
-            ((product, factor),) = v.key
-            if factor == 1 and len(product) == 1:
-                ((atom, exponent),) = product
-                if exponent == form.ONE:
-                    return atom
-        name = ("base", v.key)
-        if name not in self._ids:
-            self._ids[name] = len(self.atoms)
-            self.atoms.append(v)
-        return self._ids[name]
-
-    # -- expressions ----------------------------------------------------------------------------
-
-    def evaluate(self, expression: Expression) -> Range:
-        """Return the range of an expression in constants."""
-        exact = form.value_of(expression)
-        if exact is not None:
-            return _range_of(exact)
-        r = ranges.exactly(0.0)
-        for product, factor in expression:
-            term = _range_of(factor)
-            for atom, exponent in product:
-                term = ranges.multiply(term, self._power_range(self.atoms[atom].range, exponent))
-            r = ranges.add(r, term)
-        return r
-
-    def _power_range(self, base: Range, exponent: Expression) -> Range:
-        whole = form.value_of(exponent)
-        if whole == 1:
-            return base
-        if whole is not None and whole.denominator == 1 and abs(whole) < 512:
-            return ranges.whole_power(base, int(whole))
-        if base.bottom < 0:
-            return ranges.anything(np.shape(base.lo))
-        return ranges.power(base, self.evaluate(exponent))
-
-    def factors(self, v: Value) -> tuple[Range, Product]:
-        """Return a constant and a product of varying atoms that a value is."""
-        if v.factors is not None:
-            return v.factors
-        if not v.varies:
-            return v.range, form.NOTHING
-        if len(v.key) == 1:
-            ((product, _),) = v.key
-            moving = frozenset(pair for pair in product if self.atoms[pair[0]].varies)
-            ((_, factor),) = v.key
-            rest = self.evaluate(frozenset({(product - moving, factor)}))
-            return rest, moving
-        return ranges.exactly(1.0), frozenset({(self.base(v), form.ONE)})
+class Rules(Atoms):
+    """The rules that make more of what is known of the atoms of one model."""
 
     def by_terms(self, key: Expression) -> tuple[int, dict[str, int]]:
         """Return curvature and slopes of a sum of products, read off its normal form."""
         varies = {a: self.atoms[a].varies for product, _ in key for a, _ in product}
-        curvature, slopes = ZERO, {}
+        curvature, slopes = ZERO, dict[str, int]()
         for product, factor in form.grouped(key, varies).items():
             if product:
                 sign = sign_of(self.evaluate(factor))
@@ -213,7 +105,7 @@ class Rules:
         exact = form.value_of(v.key)
         if exact is not None and not v.fault:
             shape = np.shape(v.range.lo)
-            r = _range_of(exact)
+            r = range_of(exact)
             r = Range(np.broadcast_to(r.lo, shape), np.broadcast_to(r.hi, shape))
             return replace(v, range=r, curvature=ZERO, slopes=dict.fromkeys(v.slopes, ZERO))
         if v.varies and UNKNOWN in (v.curvature, *v.slopes.values()):
@@ -222,8 +114,8 @@ class Rules:
             known = {name: s | slopes.get(name, ZERO) for name, s in v.slopes.items()}
             v = replace(v, curvature=curvature, slopes=known, why="" if curvature else v.why)
         v = self.refined(v)
-        if v.key in self._unfinished:
-            self.atoms[self._unfinished.pop(v.key)] = v
+        if v.key in self.unfinished:
+            self.atoms[self.unfinished.pop(v.key)] = v
         return v
 
     def add(self, a: Value, b: Value, sign: int = 1) -> Value:
@@ -231,7 +123,7 @@ class Rules:
         r = ranges.add(a.range, b.range if sign > 0 else ranges.minus(b.range))
         key = self._key(form.plus(a.key, b.key, sign), a, b, ("add", sign))
         turn = (lambda s: s) if sign > 0 else flip
-        mixed = f"the sum of what is concave and what is convex in {_listed(_names(a, b))}"
+        mixed = f"the sum of what is concave and what is convex in {listed(_names(a, b))}"
         why = a.why or b.why or mixed
         return self.finished(
             Value(
@@ -270,9 +162,7 @@ class Rules:
             for p in _pairs(a, b)
         }  # fmt: skip
         kept = (factor, product) if product else None
-        return self.finished(
-            Value(r, key, curvature, slopes, crosses, kept, fault, why)
-        )
+        return self.finished(Value(r, key, curvature, slopes, crosses, kept, fault, why))
 
     def divide(self, a: Value, b: Value) -> Value:
         """Return a / b."""
@@ -304,6 +194,8 @@ class Rules:
         if not fault and signed and b.range.bottom <= 0 and b.key not in self.positive:
             # One over zero is infinity of either sign, as zero has one, too.
             fault = f"a division by {named(b)}, which may be zero"
+        if n is None and b.range.bottom < 0:
+            self.domains.append(b)
         factor, product = self._power_factors(b, e, n)
         alone = frozenset({(self.base(b), e.key)})
         curvature = times(sign_of(factor), self.product(product)) | self.product(alone)
@@ -329,8 +221,9 @@ class Rules:
                 "slopes": {s: times(direction, x) for s, x in v.slopes.items()},
                 "crosses": self.composed_crosses(v, direction, shape),
                 "fault": v.fault or (fault if v.varies else ""),
-                "why": "" if curvature else v.why or f"{_word(name)} of {named(v)}, for which no "
-                "rule holds",
+                "why": ""
+                if curvature
+                else v.why or f"{_word(name)} of {named(v)}, for which no rule holds",
             }
 
         return self.opaque((name, v.key, np.shape(r.lo)), make)
@@ -361,7 +254,7 @@ class Rules:
         # The aggregate, raised to 1/r, is concave for r up to 1 and a convex norm from 1 on.
         r, scaled = found[1], self.evaluate(scale)
         curvature = UNKNOWN
-        if (0 < r.bottom and r.top <= 1 or r.top < 0) and shapes & DOWN:
+        if ((r.bottom > 0 and r.top <= 1) or r.top < 0) and shapes & DOWN:
             curvature |= DOWN if scaled.bottom >= 0 and scaled.top <= 1 else UNKNOWN
             curvature |= UP if scaled.top <= 0 else UNKNOWN
         if r.bottom >= 1 and shapes & UP and scaled.bottom >= 1:
@@ -379,19 +272,19 @@ class Rules:
         return key
 
     def _reserve(self, name: Hashable, *parts: Value) -> int:
-        if name not in self._ids:
-            self._ids[name] = len(self.atoms)
-            self._unfinished[form.single(self._ids[name])] = self._ids[name]
+        if name not in self.ids:
+            self.ids[name] = len(self.atoms)
+            self.unfinished[form.single(self.ids[name])] = self.ids[name]
             names = _names(*parts)
             shape = np.broadcast_shapes(*(np.shape(v.range.lo) for v in parts))
             self.atoms.append(
                 Value(
-                    ranges.anything(shape), form.single(self._ids[name]),
+                    ranges.anything(shape), form.single(self.ids[name]),
                     UNKNOWN if names else ZERO, dict.fromkeys(names, UNKNOWN),
                     dict.fromkeys(combinations(names, 2), UNKNOWN),
                 )
             )  # fmt: skip
-        return self._ids[name]
+        return self.ids[name]
 
     def _power_key(self, b: Value, e: Value, n: int | None) -> Expression:
         exact = form.value_of(b.key)
@@ -427,7 +320,9 @@ class Rules:
         factor, product = self.factors(b)
         raised = self._raised(product, e, n)
         if raised is not None and (n is not None or factor.bottom >= 0):
-            scale = ranges.whole_power(factor, n) if n is not None else ranges.power(factor, e.range)
+            scale = (
+                ranges.whole_power(factor, n) if n is not None else ranges.power(factor, e.range)
+            )
             return scale, raised
         return ranges.exactly(1.0), frozenset({(self.base(b), e.key)})
 
@@ -450,7 +345,7 @@ def named(v: Value) -> str:
         return "a constant"
     if len(names) == 1 and len(v.key) == 1 and v.curvature == ZERO:
         return names[0]
-    return f"an expression of {_listed(names)}"
+    return f"an expression of {listed(names)}"
 
 
 def fractional(e: Range) -> bool:
@@ -495,7 +390,8 @@ def _power_signs(b: Value, e: Range, n: int | None) -> tuple[int, int]:
     return (UP if n > 0 else DOWN), sign
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Return names in words."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
@@ -516,16 +412,3 @@ def _sum(expressions: Iterable[Expression]) -> Expression:
 
 def _word(name: Hashable) -> str:
     return str(name[0] if isinstance(name, tuple) else name)
-
-
-def _range_of(x: Fraction) -> Range:
-    return ranges.between(_below(x), -_below(-x))
-
-
-def _below(x: Fraction) -> float:
-    """Return the largest float64 number that is not above a fraction."""
-    try:
-        near = float(x)
-    except OverflowError:
-        return float(np.finfo(np.float64).max) if x > 0 else -np.inf
-    return near if Fraction(near) <= x else float(np.nextafter(near, -np.inf))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from dpsolve.solvers.curvature import ranges
 from dpsolve.solvers.curvature.interpreter import Evaluation
 from dpsolve.solvers.curvature.pieces import parameter
@@ -25,7 +26,10 @@ PARAMETERS = {"p": (0.25, 0.6), "q": (-1.0, 2.0)}
 def grown(rng: np.random.Generator, depth: int) -> Tree:
     """Return a random expression."""
     if depth == 0 or rng.random() < 0.12:
-        return (str(rng.choice(["x", "y", "x", "y", "p", "q", "number"])), float(rng.uniform(-2, 2)))
+        return (
+            str(rng.choice(["x", "y", "x", "y", "p", "q", "number"])),
+            float(rng.uniform(-2, 2)),
+        )
     kind = rng.random()
     if kind < 0.25:
         return ("add", grown(rng, depth - 1), grown(rng, depth - 1))
@@ -109,7 +113,9 @@ def check(tree: Tree, known: Value, rng: np.random.Generator, condition: Tree | 
     a, b = ({v: rng.uniform(*ends, n) for v, ends in BOX.items()} for _ in range(2))
     for point in (a, b):
         for v, ends in BOX.items():
-            point[v] = np.where(corners & (rng.random(n) < 0.5), ends[int(rng.integers(2))], point[v])
+            point[v] = np.where(
+                corners & (rng.random(n) < 0.5), ends[int(rng.integers(2))], point[v]
+            )
     near = rng.random(n) < 0.4
     b = {v: np.where(near, a[v] + 0.1 * (b[v] - a[v]), b[v]) for v in b}
     one = rng.random(n) < 0.3
