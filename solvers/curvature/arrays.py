@@ -44,7 +44,7 @@ def joined(rules: Rules, name: Any, r: Range, cases: Sequence[Value]) -> Value:
 def moved(rules: Rules, equation: Any, name: str, params: Any, v: list[Value]) -> Value:
     """Return entries of arrays at other places."""
     shape = equation.outvars[0].aval.shape
-    moving = v if name in ("concatenate", "pad") else v[:1]
+    moving = v if name in ("concatenate", "stack", "pad") else v[:1]
     still = v[len(moving) :]
     if any(x.varies for x in still):
         why = f"an entry of a table at a position that depends on {of_what(still)}"
@@ -82,6 +82,7 @@ def computed(equation: Any, values: Sequence[Any]) -> Any:
 
 
 def reduced(rules: Rules, equation: Any, name: str, params: Any, v: Value) -> Value:
+    """Return sums, extremes or conjunctions over axes, or sums along one."""
     axes = tuple(params["axes"]) if "axes" in params else ()
     curvature, crosses, r = v.curvature, dict(v.crosses), v.range
     if name == "reduce_sum":
@@ -111,6 +112,7 @@ def reduced(rules: Rules, equation: Any, name: str, params: Any, v: Value) -> Va
 
 
 def dot(rules: Rules, equation: Any, params: Any, a: Value, b: Value) -> Value:
+    """Return sums of products of entries of two arrays."""
     if a.varies and b.varies:
         why = f"the product of {named(a)} and {named(b)}, both of which vary"
         return unknown(rules, "dot", (a, b), why, equation.outvars[0].aval.shape, params)

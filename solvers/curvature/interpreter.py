@@ -29,7 +29,7 @@ CALLS = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint")
 OWN_SLOPES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 SAME = frozenset({"copy", "copy_p", "optimization_barrier"})
 MOVES = frozenset({"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "slice",
-                   "rev", "concatenate", "pad", "dynamic_slice", "gather"})  # fmt: skip
+                   "rev", "concatenate", "stack", "pad", "dynamic_slice", "gather"})  # fmt: skip
 COMPARISONS = frozenset({"gt", "ge", "lt", "le", "eq", "ne"})
 STEPS = {"floor": np.floor, "ceil": np.ceil, "sign": np.sign}
 

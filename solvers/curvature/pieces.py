@@ -40,6 +40,8 @@ class Pieces:
     parameters : dict of str to Range
     hull : dict of str to Range
         Of states, shocks and ``t``.
+    lenient : bool
+        Whether to look at rewards that are not concave, too.
 
     Raises
     ------
@@ -48,9 +50,13 @@ class Pieces:
     """
 
     def __init__(
-        self, statement: Statement, parameters: Mapping[str, Range], hull: Mapping[str, Range]
+        self,
+        statement: Statement,
+        parameters: Mapping[str, Range],
+        hull: Mapping[str, Range],
+        lenient: bool = False,
     ) -> None:
-        self.statement, self.rules = statement, Rules()
+        self.statement, self.rules, self._lenient = statement, Rules(), lenient
         closed = statement.functions
         self._body = Evaluation(self.rules, closed.jaxpr, closed.consts)
         for i, name in enumerate(statement.parameters):
@@ -65,6 +71,7 @@ class Pieces:
         # What has to be positive, what is maximised, and where it leads.
         self.limits: list[Value] = []
         self.rewards: list[Value] = []
+        self.now: list[Value] = []  # without what is paid at the end
         self.next: dict[str, Value] = {}
         self.room: dict[tuple[str, str], Value] = {}
         for i, (kind, *which) in enumerate(statement.function_names):
@@ -114,7 +121,9 @@ class Pieces:
     def _reward(self, i: int, index: int) -> None:
         several = ("reward", 1) in self.statement.function_names
         what = f"reward {index + 1}" if several else "reward"
-        self.rewards.append(_need_concave(self._body.output(i), what))
+        v = self._body.output(i)
+        self.now.append(v)
+        self.rewards.append(v if self._lenient else _need_concave(v, what))
 
     def _transition(self, i: int, state: str) -> None:
         v = self._body.output(i)

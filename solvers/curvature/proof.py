@@ -33,7 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from math import prod
 from typing import Any
 
@@ -47,6 +47,7 @@ from .interpreter import Evaluation
 from .pieces import Pieces, Unproved, parameter
 from .ranges import Range
 from .rules import Rules
+from .signs import UNKNOWN, ZERO
 from .statement import NotProvable, Statement, read
 
 MOST_CASES = 64  # values of discrete states, shocks and t that are looked at one by one
@@ -93,7 +94,7 @@ def prove(model: Factory | Model, sizes: Mapping[str, Any], values: Mapping[str,
     """
     try:
         statement = read(model, sizes)
-        return prove_statement(statement, {n: _as_range(values[n]) for n in statement.parameters})
+        return prove_statement(statement, {n: as_range(values[n]) for n in statement.parameters})
     except Exception as error:  # whatever a user's functions raise: it is no proof
         return not_proved(error)
 
@@ -105,7 +106,8 @@ def not_proved(error: Exception) -> Proof:
     return Proof(False, f"the model could not be read ({type(error).__name__}: {error})")
 
 
-def _as_range(given: Any) -> Range:
+def as_range(given: Any) -> Range:
+    """Return the range of a number, a pair or an array."""
     x = np.asarray(given, np.float64)
     if np.isnan(x).any():
         raise NotProvable("a parameter is no number")
@@ -140,6 +142,20 @@ def _attempt(
     except Unproved as found:
         return Proof(False, str(found))
     return Proof(True, "", tuple(sorted(rising)))
+
+
+def reward_crosses(
+    statement: Statement, parameters: Mapping[str, Range]
+) -> dict[tuple[str, str], int]:
+    """Return the sign of each cross derivative of the rewards' sum."""
+    with np.errstate(all="ignore"):
+        whole = Variables(statement, parameters).whole()
+        pieces = Pieces(statement, parameters, whole, lenient=True)
+    names = sorted((*statement.continuous, *statement.choices))
+    signs = dict.fromkeys(combinations(names, 2), ZERO)
+    for v in pieces.now:
+        signs = {p: s & (UNKNOWN if v.fault else v.cross(p)) for p, s in signs.items()}
+    return signs
 
 
 class Variables:

@@ -16,7 +16,8 @@ from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.program_keys.fingerprint import keyed
 
 from . import ranges
-from .proof import Proof, not_proved, prove_statement
+from .proof import Proof, as_range, not_proved, prove_statement, reward_crosses
+from .signs import DOWN, UNKNOWN, UP, ZERO
 from .statement import Statement, read
 
 MOST_TRIES = 33  # proofs for one call: of all points, of halves of them, of quarters ...
@@ -140,3 +141,29 @@ def _statement(factory: Factory | Model, sizes: Sizes) -> Statement | Proof:
         return read(factory, dict(sizes))
     except Exception as error:
         return not_proved(error)
+
+
+def cross_sign(
+    factory: Factory | Model, sizes: Mapping[str, Any], values: Mapping[str, Any]
+) -> dict[tuple[str, str], int | None]:
+    """Return the signs of the cross derivatives of the rewards' sum.
+
+    Increasing differences in a state and a choice, together with what is feasible, are what makes a
+    policy rise with the state (Topkis 1998, *Supermodularity and Complementarity*).
+
+    Returns
+    -------
+    dict of (state, choice) to int or None
+        1 where differences increase, -1 where they decrease, 0 where there are none, over the whole
+        feasible set; None where it is not known.
+    """
+    names: list[tuple[str, str]] = []
+    try:
+        statement = read(factory, sizes)
+        names = [(s, c) for s in statement.continuous for c in statement.choices]
+        between = {n: as_range(values[n]) for n in statement.parameters}
+        signs = reward_crosses(statement, between)
+    except Exception:  # as for a proof: what cannot be read has no sign
+        return dict.fromkeys(names)
+    words = {UP: 1, DOWN: -1, ZERO: 0, UNKNOWN: None}
+    return {(s, c): words[signs[min(s, c), max(s, c)]] for s, c in names}

@@ -123,11 +123,14 @@ class Rules(Atoms):
         r = ranges.add(a.range, b.range if sign > 0 else ranges.minus(b.range))
         key = self._key(form.plus(a.key, b.key, sign), a, b, ("add", sign))
         turn = (lambda s: s) if sign > 0 else flip
+        curvature = a.curvature & turn(b.curvature)
+        if not curvature:
+            curvature = self._of_one(a, b, sign)
         mixed = f"the sum of what is concave and what is convex in {listed(_names(a, b))}"
         why = a.why or b.why or mixed
         return self.finished(
             Value(
-                r, key, a.curvature & turn(b.curvature),
+                r, key, curvature,
                 {n: a.slope(n) & turn(b.slope(n)) for n in _names(a, b)},
                 {p: a.cross(p) & turn(b.cross(p)) for p in {*a.crosses, *b.crosses}},
                 fault=a.fault or b.fault, why=why,
@@ -260,6 +263,26 @@ class Rules(Atoms):
         if r.bottom >= 1 and shapes & UP and scaled.bottom >= 1:
             curvature |= UP
         return curvature
+
+    def _of_one(self, a: Value, b: Value, sign: int) -> int:
+        """Return the curvature of c u**m + d u**n, a function of one concave or convex number."""
+        terms = [self.factors(a), self.factors(b)]
+        atoms = {atom for _, product in terms for atom, _ in product}
+        if len(atoms) != 1 or any(len(product) != 1 for _, product in terms):
+            return UNKNOWN
+        u = self.refined(self.atoms[atoms.pop()])
+        first = second = ranges.exactly(0.0)
+        for (factor, product), s in zip(terms, (1, sign), strict=True):
+            ((_, e),) = product
+            n = self.evaluate(e)
+            below, twice = (
+                self._power_range(u.range, form.plus(e, form.number(-k))) for k in (1, 2)
+            )
+            c = ranges.multiply(factor if s > 0 else ranges.minus(factor), n)
+            first = ranges.add(first, ranges.multiply(c, below))
+            less = ranges.add(n, ranges.exactly(-1.0))
+            second = ranges.add(second, ranges.multiply(ranges.multiply(c, less), twice))
+        return sign_of(second) & times(sign_of(first), u.curvature)
 
     # -- powers ---------------------------------------------------------------------------------
 
