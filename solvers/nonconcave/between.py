@@ -24,7 +24,7 @@ from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.interpolation import at_members
 
-from .landing import Landing, Named, call, names_of
+from .landing import Landing, ByName, call, names_of
 from .rounding import rounded
 from .table import tabulated
 
@@ -95,17 +95,17 @@ class Probe:
             at = jnp.searchsorted(nodes, call(move, env) - slack, side="left")
             return nodes[jnp.minimum(at, nodes.shape[0] - 1)]
 
-        def plain(f: Any) -> Named:
+        def plain(f: Any) -> ByName:
             def paid(env: Any) -> Array:
                 x = jnp.asarray(call(f, env), jnp.float64)
                 return jnp.where(jnp.isnan(x), -jnp.inf, x)
 
-            return Named(paid, names_of((*base.arguments, *base.post), f))
+            return ByName(paid, names_of((*base.arguments, *base.post), f))
 
         return replace(
             base,
             states={**base.states, landing.state: Grid(self.points)},
-            transition={**base.transition, landing.state: Named(up, move.names)},
+            transition={**base.transition, landing.state: ByName(up, move.names)},
             reward=tuple(plain(f) for f in base.reward),
             outputs={},
         )

@@ -32,7 +32,7 @@ UNITS = 16 * EPS
 
 
 @dataclass(frozen=True, eq=False)
-class Named:
+class ByName:
     """A function of named arguments, which it takes as one mapping.
 
     Attributes

@@ -17,7 +17,7 @@ from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.model_functions import CHOICE
 from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, mapped
 
-from .landing import Landing, Named
+from .landing import Landing, ByName
 
 GOLDEN = (5.0**0.5 - 1.0) / 2.0
 SECTIONS = 48  # of a cell, by the golden ratio: to 1e-10 of it
@@ -82,7 +82,7 @@ def marks_beside(
         away = reach.choice_of(env[landing.choice]) - reach.low
         return jnp.where(span > 0.0, away / jnp.where(span > 0.0, span, 1.0), 0.0)
 
-    f = Named(share, (*landing.names, landing.choice))
+    f = ByName(share, (*landing.names, landing.choice))
     found = []
     for step in (-1, 0, 1):
         beside = node + step

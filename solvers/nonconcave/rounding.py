@@ -53,7 +53,7 @@ from jax import Array
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
 
-from .landing import Landing, Named, Reach, call, names_of
+from .landing import Landing, ByName, Reach, call, names_of
 
 Side = Literal["below", "above"]
 
@@ -127,11 +127,11 @@ def rounded(landing: Landing, side: Side, grid: Grid | None = None) -> Model:
         found = payment(landing, side, landing.reach(env), env[name])
         return {**env, name: found.choice}, found
 
-    def wrapped(f: Any) -> Named:
+    def wrapped(f: Any) -> ByName:
         taken = names_of(known, f)
         if name in taken:
             taken = tuple(n for n in known if n in {*taken, *landing.names})
-        return Named(lambda env: call(f, paid(env)[0] if name in taken else env), taken)
+        return ByName(lambda env: call(f, paid(env)[0] if name in taken else env), taken)
 
     def feasible(env: Mapping[str, Any]) -> Any:
         actual, found = paid(env)
@@ -153,7 +153,7 @@ def rounded(landing: Landing, side: Side, grid: Grid | None = None) -> Model:
         choices={n: own if n == name else c for n, c in model.choices.items()},
         transition={**model.transition, landing.state: name},
         reward=tuple(wrapped(f) for f in model.reward),
-        feasible=Named(feasible, tuple(n for n in known if n in taken)),
+        feasible=ByName(feasible, tuple(n for n in known if n in taken)),
         outputs={},
         moments={},
         **plainly(model),

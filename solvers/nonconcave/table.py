@@ -21,7 +21,7 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.model_functions import ModelFunctions
 from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, mapped
 
-from .landing import Named, call, interval_ends, names_of
+from .landing import ByName, call, interval_ends, names_of
 from .rounding import plainly, sides
 
 ENTRIES = 401
@@ -79,14 +79,14 @@ def tabulated(model: Model) -> Model:
 
     def wrapped(f: Any) -> Any:
         if isinstance(f, str):
-            return wrapped(Named(lambda env: env[f], (f,))) if f in model.continuous else f
+            return wrapped(ByName(lambda env: env[f], (f,))) if f in model.continuous else f
         if not callable(f) or not {*names_of(known, f)} & {*model.continuous}:
             return f
-        return Named(lambda env: call(f, filled(model, env)[0]), needed(model, f))
+        return ByName(lambda env: call(f, filled(model, env)[0]), needed(model, f))
 
     moving = tuple(f for n, f in model.transition.items() if isinstance(model.states[n], Grid))
-    named = [Named(lambda env: 0, (f,)) if isinstance(f, str) else f for f in moving]
-    own = [Named(lambda env: 0, (name,)) for name in model.continuous]
+    named = [ByName(lambda env: 0, (f,)) if isinstance(f, str) else f for f in moving]
+    own = [ByName(lambda env: 0, (name,)) for name in model.continuous]
 
     def feasible(env: Mapping[str, Any]) -> Any:
         actual, possible = filled(model, env)
@@ -101,7 +101,7 @@ def tabulated(model: Model) -> Model:
         choices={n: table if n in model.continuous else c for n, c in model.choices.items()},
         transition={n: wrapped(f) for n, f in model.transition.items()},
         reward=tuple(wrapped(f) for f in model.reward),
-        feasible=Named(feasible, taken),
+        feasible=ByName(feasible, taken),
         discount=wrapped(model.discount),
         shocks={n: replace(s, probs=wrapped(s.probs)) for n, s in model.shocks.items()},
         post={n: replace(p, rule=wrapped(p.rule)) for n, p in model.post.items()},
@@ -118,12 +118,12 @@ def choices_of(
     """Return the continuous choices (states...) of shares and discrete choices (states...)."""
     env, found = {**functions.env, **given}, {}
     for name in model.continuous:
-        f = Named(lambda env, name=name: filled(model, env)[0][name], needed(model, _of(name)))  # type: ignore[misc]
+        f = ByName(lambda env, name=name: filled(model, env)[0][name], needed(model, _of(name)))  # type: ignore[misc]
         x = mapped(f, env, functions.order, f"the interval of '{name}'")
         array = aligned(x, tuple(model.states))
         found[name] = jnp.broadcast_to(array, model.shape)
     return found
 
 
-def _of(name: str) -> Named:
-    return Named(lambda env: env[name], (name,))
+def _of(name: str) -> ByName:
+    return ByName(lambda env: env[name], (name,))

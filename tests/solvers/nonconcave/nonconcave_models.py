@@ -21,14 +21,16 @@ def rising(*states, **more):
     return model
 
 
-def solved(factory, *, options=None, jitted=True, **parameters):
-    """What a model's solve returns."""
+def solved(factory, *, options=None, **parameters):
+    """What a model's solve returns; numbers with a fraction are parameters, and traced."""
     options = options or SolveOptions()
+    traced = {n: x for n, x in parameters.items() if isinstance(x, float)}
+    sizes = {n: x for n, x in parameters.items() if n not in traced}
 
-    def solve():
-        return solve_nonconcave(factory(**parameters), options)
+    def solve(values):
+        return solve_nonconcave(factory(**values, **sizes), options)
 
-    return {n: np.asarray(x) for n, x in jax.jit(solve)().items()} if jitted else solve()
+    return {n: np.asarray(x) for n, x in jax.jit(solve)(traced).items()}
 
 
 def retirement(beta=0.98, interest=1.0, wage=20.0, disutility=1.0, *, n=500, horizon=5):
