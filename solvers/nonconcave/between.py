@@ -24,7 +24,7 @@ from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.interpolation import at_members
 
-from .landing import Landing, ByName, call, names_of
+from .landing import ByName, Landing, call, names_of
 from .rounding import rounded
 from .table import tabulated
 

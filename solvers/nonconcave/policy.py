@@ -1,13 +1,19 @@
-"""The policy that is stored: the best continuous choice against a value that is interpolated.
+"""The policy that is stored, and an interval that holds the optimal choice.
+
+The policy is the best continuous choice against a value that is interpolated.
 
 Where choices lead to nodes, the best node is known, with the discrete choices; the best continuous
 choice is sought in the two cells beside it, by the golden ratio: within a cell the value of what
 follows is linear, so that it is the reward alone that has to have one peak there.
+
+An optimal choice is worth the true value, which is at least the lower bound. So it lies in a cell
+whose upper bound reaches that: what is paid for the cell, and what is received of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,8 +23,10 @@ from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.model_functions import CHOICE
 from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, mapped
 
-from .landing import Landing, ByName
+from .landing import ByName, Landing
+from .rounding import paid
 
+BLOCK = 32  # choices that are looked at together
 GOLDEN = (5.0**0.5 - 1.0) / 2.0
 SECTIONS = 48  # of a cell, by the golden ratio: to 1e-10 of it
 
@@ -94,3 +102,47 @@ def marks_beside(
         x = mapped(f, env, functions.order, f"the interval of '{landing.choice}'")
         found.append(jnp.broadcast_to(aligned(x, states), operator.shape))
     return jnp.clip(jnp.sort(jnp.stack(found, -1), -1), 0.0, 1.0)
+
+
+def optimal_choices(
+    landing: Landing, operator: GridOperator, lower: Array, after: Array
+) -> tuple[Array, Array]:
+    """Return an interval (states...) that holds every optimal choice at each node.
+
+    Parameters
+    ----------
+    landing : Landing
+    operator : GridOperator
+        Of the problem whose value is the upper bound.
+    lower : array (states...)
+        What an optimal choice is worth at least.
+    after : array (states...)
+        The upper bound of what follows.
+    """
+    functions, shape = operator.functions, operator.shape
+    x = operator.expectation.before_choice(after)
+    names = (*landing.names, landing.choice)
+    ends = [
+        ByName(lambda env, far=far: paid(landing, env, far=far), names)  # type: ignore[misc]
+        for far in (False, True)
+    ]
+
+    def look(number: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+        choice = number * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)
+        index = NamedArray(jnp.minimum(choice, operator.n_choices - 1), (CHOICE,))
+        q = operator.over_states(operator.quality(x, operator.pairs(index)), CHOICE)
+        reaches = (q >= lower[..., None]) | jnp.isnan(q)
+        env = {**functions.env, **functions.choice_values(index)}
+        near, far = (
+            operator.over_states(mapped(f, env, functions.order, "the choice"), CHOICE)
+            for f in ends
+        )
+        low = jnp.where(reaches, jnp.minimum(near, far), jnp.inf)
+        high = jnp.where(reaches, jnp.maximum(near, far), -jnp.inf)
+        return jnp.minimum(best[0], low.min(-1)), jnp.maximum(best[1], high.max(-1))
+
+    none = jnp.full(shape, jnp.inf), jnp.full(shape, -jnp.inf)
+    found: tuple[Array, Array] = lax.fori_loop(
+        0, ceil(operator.n_choices / BLOCK), lambda i, best: look(jnp.int32(i), best), none
+    )
+    return found

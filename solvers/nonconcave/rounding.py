@@ -53,7 +53,7 @@ from jax import Array
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
 
-from .landing import Landing, ByName, Reach, call, names_of
+from .landing import ByName, Landing, Reach, call, names_of
 
 Side = Literal["below", "above"]
 
@@ -105,6 +105,16 @@ def payment(landing: Landing, side: Side, reach: Reach, node: Array) -> Payment:
     return Payment(reach.choice_of(target), possible & (reach.low <= reach.high))
 
 
+def paid(landing: Landing, env: Mapping[str, Any], *, far: bool) -> Array:
+    """Return the end of a cell's choices that is paid for above, or the far one."""
+    reach = landing.reach(env)
+    node = env[landing.choice]
+    if not far:
+        return payment(landing, "above", reach, node).choice
+    last = node >= landing.nodes[-1]
+    return reach.choice_of(jnp.where(last, jnp.inf, node))
+
+
 def rounded(landing: Landing, side: Side, grid: Grid | None = None) -> Model:
     """Return the problem of choices among nodes whose value is a bound.
 
@@ -123,7 +133,7 @@ def rounded(landing: Landing, side: Side, grid: Grid | None = None) -> Model:
     model, name = landing.model, landing.choice
     known = (*model.arguments, *model.post)
 
-    def paid(env: Mapping[str, Any]) -> tuple[dict[str, Any], Payment]:
+    def actual(env: Mapping[str, Any]) -> tuple[dict[str, Any], Payment]:
         found = payment(landing, side, landing.reach(env), env[name])
         return {**env, name: found.choice}, found
 
@@ -131,15 +141,13 @@ def rounded(landing: Landing, side: Side, grid: Grid | None = None) -> Model:
         taken = names_of(known, f)
         if name in taken:
             taken = tuple(n for n in known if n in {*taken, *landing.names})
-        return ByName(lambda env: call(f, paid(env)[0] if name in taken else env), taken)
+        return ByName(lambda env: call(f, actual(env)[0] if name in taken else env), taken)
 
     def feasible(env: Mapping[str, Any]) -> Any:
-        actual, found = paid(env)
-        return (
-            found.possible
-            if model.feasible is None
-            else (found.possible & jnp.asarray(call(model.feasible, actual), bool))
-        )
+        chosen, found = actual(env)
+        if model.feasible is None:
+            return found.possible
+        return found.possible & jnp.asarray(call(model.feasible, chosen), bool)
 
     taken = {name, *landing.names, *names_of(known, model.feasible)}
     own = landing.state if grid is None else Grid(landing.nodes)

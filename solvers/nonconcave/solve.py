@@ -27,7 +27,7 @@ from dpsolve.solvers.outcomes import Outcome
 
 from .between import Probe, largest_error, largest_of
 from .landing import Landing, read_landing
-from .policy import best_share, marks_beside
+from .policy import best_share, marks_beside, optimal_choices
 from .rounding import rounded
 from .table import choices_of, tabulated
 
@@ -108,6 +108,10 @@ def _rounded(landing: Landing, options: SolveOptions, live: Array | bool) -> dic
             operator, operator.expectation.before_choice(then[0]), values, landing.choice, marks
         )
         arrays = _named(model, operator, {**values, landing.choice: share})
+        rival = GridOperator(rounded(landing, "above"), t=t, block=1, memory=options.memory)
+        ends = optimal_choices(landing, rival, now[0] - slack, then[1])
+        for which, end in zip(("lower", "upper"), ends, strict=True):
+            arrays[f"policy_{which}_{landing.choice}"] = end
         return arrays, probe.worst(t, now, then)
 
     now = lower, upper

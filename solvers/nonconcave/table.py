@@ -35,9 +35,11 @@ def shares(model: Model) -> np.ndarray[Any, Any]:
 
 
 def filled(model: Model, env: Mapping[str, Any]) -> tuple[dict[str, Any], Array]:
-    """Return choices in place of their shares, and whether no interval is empty."""
+    """Return choices in place of the shares at hand, and whether no interval is empty."""
     found, possible = dict(env), jnp.asarray(True)
     for name in model.continuous:
+        if name not in env:
+            continue
         low, high = interval_ends(model, name, found)
         share = jnp.asarray(env[name], jnp.float64)
         inside = jnp.where(share == 1.0, high, low + share * (high - low))
