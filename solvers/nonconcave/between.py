@@ -28,7 +28,7 @@ from .landing import ByName, Landing, call, names_of
 from .rounding import rounded
 from .table import tabulated
 
-POINTS = 200
+POINTS = 400
 """Random states, each in a cell of its own."""
 
 BLOCK = 32

@@ -8,7 +8,7 @@ affine in its one continuous choice, it is bounded over the whole continuum by m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,10 +26,11 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
 from .between import Probe, largest_error, largest_of
+from .divided import divided
 from .landing import Landing, read_landing
 from .policy import best_share, marks_beside, optimal_choices
-from .rounding import rounded
-from .table import choices_of, tabulated
+from .rounding import Side, rounded
+from .table import choices_of, tabulated, widest
 
 CONTINUUM, GRID, NONE = 1, 3, 4
 """What bounds are of, as ``certifies`` has it."""
@@ -89,13 +90,14 @@ def solve_nonconcave(
 def _rounded(landing: Landing, options: SolveOptions, live: Array | bool) -> dict[str, Array]:
     model = landing.model
     inner = _inner(options)
-    below, above = (_solved(rounded(landing, side), inner, live) for side in ("below", "above"))
+    below, above = (_bound(landing, side, inner, live) for side in ("below", "above"))
     lower, upper = below["lower"], above["upper"]
     left = below["error_bound"] + above["error_bound"]
     scale = largest_of(jnp.abs(lower), jnp.abs(upper))
     slack = 2.0 * left + 64 * EPS * scale
     probe = Probe(landing, options.memory)
     closed = tabulated(model)
+    sought = _divided(landing, "above", options) is None
     names = [f"policy_index_{n}" for n in model.choices]
     labels = {n.removeprefix("policy_index_"): below[n] for n in names}
 
@@ -108,8 +110,11 @@ def _rounded(landing: Landing, options: SolveOptions, live: Array | bool) -> dic
             operator, operator.expectation.before_choice(then[0]), values, landing.choice, marks
         )
         arrays = _named(model, operator, {**values, landing.choice: share})
-        rival = GridOperator(rounded(landing, "above"), t=t, block=1, memory=options.memory)
-        ends = optimal_choices(landing, rival, now[0] - slack, then[1])
+        if sought:
+            rival = GridOperator(rounded(landing, "above"), t=t, block=1, memory=options.memory)
+            ends = optimal_choices(landing, rival, now[0] - slack, then[1])
+        else:
+            ends = widest(model, operator)
         for which, end in zip(("lower", "upper"), ends, strict=True):
             arrays[f"policy_{which}_{landing.choice}"] = end
         return arrays, probe.worst(t, now, then)
@@ -146,6 +151,27 @@ def _rounded(landing: Landing, options: SolveOptions, live: Array | bool) -> dic
     return _finished(model, arrays, numbers, code, certifies)
 
 
+def _bound(
+    landing: Landing, side: Side, options: SolveOptions, live: Array | bool
+) -> dict[str, Array]:
+    """Solve the problem of choices among nodes on one side."""
+    derived = rounded(landing, side)
+    if derived.horizon is None:
+        return _solved(derived, options, live)
+    return backward(derived, options, live, operator_of=_divided(landing, side, options))
+
+
+def _divided(
+    landing: Landing, side: Side, options: SolveOptions
+) -> Callable[[Array], GridOperator] | None:
+    """Return the operator of a period by divide and conquer, where that is what is used."""
+    along = landing.choice, landing.state
+    hinted = side == "below" or along in landing.model.monotone.items()
+    if landing.model.horizon is None or not hinted or options.block is not None:
+        return None
+    return divided(rounded(landing, side), along, options.memory)
+
+
 def _values(model: Model, landing: Landing, name: str) -> Array:
     """Return the values of a discrete choice; for the continuous one, positions of nodes."""
     if name == landing.choice:
@@ -175,7 +201,12 @@ def _on_table(model: Model, options: SolveOptions, live: Array | bool) -> dict[s
     def read(t: ArrayLike | None, chosen: dict[str, Array]) -> dict[str, Array]:
         operator = GridOperator(closed, t=t, block=1, memory=options.memory)
         values = {n: jnp.asarray(closed.grid_of(n).values)[i] for n, i in chosen.items()}
-        return _named(model, operator, values)
+        arrays = _named(model, operator, values)
+        if len(model.continuous) == 1:
+            (name,) = model.continuous
+            low, high = widest(model, operator)
+            arrays |= {f"policy_lower_{name}": low, f"policy_upper_{name}": high}
+        return arrays
 
     if model.horizon is None:
         more = read(None, labels)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from jax import Array
 
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.operators.model_functions import ModelFunctions
+from dpsolve.solvers.operators.bellman import GridOperator
+from dpsolve.solvers.operators.model_functions import CHOICE, ModelFunctions
 from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, mapped
 
 from .landing import ByName, call, interval_ends, names_of
@@ -125,6 +127,43 @@ def choices_of(
         array = aligned(x, tuple(model.states))
         found[name] = jnp.broadcast_to(array, model.shape)
     return found
+
+
+def widest(model: Model, operator: GridOperator) -> tuple[Array, Array]:
+    """Return the ends (states...) of the one continuous choice, whatever the others are.
+
+    Parameters
+    ----------
+    model : Model
+    operator : GridOperator
+        Of the model on a table.
+    """
+    (name,) = model.continuous
+    functions = operator.functions
+    names = list(model.choices)
+    sizes = [operator.model.size_of(n) for n in names]
+    every = np.arange(prod(sizes)).reshape(sizes).take([0, -1], names.index(name)).ravel()
+    index = NamedArray(jnp.asarray(every, jnp.int32), (CHOICE,))
+    env = {**functions.env, **functions.choice_values(index)}
+    taken = needed(model, _of(name))
+
+    def end(env: Mapping[str, Any], other: float) -> Array:
+        low, high = interval_ends(model, name, env)
+        return jnp.where(low <= high, filled(model, env)[0][name], other)
+
+    low, high = (
+        operator.over_states(
+            mapped(
+                ByName(lambda env, other=other: end(env, other), taken),  # type: ignore[misc]
+                env,
+                functions.order,
+                f"the interval of '{name}'",
+            ),
+            CHOICE,
+        )
+        for other in (jnp.inf, -jnp.inf)
+    )
+    return low.min(-1), high.max(-1)
 
 
 def _of(name: str) -> ByName:
