@@ -2,12 +2,13 @@
 
 :mod:`.rounding` has the proof. Its conclusions are tested, which need none of its premises: that
 one Bellman step does not raise the upper steps, ``TU <= U``, over a table of choices of the
-continuous problem, and does not lower the lower ones, ``TL >= L``, over the choices that lead to
-nodes, both at random states between the nodes.
+continuous problem, and does not lower the lower ones, ``TL >= L``, by the choices that the nodes
+beside make, both at random states between the nodes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,8 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.interpolation import at_members
+from dpsolve.solvers.operators.model_functions import CHOICE
+from dpsolve.solvers.operators.named_arrays import NamedArray
 
 from .landing import ByName, Landing, call, names_of
 from .rounding import rounded
@@ -110,19 +113,24 @@ class Probe:
             outputs={},
         )
 
-    def _step(self, model: Model, t: ArrayLike | None, steps: Array) -> Array:
-        """Return the best of one step at the random states."""
+    def _posed(
+        self, model: Model, t: ArrayLike | None, steps: Array
+    ) -> tuple[GridOperator, NamedArray]:
+        """Return a problem's operator at the random states, and what follows."""
         operator = GridOperator(model, t=t, block=BLOCK, memory=self.memory)
         state = self.landing.state
         x = operator.expectation.before_choice(steps)
-        part = operator.restricted(self.members, state)
-        return part.best_of_blocks(at_members(x, self.members, state))[0]
+        return operator.restricted(self.members, state), at_members(x, self.members, state)
 
     def _at(self, values: Array, where: Array) -> Array:
         return jnp.take(values, where, axis=self.axis)
 
     def worst(
-        self, t: ArrayLike | None, now: tuple[Array, Array], then: tuple[Array, Array]
+        self,
+        t: ArrayLike | None,
+        now: tuple[Array, Array],
+        then: tuple[Array, Array],
+        labels: Mapping[str, Array],
     ) -> Array:
         """Return the largest violation of either conclusion.
 
@@ -132,11 +140,21 @@ class Probe:
             The period, with a horizon.
         now, then : pair of arrays (states...)
             Lower and upper bounds at the nodes, in this period and the next one.
+        labels : mapping
+            Positions (states...) of the choices that the lower bound is of.
         """
         members = self.members[self.landing.state]
         lower, upper = then
-        above = self._step(self.above, t, self._at(upper, self.ceiling))
-        below = self._step(self.below, t, self._at(lower, self.floor))
+        operator, x = self._posed(self.above, t, self._at(upper, self.ceiling))
+        above = operator.best_of_blocks(x)[0]
+        operator, x = self._posed(self.below, t, self._at(lower, self.floor))
+        policy = jnp.zeros((), jnp.int32)
+        for name in self.below.choices:
+            policy = policy * self.below.size_of(name) + labels[name]
+        beside = (self._at(policy, side[members]) for side in (self.floor, self.ceiling))
+        index = NamedArray(jnp.stack(list(beside), -1), (*operator.states, CHOICE))
+        q = operator.over_states(operator.quality(x, operator.pairs(index)), CHOICE)
+        below = jnp.max(jnp.where(jnp.isnan(q), -jnp.inf, q), -1)
         high = above - self._at(now[1], self.ceiling[members])
         low = self._at(now[0], self.floor[members]) - below
         return largest_of(high, low)

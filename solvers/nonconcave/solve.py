@@ -117,7 +117,7 @@ def _rounded(landing: Landing, options: SolveOptions, live: Array | bool) -> dic
             ends = widest(model, operator)
         for which, end in zip(("lower", "upper"), ends, strict=True):
             arrays[f"policy_{which}_{landing.choice}"] = end
-        return arrays, probe.worst(t, now, then)
+        return arrays, probe.worst(t, now, then, chosen)
 
     now = lower, upper
     if model.horizon is None:
