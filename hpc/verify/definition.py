@@ -318,7 +318,7 @@ def evaluate(
     given = np.broadcast_arrays(*(at[name] for name in names))
     shape, length = given[0].shape, given[0].size
     # Each primitive is compiled once per length: few lengths, and most are compiled already.
-    padding = (0, _round_length(length) - length)
+    padding = (0, round_length(length) - length)
     columns = {n: np.pad(x.reshape(-1), padding, "edge") for n, x in zip(names, given, strict=True)}
     mapped = np.asarray(jax.vmap(lambda kw: f(**kw))(columns), dtype=np.float64)[:length]
     if vector:
@@ -326,7 +326,8 @@ def evaluate(
     return np.broadcast_to(mapped.reshape(shape), (size, shape[1]))
 
 
-def _round_length(length: int) -> int:
+def round_length(length: int) -> int:
+    """Return one of few lengths, at least this one."""
     return 1 << (length - 1).bit_length() if length <= 2**16 else -(-length // 2**16) * 2**16
 
 

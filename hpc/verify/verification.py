@@ -69,6 +69,9 @@ class Verification:
         Largest Bellman residual, by the definition, of the checked points.
     worst_error : float
         Largest error bound that follows from it; NaN if no point has a value.
+    widest : float
+        Of models with continuous choices: the largest distance between the verification's own
+        bounds on the true value, over the continuum; NaN if there are none.
     claims : tuple of str
         Each claim that failed, as a sentence.
     notes : tuple of str
@@ -88,6 +91,7 @@ class Verification:
     claims: tuple[str, ...]
     notes: tuple[str, ...] = ()
     seconds: float = math.nan
+    widest: float = math.nan
 
     @property
     def ok(self) -> bool:
@@ -111,6 +115,8 @@ class Verification:
             )
             yield f"  residual   at most {self.worst_residual:.3g}"
             yield f"  error      at most {self.worst_error:.3g}" + (f" (at {at})" if at else "")
+        if not math.isnan(self.widest):
+            yield f"  continuum  own bounds of the true value are at most {self.widest:.3g} apart"
         yield from (f"  note: {text}" for text in self.notes)
         yield from (f"  {text}" for text in self.claims[:SHOWN])
         if len(self.claims) > SHOWN:
@@ -218,6 +224,7 @@ class _Run:
     failed: int = 0
     residual: float = math.nan
     error: float = math.nan
+    widest: float = math.nan
     worst: dict[str, Any] = field(default_factory=dict)
 
     def result(self, target: str, total: int, pending: int = 0) -> Verification:
@@ -233,6 +240,7 @@ class _Run:
             claims=tuple(self.claims),
             notes=tuple(self.notes),
             seconds=time.perf_counter() - self.begun,
+            widest=self.widest,
         )
 
     def draw(self, candidates: Index) -> Index:
@@ -303,6 +311,8 @@ class _Run:
             self.notes[
                 f"of large points, {found.share:.2g} {PARTLY}; --all looks at all of them"
             ] = None
+        self.notes |= dict.fromkeys(found.notes)
+        self.widest = float(np.fmax(self.widest, found.width))
         self.residual = float(np.fmax(self.residual, found.residual))
         if not math.isnan(found.error) and not found.error <= self.error:
             self.error, self.worst = found.error, points.parameters(i)
@@ -335,6 +345,12 @@ class _Run:
     ) -> None:
         """Tell what cannot be checked of distributions and moments."""
         mass = arrays.get("distribution")
+        if isinstance(model, Model) and model.continuous:
+            if mass is not None or any(n.startswith(("moment_", "distribution_")) for n in arrays):
+                self.notes["distributions and moments of continuous choices are not verified"] = (
+                    None
+                )
+            return
         if mass is None and any(name.startswith("moment_") for name in arrays):
             self.notes["moments are not verified, because no distribution is stored"] = None
         if mass is None and "distribution_path" not in arrays:
@@ -351,6 +367,8 @@ class _Run:
 
     def some_states(self, model: Model | TabularModel) -> Index | None:
         """Choose the states to look at where there are too many pairs."""
+        if isinstance(model, Model) and model.continuous:
+            return None  # its linear systems are of all states
         definition = define(model)
         pairs = definition.n * definition.m * definition.width * (definition.horizon or 1)
         if self.all_points or pairs <= self.pairs:
