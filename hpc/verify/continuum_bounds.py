@@ -125,8 +125,8 @@ def at_corners(value: Floats, index: Ints) -> Floats:
 def interpolated(value: Floats, index: Ints, weight: Floats) -> Floats:
     """Return a mixture (z, ..., [d]) of an array's entries at corners."""
     corners = at_corners(value, index)
-    found: Floats = np.einsum("...c,...c->..." if corners.ndim == weight.ndim else "...c,...cd->...d",
-                     weight, corners)  # fmt: skip
+    rule = "...c,...c->..." if corners.ndim == weight.ndim else "...c,...cd->...d"
+    found: Floats = np.einsum(rule, weight, corners)
     return found
 
 

@@ -49,6 +49,7 @@ from .continuum_problem import Constraints, ContinuousProblem, Floats, Ints
 BINDING = 1e-9  # of the range of choices: so near an end, a choice is at it
 ROUNDS = 8  # of slopes and weights
 HALVINGS = 60
+EULER_HALVINGS = 40
 NEWTON = 30
 SWEEPS = 4  # over several choices
 
@@ -158,9 +159,8 @@ class _Lines:
     def _pull(self, q: Floats, index: Ints, weight: Floats) -> Floats:
         """Return F_y + D E B' q (z, i, m)."""
         mixed = interpolated(q, index, weight)
-        return self.period.fy + self.period.mean(
-            np.einsum("ziwdm,ziwd->ziwm", self.period.b, mixed)
-        )
+        pull: Floats = np.einsum("ziwdm,ziwd->ziwm", self.period.b, mixed)
+        return self.period.fy + self.period.mean(pull)
 
     def _response(self, active: Mask) -> Floats:
         """Return the choice's slopes (z, i, m, d) that keep what binds binding."""
@@ -175,7 +175,8 @@ class _Lines:
         square = period.mean(np.einsum("ziwdm,ziwdn->ziwmn", by, by))
         across = period.mean(np.einsum("ziwdm,ziwde->ziwme", by, left))
         inner = np.linalg.pinv(square, rcond=1e-9, hermitian=True)
-        return moved - np.einsum("zimn,zink,zike->zime", free, inner, across)
+        found: Floats = moved - np.einsum("zimn,zink,zike->zime", free, inner, across)
+        return found
 
     def _slopes(self, active: Mask, index: Ints, weight: Floats, start: Floats | None) -> Floats:
         """Solve the linear recursion of the slopes p (z, i, d)."""
@@ -230,7 +231,8 @@ class _Lines:
 
         def left(y: Floats) -> Floats:
             mixed = interpolated(q, *moved(y))
-            return pushed + period.mean(np.einsum("ziwdm,ziwd->ziwm", period.b, mixed))
+            pull: Floats = np.einsum("ziwdm,ziwd->ziwm", period.b, mixed)
+            return np.asarray(pushed + period.mean(pull))
 
         if period.y.shape[-1] > 1:
             return moved(self._newton(left, low, high))
@@ -285,7 +287,7 @@ class _Lines:
         terms = np.abs(period.fy) + np.abs(g)
         across = (terms * (most - least)).sum(-1)
         across = across + ((np.abs(p) + np.abs(period.fx)) * (high - low)).sum(-1)
-        return np.maximum(gap, 0.0) + UNITS * (across + np.abs(period.reward))
+        return np.asarray(np.maximum(gap, 0.0) + UNITS * (across + np.abs(period.reward)))
 
     @property
     def _range(self) -> tuple[Floats, Floats]:
@@ -420,7 +422,7 @@ def euler_choices(period: Period, slopes: Floats) -> Floats:
             bottom, top, _, _ = problem.ends(x, y, t)
             own = y[..., j]
             low, high = np.minimum(bottom[..., j], own), np.maximum(top[..., j], own)
-            for k in range(HALVINGS):
+            for k in range(EULER_HALVINGS):
                 trial = y.copy()
                 middle = trial[..., j] = high if k == 0 else low if k == 1 else (low + high) / 2
                 _, fy = problem.reward_slopes(x, trial, t)
