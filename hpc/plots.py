@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpsolve.hpc.plan.store_schema import RECORDS
+from dpsolve.hpc.plan.store_schema import OF_WHAT, RECORDS
 from dpsolve.solvers.errors import UsageError, did_you_mean
+from dpsolve.solvers.outcomes import accuracy
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,8 +90,20 @@ def picture(
     elif summary:
         _draw_summary(axes[-1], sweep, number)
     title = str(data.attrs.get("model_name", data.attrs.get("model", "")))
-    figure.suptitle(f"{title}   {held}".strip(), fontsize=11)
+    lines_of_title = filter(None, [f"{title}   {held}".strip(), _certified(data)])
+    figure.suptitle("\n".join(lines_of_title), fontsize=11)
     return figure
+
+
+def _certified(data: xr.Dataset) -> str:
+    """Say what is certified, and of what, where the store says so."""
+    bound = data.get("error_bound")
+    of_what = "" if bound is None else str(bound.attrs.get(OF_WHAT, ""))
+    values = np.asarray(() if bound is None else bound.values)
+    if not of_what or not np.isfinite(values).any():
+        return ""
+    worst = float(np.max(values[~np.isnan(values)]))
+    return accuracy(worst, None, "worst certified error", of_what)
 
 
 def select(data: xr.Dataset, chosen: Mapping[str, str]) -> tuple[xr.Dataset, str]:

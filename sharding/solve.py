@@ -44,7 +44,7 @@ def solve(
     model: Factory | Model | TabularModel | str,
     params: Mapping[str, Any] | None = None,
     *,
-    tol: float = 1e-6,
+    tol: float | None = None,
     method: str = "auto",
     mesh: MeshShape | str | Mapping[str, int] | None = None,
     **options: Any,
@@ -60,8 +60,11 @@ def solve(
         compiled once per set of sizes, whatever the parameters' values, which may be tracers:
         derivatives are implicit ones, at the fixed optimal policy (see
         :mod:`dpsolve.solvers.solve.gradients`).
-    tol : float
-        Certified sup-norm error of the value to reach.
+    tol : float, optional
+        Certified sup-norm error of the value to reach. By default 1e-6 where choices are made on a
+        grid; with continuous choices (``dp.interval``) whatever the grid allows: `tol` given is
+        then a distance from the true value, over the whole continuum, and where the grid does not
+        allow it the point is ``inexact``, with the number of points that would do.
     method : str
         ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it. ``howard`` and
         its like mean ``pi``, ``vfi`` means ``vi`` (see :class:`~dpsolve.SolveOptions`).

@@ -71,6 +71,10 @@ class SolveReport:
         Whether an earlier call had committed it.
     interrupted : str or None
         The signal that ended it.
+    tol : float or None
+        The certified error that was asked for; None: whatever the grid allows.
+    of_what : str
+        What the certified error is of, in words.
     """
 
     path: Path
@@ -84,6 +88,8 @@ class SolveReport:
     compile_seconds: float = 0.0
     before: bool = False
     interrupted: str | None = None
+    tol: float | None = None
+    of_what: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -246,6 +252,8 @@ class StoredSolve:
             error_bound=records["error_bound"],
             iterations=records["iterations"],
             resumed=self.resumed,
+            tol=self.store.tol,
+            of_what=self.store.of_what,
         )
 
     def pending(self, solve: Stepwise, came: str) -> SolveReport:
@@ -259,6 +267,8 @@ class StoredSolve:
             iterations=solve.sweeps,
             resumed=self.resumed,
             interrupted=came,
+            tol=self.store.tol,
+            of_what=self.store.of_what,
         )
 
     def note(self, text: str) -> None:
@@ -383,4 +393,6 @@ def _recorded(store: Store, shape: MeshShape) -> SolveReport:
         message=str(one("message")),
         error_bound=float(one("error_bound")),
         iterations=int(one("iterations")),
+        tol=store.tol,
+        of_what=store.of_what,
     )

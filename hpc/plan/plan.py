@@ -68,7 +68,10 @@ class BucketPlan:
     @cached_property
     def results(self) -> dict[str, ZarrArray]:
         """The arrays that tasks write."""
-        return store_schema.results(self.bucket, self.variables, self.block, self.widths)
+        shape = self.program.outline.shape
+        said = {store_schema.CERTIFIES: shape.certifies, store_schema.OF_WHAT: shape.of_what}
+        said = said if shape.own is None else {}
+        return store_schema.results(self.bucket, self.variables, self.block, self.widths, said)
 
     @property
     def arrays(self) -> dict[str, ZarrArray]:
@@ -123,6 +126,13 @@ class Plan:
     def path(self) -> Path:
         """Where the store lies."""
         return Path(self.sweep.store.path).expanduser()
+
+    @property
+    def tol(self) -> float | None:
+        """The certified error to reach; None: as good as the grid allows."""
+        return self.options.tolerance(
+            any(part.program.outline.shape.continuous for part in self.buckets)
+        )
 
     @property
     def tasks(self) -> tuple[Task, ...]:

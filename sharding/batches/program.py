@@ -291,7 +291,8 @@ class Program:
         """Return how many batches run at a time: on a CPU small programs keep one core busy."""
         small = self.bytes_per_point * self.lanes <= 4 * CPU_BYTES
         alone = self.shape.size == 1 and jax.local_devices()[0].platform == "cpu"
-        return cores() if alone and small and not self.alone else 1
+        pooled = getattr(self._compiled, "pooled", False)
+        return cores() if alone and small and not (self.alone or pooled) else 1
 
     def _messages(
         self,
@@ -315,7 +316,7 @@ class Program:
                 int(code[i]),
                 partial(rebuild, self.factory, values, self.sizes),
                 self.options,
-                {name: x[i] for name, x in found.items()},
+                {name: x[i] for name, x in (*found.items(), *numbers.items())},
                 refuse=False,
             )
         return messages

@@ -10,15 +10,21 @@ import numpy as np
 from dpsolve.solvers.distributions.top_mass import PREFIX
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.inspection.requests import FIXED
+from dpsolve.solvers.labelled import choices_of
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.numerics.arrays import Numpy
-from dpsolve.solvers.outcomes import PER_POINT
+from dpsolve.solvers.outcomes import CERTIFIES, CONCAVITY, OF_CONTINUUM, PER_POINT
 from dpsolve.solvers.solution import CERTIFICATE
 from dpsolve.solvers.solve.result_dims import differentiated
 from dpsolve.solvers.solve.statistics import OF_DISTRIBUTION
 
 from .outline import ResultShapes
 from .solving_order import START
+
+
+def _numbered(words: tuple[str, ...]) -> str:
+    return ", ".join(f"{i} {word}" for i, word in enumerate(words))
+
 
 LONG_NAMES = {
     "value": "value function",
@@ -29,13 +35,17 @@ LONG_NAMES = {
     "gain_upper": "certified upper bound on the gain, from every state",
     CERTIFICATE: "what was looked at: 0 full sweeps, which certify; 1 a sample of states, "
     "which bounds no error",
+    "certifies": "what the bounds are of: " + _numbered(CERTIFIES),
+    "concavity": "concavity of the model: " + _numbered(CONCAVITY),
+    "policy_loss": "bound on what the policy loses at any state, interpolated between nodes",
+    "consumption_equivalent": "width of the bounds, as a share of consumption in every period",
     "distribution": "stationary distribution",
     "distribution_path": "distribution over time",
     "distribution_residual": "change of the distribution in one period, L1 norm",
     "distribution_error": "certified L1 distance of the distribution from the stationary one",
     "distribution_period": "period of the chain",
 }
-DEFAULT_KEEP = ("value", "lower", "upper", "policy")
+DEFAULT_KEEP = ("value", "lower", "upper", "policy", "policy_lower", "policy_upper")
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class Layout:
         wanted: list[str] = []
         for name in (*(self.default_keep if keep is None else keep), *also):
             wanted += self._expand(name)
-        always = (START, CERTIFICATE)
+        always = (START, CERTIFICATE, *OF_CONTINUUM)
         wanted += [n for n in self.variables if n.startswith("grid_") or n in always]
         if "lower" not in self.variables:  # the average reward: numbers that say what was found
             wanted += [n for n in GAINS if n in self.variables]
@@ -113,10 +123,11 @@ class Layout:
             return [name]
         if f"output_{name}" in self.variables:
             return [f"output_{name}"]
+        choices = choices_of(self.variables)
         kinds = {
-            "policy": [n for n in self.variables if n.startswith("policy_")
-                       and not n.startswith("policy_index_")],
-            "policy_index": [n for n in self.variables if n.startswith("policy_index_")],
+            "policy": [f"policy_{c}" for c in choices],
+            **{kind: [n for c in choices if (n := f"{kind}_{c}") in self.variables]
+               for kind in ("policy_index", "policy_lower", "policy_upper")},
             "moments": [n for n in self.variables if n.startswith("moment_")],
             "gradients": [*self._gradients()],
         }  # fmt: skip
@@ -124,11 +135,21 @@ class Layout:
             return kinds[name]
         raise UsageError(self._unknown(name, kinds))
 
+    def _continuous(self, name: str) -> list[str]:
+        """Return the continuous choices that the name of a position means."""
+        free = [c for c in choices_of(self.variables) if f"policy_index_{c}" not in self.variables]
+        return [c for c in free if name in ("policy_index", f"policy_index_{c}")]
+
     def _unknown(self, name: str, kinds: Mapping[str, Sequence[str]]) -> str:
         if name == "distribution_path" and "value" in self.variables:
             return (
                 "keep names 'distribution_path', and a path needs to know how long it is and where "
                 "it starts: [solve] periods = 40, initial = { STATE = VALUE }"
+            )
+        if name.startswith("policy_index") and (choices := self._continuous(name)):
+            return (
+                f"keep names '{name}', but {', '.join(choices)} is made from an interval, and has "
+                "no position on a grid: keep 'policy', its value"
             )
         if name == "gradients":
             return "keep names 'gradients'; say by which parameters: [solve] gradients = [\"beta\"]"
@@ -187,7 +208,8 @@ def make_layout(
             coords[name] = np.arange(dims[name])
     for name in PER_POINT:
         variables.pop(name, None)
-    usual = [n for n in DEFAULT_KEEP if n in variables or n == "policy"]
+    ends = [n for n in DEFAULT_KEEP if any(v.startswith(f"{n}_") for v in variables)]
+    usual = [n for n in DEFAULT_KEEP if n in variables or n == "policy" or n in ends]
     keep = tuple(usual if "value" in variables else variables)
     return Layout(dims, coords, variables, keep)
 
@@ -208,6 +230,8 @@ def _long_name(name: str, names: Collection[str]) -> str:
         return f"derivative by {by}{fixed} of: {_long_name(variable, ())}"
     for prefix, words in (
         ("policy_index_", "optimal choice, as a position on its grid: "),
+        ("policy_lower_", "certified lower end of the optimal choice: "),
+        ("policy_upper_", "certified upper end of the optimal choice: "),
         ("policy_", "optimal choice: "),
         ("output_", "at the optimum: "),
         ("moment_", "under the stationary distribution: "),

@@ -46,6 +46,11 @@ def partition_of(model: ModelShape, name: str, mesh: MeshShape) -> Partition | N
             f"mesh {mesh}: {name} returns arrays of its own and has no states to cut; cut its "
             f"points: points={mesh.size}"
         )
+    if model.continuous:
+        raise UsageError(
+            f"mesh {mesh}: the states of {name} cannot be cut, because its choice of "
+            f"{model.continuous[0]} is continuous; cut its points: points={mesh.size}"
+        )
     lengths = {n: size for n, size in model.states.items() if n not in model.chains}
     lengths = lengths or dict(model.states)
     state = max(lengths, key=lambda n: lengths[n])
@@ -88,7 +93,8 @@ def check_fits(
     shown = f"one point takes {needs / 2**30:.1f} GiB on a device, which has {has / 2**30:.1f} GiB"
     remedy = f"lower memory= or the sizes. {nearest(states_of, has / needs) if states_of else ''}"
     # A factory's own arrays count as one state: there is nothing to cut.
-    for states in range(mesh.states + 1, min(size.states, MOST_DEVICES) + 1):
+    most = 1 if size.whole else min(size.states, MOST_DEVICES)
+    for states in range(mesh.states + 1, most + 1):
         if bytes_on_device(size, MeshShape(1, states)) <= has:
             raise UsageError(
                 f"{shown}. The smallest mesh that would do is states={states}: cut the states over "
@@ -121,6 +127,8 @@ def automatic(size: Footprint, lanes: int, points: int, devices: int) -> MeshSha
 
 def fewest_devices(size: Footprint, devices: int) -> int:
     """Return the fewest devices along `states` that one point fits on, of those there are."""
+    if size.whole:
+        return 1
     has = device_memory()
     fits = (n for n in range(1, devices + 1) if bytes_on_device(size, MeshShape(1, n)) <= has)
     return next(fits, devices)

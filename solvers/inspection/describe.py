@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dpsolve.solvers.certified import promise
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import no_model, shapes_of
 from dpsolve.solvers.model.factory_signature import Signature, build, look_over, signature, split
@@ -37,7 +38,7 @@ class Description:
     dimensions : dict of str to str
         Each state, choice, shock and post variable in words.
     states, choices : int
-        Numbers of states and of choices.
+        Numbers of states and of choices; of choices from an interval there is no number, 0.
     structure : tuple of str
         How the expectation is taken, step by step.
     bytes : int
@@ -48,6 +49,8 @@ class Description:
         Names that ``keep`` may list beside value, lower, upper and policy.
     sweeps : tuple of str
         What becomes of rewards, and how maxima are sought; see :mod:`.forecast`.
+    certifies : str
+        What a solution's bounds will be of.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Description:
     streams: bool
     outputs: tuple[str, ...]
     sweeps: tuple[str, ...] = ()
+    certifies: str = ""
 
     def __str__(self) -> str:
         lines = [self.name]
@@ -70,7 +74,7 @@ class Description:
         for title, table in (
             ("parameters (can be swept, batched, differentiated)", self.parameters),
             ("sizes (static: a new value compiles anew)", self.sizes),
-            ("dimensions" if self.choices else "arrays", self.dimensions),
+            ("dimensions" if self.states else "arrays", self.dimensions),
         ):
             if table:
                 lines += ["", title]
@@ -80,7 +84,10 @@ class Description:
             lines += ["", "expectation"]
             lines += [f"  {step}" for step in self.structure]
         lines += ["", "size"]
-        if self.choices:
+        if not self.choices and self.states:  # no list of pairs
+            lines += [f"  {self.states:,} states, a choice from an interval at each",
+                      f"  {_bytes(self.bytes)} to solve one point"]  # fmt: skip
+        elif self.choices:
             how = "recomputed block by block" if self.streams else "kept"
             lines += [
                 f"  {self.states:,} states x {self.choices:,} choices = "
@@ -91,6 +98,8 @@ class Description:
         else:
             lines.append(f"  {_bytes(self.bytes)} to compute one point")
         lines.append(f"  keep: {', '.join(self.outputs)}")
+        if self.certifies:
+            lines.append(f"  certifies: {self.certifies}")
         return "\n".join(lines)
 
 
@@ -150,6 +159,21 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             outputs=tuple(arrays),
         )
     made = build(factory, values, sizes)
+    common["certifies"] = promise(made)
+    if isinstance(made, Model) and made.continuous:
+        operator = GridOperator(made.on_grids(), t=None if made.horizon is None else 0, memory=1)
+        positions = ("policy_index",) if made.gridded else ()
+        ends = ("policy_lower", "policy_upper") if len(made.continuous) == 1 else ()
+        return Description(
+            **common,
+            dimensions=_dimensions(made),
+            states=prod(made.shape),
+            choices=0,
+            structure=tuple(_structure(operator)),
+            bytes=size.bytes,
+            streams=False,
+            outputs=("value", "lower", "upper", "policy", *positions, *ends, *made.outputs),
+        )
     if isinstance(made, Model):
         t = None if made.horizon is None else np.int32(0)
         operator = GridOperator(made, t=t, memory=1)
@@ -209,6 +233,9 @@ def _dimensions(model: Model) -> dict[str, str]:
         ("post variable", model.post),
     ):
         for name in names:
+            if name in model.continuous:
+                words[name] = f"choice, {_interval(model, name)}"
+                continue
             spec = model.grid_of(name)
             values = np.asarray(spec.values)
             what = {Grid: "grid", Markov: "Markov chain", Iid: "iid"}.get(type(spec), "integers")
@@ -218,6 +245,19 @@ def _dimensions(model: Model) -> dict[str, str]:
                 f"{kind}, {what}, {spec.size} values from {values[0]:.6g} to {values[-1]:.6g}{tail}"
             )
     return words
+
+
+def _interval(model: Model, name: str) -> str:
+    """Describe the interval that a choice is made from."""
+    interval = model.continuous[name]
+    low: Any = interval.lo
+    high: Any = interval.hi
+    if interval.state is not None:
+        grid = np.asarray(model.states[interval.state].values)
+        low, high = (grid[0] if low is None else low), (grid[-1] if high is None else high)
+    ends = ["a function" if callable(end) else f"{float(end):.6g}" for end in (low, high)]
+    of = f", the range of {interval.state}" if interval.state is not None else ""
+    return f"any number from {ends[0]} to {ends[1]}{of}"
 
 
 def _structure(operator: GridOperator) -> list[str]:

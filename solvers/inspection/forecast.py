@@ -20,6 +20,7 @@ from jax import Array
 from dpsolve.solvers.distributions.stationary_methods import DENSE_MOST
 from dpsolve.solvers.model.array_factory import abstract_points, named, no_model
 from dpsolve.solvers.model.factory_signature import Factory, build, look_over, signature
+from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.compiling import equations
@@ -157,7 +158,7 @@ def outlook_of(
     operators : Operators, optional
         Those of the model, where they are at hand.
     """
-    if not isinstance(made, Model):
+    if not isinstance(made, Model) or made.continuous:
         return None
     if made.horizon is not None:
         return _of(GridOperator(made, jnp.int32(0), options.block, options.memory), None, options)
@@ -228,10 +229,17 @@ def lane_cost(factory: Factory, sizes: Mapping[str, Any]) -> LaneCost:
         for n in (2, 3)
     )
     grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
-    alone = any(
-        equation.primitive.name in POOLED and equation.invars[0].aval.ndim > 2 for equation in two
-    )
+    alone = any(map(_calls_pool, two))
     return LaneCost(2 * results + LIVE_AT_ONCE * max(grows, default=0), alone)
+
+
+def calls_pool(jaxpr: Any) -> bool:
+    """Tell whether a program calls LAPACK for a batch, which two at a time must not on a CPU."""
+    return any(map(_calls_pool, equations(jaxpr)))
+
+
+def _calls_pool(equation: Any) -> bool:
+    return equation.primitive.name in POOLED and equation.invars[0].aval.ndim > 2
 
 
 class LaneCost(NamedTuple):
@@ -269,6 +277,8 @@ class Footprint:
         Whether rewards are recomputed block by block.
     alone : bool
         Whether points must not share a batch on a CPU (see :class:`~.forecast.LaneCost`).
+    whole : bool
+        Whether a point's states cannot be cut over devices.
     """
 
     states: int
@@ -276,6 +286,7 @@ class Footprint:
     bytes: int
     streams: bool
     alone: bool = False
+    whole: bool = False
 
 
 def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> Footprint:
@@ -321,6 +332,8 @@ def footprint_of(
         total = pairs + 8 * prod(np.shape(dense)) + 8 * VECTORS * made.n_states
         total += population_bytes(made, options)
         return Footprint(made.n_states, made.n_actions, total, False)
+    if isinstance(made, Model) and made.continuous:
+        return _of_continuum(made, options)
     if isinstance(made, Model):
         t = None if made.horizon is None else jnp.int32(0)
         operator = GridOperator(made, t=t, block=options.block, memory=options.memory)
@@ -334,3 +347,18 @@ def footprint_of(
         raise no_model(factory, made)
     one = lane_cost(factory, sizes)
     return Footprint(1, 1, one.bytes, False, one.alone)
+
+
+CONTINUUM = 48  # arrays over the states that are alive where a continuous choice is looked for
+AT_NEXT = 4  # arrays over the states and all positions that the next state is read at
+PERIODS = 12  # arrays over periods and states, of a finite horizon's results
+
+
+def _of_continuum(made: Model, options: SolveOptions) -> Footprint:
+    """Size up one point of a model with continuous choices: no array is over states x choices."""
+    states, choices = prod(made.shape), prod(made.size_of(c) for c in made.gridded)
+    corners = 2 ** sum(isinstance(spec, Grid) for spec in made.states.values())
+    positions = corners * prod(made.size_of(shock) for shock in made.shocks)
+    arrays = (CONTINUUM + AT_NEXT * positions) * choices + PERIODS * (made.horizon or 0)
+    total = 8 * states * arrays + population_bytes(made, options)
+    return Footprint(states, choices, total, False, whole=True)

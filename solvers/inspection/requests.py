@@ -73,6 +73,51 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
         if prod(made.shape) > MOST and (options.stationary or options.periods is not None):
             yield "distribution", None, too_many_states(name, made.shape)
         yield from _refusals_of_gradients(made, options, name)
+        yield from _refusals_of_continuum(made, options, name)
+
+
+def _refusals_of_continuum(
+    made: Model | TabularModel, options: SolveOptions, name: str
+) -> Iterator[Refusal]:
+    """Refuse what means nothing for a continuous choice; and what is for such choices alone."""
+    free = next(iter(getattr(made, "continuous", ())), None)
+    if free is None:
+        if options.refine:
+            yield "refine", None, no_refinement(name)
+        return
+    for option in ("gradients", "gradients_fixed_policy"):
+        if getattr(options, option):
+            yield option, None, no_slopes(name, free)
+    why = f"{name} chooses '{free}' from an interval: "
+    if options.criterion == "average":
+        yield "criterion", None, f"{why}criterion='average' knows choices on a grid alone"
+    if options.warm:
+        yield "warm", None, f"{why}each point is solved cold, by itself; leave warm out"
+    if options.certificate == "sampled":
+        yield (
+            "certificate",
+            None,
+            f"{why}there is no sweep over all choices that a sample could stand in for; leave "
+            "certificate out",
+        )
+    if options.precision == "mixed":
+        yield "precision", None, f"{why}precision='mixed' is of sweeps over a grid; leave it out"
+
+
+def no_slopes(name: str, choice: str) -> str:
+    """Say why there are no derivatives."""
+    return (
+        f"{name} chooses '{choice}' from an interval, and its solution is not differentiated here. "
+        "It moves smoothly with the parameters: take differences between points"
+    )
+
+
+def no_refinement(name: str) -> str:
+    """Say what refinement is for."""
+    return (
+        "refine takes more points until the certified distance from the true value of a continuous "
+        f"choice is within tol, and {name} has none: write dp.interval for one, or leave it out"
+    )
 
 
 def chooses(made: Model | TabularModel) -> bool:
@@ -154,6 +199,8 @@ def _refusals_of_arrays(
             None,
             f"there is no policy to be held fixed: {why} Ask for their gradients",
         )
+    if options.refine:
+        yield "refine", None, no_refinement(name)
     if options.criterion == "average":
         yield "criterion", None, f"there is no average reward to maximise: {why}"
 

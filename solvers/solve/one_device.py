@@ -37,6 +37,7 @@ from dpsolve.solvers.program_keys.fingerprint import watch
 from dpsolve.solvers.solution import Problem, Solution
 
 from .compile_clock import compile_clock
+from .continuum_point import points_that_would_do
 from .gradients import differentiable_point
 from .point import announced, solve_made, solve_model
 from .result_dims import arrays_dims, shape_of
@@ -58,7 +59,7 @@ def solve_on_one_device(
     model: Factory | Model | TabularModel | str,
     params: Mapping[str, Any] | None = None,
     *,
-    tol: float = 1e-6,
+    tol: float | None = None,
     method: str = "auto",
     **options: Any,
 ) -> Solution:
@@ -239,6 +240,8 @@ def explain(
         # A model's point that is solved has a bound, and a factory's own arrays may have none.
         if code == Outcome.SOLVED and np.isnan(arrays.get("error_bound", 0.0)):
             return UNCERTIFIED
+        if code == Outcome.TOO_COARSE and options.tol is not None:
+            return points_that_would_do(model(), float(arrays["error_bound"]), options.tol)
         return sentence(code, options.sample)
     try:
         text = diagnose(model(), options.criterion) or sentence(code)
