@@ -232,6 +232,13 @@ def _sweeps(plan: Plan) -> Iterator[str]:
         if shape.promise:
             yield f"  certifies:  {group}{shape.promise}"
         if shape.continuous:
+            if refined := part.program.options.refine:
+                sizes = part.program.refinement.finer(0)
+                told = ", ".join(f"{n} from {sizes[n]:,}" for n in refined)
+                yield (
+                    f"  refines     {group}{told} to 2n - 1 points, as often as tol takes and "
+                    "memory allows; the nodes of the first are kept"
+                )
             yield f"  starts      {group}cold: each point with a continuous choice by itself"
         if (found := part.program.outlook) is not None:
             yield f"  rewards     {group}{found.rewards}"

@@ -35,12 +35,14 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, UNCERTIFIED, Outcome, word
 from dpsolve.solvers.program_keys.fingerprint import keyed
 from dpsolve.solvers.solve.one_device import check_sizes, explain
+from dpsolve.solvers.solve.refinement import Refinement
 
 from .coordinates import coordinates
 from .lanes import CPU_BYTES, fitting_lanes, hangs_beside_others
 from .outline import Outline, outline
 from .refill import Results, serve
-from .result_arrays import Layout, make_layout, with_starts
+from .refined_points import refined_points
+from .result_arrays import Layout, make_layout, with_refined, with_starts
 from .rounds import Rounds
 from .single_pass import SinglePass
 from .solving_order import START
@@ -175,7 +177,9 @@ class Program:
         if key not in self._layouts:
             grids = coordinates(self.outline.grids, self.factory, self.sizes, fixed, varying)
             made = make_layout(self.outline.results, *grids)
-            self._layouts[key] = with_starts(made) if self.warm else made
+            made = with_starts(made) if self.warm else made
+            refined = self.refinement.named(0) if self.options.refine else ()
+            self._layouts[key] = with_refined(made, tuple(refined))
         return self._layouts[key]
 
     def forecast(self) -> Forecast:
@@ -256,6 +260,27 @@ class Program:
             Is told how many points are done, now and again, by any thread.
         """
         columns = {k: np.asarray(points[k], np.float64) for k in self.signature.parameters}
+        if not self.options.refine:
+            return self._run(columns, report)
+        if len(live := np.flatnonzero(~np.isnan([*columns.values()]).any(0))):
+            self.refinement.check({name: float(x[live[0]]) for name, x in columns.items()})
+        found = self._run(columns, report)
+
+        def finer(doublings: int, columns: Mapping[str, Numpy]) -> Batch:
+            sizes = self.refinement.finer(doublings)
+            return program(self.factory, sizes, self.options, self.shape)._run(columns)
+
+        dims = self.outline.results.dims
+        return refined_points(found, columns, self.refinement, dims, finer)
+
+    @cached_property
+    def refinement(self) -> Refinement:
+        """The finer grids of points whose tolerance does not hold."""
+        return Refinement(self.factory, self.sizes, self.options)
+
+    def _run(
+        self, columns: Mapping[str, Numpy], report: Callable[[int], None] = lambda done: None
+    ) -> Batch:
         n = max((len(c) for c in columns.values()), default=1)
         found = Results(n, report)
         while found.left:

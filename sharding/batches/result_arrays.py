@@ -45,6 +45,7 @@ LONG_NAMES = {
     "distribution_error": "certified L1 distance of the distribution from the stationary one",
     "distribution_period": "period of the chain",
 }
+REFINED = "refined_size"  # how the names of refined sizes begin
 DEFAULT_KEEP = ("value", "lower", "upper", "policy", "policy_lower", "policy_upper")
 
 
@@ -104,7 +105,7 @@ class Layout:
         for name in (*(self.default_keep if keep is None else keep), *also):
             wanted += self._expand(name)
         always = (START, CERTIFICATE, *OF_CONTINUUM)
-        wanted += [n for n in self.variables if n.startswith("grid_") or n in always]
+        wanted += [n for n in self.variables if n.startswith(("grid_", REFINED)) or n in always]
         if "lower" not in self.variables:  # the average reward: numbers that say what was found
             wanted += [n for n in GAINS if n in self.variables]
         wanted += [n for n in self._gradients() if self._gradients()[n] in wanted]
@@ -219,6 +220,17 @@ def with_starts(layout: Layout) -> Layout:
     what = "number of the point that this one started from, -1 if from none"
     start = Variable(START, (), (), "int32", what)
     return replace(layout, variables={**layout.variables, START: start})
+
+
+def with_refined(layout: Layout, names: Sequence[str]) -> Layout:
+    """Return the layout of points that are solved on finer grids than the one that is kept."""
+    what = "size that the point was solved at, of which every so many-th node is kept; between the "
+    what += (
+        "nodes of that size the interpolation of the value is within error_bound, at those kept "
+    )
+    what += "the value is"
+    more = {name: Variable(name, (), (), "int32", what) for name in names}
+    return replace(layout, variables={**layout.variables, **more})
 
 
 def _long_name(name: str, names: Collection[str]) -> str:
