@@ -255,8 +255,7 @@ class Solution:
     @property
     def decisions(self) -> dict[str, AnyArray]:
         """The optimal choice (states...), by name: its position, or its value where that is any."""
-        positions, values = self.policy_index, self.policy
-        return values if values.keys() - positions.keys() else positions
+        return self.policy | self.policy_index
 
     @property
     def outputs(self) -> dict[str, AnyArray]:

@@ -119,6 +119,11 @@ class Layout:
         """Return the variable that each gradient is of."""
         return {n: of for n in self.variables if (of := differentiated(n, self.variables)) != n}
 
+    def _continuous(self) -> list[str]:
+        """Return the choices that are no positions on a grid."""
+        chosen = choices_of(self.variables)
+        return [c for c in chosen if f"policy_index_{c}" not in self.variables]
+
     def _expand(self, name: str) -> list[str]:
         if name in self.variables:
             return [name]
@@ -136,24 +141,23 @@ class Layout:
             return kinds[name]
         raise UsageError(self._unknown(name, kinds))
 
-    def _continuous(self, name: str) -> list[str]:
-        """Return the continuous choices that the name of a position means."""
-        free = [c for c in choices_of(self.variables) if f"policy_index_{c}" not in self.variables]
-        return [c for c in free if name in ("policy_index", f"policy_index_{c}")]
-
     def _unknown(self, name: str, kinds: Mapping[str, Sequence[str]]) -> str:
         if name == "distribution_path" and "value" in self.variables:
             return (
                 "keep names 'distribution_path', and a path needs to know how long it is and where "
                 "it starts: [solve] periods = 40, initial = { STATE = VALUE }"
             )
-        if name.startswith("policy_index") and (choices := self._continuous(name)):
-            return (
-                f"keep names '{name}', but {', '.join(choices)} is made from an interval, and has "
-                "no position on a grid: keep 'policy', its value"
-            )
         if name == "gradients":
             return "keep names 'gradients'; say by which parameters: [solve] gradients = [\"beta\"]"
+        continuous = [
+            c for c in self._continuous() if name in ("policy_index", f"policy_index_{c}")
+        ]
+        if continuous:
+            return (
+                f"keep names '{name}', and the choice '{continuous[0]}' is continuous "
+                "(dp.interval): it is made from no list in which it had a position. Keep "
+                f"'policy_{continuous[0]}', the choice itself"
+            )
         variable = differentiated(name, self.variables)
         if variable.startswith(("output_", "moment_", "distribution")) and variable != name:
             return (

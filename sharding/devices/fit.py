@@ -48,8 +48,9 @@ def partition_of(model: ModelShape, name: str, mesh: MeshShape) -> Partition | N
         )
     if model.continuous:
         raise UsageError(
-            f"mesh {mesh}: the states of {name} cannot be cut, because its choice of "
-            f"{model.continuous[0]} is continuous; cut its points: points={mesh.size}"
+            f"mesh {mesh}: {name} has a continuous choice, '{model.continuous[0]}' (dp.interval), "
+            "and is solved on one device, for there are no pairs whose states could be cut; leave "
+            f"mesh out, or cut points: points={mesh.size}"
         )
     lengths = {n: size for n, size in model.states.items() if n not in model.chains}
     lengths = lengths or dict(model.states)

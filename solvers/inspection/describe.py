@@ -11,9 +11,10 @@ import numpy as np
 
 from dpsolve.solvers.certified import promise
 from dpsolve.solvers.library import as_factory
+from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.array_factory import no_model, shapes_of
 from dpsolve.solvers.model.factory_signature import Signature, build, look_over, signature, split
-from dpsolve.solvers.model.grids import Grid, Iid
+from dpsolve.solvers.model.grids import Grid, Iid, Interval
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
@@ -38,7 +39,7 @@ class Description:
     dimensions : dict of str to str
         Each state, choice, shock and post variable in words.
     states, choices : int
-        Numbers of states and of choices; of choices from an interval there is no number, 0.
+        Numbers of states and of choices that are listed; a continuous one does not count.
     structure : tuple of str
         How the expectation is taken, step by step.
     bytes : int
@@ -49,6 +50,8 @@ class Description:
         Names that ``keep`` may list beside value, lower, upper and policy.
     sweeps : tuple of str
         What becomes of rewards, and how maxima are sought; see :mod:`.forecast`.
+    continuous : tuple of str
+        Choices that are made from an interval.
     certifies : str
         What a solution's bounds will be of.
     """
@@ -65,6 +68,7 @@ class Description:
     streams: bool
     outputs: tuple[str, ...]
     sweeps: tuple[str, ...] = ()
+    continuous: tuple[str, ...] = ()
     certifies: str = ""
 
     def __str__(self) -> str:
@@ -74,7 +78,7 @@ class Description:
         for title, table in (
             ("parameters (can be swept, batched, differentiated)", self.parameters),
             ("sizes (static: a new value compiles anew)", self.sizes),
-            ("dimensions" if self.states else "arrays", self.dimensions),
+            ("dimensions" if self.choices else "arrays", self.dimensions),
         ):
             if table:
                 lines += ["", title]
@@ -84,9 +88,13 @@ class Description:
             lines += ["", "expectation"]
             lines += [f"  {step}" for step in self.structure]
         lines += ["", "size"]
-        if not self.choices and self.states:  # no list of pairs
-            lines += [f"  {self.states:,} states, a choice from an interval at each",
-                      f"  {_bytes(self.bytes)} to solve one point"]  # fmt: skip
+        if self.continuous:
+            times = f" x {self.choices:,} choices" if self.choices > 1 else ""
+            found = " and ".join(self.continuous)
+            lines += [
+                f"  {self.states:,} states{times}, {found} found at each (continuous: no pairs)",
+                f"  {_bytes(self.bytes)} to solve one point",
+            ]
         elif self.choices:
             how = "recomputed block by block" if self.streams else "kept"
             lines += [
@@ -160,33 +168,21 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
         )
     made = build(factory, values, sizes)
     common["certifies"] = promise(made)
-    if isinstance(made, Model) and made.continuous:
-        operator = GridOperator(made.on_grids(), t=None if made.horizon is None else 0, memory=1)
-        positions = ("policy_index",) if made.gridded else ()
-        ends = ("policy_lower", "policy_upper") if len(made.continuous) == 1 else ()
-        return Description(
-            **common,
-            dimensions=_dimensions(made),
-            states=prod(made.shape),
-            choices=0,
-            structure=tuple(_structure(operator)),
-            bytes=size.bytes,
-            streams=False,
-            outputs=("value", "lower", "upper", "policy", *positions, *ends, *made.outputs),
-        )
     if isinstance(made, Model):
         t = None if made.horizon is None else np.int32(0)
-        operator = GridOperator(made, t=t, memory=1)
+        operator = GridOperator(made.on_grids(), t=t, memory=1)
+        index = ("policy_index",) if made.gridded else ()
         return Description(
             **common,
             dimensions=_dimensions(made),
             states=prod(made.shape),
-            choices=operator.n_choices,
+            choices=size.choices,
             structure=tuple(_structure(operator)),
             bytes=size.bytes,
             streams=size.streams,
-            outputs=("value", "lower", "upper", "policy", "policy_index", *made.outputs),
+            outputs=("value", "lower", "upper", "policy", *index, *_ends(made), *made.outputs),
             sweeps=_sweeps(ahead),
+            continuous=tuple(made.continuous),
         )
     if isinstance(made, TabularModel):
         form = "product form" if made.state_index is None else f"{len(made.state_index):,} pairs"
@@ -234,7 +230,7 @@ def _dimensions(model: Model) -> dict[str, str]:
     ):
         for name in names:
             if name in model.continuous:
-                words[name] = f"choice, {_interval(model, name)}"
+                words[name] = f"choice, {_range(model, model.continuous[name])} (continuous)"
                 continue
             spec = model.grid_of(name)
             values = np.asarray(spec.values)
@@ -247,17 +243,27 @@ def _dimensions(model: Model) -> dict[str, str]:
     return words
 
 
-def _interval(model: Model, name: str) -> str:
-    """Describe the interval that a choice is made from."""
-    interval = model.continuous[name]
-    low: Any = interval.lo
-    high: Any = interval.hi
-    if interval.state is not None:
-        grid = np.asarray(model.states[interval.state].values)
-        low, high = (grid[0] if low is None else low), (grid[-1] if high is None else high)
-    ends = ["a function" if callable(end) else f"{float(end):.6g}" for end in (low, high)]
-    of = f", the range of {interval.state}" if interval.state is not None else ""
-    return f"any number from {ends[0]} to {ends[1]}{of}"
+def _ends(made: Model) -> tuple[str, ...]:
+    """Return the names of the ends between which the one continuous choice lies."""
+    return ("policy_lower", "policy_upper") if len(made.continuous) == 1 else ()
+
+
+def _range(model: Model, interval: Interval) -> str:
+    """Say what a continuous choice is made from."""
+    time = () if model.horizon is None else ("t",)
+    known = (*model.states, *model.choices, *time)
+
+    def shown(end: Any) -> str:
+        if not callable(end):
+            return f"{float(end):.6g}"
+        named = arguments(end, known)
+        return f"a function of {', '.join(named)}" if named else "a number"
+
+    if interval.state is None:
+        return f"anything from {shown(interval.lo)} to {shown(interval.hi)}"
+    ends = (("from", interval.lo), ("to", interval.hi))
+    cut = [f" {which} {shown(end)}" for which, end in ends if end is not None]
+    return f"any of the range of {interval.state}" + "".join(cut)
 
 
 def _structure(operator: GridOperator) -> list[str]:

@@ -20,7 +20,6 @@ from jax import Array
 from dpsolve.solvers.distributions.stationary_methods import DENSE_MOST
 from dpsolve.solvers.model.array_factory import abstract_points, named, no_model
 from dpsolve.solvers.model.factory_signature import Factory, build, look_over, signature
-from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.compiling import equations
@@ -31,7 +30,7 @@ from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
 
-from .limits import PAIR
+from .limits import PAIR, arrays_of_a_solve
 from .requests import chooses
 
 LONG = 2**31
@@ -132,7 +131,7 @@ class Outlook:
 def outlook(
     factory: Factory, sizes: Mapping[str, Any], options: SolveOptions, lanes: int = 1
 ) -> Outlook | None:
-    """Look ahead at the sweeps of a factory's model; None if it has no reward to evaluate.
+    """Look ahead at the sweeps of a factory's model; None if it has no pairs to look at.
 
     Parameters
     ----------
@@ -270,7 +269,7 @@ class Footprint:
     Attributes
     ----------
     states, choices : int
-        Numbers of states and of choices.
+        Numbers of states and of choices that are listed; a continuous one does not count.
     bytes : int
         What one point's solve takes: arrays over states and choices, and over states.
     streams : bool
@@ -333,32 +332,18 @@ def footprint_of(
         total += population_bytes(made, options)
         return Footprint(made.n_states, made.n_actions, total, False)
     if isinstance(made, Model) and made.continuous:
-        return _of_continuum(made, options)
+        states, listed = prod(made.shape), prod(made.size_of(choice) for choice in made.gridded)
+        total = 8 * states * arrays_of_a_solve(made) + population_bytes(made, options)
+        return Footprint(states, listed, total, False, whole=True)
     if isinstance(made, Model):
         t = None if made.horizon is None else jnp.int32(0)
         operator = GridOperator(made, t=t, block=options.block, memory=options.memory)
         states = prod(made.shape)
         at_once = operator.block_size or operator.n_choices
-        vectors = VECTORS + 6 * (made.horizon or 0)
-        total = at_once * operator.bytes_per_choice + 8 * states * vectors
+        total = at_once * operator.bytes_per_choice + 8 * states * arrays_of_a_solve(made)
         total += population_bytes(made, options)
         return Footprint(states, operator.n_choices, total, operator.block_size is not None)
     if not isinstance(made, Mapping):
         raise no_model(factory, made)
     one = lane_cost(factory, sizes)
     return Footprint(1, 1, one.bytes, False, one.alone)
-
-
-CONTINUUM = 48  # arrays over the states that are alive where a continuous choice is looked for
-AT_NEXT = 4  # arrays over the states and all positions that the next state is read at
-PERIODS = 12  # arrays over periods and states, of a finite horizon's results
-
-
-def _of_continuum(made: Model, options: SolveOptions) -> Footprint:
-    """Size up one point of a model with continuous choices: no array is over states x choices."""
-    states, choices = prod(made.shape), prod(made.size_of(c) for c in made.gridded)
-    corners = 2 ** sum(isinstance(spec, Grid) for spec in made.states.values())
-    positions = corners * prod(made.size_of(shock) for shock in made.shocks)
-    arrays = (CONTINUUM + AT_NEXT * positions) * choices + PERIODS * (made.horizon or 0)
-    total = 8 * states * arrays + population_bytes(made, options)
-    return Footprint(states, choices, total, False, whole=True)

@@ -13,6 +13,8 @@ from math import prod
 import jax
 
 from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.model.arguments import arguments
+from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.notices import in_words, tell
 from dpsolve.solvers.numerics.memory import VECTORS, machine_memory, round_down, shown_bytes
@@ -49,7 +51,7 @@ def check_model(made: object, options: SolveOptions, name: str, beside: int = 0)
     if not isinstance(made, Model):
         return
     states = {state: spec.size for state, spec in made.states.items()}
-    vectors = VECTORS + 6 * (made.horizon or 0)
+    vectors = arrays_of_a_solve(made)
     needs, has = 8 * vectors * prod(states.values()) + beside, memory_of_a_device()
     if needs > has:
         asked = f", {shown_bytes(beside)} of it for what is asked for beside the value" * (
@@ -60,8 +62,33 @@ def check_model(made: object, options: SolveOptions, name: str, beside: int = 0)
             f"over them and more: {shown_bytes(needs)}{asked}, where there are "
             f"{shown_bytes(has)}. {nearest(states, has / needs)}"
         )
-    choices = prod(made.grid_of(choice).size for choice in made.gridded)
+    if made.continuous:  # no pairs are looked at
+        return
+    choices = prod(made.grid_of(choice).size for choice in made.choices)
     check_time(states, choices, options, name)
+
+
+CONTINUOUS = 20
+"""Arrays over states, and over states and what can follow them, of a solve with intervals."""
+
+
+def arrays_of_a_solve(model: Model) -> int:
+    """Return how many arrays over the states a solve holds, beside those over pairs.
+
+    With a continuous choice there are no pairs; positions are held where the next state can lie, at
+    the corners of a cell for each draw of the shocks that move it, once for each of the choices
+    that are listed beside.
+    """
+    periods = model.horizon or 0
+    if not model.continuous:
+        return VECTORS + 6 * periods
+    rules = [model.rule_of(n) for n in (*model.transition, *model.post)]
+    moved = {w for rule in rules if callable(rule) for w in arguments(rule, model.shocks)}
+    corners: int = 2 ** sum(isinstance(spec, Grid) for spec in model.states.values())
+    positions = corners * prod(model.size_of(w) for w in moved)
+    listed = prod(model.size_of(choice) for choice in model.gridded)
+    kept = 6 + 3 * len(model.choices) + len(model.outputs)  # value and bounds, policies, outputs
+    return CONTINUOUS * (1 + positions) * listed + kept * periods
 
 
 def check_time(states: Mapping[str, int], choices: int, options: SolveOptions, name: str) -> None:

@@ -58,7 +58,13 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
         yield from _refusals_of_arrays(made, options, name)
     elif isinstance(made, Model | TabularModel):
         finite = made.horizon is not None
-        yield from _refusals_of_average(made, options, name)
+        if isinstance(made, Model) and made.continuous:
+            yield from _refusals_of_continuous(made, options, name)
+            yield from _refusals_not_yet(made, options, name)
+        else:
+            if options.refine:
+                yield "refine", None, no_refinement(name)
+            yield from _refusals_of_average(made, options, name)
         if options.distribution and finite:
             yield "distribution", None, _finite(name, "", made)
         for i, moment in enumerate(options.moments):
@@ -73,58 +79,13 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
         if prod(made.shape) > MOST and (options.stationary or options.periods is not None):
             yield "distribution", None, too_many_states(name, made.shape)
         yield from _refusals_of_gradients(made, options, name)
-        yield from _refusals_of_continuum(made, options, name)
-
-
-def _refusals_of_continuum(
-    made: Model | TabularModel, options: SolveOptions, name: str
-) -> Iterator[Refusal]:
-    """Refuse what means nothing for a continuous choice; and what is for such choices alone."""
-    free = next(iter(getattr(made, "continuous", ())), None)
-    if free is None:
-        if options.refine:
-            yield "refine", None, no_refinement(name)
-        return
-    for option in ("gradients", "gradients_fixed_policy"):
-        if getattr(options, option):
-            yield option, None, no_slopes(name, free)
-    why = f"{name} chooses '{free}' from an interval: "
-    if options.criterion == "average":
-        yield "criterion", None, f"{why}criterion='average' knows choices on a grid alone"
-    if options.warm:
-        yield "warm", None, f"{why}each point is solved cold, by itself; leave warm out"
-    if options.certificate == "sampled":
-        yield (
-            "certificate",
-            None,
-            f"{why}there is no sweep over all choices that a sample could stand in for; leave "
-            "certificate out",
-        )
-    if options.precision == "mixed":
-        yield "precision", None, f"{why}precision='mixed' is of sweeps over a grid; leave it out"
-
-
-def no_slopes(name: str, choice: str) -> str:
-    """Say why there are no derivatives."""
-    return (
-        f"{name} chooses '{choice}' from an interval, and its solution is not differentiated here. "
-        "It moves smoothly with the parameters: take differences between points"
-    )
-
-
-def no_refinement(name: str) -> str:
-    """Say what refinement is for."""
-    return (
-        "refine takes more points until the certified distance from the true value of a continuous "
-        f"choice is within tol, and {name} has none: write dp.interval for one, or leave it out"
-    )
 
 
 def chooses(made: Model | TabularModel) -> bool:
     """Tell whether there is anything to choose; where there is not, no policy is held fixed."""
     if isinstance(made, TabularModel):
         return made.n_actions > 1
-    return bool(made.continuous) or prod(made.size_of(choice) for choice in made.choices) > 1
+    return bool(made.continuous) or prod(made.size_of(choice) for choice in made.gridded) > 1
 
 
 def _refusals_of_gradients(
@@ -132,6 +93,8 @@ def _refusals_of_gradients(
 ) -> Iterator[Refusal]:
     """Refuse derivatives that hold the policy fixed where that is not said."""
     if not options.gradients or not chooses(made) or options.criterion == "average":
+        return
+    if isinstance(made, Model) and not made.gridded:  # the policy's response is differentiated, too
         return
     asked = [f"moment_{n}" if n != "moments" else "moment_..." for n in options.moments]
     asked += ["distribution"] if options.distribution and not asked else []
@@ -174,6 +137,69 @@ def _refusals_of_average(
     for option in ("gradients", "gradients_fixed_policy"):
         if getattr(options, option):
             yield option, None, NO_GRADIENTS
+
+
+def _refusals_of_continuous(made: Model, options: SolveOptions, name: str) -> Iterator[Refusal]:
+    """Refuse what is about choices from lists of values."""
+    choice, interval = next(iter(made.continuous.items()))
+    of = f"{name} has a continuous choice, '{choice}' (dp.interval)"
+    grid = f"'{interval.state}'" if interval.state else "dp.grid(lo, hi, n)"
+    if options.criterion == "average":
+        yield (
+            "criterion",
+            None,
+            f"{of}, and criterion='average' is for choices from lists of values: leave criterion "
+            f"out and discount, or list them, choices={{'{choice}': {grid}}}",
+        )
+    if options.gradients_fixed_policy:
+        by = ", ".join(f'"{parameter}"' for parameter in options.gradients_fixed_policy)
+        yield (
+            "gradients_fixed_policy",
+            None,
+            f"{of}, whose response to a parameter is part of every derivative, so that none is at "
+            f"a fixed policy: ask for gradients = [{by}]",
+        )
+    if options.certificate == "sampled":
+        yield (
+            "certificate",
+            None,
+            f"{of}, and is certified without a sweep over pairs, of which a sample could be taken: "
+            "leave certificate out",
+        )
+    if options.precision == "mixed":
+        yield (
+            "precision",
+            None,
+            f"{of}, which is found in double precision throughout; precision='mixed' is for "
+            "rewards that are kept for lists of values: leave precision out",
+        )
+
+
+def _refusals_not_yet(made: Model, options: SolveOptions, name: str) -> Iterator[Refusal]:
+    """Refuse what a continuous choice could have, and has not."""
+    choice = next(iter(made.continuous))
+    if options.gradients:
+        yield "gradients", None, no_slopes(name, choice)
+    if options.warm:
+        why = "each point is solved cold, by itself; leave warm out"
+        yield "warm", None, f"{name} has a continuous choice, '{choice}' (dp.interval): {why}"
+
+
+def no_slopes(name: str, choice: str) -> str:
+    """Say why there are no derivatives."""
+    return (
+        f"{name} has a continuous choice, '{choice}' (dp.interval), and its solution is not "
+        "differentiated here. It moves smoothly with the parameters: take differences between "
+        "points"
+    )
+
+
+def no_refinement(name: str) -> str:
+    """Say what refinement is for."""
+    return (
+        "refine takes more points until the certified distance from the true value of a continuous "
+        f"choice is within tol, and {name} has none: write dp.interval for one, or leave it out"
+    )
 
 
 def _refusals_of_arrays(

@@ -35,10 +35,10 @@ class ModelShape:
         The states that are Markov chains.
     horizon : int or None
         Periods, None without an end.
+    continuous : tuple of str
+        The choices that are made from an interval.
     own : dict or None
         Dimensions and shapes of a factory's own arrays, where it returned no model.
-    continuous : tuple of str
-        Choices that are made from an interval.
     certifies, of_what, promise : str
         What bounds are of, where there are some: the word; in words; and before anything is solved
         (:mod:`.certified`).
