@@ -34,6 +34,7 @@ from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, UNCERTIFIED, Outcome, word
 from dpsolve.solvers.program_keys.fingerprint import keyed
+from dpsolve.solvers.solve.continuum_point import judged, shared_options
 from dpsolve.solvers.solve.one_device import check_sizes, explain
 from dpsolve.solvers.solve.refinement import Refinement
 
@@ -163,6 +164,7 @@ class Program:
         self.warm = self._starts_warm()
         self._layouts: dict[Any, Layout] = {}
         self._compiled: Any = None
+        self.compile_seconds = 0.0  # that compiling took, 0 before
 
     def _starts_warm(self) -> bool:
         """Decide whether points start from each other: if asked, or if a point is large."""
@@ -193,11 +195,6 @@ class Program:
         if self.lanes == self.outline.lanes:
             return self.outline.results.outlook
         return outlook(self.factory, self.sizes, self.options, self.lanes)
-
-    @property
-    def compile_seconds(self) -> float:
-        """Seconds that compiling took, 0 before."""
-        return 0.0 if self._compiled is None else float(self._compiled.compile_seconds)
 
     @property
     def compiled_bytes(self) -> int:
@@ -235,11 +232,17 @@ class Program:
                 kind: type[Rounds | SinglePass] = Rounds
             else:
                 kind = SinglePass
-            compiled = kind(
-                self.factory, self.sizes, self.options, self.lanes, self.shape, self.partition
-            )
+            if self.outline.shape.continuous:
+                compiled: Rounds | SinglePass = _shared(
+                    self.factory, Sizes(self.sizes.items()), shared_options(self.options),
+                    self.lanes, self.shape,
+                )  # fmt: skip
+            else:
+                compiled = kind(
+                    self.factory, self.sizes, self.options, self.lanes, self.shape, self.partition
+                )
             compiled.warm = self.warm
-            compiled.compile()
+            self.compile_seconds = compiled.compile() if compiled.compile_seconds == 0 else 0.0
             if self.lanes > 1 and compiled.memory > device_memory():
                 log.info("%s lanes take %s bytes: halved", self.lanes, compiled.memory)
                 self.lanes //= 2
@@ -296,6 +299,9 @@ class Program:
                 )
                 self._compiled = None
         numbers = {name: found.arrays.pop(name) for name in PER_POINT}
+        if self.outline.shape.continuous:
+            code = judged(numbers["code"], numbers["error_bound"], self.options.tol)
+            numbers["code"] = np.asarray(code)
         code = numbers["code"]
         if self.warm:
             found.arrays[START] = found.start
@@ -345,6 +351,18 @@ class Program:
                 refuse=False,
             )
         return messages
+
+
+@lru_cache(maxsize=64)
+def _shared(
+    factory: Factory,
+    sizes: tuple[tuple[str, Any], ...],
+    options: SolveOptions,
+    lanes: int,
+    mesh: MeshShape,
+) -> SinglePass:
+    """Return a compiled batch that points with any tolerance share."""
+    return SinglePass(factory, dict(sizes), options, lanes, mesh, None)
 
 
 @lru_cache(maxsize=64)

@@ -7,13 +7,17 @@ that was asked for, the point is ``inexact``, and the message says how many poin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import ceil, sqrt
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
+from dpsolve.solvers.numerics.tracing import namespace
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
@@ -23,12 +27,24 @@ TOO_COARSE = "the error bound of"  # how a message begins
 MARGIN = 1.1  # on the number of points, for the error falls at second order only in the end
 
 
+def shared_options(options: SolveOptions) -> SolveOptions:
+    """Return the options that a compiled program depends on: one serves whatever tolerance."""
+    return replace(options, tol=None, refine=())
+
+
+def judged(code: Array | Numpy, error: Array | Numpy, tol: float | None) -> AnyArray:
+    """Return the codes of points (...) whose grid allows an error, where one was asked for."""
+    if tol is None:
+        return code
+    xp = namespace(code, error)
+    coarse = (code == Outcome.SOLVED) & ~(error <= tol)
+    found: AnyArray = xp.where(coarse, Outcome.TOO_COARSE, code).astype(np.int32)
+    return found
+
+
 def continuum_point(arrays: Mapping[str, Array], options: SolveOptions) -> dict[str, Array]:
     """Compare what was certified with what was asked for; a failed point has no numbers."""
-    code = arrays["code"]
-    if options.tol is not None:
-        coarse = (code == Outcome.SOLVED) & ~(arrays["error_bound"] <= options.tol)
-        code = jnp.where(coarse, jnp.int32(Outcome.TOO_COARSE), code)
+    code = jnp.asarray(judged(arrays["code"], arrays["error_bound"], options.tol))
     found = {
         name: x if name.startswith("grid_") else mask(x, code >= 10) for name, x in arrays.items()
     }

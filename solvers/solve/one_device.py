@@ -37,7 +37,7 @@ from dpsolve.solvers.program_keys.fingerprint import watch
 from dpsolve.solvers.solution import Problem, Solution
 
 from .compile_clock import compile_clock
-from .continuum_point import points_that_would_do
+from .continuum_point import judged, points_that_would_do, shared_options
 from .gradients import differentiable_point
 from .point import announced, solve_made, solve_model
 from .result_dims import arrays_dims, shape_of
@@ -81,7 +81,9 @@ def solve_on_one_device(
     began = time.perf_counter()
     # Where nothing can ask for derivatives, none are prepared.
     derivatives = bool(chosen.differentiated_by) or not is_concrete(values)
-    program, dims = one_point(factory, Sizes(sizes.items()), chosen, derivatives)
+    continuous = chosen.tol is not None and has_interval(factory, Sizes(sizes.items()))
+    compiled = shared_options(chosen) if continuous else chosen
+    program, dims = one_point(factory, Sizes(sizes.items()), compiled, derivatives)
     with compile_clock() as compiling:
         forecast = 0.0
         if not dims and is_concrete(values):  # the trace is kept, and not made again by the call
@@ -89,8 +91,11 @@ def solve_on_one_device(
         arrays = program(values)
         learn(forecast, compiling.seconds)
         if not (derivatives or is_concrete(arrays)):  # somebody's trace: the factory is part of it
-            program, dims = one_point(factory, Sizes(sizes.items()), chosen, True)
+            program, dims = one_point(factory, Sizes(sizes.items()), compiled, True)
             arrays = program(values)
+    if continuous:
+        code = judged(arrays["code"], arrays["error_bound"], chosen.tol)
+        arrays = arrays | {"code": jnp.asarray(code)}
     problem = Problem(factory, None, Sizes(sizes.items()), chosen, tuple(dims.items()))
     if not is_concrete(arrays):
         return Solution(arrays, values, problem)
@@ -123,6 +128,12 @@ def _solve_ready(
     warn_of_top_mass(problem.name, arrays)
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, {}, problem, message, seconds, compiling.seconds)
+
+
+@lru_cache(maxsize=256)
+def has_interval(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> bool:
+    """Tell whether a factory's model makes a choice from an interval."""
+    return look_over(factory, dict(sizes), lambda made: bool(getattr(made, "continuous", None)))
 
 
 @lru_cache(maxsize=64)
