@@ -35,7 +35,7 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, UNCERTIFIED, Outcome, word
 from dpsolve.solvers.program_keys.fingerprint import keyed
 from dpsolve.solvers.solve.continuum_point import judged, shared_options
-from dpsolve.solvers.solve.one_device import check_sizes, explain
+from dpsolve.solvers.solve.one_device import check_sizes, explain, has_interval
 from dpsolve.solvers.solve.refinement import Refinement
 
 from .coordinates import coordinates
@@ -155,7 +155,12 @@ class Program:
         self.options = options
         self.shape = mesh
         self.signature: Signature = signature(factory)
-        self.outline: Outline = outline(factory, self.sizes, options)
+        # One outline, like one program, for whatever tolerance of a continuous choice.
+        free = (options.tol is not None or options.refine) and has_interval(
+            factory, Sizes(sizes.items())
+        )
+        seen = shared_options(options) if free else options
+        self.outline: Outline = outline(factory, self.sizes, seen)
         self.footprint: Footprint = self.outline.footprint
         self.partition = partition_of(self.outline.shape, self.signature.name, mesh)
         self.bytes_per_point = bytes_on_device(self.footprint, mesh)
