@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpsolve.hpc.plan.store_schema import OF_WHAT, RECORDS
+from dpsolve.hpc.plan.store_schema import CERTIFIES, OF_WHAT, RECORDS
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.outcomes import accuracy
 
@@ -95,6 +95,11 @@ def picture(
     return figure
 
 
+def _lies_on(values: Any, grid: Any, between: bool) -> bool:
+    inside = values.min() >= grid.min() and values.max() <= grid.max()
+    return bool(inside if between else np.isin(values, grid).all())
+
+
 def _certified(data: xr.Dataset) -> str:
     """Say what is certified, and of what, where the store says so."""
     bound = data.get("error_bound")
@@ -165,7 +170,8 @@ class _Sweep:
             values = np.asarray(self.data[name].isel(dict(point)).values, float)
             values = values[np.isfinite(values)]
             if values.size:
-                on = (s for s in named if np.isin(values, self.along(s, point)).all())
+                free = CERTIFIES in self.data  # choices may lie between nodes
+                on = (s for s in named if _lies_on(values, self.along(s, point), free))
                 return next(on, None)
         return None
 

@@ -23,6 +23,8 @@ OF_WHAT = {
     "grid": "on this grid",
     "none": "",
 }
+REFINED = "over the continuum, between the nodes of refined_size, of which these are some"
+"""Likewise, where a finer grid than the one that is kept was solved on."""
 SHARED = "for choices on this grid; of a continuous choice it says nothing (dp.interval)"
 """Likewise, of a choice that has the grid of a continuous state."""
 

@@ -14,7 +14,7 @@ from dpsolve.solvers.model.factory_signature import Factory, look_over, signatur
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-from .certified import OF_WHAT, at_best, of_what
+from .certified import OF_WHAT, REFINED, at_best, of_what
 from .errors import UsageError
 from .labelled import choices_of, entry, labelled
 from .options import SolveOptions
@@ -207,7 +207,16 @@ class Solution:
         weakest = np.atleast_1d(self.certifies)
         known = [CERTIFIES.index(word) for word in weakest if word != "none"]
         word = CERTIFIES[max(known, default=4)]
+        if word == "continuum" and self._has_fewer_nodes():
+            return REFINED
         return self._look(of_what) if word == "grid" else OF_WHAT[word]
+
+    def _has_fewer_nodes(self) -> bool:
+        """Tell whether a grid was solved on of which only some nodes are here."""
+        names, sizes = self.problem.options.refine, dict(self.problem.sizes)
+        keys = ["refined_size"] if len(names) == 1 else [f"refined_size_{n}" for n in names]
+        found = [(self.arrays[k], sizes[n]) for k, n in zip(keys, names, strict=True) if k in self]
+        return any((np.asarray(solved) != kept).any() for solved, kept in found)
 
     def _look(self, look: Callable[[Any], str]) -> str:
         problem = self.problem

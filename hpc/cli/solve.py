@@ -232,6 +232,8 @@ def _summary(reading: Reading, ending: SolveReport, group: ProcessGroup) -> Iter
     show_default=True,
     help="What to maximise: discounted, or average, the average reward per period.",
 )
+@click.option("--refine", metavar="NAMES",
+              help="Sizes that are taken from n to 2n - 1 points until tol holds.")  # fmt: skip
 @click.option("--save", metavar="PATH", help="Save the solution: PATH.zarr or PATH.nc.")
 @click.option("--mesh", metavar="states=N", help="Devices that share the model's states.")
 @store_options
@@ -244,6 +246,7 @@ def solve(
     tol: float | None,
     method: str,
     criterion: str,
+    refine: str | None,
     save: str | None,
     mesh: str | None,
     **placing: Any,
@@ -261,6 +264,8 @@ def solve(
     if asks_for_store(placing):
         if save is not None:
             raise UsageError("--save and --store: dp.open reads the store; leave --save out")
+        if refine is not None:  # refused there, like one of --with
+            placing["other"] = (*placing["other"], f"solve.refine={refine}")
         solve_stored(
             ctx,
             model,
@@ -279,8 +284,9 @@ def solve(
     def solved() -> tuple[Solution, float]:
         with compile_clock() as compiling:  # which counts in its own thread
             found = solve_model(
-                factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion
-            )
+                factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion,
+                refine=refine or (),
+            )  # fmt: skip
         return found, compiling.seconds
 
     solution, compiling = interruptible(solved)

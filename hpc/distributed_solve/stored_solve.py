@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from dpsolve.sharding.processes.stepwise import DeviceState, SinglePassSolve, Stepwise
 
 
+NO_REFINEMENT = (
+    "refine beside solve --store: a store is made whole before anything is solved. dpsolve sweep "
+    "refines point by point, and keeps the nodes of the size asked for"
+)
 ROUND = 1.0  # seconds that a round should last
 GROWTH = 8  # a round has at most so many times the sweeps of the last one
 TOLD = 30.0  # seconds between two lines of progress
@@ -339,6 +343,8 @@ def _planned(sweep: Sweep, source: ModelSource, shape: MeshShape) -> Plan:
     from dpsolve.sharding.devices.fit import check_fits, make_partition
 
     plan = make_plan(sweep, source)
+    if plan.options.refine:
+        raise UsageError(NO_REFINEMENT)
     if plan.points != 1:
         raise UsageError(
             f"these are {plan.points} points, and solve takes one; for many: dpsolve sweep"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dpsolve.hpc.sweep_file.fields import asked_for, options_of
 from dpsolve.hpc.zarr_format import ZarrArray, item_bytes
 from dpsolve.sharding.batches.solving_order import START, STRAND
+from dpsolve.solvers.certified import REFINED
 
 from . import store_schema
 from .tasks import TASKS_EACH, Task, WorkerCount, block_shape, cut, points_per_task
@@ -69,7 +70,8 @@ class BucketPlan:
     def results(self) -> dict[str, ZarrArray]:
         """The arrays that tasks write."""
         shape = self.program.outline.shape
-        said = {store_schema.CERTIFIES: shape.certifies, store_schema.OF_WHAT: shape.of_what}
+        what = REFINED if self.program.options.refine else shape.of_what
+        said = {store_schema.CERTIFIES: shape.certifies, store_schema.OF_WHAT: what}
         said = said if shape.own is None else {}
         return store_schema.results(self.bucket, self.variables, self.block, self.widths, said)
 

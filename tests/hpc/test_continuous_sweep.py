@@ -119,6 +119,26 @@ def test_a_check_that_there_is_not_yet_is_said(store: Path) -> None:
     assert "files and records, and no point's numbers" in line
 
 
+def test_a_point_is_refined_and_the_nodes_asked_for_are_kept(store: Path, tmp_path: Path) -> None:
+    bounds = xr.open_zarr(store).error_bound.values
+    tol = float(0.5 * bounds[3])  # of the last point: a grid of one doubling is enough
+    path = tmp_path / "refined.zarr"
+    solve = {"tol": tol, "refine": "n_a"}
+    places = {"store": {"path": str(path), "points_per_task": 1}}
+    sweep = household(path, [0.95], solve=solve, **places)
+    assert run(sweep).solved == 1
+    data = xr.open_zarr(path)
+    assert (int(data.refined_size[0]), data.sizes["a"]) == (27, 14)
+    assert float(data.error_bound[0]) <= tol
+    assert "between the nodes of refined_size" in str(read_status(path))
+    found = dp.load(path, beta=0.95)
+    assert int(found["refined_size"]) == 27
+    assert "between the nodes of refined_size" in repr(found)
+    done = command("solve", "household:household", "--tol", tol, "--refine", "n_a",
+                   "--store", tmp_path / "x.zarr")  # fmt: skip
+    assert (done.exit_code, "keeps the nodes of the size asked for" in done.output) == (2, True)
+
+
 def test_a_position_cannot_be_kept(tmp_path: Path) -> None:
     for name in ("policy_index", "policy_index_a_next"):
         wrong = household(tmp_path / "x.zarr")
