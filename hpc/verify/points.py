@@ -61,8 +61,9 @@ class Points:
 
     def faults(self) -> Iterator[tuple[NDArray[np.bool_], str]]:
         """Compare the records of the points with each other."""
-        tols = self.options.tol, self.options.distribution_tol
-        return audit.record_faults(self.block, tols[0], self.certified(), tols[1])
+        certified = self.certified()
+        tol = self.options.tolerance(certified and "certifies" in self.block)
+        return audit.record_faults(self.block, tol, certified, self.options.distribution_tol)
 
     def certified(self) -> bool:
         """Tell whether error bounds are claimed: not for a factory that returns its own arrays."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 MOST_PAIRS = 2**28  # of states and choices to look at, at one point of a sample
 SHOWN = 20  # faults in the report
 PARTLY = "of the states were looked at"
+UNCHECKED = "a choice is made from an interval, and such models are not compared here yet"
 ARRAY_TOLERANCE = 1e-9  # of a factory's own arrays, relative to the largest entry
 
 
@@ -76,6 +77,8 @@ class Verification:
         Each claim that failed, as a sentence.
     notes : tuple of str
         What limits the check.
+    of_what : str
+        What the certified errors are of, in words.
     seconds : float
         Time it took.
     """
@@ -92,6 +95,7 @@ class Verification:
     notes: tuple[str, ...] = ()
     seconds: float = math.nan
     widest: float = math.nan
+    of_what: str = ""
 
     @property
     def ok(self) -> bool:
@@ -108,6 +112,8 @@ class Verification:
         parts += [f"{self.points_failed} failed"] if self.points_failed else []
         parts += [f"{self.points_pending} pending"] if self.points_pending else []
         yield f"  checked    {', '.join(parts)}, in {self.seconds:.1f} s"
+        if self.of_what:
+            yield f"  claims     certified errors {self.of_what}"
         if not math.isnan(self.worst_error):
             at = ", ".join(
                 f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}"
@@ -226,6 +232,7 @@ class _Run:
     error: float = math.nan
     widest: float = math.nan
     worst: dict[str, Any] = field(default_factory=dict)
+    of_what: str = ""
 
     def result(self, target: str, total: int, pending: int = 0) -> Verification:
         return Verification(
@@ -241,6 +248,7 @@ class _Run:
             notes=tuple(self.notes),
             seconds=time.perf_counter() - self.begun,
             widest=self.widest,
+            of_what=self.of_what,
         )
 
     def draw(self, candidates: Index) -> Index:
@@ -262,6 +270,7 @@ class _Run:
         coordinates, self.claims = audit.coordinates(path)
         if self.claims:
             return self.result(str(path), held.points)
+        self.of_what = held.of_what
         store = trusted(held, trust)
         self.claims += audit.metadata_faults(store)
         if self.claims:  # points would be compared with the wrong parameters
@@ -285,7 +294,7 @@ class _Run:
         return self.result(str(path), store.points, store.points - done)
 
     def of_solution(self, solution: Solution) -> Verification:
-        points = of_solution(solution)
+        points, self.of_what = of_solution(solution), solution.of_what
         self.look(points, self.draw(np.flatnonzero(~points.failed)))
         return self.result(solution.problem.name, points.failed.size)
 
@@ -305,6 +314,8 @@ class _Run:
             found = self.examine(points.model(i), points.stored(i), points.coords)
         except ModelError as error:
             found = Findings(faults=[f"the definition cannot be evaluated: {error}"])
+        if found is None:
+            return
         for text in found.faults:
             self.say(points.label(i), text)
         if found.share < 1.0:
@@ -319,10 +330,15 @@ class _Run:
         self.checked += 1
         self.progress.advance(1, 0, 0)
 
-    def examine(self, model: Any, stored: Stored, coords: Mapping[str, NDArray[Any]]) -> Findings:
-        """Examine a model's point, or evaluate a factory's own arrays anew."""
+    def examine(
+        self, model: Any, stored: Stored, coords: Mapping[str, NDArray[Any]]
+    ) -> Findings | None:
+        """Examine a model's point, or evaluate a factory's own arrays anew; None: it cannot be."""
         if any(name.startswith("d_") and "_d_" in name[2:] for name in stored.arrays):
             self.notes["gradients are not verified: nothing is certified about them"] = None
+        if isinstance(model, Model) and model.continuous:
+            self.notes[UNCHECKED] = None
+            return None
         if not isinstance(model, Model | TabularModel):
             return Findings(faults=[*_own_coordinate_faults(model, coords),
                                     *_own_array_faults(model, stored)])  # fmt: skip
