@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 CERTIFICATE = "certificate"  # the array that tells which it was: 0 full, 1 by a sample
-BESIDE_POLICY = ("lower_", "upper_", "loss")  # arrays that tell more of a policy
+BESIDE_POLICY = ("index_", "lower_", "upper_", "loss")  # arrays that tell more of a policy
 
 
 @dataclass(frozen=True)
@@ -213,16 +213,16 @@ class Solution:
     @property
     def policy(self) -> dict[str, AnyArray]:
         """The optimal choice's value (states...), by choice name."""
-        names = self.policy_index
-        if not names and "policy_loss" in self.arrays:  # of dp.certify: between grid points
-            found = self._group("policy_")
-            return {c: x for c, x in found.items() if not c.startswith(BESIDE_POLICY)}
-        return {c: self.arrays[f"policy_{c}"] for c in names}
+        found = {c: self.arrays[f"policy_{c}"] for c in self.policy_index}
+        if "policy_loss" in self.arrays:  # of choices that lie between grid points
+            between = self._group("policy_")
+            found |= {c: x for c, x in between.items() if not c.startswith(BESIDE_POLICY)}
+        return found
 
     @property
     def decisions(self) -> dict[str, AnyArray]:
         """The optimal choice (states...), by choice name: its position, or its value between."""
-        return self.policy_index or self.policy
+        return self.policy | self.policy_index
 
     @property
     def outputs(self) -> dict[str, AnyArray]:
