@@ -71,8 +71,9 @@ def distribution_faults(
     held = [name for name in NAMES if name in arrays]
     faults = [text for name in held for text in _no_distribution(place, name, arrays[name])]
     yield from faults
-    if policy is None or faults or any(_mass_size(n, arrays[n]) != place.definition.n for n in held):
-        return  # on a grid of its own, the distribution's: that it is one was looked at
+    finer = any(_mass_size(name, arrays[name]) != place.definition.n for name in held)
+    if policy is None or faults or finer:  # on a grid of its own: that it is one was looked at
+        return
     chain = _Chain(place, policy)
     if "distribution" in arrays and place.definition.horizon is None:
         mass = np.asarray(arrays["distribution"], dtype=np.float64).reshape(-1)

@@ -89,8 +89,8 @@ def policy_operator(
     policy = PolicyFunction.of(made, decisions)
     values = dict(policy.values)
     if finer:
-        names = dict(options.distribution_grid)
-        values = policy.at({n: NamedArray(jnp.asarray(lived.states[n].values), (n,)) for n in names})
+        fine = {n: jnp.asarray(lived.states[n].values) for n, _ in options.distribution_grid}
+        values = policy.at({n: NamedArray(x, (n,)) for n, x in fine.items()})
     return lived, operator.between({c: operator.over_states(x) for c, x in values.items()})
 
 
@@ -105,6 +105,8 @@ def with_grids(solution: Solution, given: Mapping[str, int] | None) -> Solution:
     if not isinstance(solution, Solution):  # which is said where it is used
         return solution
     problem = solution.problem
+    if given is None and not problem.options.distribution_grid:
+        return solution
 
     def wrong(made: Any) -> str:
         return wrong_grid(made, sizes, problem.name)

@@ -124,7 +124,7 @@ def read_model(operators: Operators, found: Found) -> dict[str, Array]:
     if not (options.stationary or options.periods is not None):
         return arrays
     if options.distribution_grid and isinstance(model, Model):
-        return _with_code(arrays, *statistics_of(model, options, arrays, operator.partition))
+        return _with_code(arrays, *statistics_of(model, options, arrays, operators.partition))
     fixed = operator.at(found.policy)
     return _with_code(arrays, *population(model, fixed, options, arrays["code"] >= 10))
 
