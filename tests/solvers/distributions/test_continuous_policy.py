@@ -126,7 +126,7 @@ def test_a_choice_from_a_list_beside_a_continuous_one_is_the_nearest_nodes() -> 
 
 def test_a_solve_gives_the_same_distribution_and_moments() -> None:
     options: dict[str, Any] = {"initial": {"a": 1.0}, "periods": 3, "distribution": True}
-    names = ["mean_a", "mean_a_next", "p50_a_next", "gini_consumption"]
+    names = ["mean_a", "mean_a_next", "p50_a_next"]
     solution = dp.solve(household, distribution_grid={"a": 150}, moments=names, **options)
     assert solution.status == "solved"
     found = dp.stationary(solution)
@@ -141,9 +141,6 @@ def test_a_solve_gives_the_same_distribution_and_moments() -> None:
     assert data["distribution"].dims == ("a_distribution", "z")
     assert data["distribution_path"].dims == ("time", "a_distribution", "z")
     np.testing.assert_allclose(data["a_distribution"], 20 * np.linspace(0, 1, 150) ** 2, rtol=1e-12)
-    own = dp.stationary(solution, distribution_grid={})
-    assert own.mass.shape == (60, 3)
-    assert own.to_xarray()["distribution"].dims == ("a", "z")
 
 
 def test_supply_of_wealth_is_continuous_in_the_interest_rate() -> None:
@@ -153,7 +150,7 @@ def test_supply_of_wealth_is_continuous_in_the_interest_rate() -> None:
     ]
     steps = np.diff(supply)
     assert steps.min() > 0  # no step is flat, and none is a jump
-    assert steps.max() < 1.05 * steps.min()
+    assert np.abs(np.diff(steps)).max() < 0.02 * steps.min()
 
 
 def test_a_grid_from_an_array_is_made_finer_by_number() -> None:
@@ -208,6 +205,6 @@ def test_grids_that_cannot_be_are_refused(given: Any, why: str) -> None:
 def test_a_chain_and_a_model_of_arrays_have_no_finer_grid() -> None:
     with pytest.raises(dp.UsageError, match="for a solution"):
         dp.stationary(dp.rouwenhorst(3, 0.9, 0.1), distribution_grid={"a": 10})
-    tabular = dp.solve(dp.mdp(reward=np.eye(2), transition=np.full((2, 2, 2), 0.5), discount=0.9))
+    tabular = dp.solve(dp.mdp(np.eye(2), np.full((2, 2, 2), 0.5), 0.9))
     with pytest.raises(dp.UsageError, match="it has no grids"):
         dp.stationary(tabular, distribution_grid={"state": 10})
