@@ -63,12 +63,18 @@ def on_distribution_grid(model: Model, sizes: Sizes) -> Model:
 
 def _finer(spec: Grid, size: int) -> Grid:
     if spec.span is not None:
-        lo, hi, curve = spec.span
-        return replace(spec, values=grid(lo, hi, size, curve).values)
+        return replace(spec, values=_closed_form(spec.span, size))
     xp = namespace(spec.values)
     number = np.linspace(0.0, spec.size - 1.0, size)
     values: Array = xp.interp(number, np.arange(spec.size), xp.asarray(spec.values, dtype=float))
     return replace(spec, values=values)
+
+
+def _closed_form(span: Any, size: int) -> Any:
+    if hasattr(span, "points"):
+        return span.points(size)
+    lo, hi, curve = span
+    return grid(lo, hi, size, curve).values
 
 
 def lived_dims(dims: tuple[str, ...], sizes: Sizes) -> tuple[str, ...]:

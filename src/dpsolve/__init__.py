@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .solvers.options import SolveOptions as SolveOptions
     from .solvers.solution import Solution as Solution
     from .solvers.solve.certify import certify as certify
+    from .solvers.solve.euler_errors import euler_errors as euler_errors
 
 # Where each public name lives.
 _HOME = {
@@ -72,6 +73,7 @@ _HOME = {
     "Solution": "solvers.solution",
     "solve": "sharding.solve",
     "certify": "solvers.solve.certify",
+    "euler_errors": "solvers.solve.euler_errors",
     "check": "solvers.inspection.check",
     "describe": "solvers.inspection.describe",
     "stationary": "solvers.distributions.stationary",
