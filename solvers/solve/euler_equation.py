@@ -82,12 +82,12 @@ class EulerEquation:
         return (*model.states, *model.choices, *model.shocks, *model.post, *model.outputs, "t")
 
     @cached_property
-    def draws(self) -> dict[str, np.ndarray[Any, Any]]:
+    def draws(self) -> dict[str, Array]:
         """Positions (draws,) of each shock, over all draws together."""
         sizes = [np.arange(s.size) for s in self.model.shocks.values()]
         grids = np.meshgrid(*sizes, indexing="ij") if sizes else []
-        found = {w: g.ravel() for w, g in zip(self.model.shocks, grids, strict=True)}
-        return found or {"": np.zeros(1, int)}
+        found = {w: jnp.asarray(g.ravel()) for w, g in zip(self.model.shocks, grids, strict=True)}
+        return found or {"": jnp.zeros(1, int)}
 
     # -- the model's functions at one state -----------------------------------------------------
 
@@ -279,7 +279,8 @@ class EulerEquation:
             return jnp.where((k != 0.0).any(), k.T @ nodal, 0.0)
 
         follows = jnp.tensordot(chances, jax.vmap(after)(self.draws, left), 1)
-        return in_x + way.T @ in_y + self.discount(env) * follows
+        found: Array = in_x + way.T @ in_y + self.discount(env) * follows
+        return found
 
     def _between(self, nodal: Array, x: Array, members: Array) -> Array:
         """Interpolate (d, states...) at a state."""
