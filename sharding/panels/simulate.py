@@ -7,6 +7,7 @@ agent does depends on the key and on its number and on nothing else (:mod:`.stre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 
 BLOCK_BYTES = 32 * 2**20  # of the recorded variables of a block; each device has one at a time
+START_POINTS = 1000  # of the continuous state, that agents between nodes begin on
+START_MOST = 100_000  # with all other states
 MOST_BYTES = 4 * 2**30  # that to_xarray puts into memory
 
 
@@ -201,7 +204,8 @@ def simulate(
     agents, periods : int
         Size of the panel; `periods` is at most the horizon, where there is one.
     initial : "stationary", mapping, array (states...) or Distribution
-        Where agents are in the first period, as for :func:`dpsolve.path`. With a horizon it must
+        Where agents are in the first period, as for :func:`dpsolve.path`. The stationary
+        distribution of a continuous policy is taken on a finer grid. With a horizon it must
         be given. A number for a continuous state is where all agents begin, a node or not.
     variables : str or list of str, optional
         What to record: states, choices (their values), outputs and shocks (as drawn) by name.
@@ -263,6 +267,22 @@ def simulate(
         solution, int(agents), int(periods), int(burn), names,
         min(int(agents), int(block or max(1, BLOCK_BYTES // each))), made, crowd,
     )  # fmt: skip
+
+
+def _finer(solution: Solution, model: Model | TabularModel) -> dict[str, int]:
+    """Return the points of a finer grid to begin on; none for agents that live on nodes.
+
+    A lottery between few nodes spreads mass, and slow chains take long to forget it.
+    """
+    on_nodes = all(c in solution.policy_index for c in solution.decisions)
+    if on_nodes or not isinstance(model, Model):
+        return {}
+    grids = [n for n, spec in model.states.items() if isinstance(spec, Grid)]
+    if len(grids) != 1 or solution.problem.options.distribution_grid:
+        return {}
+    size, others = model.shape[list(model.states).index(grids[0])], math.prod(model.shape)
+    wanted = min(max(START_POINTS, 4 * size), START_MOST * size // others)
+    return {grids[0]: wanted} if wanted > size else {}
 
 
 def _beginning(solution: Solution, model: Model, initial: Any) -> Start:
@@ -347,6 +367,9 @@ def _masses(
     if initial is None or (isinstance(initial, str) and initial == "stationary"):
         from dpsolve.solvers.distributions.stationary import stationary
 
+        if finer := _finer(solution, model):
+            solution = with_grids(solution, finer)
+            grids = states_of(solution, "panel")
         found = stationary(solution)
         mass = np.asarray(found.mass)
         if np.isnan(mass).any():

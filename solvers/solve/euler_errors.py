@@ -169,9 +169,8 @@ def euler_errors(solution: Solution, *, seed: int = 0) -> EulerErrors:
     found = jax.tree.map(np.asarray, look(dict(solution.parameters), decisions, *axes))
     errors, units = {}, {}
     for j, choice in enumerate(equation.choices):
-        moves = np.abs(found["future"][..., j]) > 0.0
         interior = found["interior"][..., j]
-        if not (moves & interior).any():
+        if not interior.any():
             continue
         error, units[choice] = _in_units(equation, found, j)
         error = np.where(interior & np.isfinite(error), error, np.nan)
@@ -292,7 +291,9 @@ def _at(
     own = free.T @ in_y
     found: dict[str, Any] = {"own": own, "future": future}
     wall = equation.at_a_wall(env)
-    found["interior"] = ~bound & ~wall & jnp.isfinite(own) & jnp.isfinite(future)
+    # Without a future (a last period, no survival) the condition is not about two periods.
+    interior = ~bound & ~wall & jnp.isfinite(own) & jnp.isfinite(future)
+    found["interior"] = interior & (future != 0.0)
     for name in candidates:
         found[name] = _as_consumption(equation, name, (x, y), (in_x, own, future), slopes, free,
                                       env_of, t)  # fmt: skip
