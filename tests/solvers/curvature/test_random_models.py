@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import dpsolve as dp
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import dpsolve as dp
 from dpsolve.solvers.curvature.proof import Proof, prove
 
 from .economies import thrown_away

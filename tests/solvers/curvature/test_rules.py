@@ -46,6 +46,11 @@ def grown(rng: np.random.Generator, depth: int) -> Tree:
         return (str(rng.choice(["min", "max"])), grown(rng, depth - 1), grown(rng, depth - 1))
     if kind < 0.85:
         return ("pow", grown(rng, depth - 1), POWERS[int(rng.integers(len(POWERS)))])
+    if kind < 0.87:  # a quadratic form
+        x, y = ("x", 0.0), grown(rng, 0)
+        pairs = (("mul", x, x), ("mul", x, y), ("mul", y, y))
+        a, b, c = (("mul", ("number", float(rng.uniform(-1, 1))), pair) for pair in pairs)
+        return ("add", ("add", a, b), c)
     if kind < 0.9:  # a product of powers of variables, as production functions are
         a, b = (POWERS[int(rng.integers(len(POWERS)))] for _ in range(2))
         return ("mul", ("pow", ("x", 0.0), a), ("pow", ("add", ("y", 0.0), ("number", 1.0)), b))
