@@ -228,6 +228,19 @@ def test_every_part_of_a_model_is_looked_at(changed: dict[str, Any], why: str) -
     assert prove(model, {}, {}).why.startswith(why)
 
 
+def test_entries_of_a_table_at_different_places_are_different_numbers() -> None:
+    table = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    half = [[0.5, 0.5], [0.5, 0.5]]
+    chains = {n: dp.markov(jnp.array([0, 1]), half) for n in ("i", "j")}
+    states = {"x": dp.grid(0.05, 4.0, 5), **chains}
+
+    def gain(x: Any, i: Any, j: Any) -> Any:
+        return (table[i, j] - table[i, i]) * x**2  # which is x**2 where i and j differ
+
+    assert not prove(plain(lambda x, y, i, j: -gain(x, i, j) + y, states=states), {}, {}).why
+    assert not prove(plain(lambda x, y, i, j: gain(x, i, j) + y, states=states), {}, {}).concave
+
+
 def test_what_is_thrown_away_at_the_top_needs_a_value_that_rises() -> None:
     def model(reward: Any, **more: Any) -> dp.Model:
         grid = economies.thrown_away(dp.grid(0.05, 4.0, 5))
@@ -262,7 +275,7 @@ def test_points_that_are_not_proved_together_are_proved_in_parts() -> None:
     gamma = np.linspace(0.5, 3.0, 50)
     assert "power" in reason(own_crra, {}, {"gamma": gamma})
     assert proved(own_crra, {}, {"gamma": gamma}).all()
-    assert not proved(economies.leisure, {}, {"gamma": gamma}).any()  # alpha has no value
+    assert proved(economies.leisure, {}, {"gamma": gamma}).all()  # the others have their defaults
     some = {"alpha": 0.3, "theta": 0.4, "gamma": np.array([[-1.0, 2.0, np.nan]])}
     assert proved(economies.leisure, {}, some).tolist() == [[False, True, False]]
     assert proved(own_crra, {}, {"gamma": 2.0}) is True
@@ -275,6 +288,7 @@ def test_a_factory_that_cannot_be_read_is_not_proved_and_says_so() -> None:
     assert "no model today" in prove(broken, {}, {"beta": 0.9}).why
     assert proved(broken, {}, {"beta": 0.9}) is False
     assert proved(own_crra, {}, {"gamma": "two"}) is False
+    assert prove(lambda beta: plain(base), {}, {}).why == "parameter 'beta' has no value"
     assert prove(lambda: dp.mdp(np.zeros((1, 1)), np.ones((1, 1, 1)), 0.9), {}, {}).why == (
         "nothing in it is continuous"
     )
