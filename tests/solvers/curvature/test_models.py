@@ -75,6 +75,7 @@ CONCAVE = {
         1.12 * jnp.minimum(x - 1, 0) + 1.01 * jnp.maximum(x - 1, 0) + 5 - y
     ),
     "CES": lambda x, y: (0.3 * x**-0.5 + 0.7 * (y + 1) ** -0.5) ** -2.0,
+    "a maximum that never comes near": lambda x, y: jnp.maximum(x, 0.04) - y**2,
     "CES above": lambda x, y: jnp.sqrt((0.3 * x**0.5 + 0.7 * (y + 1) ** 0.5) ** 2),
     "condition that is known": lambda x, y: jnp.where(x > -1, base(x, y), 0.0),
     "arrays": lambda x, y: jnp.sum(jnp.array([0.3, 0.7]) * jnp.log(jnp.stack([x, 5 - y]))),
@@ -123,6 +124,8 @@ WHOLE = {
     "relu and minimum": lambda x, y: jnp.log(
         1.01 * jax.nn.relu(x - 1) + 1.12 * jnp.minimum(x - 1, 0) + 5 - y
     ),
+    # JAX's slope is half of that of x at the least x there is.
+    "a maximum that never binds": lambda x, y: jnp.maximum(x, 0.05) - y**2,
     "where": lambda x, y: jnp.log(jnp.where(x > 1, 1.01, 1.12) * (x - 1) + 5 - y),
     "log of a square": lambda x, y: jnp.log((x - 2) ** 2) - y,
     "a saddle": lambda x, y: -0.5 * x * x + 1.1 * x * y - 0.5 * y * y,
