@@ -181,7 +181,7 @@ def attack(seeds: range) -> int:
     return proved
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(2))
 def test_what_is_proved_of_random_expressions_holds_at_random_pairs(part: int) -> None:
     assert attack(range(200 * part, 200 * part + 200)) > 40
 
@@ -205,7 +205,7 @@ def test_slopes_at_kinks_of_what_is_proved_are_tangents() -> None:
     axes = (np.arange(lo, hi + 0.1, 0.5) for lo, hi in BOX.values())
     places = np.stack([x.ravel() for x in np.meshgrid(*axes)], 1)
     seen = 0
-    for seed in range(150):
+    for seed in range(40):
         rng = np.random.default_rng(seed)
         tree = kinked(rng, int(rng.integers(2, 5)))
         known, _ = read(tree)
@@ -224,4 +224,4 @@ def test_slopes_at_kinks_of_what_is_proved_are_tangents() -> None:
         seen += 1
         assert not known.concave or above.max(initial=0) < 1e-9, tree
         assert not known.convex or above.min(initial=0) > -1e-9, tree
-    assert seen > 30
+    assert seen > 8
