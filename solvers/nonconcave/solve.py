@@ -141,6 +141,9 @@ def _rounded(landing: Landing, options: SolveOptions, live: Array | bool) -> dic
     arrays |= {"lower": jnp.where(refuted, -jnp.inf, lower)}
     arrays |= {"upper": jnp.where(refuted, jnp.inf, upper)}
     arrays |= more
+    for which, end in (("lower", -jnp.inf), ("upper", jnp.inf)):
+        name = f"policy_{which}_{landing.choice}"
+        arrays[name] = jnp.where(refuted, end, arrays[name])
     arrays |= {
         n: i for n, i in below.items() if n in names and n != f"policy_index_{landing.choice}"
     }
