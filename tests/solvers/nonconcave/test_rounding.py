@@ -130,9 +130,9 @@ def test_consumption_as_the_choice_is_worth_what_savings_are():
         (
             {
                 "transition": {"m": lambda a, w: a + w},
-                "shocks": {"w": dp.iid([0.1, 0.2], [0.5, 0.5])},
+                "shocks": {"w": dp.iid([0.1, 0.2], lambda m: jnp.stack([0.5, 0.5]))},
             },
-            "the next m depends on the shock 'w'",
+            "the chances of shock 'w' are a function",
         ),
         ({"discount": lambda a: 0.9 - 0.0 * a}, "the discount depends on 'a'"),
     ],
@@ -159,3 +159,33 @@ def test_what_is_not_declared_is_said():
         discount=0.9,
     )
     assert "increasing=('m',)" in obstacle(model)
+
+
+def risky(wage=0.4, *, n=60):
+    """Returns and wages are drawn after the choice."""
+    return rising(
+        "m",
+        states={"m": dp.grid(0.1, 10.0, n, curve=2, outside="clip")},
+        choices={"work": dp.integers(0, 1), "a": dp.interval(0.0, lambda m: m - 1e-3)},
+        shocks={
+            "r": dp.iid([0.9, 1.0, 1.1], [0.25, 0.5, 0.25]),
+            "y": dp.iid([0.5, 1.5], [0.5, 0.5]),
+        },
+        transition={"m": lambda a, work, r, y: r * a + wage * y * work + 0.1},
+        reward=lambda m, a, work: jnp.log(m - a) - 0.3 * work,
+        outputs={"consumption": lambda m, a: m - a},
+        discount=0.9,
+    )
+
+
+def test_shocks_in_the_transition_are_rounded_for_each_value():
+    found, fine = solved(risky, wage=0.4, n=40), solved(risky, wage=0.4, n=391)
+    assert found["certifies"] == fine["certifies"] == 1
+    x, q = found["grid_m"], fine["grid_m"]
+    above = found["upper"][np.searchsorted(x, q - 1e-12)]
+    below = found["lower"][np.searchsorted(x, q + 1e-12, side="right") - 1]
+    assert (fine["lower"] <= above).all()
+    assert (below <= fine["upper"]).all()
+    assert (fine["upper"] - fine["lower"]).max() < 0.25 * (found["upper"] - found["lower"]).max()
+    middle = np.interp(q, x, found["value"])
+    assert np.maximum(fine["lower"] - middle, middle - fine["upper"]).max() <= found["error_bound"]
