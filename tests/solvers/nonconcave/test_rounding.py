@@ -1,5 +1,7 @@
 """Bounds by monotone rounding: valid where they are claimed, refused where they are not."""
 
+from dataclasses import fields, replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,8 +20,12 @@ def declared(model):
 
 @pytest.mark.parametrize(
     "case",
-    [CONTROL, CASES["corner 0.1"], CASES["s-shape"], KINKS["relu"], STEEP],
-    ids=["control", "corner", "s-shape", "relu", "steep"],
+    [
+        CASES["s-shape"],
+        KINKS["relu"],
+        *(pytest.param(c, marks=pytest.mark.slow) for c in (CONTROL, CASES["corner 0.1"], STEEP)),
+    ],
+    ids=["s-shape", "relu", "control", "corner", "steep"],
 )
 def test_bounds_are_on_either_side_of_the_truth(case):
     n = 60
@@ -76,6 +82,7 @@ def test_what_is_declared_and_is_not_so_is_seen(reward):
     assert (found["upper"] == np.inf).all()
 
 
+@pytest.mark.slow
 def test_a_fall_between_two_nodes_is_seen():
     x = np.asarray(dp.grid(0.05, 4.0, 60, curve=1.3).values)
     middle, step = (x[30] + x[31]) / 2, x[31] - x[30]
@@ -178,14 +185,22 @@ def risky(wage=0.4, *, n=60):
     )
 
 
+@pytest.mark.slow
 def test_shocks_in_the_transition_are_rounded_for_each_value():
-    found, fine = solved(risky, wage=0.4, n=40), solved(risky, wage=0.4, n=391)
+    found, fine = solved(risky, wage=0.4, n=40), solved(risky, wage=0.4, n=157)
     assert found["certifies"] == fine["certifies"] == 1
     x, q = found["grid_m"], fine["grid_m"]
     above = found["upper"][np.searchsorted(x, q - 1e-12)]
     below = found["lower"][np.searchsorted(x, q + 1e-12, side="right") - 1]
     assert (fine["lower"] <= above).all()
     assert (below <= fine["upper"]).all()
-    assert (fine["upper"] - fine["lower"]).max() < 0.25 * (found["upper"] - found["lower"]).max()
+    assert (fine["upper"] - fine["lower"]).max() < 0.4 * (found["upper"] - found["lower"]).max()
+    # And what the best choice of a table against an interpolated value is worth lies between them.
+    undeclared = replace(
+        risky(n=157), **{f.name: () for f in fields(dp.Model) if f.name == "increasing"}
+    )
+    table = solved(lambda: undeclared)
+    assert table["certifies"] == 3
+    assert ((below - 1e-3 <= table["value"]) & (table["value"] <= above + 1e-3)).all()
     middle = np.interp(q, x, found["value"])
     assert np.maximum(fine["lower"] - middle, middle - fine["upper"]).max() <= found["error_bound"]
