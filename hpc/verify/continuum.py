@@ -53,7 +53,7 @@ FEASIBLE = 1e-9  # of the range of a choice, or a state: what rounding may carry
 EXCEPTIONS = 0.2  # a share of nodes beyond which `lower` is another system's, and no alteration
 WIDE = 2.0  # times what is claimed: then tangents are taken elsewhere, too
 EULER_STEPS = 4
-MOST_PERIODS = 12  # for which the Euler equation is solved, which takes seconds each
+MOST_PERIODS = 6  # at which the Euler equation is solved, or a counterexample looked for
 MOST_ENTRIES = 2**26  # of a system: states x members x draws x corners
 PAIRS = 2**24  # of places and lines, to look for a counterexample to concavity
 MOST_PAIRS, FEWEST_PAIRS = 2000, 16  # of places and choices that are drawn
@@ -478,9 +478,11 @@ def _not_concave(claim: _Claim, mine: list[tuple[Period, Bounds]]) -> Iterator[s
     """Look for places and choices at which one step from U exceeds U: then U is no bound."""
     problem, random = claim.problem, np.random.default_rng(1)
     finite = problem.model.horizon is not None
-    for t, (period, own) in enumerate(mine):
+    dates = random.permutation(len(mine))[:MOST_PERIODS]
+    for t in np.sort(dates).tolist():
+        period, own = mine[t]
         ahead = own if not finite else mine[t + 1][1] if t + 1 < len(mine) else end_of_time(problem)
-        count = min(MOST_PAIRS, PAIRS // (len(mine) * problem.entries))
+        count = min(MOST_PAIRS, PAIRS // (len(dates) * problem.entries))
         if count < FEWEST_PAIRS:
             return
         over, x, y = steps_beyond(period, own, ahead, random, count)

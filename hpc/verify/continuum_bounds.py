@@ -83,6 +83,10 @@ class Period:
             place, a, b, problem.constraints(x, y, t), low, high,
         )  # fmt: skip
 
+    def at(self, y: Floats) -> Period:
+        """Return the model at other choices."""
+        return Period.of(self.problem, y, self.t)
+
     def mean(self, over_shocks: Floats) -> Floats:
         """Average (z, i, w, ...) over the shocks."""
         found: Floats = np.einsum("ziw...,zw->zi...", over_shocks, self.chances)
