@@ -264,27 +264,14 @@ class _Claim:
                 at = _first(infeasible)
                 yield f"{names} at {self.name((t, *at))} is not feasible there"
                 return
-            leaves = self._leaving(x, y, t) & ~dead
+            place, _, _ = problem.moves(x, y, self.when(t))
+            possible = (problem.probs(self.when(t)) > 0)[:, None, :]
+            leaves = (problem.leaves(place) & possible).any(-1) & ~dead
             if leaves.any():
                 at = _first(leaves)
                 yield f"{names} at {self.name((t, *at))} lets the next state leave its grid"
                 return
         yield from self._interval_faults(policy)
-
-    def _leaving(self, x: Floats, y: Floats, t: int) -> NDArray[np.bool_]:
-        """Tell where a possible shock carries a state off a grid that nothing may leave."""
-        problem = self.problem
-        place, _, _ = problem.moves(x, y, self.when(t))
-        possible = (problem.probs(self.when(t)) > 0)[:, None, :]
-        leaves = np.zeros(x.shape[:2], bool)
-        for k, axis in enumerate(problem.axes):
-            slack = FEASIBLE * max(abs(axis[0]), abs(axis[-1]), 1e-3)
-            bottom, top = problem.sides(problem.states[k])
-            f = place[..., k]
-            off = (bottom == "error") & (f < axis[0] - slack)
-            off = off | ((top == "error") & (f > axis[-1] + slack))
-            leaves |= (off & possible).any(-1)
-        return leaves
 
     def _interval_faults(self, policy: Floats) -> Iterator[str]:
         if len(self.problem.choices) != 1:

@@ -424,7 +424,7 @@ def euler_choices(period: Period, slopes: Floats) -> Floats:
                 mixed = interpolated(q, *locate(problem, place))
                 pull = fy[..., j] + period.mean(np.einsum("ziwd,ziwd->ziw", b[..., j], mixed))
                 allowed = np.isfinite(problem.reward(x, trial, t))
-                allowed &= (problem.constraints(x, trial, t).h >= -1e-12).all(-1)
+                allowed &= ~problem.leaves(place).any(-1)
                 up = np.where(allowed & ~np.isnan(pull), pull > 0, middle < own)
                 low, high = np.where(up, middle, low), np.where(up, high, middle)
             trial = y.copy()

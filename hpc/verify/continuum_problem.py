@@ -34,6 +34,8 @@ from dpsolve.solvers.model.model import Model
 from .array_definition import normalised
 from .definition import evaluate, round_length
 
+SLACK = 1e-9  # relative to a grid's larger end: what rounding may carry a next state past it
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -322,6 +324,16 @@ class ContinuousProblem:
         f = np.stack(places, -1).reshape(*x.shape[:2], w, -1)
         both = np.stack(slopes, -2).reshape(*f.shape, -1)
         return f, both[..., : len(self.states)], both[..., len(self.states) :]
+
+    def leaves(self, place: Floats) -> NDArray[np.bool_]:
+        """Tell which places (z, i, w, d) lie off a grid that nothing may leave: (z, i, w)."""
+        off = np.zeros(place.shape[:-1], bool)
+        for k, (name, axis) in enumerate(zip(self.states, self.axes, strict=True)):
+            slack = SLACK * max(abs(axis[0]), abs(axis[-1]))
+            bottom, top = (side == "error" for side in self.sides(name))
+            off |= bottom & (place[..., k] < axis[0] - slack)
+            off |= top & (place[..., k] > axis[-1] + slack)
+        return off
 
     def ends(self, x: Floats, y: Floats, t: int | None) -> tuple[Floats, Floats, Floats, Floats]:
         """Return the ends of the intervals (z, i, m), and their slopes (z, i, m, d + m)."""
