@@ -73,6 +73,8 @@ class ContinuumFindings:
         The largest distance between our own bounds, at the nodes and at the places looked at.
     faults, notes : list of str
         Each contradiction; what limits the check.
+    policy : array (periods, z, i, m) or None
+        The stored choices, where they are whole and feasible.
     """
 
     residual: float = np.nan
@@ -80,6 +82,7 @@ class ContinuumFindings:
     width: float = np.nan
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    policy: Floats | None = None
 
 
 def examine_continuum(
@@ -113,7 +116,10 @@ def examine_continuum(
             "compared with each other"
         )
         return found
-    found.faults += claim.policy_faults()
+    wrong = list(claim.policy_faults())
+    found.faults += wrong
+    if not wrong and np.isfinite(claim.policy).all():
+        found.policy = claim.policy
     found.faults += claim.output_faults()
     why_not = claim.why_not_bounded()
     if why_not:
@@ -342,7 +348,10 @@ def _compare(claim: _Claim, found: ContinuumFindings) -> None:
             mine = other
         seen = [narrower(a, b) for a, b in zip(seen, taken, strict=True)]
     found.error = max(_errors(claim, seen))
-    found.width = max(float(_most(s.upper - s.lower)) for s in seen)
+    found.width = max(_most(s.upper - s.lower) for s in seen)
+    if not np.isfinite(found.width):
+        found.error = found.width = np.nan
+        found.notes.append("our own bounds are infinite at every state, so that they tell nothing")
     found.faults += _contradictions(claim, seen)
     found.faults += _unearned(claim, mine, found)
     found.faults += _not_concave(claim, mine)

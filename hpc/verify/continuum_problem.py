@@ -408,6 +408,13 @@ class ContinuousProblem:
             for n, f in self.model.outputs.items()
         }
 
+    def named_values(self, x: Floats, y: Floats) -> dict[str, Floats]:
+        """Return states, choices, shocks, outputs and the model's moments: (pairs, w) or less."""
+        at, size = self._at(x, y, None), x.shape[0] * x.shape[1]
+        known = at | {n: self._value(f, at, size) for n, f in self.model.outputs.items()}
+        own = {f"moment_{n}": self._value(f, known, size) for n, f in self.model.moments.items()}
+        return {n: np.asarray(v, np.float64) for n, v in (known | own).items()}
+
 
 def _named(f: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(f).parameters)

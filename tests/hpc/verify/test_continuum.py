@@ -418,3 +418,34 @@ def test_the_report_says_what_was_computed() -> None:
     assert "own bounds of the true value are at most 0.034" in str(told)
     none = replace(solution, arrays={**solution.arrays, "certifies": np.int8(4)})
     assert "not said to be of the continuum" in str(dp.verify(none))
+
+
+def test_a_distribution_follows_the_policy_between_nodes() -> None:
+    """With the lottery of neighbours: it keeps the mean."""
+    point = saving("c", shock=True, n=20)
+    problem = ContinuousProblem(point.model)
+    (a,), z = problem.axes, problem.members["z"]
+    c = point.arrays["policy_c"]
+    matrix = np.zeros((20, 3, 20, 3))
+    for i, j, e in np.ndindex(20, 3, 2):
+        place = 1.03 * a[i] + np.exp(z[j]) - c[i, j] + (0.0, 0.4)[e]
+        share = np.maximum(0.0, 1.0 - np.abs(np.arange(20) - np.interp(place, a, np.arange(20))))
+        matrix[i, j] += 0.5 * np.outer(share, problem.chances[j])
+    whole = matrix.reshape(60, 60)
+    system = np.eye(60) - whole.T + 1.0 / 60
+    mass = np.linalg.solve(system, np.full(60, 1.0 / 60)).reshape(20, 3)
+    mass = np.maximum(mass, 0.0) / np.maximum(mass, 0.0).sum()
+    mean = float(mass.sum(1) @ a)
+    held = {
+        "distribution": mass,
+        "distribution_residual": 1e-12,
+        "distribution_error": 1e-9,
+        "moment_mean_a": mean,
+        "moment_mean_c": float((mass * c).sum()),
+    }
+    right = replace(point, arrays={**point.arrays, **held})
+    assert right.found().faults == []
+    assert refuted(replace(right, arrays={**right.arrays, "moment_mean_c": mean}), "moment_mean_c")
+    moved = mass + 1e-6 * (np.arange(60) == 3).reshape(20, 3)
+    wrong = {"distribution": moved / moved.sum()}
+    assert refuted(replace(right, arrays={**right.arrays, **wrong}), "distribution_residual claims")
