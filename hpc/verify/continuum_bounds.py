@@ -369,8 +369,8 @@ class PolicyChain:
     @property
     def depth(self) -> int:
         """Additions that an entry goes through."""
-        draws = int(prod(s.size for s in self.problem.model.shocks.values()))
-        return draws * 2 ** len(self.problem.axes) + sum(self.problem.lengths)
+        draws = prod(s.size for s in self.problem.model.shocks.values())
+        return int(draws * 2 ** len(self.problem.axes) + sum(self.problem.lengths))
 
     @property
     def _flat(self) -> Ints:
