@@ -367,17 +367,11 @@ class _Run:
     ) -> None:
         """Tell what cannot be checked of distributions and moments."""
         mass = arrays.get("distribution")
-        if isinstance(model, Model) and model.continuous:
-            if mass is not None or any(n.startswith(("moment_", "distribution_")) for n in arrays):
-                self.notes["distributions and moments of continuous choices are not verified"] = (
-                    None
-                )
-            return
         if mass is None and any(name.startswith("moment_") for name in arrays):
             self.notes["moments are not verified, because no distribution is stored"] = None
         if mass is None and "distribution_path" not in arrays:
             return
-        if not all({f"policy_{c}", f"policy_index_{c}"} & arrays.keys() for c in menus(model)):
+        if not all({f"policy_{c}", f"policy_index_{c}"} & arrays.keys() for c in _choices(model)):
             self.notes[
                 "no policy is stored, so that distributions are only checked to sum to one"
             ] = None
@@ -400,6 +394,10 @@ class _Run:
 
     def say(self, label: str, text: str) -> None:
         self.claims.append(f"{label}: {text}" if label else text)
+
+
+def _choices(model: Model | TabularModel) -> list[str]:
+    return [*menus(model), *(model.continuous if isinstance(model, Model) else ())]
 
 
 def _candidates(store: Store, committed: list[Task], offsets: Index) -> Index:
