@@ -83,10 +83,10 @@ def test_shocks_are_drawn_with_the_chances_they_have_where_the_agent_is() -> Non
 
 def test_moments_of_a_panel_are_those_of_the_distribution_within_standard_errors() -> None:
     solution = solution_of(cash(), {"c": spend})
-    asked = ["mean_m", "sd_m", "gini_c", "p50_m", "mean_earned", "rich", "bottom_m", "top_z"]
+    asked = ["mean_m", "sd_m", "p50_m", "mean_earned", "rich"]
     panel = dp.simulate(solution, 5, agents=3000, periods=30, burn=20)
     found = panel.moments(asked)
-    true = dp.stationary(solution, distribution_grid={"m": 1500}).moments(asked)
+    true = dp.stationary(solution, distribution_grid={"m": 600}).moments(asked)
     for name, (value, error) in found.items():
         assert abs(value - float(true[name])) < 4.5 * error + 2e-3, name
         assert 0 <= error < 0.05
@@ -120,7 +120,7 @@ def test_mean_wealth_is_that_of_the_stationary_distribution() -> None:
     )
     policy = {"a_next": lambda a, z: np.maximum(0.0, 0.95 * a + z)}
     panel = dp.simulate(solution_of(model, policy), 0, agents=4000, periods=50, burn=50)
-    found = panel.moments(["mean_a", "bottom_a"])
+    found = panel.moments(["mean_a", "bottom_a", "gini_a"])
     true = dp.stationary(panel.solution, distribution_grid={"a": 1000}).moments([*found])
     for name, (value, error) in found.items():
         assert abs(value - float(true[name])) < 4 * error + 2e-3, name
