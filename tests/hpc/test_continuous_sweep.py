@@ -14,9 +14,11 @@ from click.testing import CliRunner, Result
 
 import dpsolve as dp
 from dpsolve.hpc.cli.main import cli
+from dpsolve.hpc.run.sweep import create_store
 from dpsolve.hpc.store.status import read_status
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
+from dpsolve.hpc.sweep_file.model_source import resolve
 from dpsolve.hpc.verify.after_sweep import check_sweep
 from dpsolve.hpc.verify.audit import record_faults
 from dpsolve.solvers.errors import RefusedError, UsageError
@@ -110,6 +112,12 @@ def test_every_account_of_a_store_says_what_its_bounds_are_of(store: Path) -> No
                    "--store", store.parent / "none.zarr")  # fmt: skip
     assert "certifies:  the continuum" in plan.output
     assert "starts      cold" in plan.output
+
+
+def test_a_store_without_a_point_yet_says_nothing_of_bounds(tmp_path: Path) -> None:
+    sweep = household(tmp_path / "none.zarr")
+    create_store(sweep, resolve(sweep.model))
+    assert read_status(sweep.store.path).certifies == ()
 
 
 def test_a_check_that_there_is_not_yet_is_said(store: Path) -> None:
