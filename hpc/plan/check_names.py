@@ -55,6 +55,7 @@ def _unknown_names(reading: Reading) -> Iterator[Mistake]:
     if refused:  # the rest of the names can be told without what was refused
         names = ["distribution", "moments", "periods", "initial", "gradients"]
         names.append("gradients_fixed_policy")
+        names += [option for option, _, _ in refused if option not in names]
         options = replace(options, **{n: getattr(SolveOptions(), n) for n in names})
         needs = ("distribution", "moment", "d_")
         keep = [(i, name) for i, name in keep if not name.startswith(needs)]

@@ -147,6 +147,17 @@ def test_a_point_is_refined_and_the_nodes_asked_for_are_kept(store: Path, tmp_pa
     assert (done.exit_code, "keeps the nodes of the size asked for" in done.output) == (2, True)
 
 
+def test_a_refinement_that_changes_the_model_makes_no_store(tmp_path: Path) -> None:
+    sweep = household(tmp_path / "x.zarr", solve={"tol": 1e-2, "refine": "n_z"})
+    with pytest.raises(UsageError, match="the chain 'z' changes with it"):
+        run(sweep)
+    assert not Path(sweep.store.path).exists()
+    done = command("plan", "savings", "--grid", "beta=0.9,0.92", "--tol", 1e-3,
+                   "--with", "solve.refine=n_a", "--store", tmp_path / "y.zarr")  # fmt: skip
+    assert "solve.refine" in done.output
+    assert "write dp.interval" in done.output
+
+
 def test_a_position_cannot_be_kept(tmp_path: Path) -> None:
     for name in ("policy_index", "policy_index_a_next"):
         wrong = household(tmp_path / "x.zarr")
