@@ -55,10 +55,11 @@ def _unknown_names(reading: Reading) -> Iterator[Mistake]:
     if refused:  # the rest of the names can be told without what was refused
         names = ["distribution", "moments", "periods", "initial", "gradients"]
         names.append("gradients_fixed_policy")
-        names += [option for option, _, _ in refused if option not in names]
         options = replace(options, **{n: getattr(SolveOptions(), n) for n in names})
         needs = ("distribution", "moment", "d_")
         keep = [(i, name) for i, name in keep if not name.startswith(needs)]
+        others = {option for option, _, _ in refused}
+        options = replace(options, **{n: getattr(SolveOptions(), n) for n in others})
     layout = program(factory, bucket.sizes, options).layout(bucket.fixed, tuple(bucket.parameters))
     for i, name in keep:
         try:
