@@ -127,6 +127,7 @@ def test_a_check_that_there_is_not_yet_is_said(store: Path) -> None:
     assert "files and records, and no point's numbers" in line
 
 
+@pytest.mark.slow
 def test_a_point_is_refined_and_the_nodes_asked_for_are_kept(store: Path, tmp_path: Path) -> None:
     bounds = xr.open_zarr(store).error_bound.values
     tol = float(0.5 * bounds[3])  # of the last point: a grid of one doubling is enough
