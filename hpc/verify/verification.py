@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 MOST_PAIRS = 2**28  # of states and choices to look at, at one point of a sample
 SHOWN = 20  # faults in the report
 PARTLY = "of the states were looked at"
-UNCHECKED = "a choice is made from an interval, and such models are not compared here yet"
 ARRAY_TOLERANCE = 1e-9  # of a factory's own arrays, relative to the largest entry
 
 
@@ -314,8 +313,6 @@ class _Run:
             found = self.examine(points.model(i), points.stored(i), points.coords)
         except ModelError as error:
             found = Findings(faults=[f"the definition cannot be evaluated: {error}"])
-        if found is None:
-            return
         for text in found.faults:
             self.say(points.label(i), text)
         if found.share < 1.0:
@@ -330,15 +327,10 @@ class _Run:
         self.checked += 1
         self.progress.advance(1, 0, 0)
 
-    def examine(
-        self, model: Any, stored: Stored, coords: Mapping[str, NDArray[Any]]
-    ) -> Findings | None:
-        """Examine a model's point, or evaluate a factory's own arrays anew; None: it cannot be."""
+    def examine(self, model: Any, stored: Stored, coords: Mapping[str, NDArray[Any]]) -> Findings:
+        """Examine a model's point, or evaluate a factory's own arrays anew."""
         if any(name.startswith("d_") and "_d_" in name[2:] for name in stored.arrays):
             self.notes["gradients are not verified: nothing is certified about them"] = None
-        if isinstance(model, Model) and model.continuous:
-            self.notes[UNCHECKED] = None
-            return None
         if not isinstance(model, Model | TabularModel):
             return Findings(faults=[*_own_coordinate_faults(model, coords),
                                     *_own_array_faults(model, stored)])  # fmt: skip
