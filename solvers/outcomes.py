@@ -47,8 +47,8 @@ _SENTENCES = {
     "reward seems to differ between states, as it does where no choice leads from one recurrent "
     "class to a better one (a multichain model); the bounds hold from every state, but no single "
     "gain does: connect the states, or solve each closed part by itself",
-    Outcome.NO_BOUND: "no bound was found: slopes are no numbers at many nodes, or the value falls in "
-    "a state that is cut off at its top (outside='clip'), where it is not concave then; nothing is "
+    Outcome.NO_BOUND: "no bound was found: slopes are no numbers at many nodes, or the value falls "
+    "in a state that is cut off at its top (outside='clip') and is not concave then; nothing is "
     "certified",
     Outcome.NOT_CONCAVE: "the reward is declared concave, and is not: nothing is certified of a "
     "continuous choice",

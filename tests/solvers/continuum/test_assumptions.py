@@ -131,6 +131,7 @@ def looked_over(problem, states=64):
     return [*(bool(b > 0) for b in by), bool(strange)]
 
 
+INSIDE = {"states": {"x": dp.grid(0.1, 4.0, N)}}
 PLANE = {"x": dp.grid(0.1, 4.0, 4), "b": dp.grid(0.1, 2.0, 3)}
 
 
@@ -141,13 +142,7 @@ PLANE = {"x": dp.grid(0.1, 4.0, 4), "b": dp.grid(0.1, 2.0, 3)}
         ({"reward": lambda x, c: jnp.log(c) + 0.1 * x**2}, [True, False, False, False]),
         ({"feasible": lambda c: (c < 1.0) | (c > 1.2)}, [False, True, False, False]),
         ({"choices": {"c": dp.interval(0.0, lambda x: 0.1 * x**2)}}, [False, True, False, False]),
-        (
-            {
-                "states": {"x": dp.grid(0.1, 4.0, N)},
-                "transition": {"x": lambda c: jnp.exp(c) - 0.9},
-            },
-            [False, True, True, False],
-        ),
+        ({**INSIDE, "transition": {"x": lambda c: jnp.exp(c) - 0.9}}, [False, False, True, False]),
         (
             {"reward": lambda x, c: jnp.where((x > 3) & (c < 0.5), jnp.nan, jnp.log(c))},
             [False, True, False, True],
@@ -186,7 +181,7 @@ def test_what_is_not_convex_affine_or_a_number_is_found_half_way_between_pairs(f
         (lambda x: 3.0 - 2.0 * x, False),
         (lambda x: jnp.minimum(x, 2.0), False),
         (lambda x: 0.01 * x**2, True),
-        (lambda x: -jax.nn.relu(2.05 - x), True),  # slope 0 at the node where it has a kink
+        (lambda x: 1.01 * jax.nn.relu(x - 2.05) - 1.12 * jax.nn.relu(2.05 - x), True),
         (lambda x: x + jnp.where(x > 3.9, 1.0, 0.0), True),
         (lambda x: x + jnp.exp(-(((x - 1.3) / 0.02) ** 2)), True),
     ],
