@@ -75,20 +75,17 @@ SIZES = {  # of the finer one
 }  # fmt: skip
 
 
-def rows_of(s, a, axis):
-    """An array over states as rows along one of them."""
-    moved = np.moveaxis(np.asarray(a), axis, -1)
-    return moved.reshape(-1, moved.shape[-1])
+def rows_of(s, points):
+    """Value and bounds as rows along the axis of a state, the only one of its length."""
+    arrays = [np.asarray(a) for a in (s.value, s.lower, s.upper)]
+    moved = [np.moveaxis(a, a.shape.index(len(points)), -1) for a in arrays]
+    return [a.reshape(-1, len(points)) for a in moved]
 
 
-def assert_one_bounds_the_other(coarse, fine, name, horizon=False):
+def assert_one_bounds_the_other(coarse, fine, name):
     """One continuous state: what both say of the true value is true of the same one."""
-    order = [*(["t"] if horizon else []), *coarse.grids]
-    axis = order.index(name)
     x, points = np.asarray(coarse.grids[name]), np.asarray(fine.grids[name])
-    own, other = (
-        [rows_of(s, a, axis) for a in (s.value, s.lower, s.upper)] for s in (coarse, fine)
-    )
+    own, other = rows_of(coarse, x), rows_of(fine, points)
     for value, lower, upper, value_f, lower_f, upper_f in zip(*own, *other, strict=True):
         slack = 1e-11 * (1 + np.abs(value_f).max())
         assert (np.interp(points, x, lower) <= upper_f + slack).all()
@@ -103,7 +100,7 @@ def test_seven_models_against_far_finer_solves_of_themselves(name):
     coarse, fine = dp.solve(factory), dp.solve(factory, dict([size]))
     for s in (coarse, fine):
         assert (s.status, s.certifies) == ("solved", "continuum"), s.message
-    assert_one_bounds_the_other(coarse, fine, size[0][-1], horizon=name == "life_cycle")
+    assert_one_bounds_the_other(coarse, fine, size[0][-1])
     assert fine.error_bound < coarse.error_bound
     for choice in coarse.policy if len(coarse.policy) == 1 else ():
         low, high = (coarse[f"policy_{end}_{choice}"] for end in ("lower", "upper"))
@@ -198,7 +195,7 @@ def test_random_concave_models_against_a_far_finer_grid(factory):
         drawn = dict(zip("abcdefg", rng.random(7), strict=True))
         coarse, fine = dp.solve(factory, drawn), dp.solve(factory, {**drawn, "n": 241})
         assert coarse.status == fine.status == "solved", (drawn, coarse.message, fine.message)
-        assert_one_bounds_the_other(coarse, fine, "x", horizon=factory is ending)
+        assert_one_bounds_the_other(coarse, fine, "x")
 
 
 # -- policies that are wrong ----------------------------------------------------------------------
