@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpsolve.hpc.plan.store_schema import RECORDS
+from dpsolve.hpc.plan.store_schema import CERTIFIES, OF_WHAT, RECORDS
 from dpsolve.solvers.errors import UsageError, did_you_mean
+from dpsolve.solvers.outcomes import accuracy
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,8 +90,25 @@ def picture(
     elif summary:
         _draw_summary(axes[-1], sweep, number)
     title = str(data.attrs.get("model_name", data.attrs.get("model", "")))
-    figure.suptitle(f"{title}   {held}".strip(), fontsize=11)
+    lines_of_title = filter(None, [f"{title}   {held}".strip(), _certified(data)])
+    figure.suptitle("\n".join(lines_of_title), fontsize=11)
     return figure
+
+
+def _lies_on(values: Any, grid: Any, between: bool) -> bool:
+    inside = values.min() >= grid.min() and values.max() <= grid.max()
+    return bool(inside if between else np.isin(values, grid).all())
+
+
+def _certified(data: xr.Dataset) -> str:
+    """Say what is certified, and of what, where the store says so."""
+    bound = data.get("error_bound")
+    of_what = "" if bound is None else str(bound.attrs.get(OF_WHAT, ""))
+    values = np.asarray(() if bound is None else bound.values)
+    if not of_what or not np.isfinite(values).any():
+        return ""
+    worst = float(np.max(values[~np.isnan(values)]))
+    return accuracy(worst, None, "worst certified error", of_what)
 
 
 def select(data: xr.Dataset, chosen: Mapping[str, str]) -> tuple[xr.Dataset, str]:
@@ -152,7 +170,8 @@ class _Sweep:
             values = np.asarray(self.data[name].isel(dict(point)).values, float)
             values = values[np.isfinite(values)]
             if values.size:
-                on = (s for s in named if np.isin(values, self.along(s, point)).all())
+                free = CERTIFIES in self.data  # choices may lie between nodes
+                on = (s for s in named if _lies_on(values, self.along(s, point), free))
                 return next(on, None)
         return None
 

@@ -38,13 +38,14 @@ from dpsolve.solvers.solve.one_device import (
     solve_options,
     warn_of_top_mass,
 )
+from dpsolve.solvers.solve.refinement import Refinement, refined, refined_size
 
 
 def solve(
     model: Factory | Model | TabularModel | str,
     params: Mapping[str, Any] | None = None,
     *,
-    tol: float = 1e-6,
+    tol: float | None = None,
     method: str = "auto",
     mesh: MeshShape | str | Mapping[str, int] | None = None,
     **options: Any,
@@ -60,8 +61,11 @@ def solve(
         compiled once per set of sizes, whatever the parameters' values, which may be tracers:
         derivatives are implicit ones, at the fixed optimal policy (see
         :mod:`dpsolve.solvers.solve.gradients`).
-    tol : float
-        Certified sup-norm error of the value to reach.
+    tol : float, optional
+        Certified sup-norm error of the value to reach. By default 1e-6 where choices are made on a
+        grid; with continuous choices (``dp.interval``) whatever the grid allows: `tol` given is
+        then a distance from the true value, over the whole continuum, and where the grid does not
+        allow it the point is ``inexact``, with the number of points that would do.
     method : str
         ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it. ``howard`` and
         its like mean ``pi``, ``vfi`` means ``vi`` (see :class:`~dpsolve.SolveOptions`).
@@ -70,6 +74,8 @@ def solve(
         the policy and of all that is computed from them, and the answer is the same within its
         bounds. ``"auto"`` takes as few devices as the model fits on. By default one device.
     **options
+        ``refine="n_a"`` (a size, or a tuple of them) takes a model with continuous choices from n
+        to 2n - 1 points until `tol` holds, or memory ends it; the solution is on the last grid.
         Further fields of :class:`~dpsolve.SolveOptions`: how to solve (``max_iter``, ``block``,
         `memory`, which is that of each device, ...); for what (``criterion="average"``: the average
         reward per period, at a discount of 1; see :mod:`dpsolve.solvers.methods.average`); and what
@@ -96,6 +102,8 @@ def solve(
         moment, the stationary distribution of a finite horizon, a gradient by a size, or of a
         moment under a policy on a grid; or if there are fewer devices than the mesh takes.
     """
+    if options.get("refine"):
+        return _refined(model, params, mesh, {"tol": tol, "method": method, **options})
     if mesh is None:
         return solve_on_one_device(model, params, tol=tol, method=method, **options)
     factory = _factory(model, params)
@@ -143,6 +151,38 @@ def solve(
     warn_of_top_mass(problem.name, arrays)
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, dict(values), problem, message, seconds, compiling.seconds)
+
+
+def _refined(
+    model: Factory | Model | TabularModel | str,
+    params: Mapping[str, Any] | None,
+    mesh: MeshShape | str | Mapping[str, int] | None,
+    options: Mapping[str, Any],
+) -> Solution:
+    """Solve on finer grids until the tolerance holds; the solution is that of the last one."""
+    if isinstance(model, Model | TabularModel):
+        raise UsageError("refine= makes the model anew with more points: pass its factory")
+    if mesh is not None:
+        raise UsageError("refine= beside mesh=: a refined solve takes one device; leave mesh out")
+    factory = as_factory(model)
+    chosen = solve_options(factory, **options)
+    values, sizes = split(factory, params)
+    if not is_concrete(values):
+        raise UsageError("refine= inside jit, vmap or grad: how far it goes depends on numbers")
+    refinement = Refinement(factory, sizes, chosen)
+
+    def solved(sizes: Mapping[str, Any]) -> Solution:
+        return solve_on_one_device(factory, {**values, **sizes}, **options)
+
+    refinement.check({name: float(x) for name, x in values.items()})
+    found, why = refined(solved, refinement, solved(sizes))
+    done = dict(found.problem.sizes)
+    named = {refined_size(n, chosen.refine): np.int32(done[n]) for n in chosen.refine}
+    message = f"{found.message}; {why}" if why else found.messages
+    arrays = {**found.arrays, **named}
+    return Solution(
+        arrays, found.parameters, found.problem, message, found.seconds, found.compile_seconds
+    )
 
 
 @lru_cache(maxsize=64)

@@ -31,7 +31,7 @@ def solve_many(
     model: Factory | str,
     params: Mapping[str, Any],
     *,
-    tol: float = 1e-6,
+    tol: float | None = None,
     method: str = "auto",
     mesh: MeshShape | str | Mapping[str, int] | None = None,
     **options: Any,

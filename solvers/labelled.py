@@ -35,6 +35,19 @@ def entry(arrays: Mapping[str, AnyArray], name: Any, what: str) -> AnyArray:
     )
 
 
+def choices_of(arrays: Iterable[str]) -> tuple[str, ...]:
+    """Return the choices whose values are among a result's arrays, by the names of these.
+
+    Beside ``policy_<choice>`` there are its position, ends between which it lies, and its loss.
+    """
+    names = [n.removeprefix("policy_") for n in arrays if n.startswith("policy_")]
+    positions = [f"index_{c}" for c in names]
+    beside = {"loss", *(f"{end}_{c}" for c in names for end in ("lower", "upper"))}
+    return tuple(
+        c for c in names if c not in positions and (f"index_{c}" in names or c not in beside)
+    )
+
+
 def labelled(
     found: Any,
     named: Iterable[tuple[str, tuple[str, ...], AnyArray]],

@@ -46,8 +46,11 @@ CERTIFICATES: dict[str, tuple[str, ...]] = {"full": ("auto",), "sampled": ("samp
 # What a point is asked for beside its value: absent from `as_dict` when it is not asked for, so
 # that what was stored before there was such an option still reads the same.
 _EXTRAS = ("distribution", "moments", "gradients", "gradients_fixed_policy", "periods", "initial")
-# Options that came later: absent at their default, for the same reason.
-_LATER = ("criterion", "precision", "warm", "certificate", "sample", "sample_seed", "cycles")
+# Options that came later: absent at their default, for the same reason. So is a `tol` that is not
+# given, which stood there as 1e-6 when every choice was made on a grid.
+_LATER = ("criterion", "precision", "warm", "certificate", "sample", "sample_seed", "cycles",
+          "tol", "refine")  # fmt: skip
+GRID_TOL = 1e-6  # what is reached where none is asked for, and choices are made on a grid
 _EXTRAS_TUNING = ("distribution_tol", "distribution_method")
 
 
@@ -57,8 +60,10 @@ class SolveOptions:
 
     Attributes
     ----------
-    tol : float
-        Certified sup-norm error of the value to reach.
+    tol : float or None
+        Certified sup-norm error of the value to reach. None: 1e-6 where choices are made on a grid,
+        and for continuous choices (``dp.interval``) whatever the grid allows: such a point is
+        solved as soon as it is certified. See :meth:`tolerance`.
     method : str
         ``auto``, ``vi`` (value iteration), ``pi`` (Howard policy iteration with a Krylov inner
         solver) or ``opi`` (optimistic policy iteration). None changes what is certified. Names of
@@ -116,9 +121,12 @@ class SolveOptions:
         ``inexact``, with an `error_bound` of inf (see :mod:`.sampled_certificate`).
     sample, sample_seed : int
         States in the sample, and the seed that draws them.
+    refine : tuple of str
+        Sizes of a model with continuous choices that are taken from n to 2n - 1 points until `tol`
+        holds: each time the nodes contain the old ones. See :mod:`.refinement`.
     """
 
-    tol: float = 1e-6
+    tol: float | None = None
     method: str = "auto"
     max_iter: int = 100_000
     steps: int = 50
@@ -140,6 +148,7 @@ class SolveOptions:
     certificate: str = "full"
     sample: int = 2_000
     sample_seed: int = 0
+    refine: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # the way a frozen dataclass normalises its own fields
@@ -150,7 +159,8 @@ class SolveOptions:
         known = STATIONARY_METHODS
         put(self, "distribution_method", canonical("distribution_method", self.distribution_method,
                                                  known))  # fmt: skip
-        put(self, "tol", _tolerance("tol", self.tol, "the certified error to reach"))
+        if self.tol is not None:
+            put(self, "tol", _tolerance("tol", self.tol, "the certified error to reach"))
         l1 = "the certified L1 distance of the distribution to reach"
         put(self, "distribution_tol", _tolerance("distribution_tol", self.distribution_tol, l1))
         for name in ("max_iter", "steps", "inner_iter", "block", "memory", "periods", "sample"):
@@ -173,6 +183,28 @@ class SolveOptions:
         for name in ("moments", "gradients", "gradients_fixed_policy"):
             put(self, name, _names(name, getattr(self, name)))
         put(self, "initial", _initial(self.initial))
+        put(self, "refine", _names("refine", self.refine))
+        if self.refine and self.tol is None:
+            raise UsageError(
+                f"refine={self.refine[0]!r} takes more points until tol holds, and no tol is "
+                "given: add for example tol = 1e-4"
+            )
+
+    @property
+    def tol_on_grid(self) -> float:
+        """The certified error to reach where choices are made on a grid."""
+        return GRID_TOL if self.tol is None else self.tol
+
+    def tolerance(self, made: Any) -> float | None:
+        """Return the certified error to reach of a model; None: as good as its grid allows.
+
+        Parameters
+        ----------
+        made : Model, or anything else that a factory returns
+            Or a bool: whether choices are continuous.
+        """
+        continuous = made if isinstance(made, bool) else bool(getattr(made, "continuous", None))
+        return self.tol if continuous else self.tol_on_grid
 
     @property
     def differentiated_by(self) -> tuple[str, ...]:
@@ -210,7 +242,7 @@ class SolveOptions:
         asked = [name for name in _EXTRAS if plain[name] not in (None, False, [])]
         tuning = _EXTRAS_TUNING if self.stationary else ()
         dropped = {*_EXTRAS, *_EXTRAS_TUNING} - {*asked, *tuning}
-        dropped |= {name for name in _LATER if plain[name] == getattr(SolveOptions, name)}
+        dropped |= {name for name in _LATER if plain[name] == _plain(getattr(SolveOptions, name))}
         return {name: x for name, x in plain.items() if name not in dropped}
 
 
@@ -231,7 +263,8 @@ def _names(name: str, given: Any) -> tuple[str, ...]:
     if isinstance(given, str):
         given = [part.strip() for part in given.split(",") if part.strip()]
     if not isinstance(given, Sequence) or not all(isinstance(x, str) and x for x in given):
-        such = '["gini_a", "mean_consumption"]' if name == "moments" else '["beta", "gamma"]'
+        examples = {"moments": '["gini_a", "mean_consumption"]', "refine": '["n_a"]'}
+        such = examples.get(name, '["beta", "gamma"]')
         raise UsageError(f"{name}={given!r}; it is a list of names, such as {such}")
     return tuple(dict.fromkeys(given))
 

@@ -12,6 +12,13 @@ import numpy as np
 RECORDS = ("residual", "error_bound", "iterations")
 PER_POINT = (*RECORDS, "code")  # one number per point, whatever the model
 
+CERTIFIES = ("exact", "continuum", "interpolated", "grid", "none")
+"""What bounds are of, by the number that a result holds; see :mod:`.certified`."""
+CONCAVITY = ("none", "declared", "proved")
+"""What is known of the concavity that bounds over a continuum rest on, likewise."""
+OF_CONTINUUM = ("certifies", "concavity", "policy_loss", "consumption_equivalent", "refined_size")
+"""Numbers of a point with continuous choices, where it has them."""
+
 
 class Outcome(IntEnum):
     """Result codes of a solve: 0 solved, 10 and above failed, all others inexact."""
@@ -112,11 +119,34 @@ def listed(values: Mapping[str, Any]) -> str:
     return ", ".join(each)
 
 
-def accuracy(bound: float, tol: float, what: str = "certified error") -> str:
-    """Return what is said of an error bound in a summary, which is nothing where it is none."""
+def in_words(words: tuple[str, ...], numbers: Any) -> str | np.ndarray[Any, Any]:
+    """Return the words of int8 numbers, those of :data:`CERTIFIES` or :data:`CONCAVITY`."""
+    codes = np.asarray(numbers)
+    known = (codes >= 0) & (codes < len(words))  # a point that is not there has another
+    found = np.where(known, np.array(words, dtype=object)[np.where(known, codes, 0)], "none")
+    return found if found.ndim else str(found)
+
+
+def accuracy(
+    bound: float, tol: float | None, what: str = "certified error", of_what: str = ""
+) -> str:
+    """Return what is said of an error bound in a summary, which is nothing where it is none.
+
+    Parameters
+    ----------
+    bound : float
+    tol : float or None
+        None: none was asked for, and whatever the grid allows will do.
+    what : str
+        What to call the bound.
+    of_what : str
+        What it is of, in words (:func:`.certified.of_what`).
+    """
     if math.isnan(bound):
         return UNCERTIFIED
+    asked = "" if tol is None else f" (tol {tol:g})"
     if math.isinf(bound):
         some = " at some points" if what.startswith("worst") else ""
-        return f"nothing is certified{some}: error_bound is inf (tol {tol:g})"
-    return f"{what} {bound:.3g} (tol {tol:g})"
+        return f"nothing is certified{some}: error_bound is inf{asked}"
+    first, more, rest = of_what.partition("; ")
+    return " ".join(filter(None, [what, f"{bound:.3g}", first])) + asked + more + rest

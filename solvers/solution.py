@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.model.factory_signature import Factory, look_over, signature
-from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 
+from .certified import OF_WHAT, REFINED, at_best, of_what
 from .errors import UsageError
-from .labelled import entry, labelled
+from .labelled import choices_of, entry, labelled
 from .options import SolveOptions
-from .outcomes import RECORDS, UNCERTIFIED, Outcome, accuracy, sentence, word
+from .outcomes import CERTIFIES, CONCAVITY, RECORDS, UNCERTIFIED, Outcome, in_words, sentence, word
+from .summary import in_a_line
 
 if TYPE_CHECKING:
     import xarray
 
 
 CERTIFICATE = "certificate"  # the array that tells which it was: 0 full, 1 by a sample
-BESIDE_POLICY = ("lower_", "upper_", "loss")  # arrays that tell more of a policy
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,11 @@ class Solution:
     gain, gain_lower, gain_upper : float
         With ``criterion="average"``, the average reward per period and its certified bounds.
     policy : dict of str to array (states...)
-        The optimal choice's value, by choice name: a grid point, or with ``dp.certify`` any.
+        The optimal choice's value, by choice name: a grid point, or any of an interval.
+    policy_lower, policy_upper : dict of str to array (states...)
+        With one continuous choice, the ends between which the optimal choice lies, certified.
     policy_index : dict of str to int array (states...)
-        Its position on the choice's grid.
+        Its position on the choice's grid, where that has one.
     outputs : dict of str to array (states...)
         The model's outputs at the optimum.
     grids : dict of str to array (n,)
@@ -109,6 +111,8 @@ class Solution:
         bound: it says that nothing is certified.
     certificate : str, or array of str
         ``full``; or ``sampled``, which is none: see :mod:`.sampled_certificate`.
+    certifies, concavity : str, or array of str
+        What the bounds are of, and what is known of the concavity that they rest on.
     parameters : dict
         Every economic parameter.
     problem : Problem
@@ -174,19 +178,51 @@ class Solution:
         return words if words.ndim else str(words)
 
     @property
-    def certifies(self) -> str:
-        """What the bounds are of: ``exact``, ``continuum``, ``grid`` or ``none``.
+    def certifies(self) -> str | Numpy:
+        """What the bounds are of, of the weakest that applies; of many points, an array of words.
 
-        ``exact``: nothing is continuous. ``continuum``: the true value, of a choice and a state
-        that are continuous (``dp.certify``). ``grid``: the problem on the grid, whose choices are
-        grid points and whose values between them are interpolated; of a continuous choice they say
+        ``exact``: nothing is continuous. ``continuum``: the true value, of choices and states that
+        are continuous. ``interpolated``: a problem whose value between nodes is interpolated.
+        ``grid``: likewise, and choices are grid points; of a continuous choice the bounds say
         nothing. ``none``: nothing is certified.
         """
-        if "policy_loss" in self.arrays:
+        if "certifies" in self.arrays:
+            return in_words(CERTIFIES, self.arrays["certifies"])
+        if "policy_loss" in self.arrays and "policy_index_loss" not in self.arrays:
             return "continuum" if np.isfinite(self.arrays["error_bound"]) else "none"
-        if "value" not in dict(self.problem.dims):
-            return "none"
-        return "grid" if _is_continuous(self.problem) else "exact"
+        best = "none" if "value" not in dict(self.problem.dims) else self._look(at_best)
+        return np.full(np.shape(self.code), best, object) if self.problem.batched else best
+
+    @property
+    def concavity(self) -> str | Numpy:
+        """What is known of the concavity that the bounds rest on, or an array of words.
+
+        ``proved``, ``declared`` (and tested) or ``none``.
+        """
+        return in_words(CONCAVITY, self.arrays.get("concavity", np.zeros_like(self.code)))
+
+    @property
+    def of_what(self) -> str:
+        """What a certified error is of, in words."""
+        weakest = np.atleast_1d(self.certifies)
+        known = [CERTIFIES.index(word) for word in weakest if word != "none"]
+        word = CERTIFIES[max(known, default=4)]
+        if word == "continuum" and self._has_fewer_nodes():
+            return REFINED
+        return self._look(of_what) if word == "grid" else OF_WHAT[word]
+
+    def _has_fewer_nodes(self) -> bool:
+        """Tell whether a grid was solved on of which only some nodes are here."""
+        names, sizes = self.problem.options.refine, dict(self.problem.sizes)
+        keys = ["refined_size"] if len(names) == 1 else [f"refined_size_{n}" for n in names]
+        found = [(self.arrays[k], sizes[n]) for k, n in zip(keys, names, strict=True) if k in self]
+        return any((np.asarray(solved) != kept).any() for solved, kept in found)
+
+    def _look(self, look: Callable[[Any], str]) -> str:
+        problem = self.problem
+        if problem.factory is None:
+            return look(problem.model)
+        return look_over(problem.factory, dict(problem.sizes), look)
 
     def _kept(self, name: str) -> AnyArray:
         if name in ("lower", "upper") and "gain" in self.arrays:
@@ -213,16 +249,22 @@ class Solution:
     @property
     def policy(self) -> dict[str, AnyArray]:
         """The optimal choice's value (states...), by choice name."""
-        names = self.policy_index
-        if not names and "policy_loss" in self.arrays:  # of dp.certify: between grid points
-            found = self._group("policy_")
-            return {c: x for c, x in found.items() if not c.startswith(BESIDE_POLICY)}
-        return {c: self.arrays[f"policy_{c}"] for c in names}
+        return {c: self.arrays[f"policy_{c}"] for c in choices_of(self.arrays)}
+
+    @property
+    def policy_lower(self) -> dict[str, AnyArray]:
+        """Certified lower end of the optimal choice (states...), where there is just one."""
+        return {c: x for c, x in self._group("policy_lower_").items() if c in self.policy}
+
+    @property
+    def policy_upper(self) -> dict[str, AnyArray]:
+        """Certified upper end of the optimal choice (states...), where there is just one."""
+        return {c: x for c, x in self._group("policy_upper_").items() if c in self.policy}
 
     @property
     def decisions(self) -> dict[str, AnyArray]:
-        """The optimal choice (states...), by choice name: its position, or its value between."""
-        return self.policy_index or self.policy
+        """The optimal choice (states...), by name: its position, or its value where that is any."""
+        return self.policy | self.policy_index
 
     @property
     def outputs(self) -> dict[str, AnyArray]:
@@ -299,6 +341,11 @@ class Solution:
         return found
 
     @property
+    def tol(self) -> float | None:
+        """The certified error that was to be reached; None: as good as the grid allows."""
+        return self.problem.options.tolerance("certifies" in self.arrays)
+
+    @property
     def residual(self) -> AnyArray:
         """Sup-norm of the last sweep's change: a number, or (points,)."""
         return self.arrays["residual"]
@@ -363,42 +410,7 @@ class Solution:
     def __repr__(self) -> str:
         if not is_concrete(self.arrays):
             return f"<Solution of {self.problem.name}, traced>"
-        shape = np.shape(np.asarray(self.arrays.get("value", self.code)))
-        if self.problem.batched:
-            return f"<Solution of {self.problem.name}: {self._summary(shape)}>"
-        why = str(self.message).rstrip(".")
-        reason = (
-            f"{self.status}{', ' if self.status == 'solved' else ': '}{why}" if why else "solved"
-        )
-        if self.status == "failed":
-            return f"<Solution of {self.problem.name}: {reason}>"
-        bound, sweeps = float(self.error_bound), f"{int(self.iterations)} sweeps"
-        if np.isnan(bound):  # the reason says it
-            return f"<Solution of {self.problem.name}: {reason}, shape {shape}>"
-        certified = f"certified error {bound:.2g}{WHOSE[self.certifies]}"
-        if self.certifies != "continuum":  # which is found by linear systems
-            certified += f", {sweeps}"
-        if not np.isfinite(bound):
-            certified = f"nothing certified, {sweeps}"
-        elif "value" not in dict(self.problem.dims):
-            certified = f"error at most {bound:.2g} by the factory's word"
-        elif self.status != "solved":
-            certified += f" (tol {self.problem.options.tol:g})"
-        return f"<Solution of {self.problem.name}: {reason}; {certified}, shape {shape}>"
-
-    def _summary(self, shape: tuple[int, ...]) -> str:
-        """Say in a line how many points ended how, and why the first that is not solved did."""
-        status, bounds = np.atleast_1d(self.status), np.asarray(self.error_bound)
-        words, counts = np.unique(status, return_counts=True)
-        each = ", ".join(f"{n:,} {w}" for w, n in zip(words, counts, strict=True))
-        parts = [f"{shape[0]:,} points: {each}"]
-        if (bounds := bounds[status != "failed"]).size:
-            worst = float(np.max(bounds))  # NaN where one has none
-            parts += [accuracy(worst, self.problem.options.tol, "worst certified error")]
-        if (status != "solved").any():
-            first = int(np.argmax(np.where(status == "failed", 2, status == "inexact")))
-            parts += [f"point {first} {status[first]}: {np.atleast_1d(self.message)[first]}"]
-        return "; ".join(part.rstrip(".") for part in [*parts, f"shape {shape}"])
+        return f"<Solution of {self.problem.name}: {in_a_line(self)}>"
 
     # -- labelled results -----------------------------------------------------------------------
 
@@ -414,7 +426,11 @@ class Solution:
             if name in self.arrays
         ]  # the store that it was loaded from may have kept less
         numbers = {name: self.arrays[name] for name in RECORDS}
-        attrs = {"model": self.problem.name, "tol": self.problem.options.tol}
+        attrs: dict[str, Any] = {"model": self.problem.name}
+        if (tol := self.tol) is not None:
+            attrs["tol"] = tol
+        if (what := self.of_what) or "certifies" in self.arrays:
+            attrs["certified"] = what or "nothing"
         return labelled(self, named, numbers, self.problem.batched).assign_attrs(attrs)
 
     # -- pytree ---------------------------------------------------------------------------------
@@ -428,21 +444,6 @@ class Solution:
         """Put together again."""
         arrays, parameters = children
         return cls(arrays, parameters, problem)
-
-
-WHOSE = {"continuum": " over the continuum", "grid": " on this grid", "exact": "", "none": ""}
-"""What a certified error is of, in a summary."""
-
-
-def _is_continuous(problem: Problem) -> bool:
-    """Tell whether a state of the model is continuous, so that its grid stands for more."""
-
-    def look(made: Any) -> bool:
-        return any(isinstance(s, Grid) for s in getattr(made, "states", {}).values())
-
-    if problem.factory is None:
-        return look(problem.model)
-    return look_over(problem.factory, dict(problem.sizes), look)
 
 
 def where_certified(moments: Mapping[str, AnyArray], certified: AnyArray) -> dict[str, jax.Array]:

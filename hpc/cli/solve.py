@@ -189,8 +189,8 @@ def _summary(reading: Reading, ending: SolveReport, group: ProcessGroup) -> Iter
     if ending.status != "solved" and ending.message:
         yield f"  because     {ending.message}"
     if ending.status in ("solved", "inexact") or not math.isnan(ending.error_bound):
-        tol = float(reading.sweep.solve["tol"])
-        yield f"  accuracy    {accuracy(ending.error_bound, tol)}"
+        what = "certified error"
+        yield f"  accuracy    {accuracy(ending.error_bound, ending.tol, what, ending.of_what)}"
         taken_up = f", taken up after {ending.resumed}" if ending.resumed is not None else ""
         yield f"  iterations  {ending.iterations}{taken_up}"
     hosts = len({member.host for member in group.members})
@@ -223,7 +223,7 @@ def _summary(reading: Reading, ending: SolveReport, group: ProcessGroup) -> Iter
 )
 @click.argument("model")
 @set_option
-@click.option("--tol", type=float, default=1e-6, show_default=True,
+@click.option("--tol", type=float, show_default="1e-6; for continuous choices what the grid allows",
               help="Certified error of the value to reach.")  # fmt: skip
 @click.option("--method", default="auto", show_default=True, help="auto, vi, pi or opi.")
 @click.option(
@@ -232,6 +232,8 @@ def _summary(reading: Reading, ending: SolveReport, group: ProcessGroup) -> Iter
     show_default=True,
     help="What to maximise: discounted, or average, the average reward per period.",
 )
+@click.option("--refine", metavar="NAMES",
+              help="Sizes that are taken from n to 2n - 1 points until tol holds.")  # fmt: skip
 @click.option("--save", metavar="PATH", help="Save the solution: PATH.zarr or PATH.nc.")
 @click.option("--mesh", metavar="states=N", help="Devices that share the model's states.")
 @store_options
@@ -241,9 +243,10 @@ def solve(
     /,
     model: str,
     fixed: tuple[str, ...],
-    tol: float,
+    tol: float | None,
     method: str,
     criterion: str,
+    refine: str | None,
     save: str | None,
     mesh: str | None,
     **placing: Any,
@@ -261,6 +264,8 @@ def solve(
     if asks_for_store(placing):
         if save is not None:
             raise UsageError("--save and --store: dp.open reads the store; leave --save out")
+        if refine is not None:  # refused there, like one of --with
+            placing["other"] = (*placing["other"], f"solve.refine={refine}")
         solve_stored(
             ctx,
             model,
@@ -279,8 +284,9 @@ def solve(
     def solved() -> tuple[Solution, float]:
         with compile_clock() as compiling:  # which counts in its own thread
             found = solve_model(
-                factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion
-            )
+                factory, params, tol=tol, method=method, mesh=mesh, criterion=criterion,
+                refine=refine or (),
+            )  # fmt: skip
         return found, compiling.seconds
 
     solution, compiling = interruptible(solved)
@@ -324,7 +330,7 @@ def _solution_lines(solution: Solution, seconds: float, compiling: float) -> Ite
 
     status = str(solution.status)
     colour = {"solved": "green", "inexact": "yellow"}.get(status, "red")
-    tol = solution.problem.options.tol
+    tol = solution.tol
     yield f"{solution.problem.name}: {click.style(status, fg=colour, bold=True)}"
     if status != "solved" and solution.message:
         yield f"  because     {solution.message}"
@@ -336,9 +342,10 @@ def _solution_lines(solution: Solution, seconds: float, compiling: float) -> Ite
         if "gain" in solution.arrays:
             yield f"  gain        {float(solution.gain):.10g} on average per period"
         whose = "certified error" if "value" in dict(solution.problem.dims) else "error at most"
-        yield f"  accuracy    {accuracy(bound, tol, whose)}"
-        if solution.certifies == "grid" and np.isfinite(bound):
-            yield "  of what     choices on this grid; dp.certify bounds a continuous choice"
+        of_what = solution.of_what if "value" in dict(solution.problem.dims) else ""
+        yield f"  accuracy    {accuracy(bound, tol, whose, of_what)}"
+        if solution.concavity != "none":
+            yield f"  certifies   the {solution.certifies}, concavity {solution.concavity}"
     if not np.isnan(bound):
         yield f"  iterations  {int(solution.iterations)}"
     if status != "failed":

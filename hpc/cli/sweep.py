@@ -228,6 +228,18 @@ def _sweeps(plan: Plan) -> Iterator[str]:
     """Yield how sweeps find their maxima and where points start, for each bucket."""
     for part in plan.buckets:
         group = f"{part.bucket.group}: " if part.bucket.group else ""
+        shape = part.program.outline.shape
+        if shape.promise:
+            yield f"  certifies:  {group}{shape.promise}"
+        if shape.continuous:
+            if refined := part.program.options.refine:
+                sizes = part.program.refinement.finer(0)
+                told = ", ".join(f"{n} from {sizes[n]:,}" for n in refined)
+                yield (
+                    f"  refines     {group}{told} to 2n - 1 points, as often as tol takes and "
+                    "memory allows; the nodes of the first are kept"
+                )
+            yield f"  starts      {group}cold: each point with a continuous choice by itself"
         if (found := part.program.outlook) is not None:
             yield f"  rewards     {group}{found.rewards}"
             yield f"  maxima      {group}{found.maxima}"
@@ -345,8 +357,10 @@ def _summary(outcome: SweepReport, check: FinalCheck | None) -> Iterator[str]:
         for failure in read_status(outcome.path).failures:
             yield printable(f"  {failure}")
     if outcome.solved or outcome.inexact:
-        bound = accuracy(outcome.error_bound, outcome.tol, "worst certified error")
+        what = "worst certified error"
+        bound = accuracy(outcome.error_bound, outcome.tol, what, outcome.of_what)
         yield f"  accuracy    {bound}"
+    yield from (f"  certifies   {text}" for text in outcome.certifies)
     yield f"  store       {outcome.path}"
     if outcome.computed:
         solving = outcome.seconds - outcome.compile_seconds

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from dpsolve.sharding.processes.stepwise import DeviceState, SinglePassSolve, Stepwise
 
 
+NO_REFINEMENT = (
+    "refine beside solve --store: a store is made whole before anything is solved. dpsolve sweep "
+    "refines point by point, and keeps the nodes of the size asked for"
+)
 ROUND = 1.0  # seconds that a round should last
 GROWTH = 8  # a round has at most so many times the sweeps of the last one
 TOLD = 30.0  # seconds between two lines of progress
@@ -71,6 +75,10 @@ class SolveReport:
         Whether an earlier call had committed it.
     interrupted : str or None
         The signal that ended it.
+    tol : float or None
+        The certified error that was asked for; None: whatever the grid allows.
+    of_what : str
+        What the certified error is of, in words.
     """
 
     path: Path
@@ -84,6 +92,8 @@ class SolveReport:
     compile_seconds: float = 0.0
     before: bool = False
     interrupted: str | None = None
+    tol: float | None = None
+    of_what: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -246,6 +256,8 @@ class StoredSolve:
             error_bound=records["error_bound"],
             iterations=records["iterations"],
             resumed=self.resumed,
+            tol=self.store.tol,
+            of_what=self.store.of_what,
         )
 
     def pending(self, solve: Stepwise, came: str) -> SolveReport:
@@ -259,6 +271,8 @@ class StoredSolve:
             iterations=solve.sweeps,
             resumed=self.resumed,
             interrupted=came,
+            tol=self.store.tol,
+            of_what=self.store.of_what,
         )
 
     def note(self, text: str) -> None:
@@ -329,6 +343,8 @@ def _planned(sweep: Sweep, source: ModelSource, shape: MeshShape) -> Plan:
     from dpsolve.sharding.devices.fit import check_fits, make_partition
 
     plan = make_plan(sweep, source)
+    if plan.options.refine:
+        raise UsageError(NO_REFINEMENT)
     if plan.points != 1:
         raise UsageError(
             f"these are {plan.points} points, and solve takes one; for many: dpsolve sweep"
@@ -383,4 +399,6 @@ def _recorded(store: Store, shape: MeshShape) -> SolveReport:
         message=str(one("message")),
         error_bound=float(one("error_bound")),
         iterations=int(one("iterations")),
+        tol=store.tol,
+        of_what=store.of_what,
     )

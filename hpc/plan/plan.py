@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dpsolve.hpc.sweep_file.fields import asked_for, options_of
 from dpsolve.hpc.zarr_format import ZarrArray, item_bytes
 from dpsolve.sharding.batches.solving_order import START, STRAND
+from dpsolve.solvers.certified import REFINED
 
 from . import store_schema
 from .tasks import TASKS_EACH, Task, WorkerCount, block_shape, cut, points_per_task
@@ -68,7 +69,11 @@ class BucketPlan:
     @cached_property
     def results(self) -> dict[str, ZarrArray]:
         """The arrays that tasks write."""
-        return store_schema.results(self.bucket, self.variables, self.block, self.widths)
+        shape = self.program.outline.shape
+        what = REFINED if self.program.options.refine else shape.of_what
+        said = {store_schema.CERTIFIES: shape.certifies, store_schema.OF_WHAT: what}
+        said = said if shape.own is None else {}
+        return store_schema.results(self.bucket, self.variables, self.block, self.widths, said)
 
     @property
     def arrays(self) -> dict[str, ZarrArray]:
@@ -123,6 +128,13 @@ class Plan:
     def path(self) -> Path:
         """Where the store lies."""
         return Path(self.sweep.store.path).expanduser()
+
+    @property
+    def tol(self) -> float | None:
+        """The certified error to reach; None: as good as the grid allows."""
+        return self.options.tolerance(
+            any(part.program.outline.shape.continuous for part in self.buckets)
+        )
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -33,6 +33,11 @@ READABLE = (1, FORMAT)
 
 PENDING = "pending"
 
+CERTIFIES, CONCAVITY = "certifies", "concavity"
+"""Arrays that tell of each point what its bounds are of; `certifies` is an attribute of
+``error_bound`` too, of what bounds are of at best, and `of_what` says so in words."""
+OF_WHAT = "of_what"
+
 RECORDS: dict[str, tuple[str, Any, dict[str, str]]] = {
     "status": (STRING, PENDING, {"long_name": "solved, inexact, failed or pending"}),
     "message": (STRING, "", {"long_name": "why a point is not solved"}),
@@ -77,6 +82,7 @@ def results(
     variables: Mapping[str, Variable],
     block: tuple[int, ...],
     widths: Mapping[str, int] | None = None,
+    certified: Mapping[str, str] | None = None,
 ) -> dict[str, ZarrArray]:
     """Return the arrays that tasks write, in the order in which they are written.
 
@@ -89,6 +95,8 @@ def results(
         Extent of a task along each parameter axis.
     widths : dict of str to int, optional
         Of states whose axis is cut into several files: the members in each.
+    certified : dict of str to str, optional
+        What error bounds are of: attributes of theirs.
     """
     axes, shape = tuple(bucket.axes), bucket.shape
     beside = {name: dims for name, (dims, _) in bucket.parameters.items() if name not in axes}
@@ -105,13 +113,15 @@ def results(
             cell=cell,
             # Those that `dpsolve status` reads are plain: it does so without zarr.
             chunk=None
-            if name.startswith(PREFIX) and not variable.dims
+            if not variable.dims and (name.startswith(PREFIX) or name in (CERTIFIES, CONCAVITY))
             else inner_chunk(cell, np.dtype(variable.dtype).itemsize),
             fill=_fill(np.dtype(variable.dtype)),
             attributes={"long_name": variable.long_name} | _beside(name, dims, beside),
         )
     for name, (dtype, fill, attributes) in RECORDS.items():
         labels = attributes | _beside(name, axes, beside)
+        if name == "error_bound":
+            labels |= certified or {}
         found[name] = ZarrArray(axes, shape, dtype, block, None, fill, labels)
     found["status"] = found.pop("status")  # the status is the commit: last
     return found

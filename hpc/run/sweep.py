@@ -17,7 +17,7 @@ from dpsolve.hpc.store.create import open_or_create
 from dpsolve.hpc.store.damage import check_metadata, damaged_tasks, take_back
 from dpsolve.hpc.store.failed_points import clear_failed, has_failed
 from dpsolve.hpc.store.provenance import version_notes
-from dpsolve.hpc.store.status import top_mass_texts
+from dpsolve.hpc.store.status import certified_texts, top_mass_texts
 from dpsolve.hpc.store.store import MANY_TASKS, Store, check_format, open_store
 from dpsolve.hpc.store.trust import Trust, trusted
 
@@ -47,8 +47,8 @@ class SweepReport:
     error_bound : float
         The worst certified error among the solved and inexact points; NaN where nothing is
         certified (a factory that returns arrays).
-    tol : float
-        The certified error that was asked for.
+    tol : float or None
+        The certified error that was asked for; None: whatever the grid allows.
     seconds : float
         Wall time of this call.
     plan_seconds, compile_seconds : float
@@ -59,6 +59,10 @@ class SweepReport:
         The signal that ended the call early.
     source : ModelSource or None
         The model that ran, for whoever looks at the store next.
+    of_what : str
+        What certified errors are of, in words.
+    certifies : tuple of str
+        Where choices are continuous: what is certified, and of how many points, for each group.
     """
 
     path: Path
@@ -67,13 +71,15 @@ class SweepReport:
     failed: int
     pending: int
     error_bound: float
-    tol: float
+    tol: float | None
     seconds: float
     plan_seconds: float
     compile_seconds: float
     computed: int
     interrupted: str | None = None
     source: ModelSource | None = field(default=None, repr=False)
+    of_what: str = ""
+    certifies: tuple[str, ...] = ()
 
     @property
     def points(self) -> int:
@@ -295,11 +301,13 @@ def _account(
         failed=failed,
         pending=store.points - solved - inexact - failed,
         error_bound=worst(receipt.error_bound for receipt in every),
-        tol=store.options.tol,
+        tol=store.tol,
         seconds=seconds,
         plan_seconds=0.0,
         compile_seconds=compiling,
         computed=sum(receipt.solved + receipt.inexact + receipt.failed for receipt in new),
         interrupted=came,
         source=store.source,
+        of_what=store.of_what,
+        certifies=tuple(certified_texts(store, {receipt.task for receipt in every})),
     )

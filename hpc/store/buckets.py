@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpsolve.hpc.plan.store_schema import RECORDS
+from dpsolve.hpc.plan.store_schema import CERTIFIES, OF_WHAT, RECORDS
 from dpsolve.hpc.plan.tasks import Task, cut
 from dpsolve.hpc.zarr_format import ZarrArray
 
@@ -142,6 +142,16 @@ class StoredBucket:
     def kept(self) -> dict[str, str]:
         """The data type of each kept variable."""
         return {name: a.dtype for name, a in self.results.items() if name not in RECORDS}
+
+    @property
+    def certifies(self) -> str:
+        """What bounds are of at best; '' in stores that were begun before there was a word."""
+        return str(self.labels.get("error_bound", {}).get(CERTIFIES, ""))
+
+    @property
+    def of_what(self) -> str:
+        """The same in words."""
+        return str(self.labels.get("error_bound", {}).get(OF_WHAT, ""))
 
     def file(self, name: str, task: Task) -> Path:
         """Return the file in which an array holds the points of a task, the first if several do."""

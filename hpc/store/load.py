@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from numpy.typing import NDArray
 
 from dpsolve.hpc.plan.design import POINT, point_label, point_parameters
@@ -30,11 +30,12 @@ from dpsolve.solvers.model.factory_signature import Sizes, build, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import EPS
-from dpsolve.solvers.operators.bellman import GridPolicy
+from dpsolve.solvers.operators.bellman import GridOperator, GridPolicy
 from dpsolve.solvers.operators.tabular import TabularPolicy
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence
 from dpsolve.solvers.solution import Problem, Solution
+from dpsolve.solvers.solve.continuum_point import TOO_COARSE
 from dpsolve.solvers.solve.point import read_off
 from dpsolve.solvers.solve.result_dims import arrays_dims, shape_of
 
@@ -101,7 +102,12 @@ def load(
     seconds = float(arrays.pop("seconds"))
     arrays["code"] = np.int32(_code(status, message, store.options))
     problem = Problem(factory, None, Sizes(sizes.items()), store.options, ())
-    if isinstance(made, Model | TabularModel):
+    if isinstance(made, Model) and made.continuous:
+        arrays = _with_what_follows(
+            problem, values, made, arrays, f"{store.path}: the point {where}"
+        )
+        every = arrays
+    elif isinstance(made, Model | TabularModel):
         arrays |= _policy(made, arrays, f"{store.path}: the point {where}")
         found = _filled_in(problem, values, made, arrays)
         arrays = {**{k: np.asarray(x) for k, x in found.items()}, **arrays}
@@ -145,6 +151,8 @@ def _code(status: str, message: str, options: SolveOptions) -> int:
     """Return the code of a status: that of the same sentence, where it is one of ours."""
     if status == "solved":
         return int(Outcome.SOLVED)
+    if message.startswith(TOO_COARSE):
+        return int(Outcome.TOO_COARSE)
     for outcome in Outcome:
         if outcome < 10 and outcome != 0 and sentence(outcome, options.sample) == message:
             return int(outcome)
@@ -169,12 +177,56 @@ def _policy(
         elif f"policy_{name}" in arrays:
             found[f"policy_index_{name}"] = _position(menu, arrays[f"policy_{name}"], name, what)
         else:
-            raise UsageError(
-                f"{what} has no policy: the store kept neither policy_{name} nor "
-                f'policy_index_{name}. Sweep into a new store with keep = [..., "policy"], or '
-                "solve this point with dp.solve."
-            )
+            raise _no_policy(what, name)
     return found
+
+
+def _no_policy(what: str, name: str) -> UsageError:
+    return UsageError(
+        f"{what} has no policy: the store kept neither policy_{name} nor policy_index_{name}. "
+        'Sweep into a new store with keep = [..., "policy"], or solve this point with dp.solve.'
+    )
+
+
+def _grids(made: Model) -> dict[str, Array]:
+    return {f"grid_{n}": jnp.asarray(s.values) for n, s in made.states.items()}
+
+
+def _outputs(fixed: GridPolicy) -> dict[str, Array]:
+    return {f"output_{name}": x for name, x in fixed.outputs().items()}
+
+
+def _with_what_follows(
+    problem: Problem, values: Mapping[str, Any], model: Model, arrays: Mapping[str, Any], what: str
+) -> dict[str, Any]:
+    """Return the arrays of a point with continuous choices, with outputs and grids filled in.
+
+    Raises
+    ------
+    UsageError
+        If the store kept no policy.
+    """
+    if missing := [name for name in model.choices if f"policy_{name}" not in arrays]:
+        raise _no_policy(what, missing[0])
+    chosen = {name: jnp.asarray(arrays[f"policy_{name}"]) for name in model.choices}
+
+    def through_time(values: Any, chosen: Any) -> dict[str, Array]:
+        made = build(problem.factory, values, dict(problem.sizes))  # type: ignore[arg-type]
+
+        def at(pair: Any) -> dict[str, Array]:
+            t, chosen = pair
+            return _outputs(GridOperator(made.on_grids(), t=t, block=1).between(chosen))
+
+        periods = jnp.arange(made.horizon, dtype=jnp.int32)
+        return {**_grids(made), **lax.map(at, (periods, chosen))}
+
+    def once(values: Any, chosen: Any) -> dict[str, Array]:
+        made = build(problem.factory, values, dict(problem.sizes))  # type: ignore[arg-type]
+        return {**_grids(made), **_outputs(GridOperator(made.on_grids(), block=1).between(chosen))}
+
+    run = once if model.horizon is None else through_time
+    found = jax.jit(run)(dict(values), chosen)
+    return {**{k: np.asarray(x) for k, x in found.items()}, **arrays}
 
 
 def _position(menu: NDArray[Any], chosen: NDArray[Any], name: str, what: str) -> NDArray[np.int32]:

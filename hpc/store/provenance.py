@@ -99,8 +99,8 @@ def differences(store: Store, plan: Plan) -> list[str]:
             lines.append(f"imported {name}: the store has another text than this call")
             lines += _source_difference(first[name], second[name])
     lines += _compare(  # both as they read now: an option may have had another default
-        {f"solve.{k}": v for k, v in store.options.as_dict().items()},
-        {f"solve.{k}": v for k, v in plan.options.as_dict().items()},
+        {f"solve.{k}": v for k, v in store.options.as_dict().items()} | {"solve.tol": store.tol},
+        {f"solve.{k}": v for k, v in plan.options.as_dict().items()} | {"solve.tol": plan.tol},
     )
     held_buckets = {b.bucket.group: _facts(b.bucket, b.kept) for b in store.buckets}
     asked_buckets = {

@@ -19,7 +19,7 @@ from dpsolve.hpc.plan.design import point_label, point_parameters
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.hpc.zarr_format import ZarrArray
 from dpsolve.solvers.distributions.top_mass import PREFIX, texts
-from dpsolve.solvers.outcomes import accuracy
+from dpsolve.solvers.outcomes import CERTIFIES, CONCAVITY, accuracy, in_words
 
 from .buckets import STATUSES, StoredBucket, Tallies, worst
 from .store import Store, open_store
@@ -94,8 +94,8 @@ class StoreStatus:
     path : Path
     model : str
         As it was named.
-    tol : float
-        The certified error that is asked for.
+    tol : float or None
+        The certified error that is asked for; None: whatever the grid allows.
     created, host, device, command : str
         When, where and how the store was begun.
     last_commit : float or None
@@ -105,11 +105,15 @@ class StoreStatus:
         The first few distinct messages.
     top_mass : tuple of str
         States with much mass at the top of their grids, a sentence each.
+    of_what : str
+        What certified errors are of, in words.
+    certifies : tuple of str
+        Where choices are continuous: what is certified, and of how many points, for each group.
     """
 
     path: Path
     model: str
-    tol: float
+    tol: float | None
     created: str
     host: str
     device: str
@@ -118,6 +122,8 @@ class StoreStatus:
     groups: tuple[GroupStatus, ...]
     failures: tuple[Failure, ...] = field(default=())
     top_mass: tuple[str, ...] = field(default=())
+    of_what: str = ""
+    certifies: tuple[str, ...] = field(default=())
 
     def _sum(self, name: str) -> int:
         return sum(getattr(group, name) for group in self.groups)
@@ -188,8 +194,9 @@ class StoreStatus:
         if len(self.groups) > 1:
             yield from (f"    {group.group}: {_counts(group)}" for group in self.groups)
         if self.solved or self.inexact:
-            bound = accuracy(self.error_bound, self.tol, "worst certified error")
-            yield f"  accuracy   {bound}"
+            what = "worst certified error"
+            yield f"  accuracy   {accuracy(self.error_bound, self.tol, what, self.of_what)}"
+        yield from (f"  certifies  {text}" for text in self.certifies)
         for failure in self.failures:
             yield f"  {failure}"
         yield from (f"  grid       {text}" for text in self.top_mass)
@@ -208,17 +215,20 @@ def read_status(path: Path | str) -> StoreStatus:
     store = open_store(path)
     tallies = store.tallies()
     attributes = store.attributes
+    committed = {int(n) for rows in tallies for n in rows["task"]}
     times = [int(rows["modified"].max()) for rows in tallies if rows.size]
     said = ("created", "host", "device", "command")
     return StoreStatus(
         path=store.path,
         model=store.source.reference,
-        tol=store.options.tol,
+        tol=store.tol,
         **{name: str(attributes.get(name, "")) for name in said},
         last_commit=max(times) / 1e9 if times else None,
         groups=tuple(map(_group, store.buckets, tallies)),
         failures=tuple(_failures(store, tallies)),
-        top_mass=tuple(top_mass_texts(store, {int(n) for rows in tallies for n in rows["task"]})),
+        top_mass=tuple(top_mass_texts(store, committed)),
+        of_what=store.of_what,
+        certifies=tuple(certified_texts(store, committed)),
     )
 
 
@@ -259,6 +269,29 @@ def _failures(store: Store, tallies: list[Tallies]) -> Iterator[Failure]:
                 found.setdefault(key, [0, bucket, task.start + int(at)])[0] += 1
     for (_, word, message), (count, bucket, point) in list(found.items())[:MOST_FAILURES]:
         yield Failure(word, message, count, point_parameters(bucket.bucket, point))
+
+
+def certified_texts(store: Store, committed: Collection[int]) -> Iterator[str]:
+    """Yield what is certified of points with continuous choices, and of how many, for each group.
+
+    Parameters
+    ----------
+    store : Store
+    committed : collection of int
+        Numbers of the tasks that are. Of many, some are looked at, evenly spread.
+    """
+    for bucket in store.buckets:
+        if bucket.certifies != "continuum" or "certifies" not in bucket.results:
+            continue
+        kinds = (("certifies", CERTIFIES), ("concavity", CONCAVITY))
+        words = [in_words(known, _values(bucket, name, committed)) for name, known in kinds]
+        counts: dict[str, int] = {}
+        for word, concavity in zip(*map(np.atleast_1d, words), strict=True):
+            text = "nothing" if word == "none" else f"the {word}, concavity {concavity}"
+            counts[text] = counts.get(text, 0) + 1
+        group = f"{bucket.bucket.group}: " if bucket.bucket.group else ""
+        if counts:
+            yield group + "; ".join(f"{text} at {n:,} points" for text, n in counts.items())
 
 
 def top_mass_texts(store: Store, committed: Collection[int]) -> Iterator[str]:

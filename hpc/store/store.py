@@ -91,6 +91,16 @@ class Store:
 
         return SolveOptions.from_mapping(json.loads(self.attributes["solve"]))
 
+    @property
+    def tol(self) -> float | None:
+        """The certified error to reach; None: as good as the grid allows."""
+        return self.options.tolerance(any(b.certifies == "continuum" for b in self.buckets))
+
+    @property
+    def of_what(self) -> str:
+        """What certified errors are of, in words."""
+        return next(iter({b.of_what: None for b in self.buckets if b.of_what}), "")
+
     def receipts(self) -> dict[int, Receipt]:
         """Return a receipt for each committed task.
 

@@ -173,7 +173,9 @@ def _options(solve: Any) -> Iterator[Mistake]:
             if name == VERIFY:
                 verified(value)
             else:
-                SolveOptions.from_mapping({name: value})
+                # Whether that tolerance is one is told at its own line.
+                beside = {"tol": 1.0} if name == "refine" and "tol" in solve else {}
+                SolveOptions.from_mapping({name: value, **beside})
         except UsageError as error:
             yield Mistake(("solve", name), str(error))
 

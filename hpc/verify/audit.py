@@ -24,7 +24,7 @@ from dpsolve.hpc.store.store import NONSENSE
 from dpsolve.hpc.store.trust import alteration
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
 from dpsolve.solvers.errors import UsageError
-from dpsolve.solvers.outcomes import UNCERTIFIED
+from dpsolve.solvers.outcomes import CERTIFIES, UNCERTIFIED
 
 if TYPE_CHECKING:
     from dpsolve.hpc.store.store import Store
@@ -34,6 +34,7 @@ RECORDS = frozenset({*store_schema.RECORDS, "code"})
 """What is known of a point beside its arrays."""
 
 STATUSES = ("solved", "inexact", "failed")
+NOTHING = CERTIFIES.index("none")
 
 
 # -- before any task ------------------------------------------------------------------------------
@@ -93,7 +94,9 @@ def metadata_faults(store: Store) -> Iterator[str]:
     except (UsageError, *NONSENSE) as error:
         yield f"the attribute sweep cannot be read: {in_short(error)}"
         return
-    if options.as_dict() != store.options.as_dict():
+    # Where no tol is given none is written, and 1e-6 was.
+    tol = options.tolerance(any(b.certifies == "continuum" for b in store.buckets))
+    if options.as_dict() | {"tol": tol} != store.options.as_dict() | {"tol": store.tol}:
         yield "the attribute solve differs from the options in the attribute sweep"
     meant = {b.group: b for b in make_design(sweep, signature(store.source.load())).buckets}
     held = {b.bucket.group: b.bucket for b in store.buckets}
@@ -141,7 +144,7 @@ def _design_faults(held: Bucket, meant: Bucket) -> Iterator[str]:
 
 def record_faults(
     block: Mapping[str, NDArray[Any]],
-    tol: float,
+    tol: float | None,
     certified: bool,
     distribution_tol: float = math.inf,
 ) -> Iterator[tuple[NDArray[np.bool_], str]]:
@@ -151,8 +154,8 @@ def record_faults(
     ----------
     block : mapping
         Arrays over points.
-    tol : float
-        The certified error that was asked for.
+    tol : float or None
+        The certified error that was asked for; None: none was, and that there is one will do.
     certified : bool
         Whether error bounds are claimed at all: not for a factory's own arrays.
     distribution_tol : float
@@ -162,12 +165,18 @@ def record_faults(
     bound = block.get("error_bound")
     if status is None:
         return
+    most = np.finfo(float).max if tol is None else tol
+    within = np.ones(len(status), bool) if bound is None else bound <= most
+    above = f"above tol={tol:g}" if tol is not None else "no bound"
+    # One whose bounds are of less than the continuum is inexact whatever they are.
+    whose = block.get(store_schema.CERTIFIES, np.ones(len(status)))
+    continuum = whose == CERTIFIES.index("continuum")
     unknown = ~np.isin(status, STATUSES)
     yield unknown, f"status is {status[unknown][:1].tolist()}, which is none of {STATUSES}"
     if bound is not None and certified:
         yield (
-            (status == "solved") & ~(bound <= tol),
-            f"status is solved, but error_bound is above tol={tol:g}",
+            (status == "solved") & ~within,
+            f"status is solved, but error_bound is {above}",
         )
         loose = _loose(block, status, distribution_tol)
         yield (
@@ -176,9 +185,14 @@ def record_faults(
             "distribution holds NaN",
         )
         yield (
-            (status == "inexact") & (bound <= tol) & ~loose,
-            f"status is inexact, but error_bound is within tol={tol:g}",
+            (status == "inexact") & within & ~loose & (tol is not None) & continuum,
+            f"status is inexact, but error_bound is within tol={tol or 0:g}",
         )
+        if store_schema.CERTIFIES in block:
+            yield (
+                (status == "solved") & (block[store_schema.CERTIFIES] == NOTHING),
+                "status is solved, but nothing is certified",
+            )
         if "certificate" in block:
             yield (
                 (status == "solved") & (block["certificate"] == 1),
@@ -186,8 +200,8 @@ def record_faults(
             )
     if bound is not None and not certified:  # a factory may itself state the error of its arrays
         yield (
-            (status == "solved") & (bound > tol),
-            f"status is solved, but error_bound is above tol={tol:g}",
+            (status == "solved") & ~within & ~np.isnan(bound),
+            f"status is solved, but error_bound is {above}",
         )
     if message is not None:
         periodic = (

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 MOST_PAIRS = 2**28  # of states and choices to look at, at one point of a sample
 SHOWN = 20  # faults in the report
 PARTLY = "of the states were looked at"
+UNCHECKED = "a choice is made from an interval, and such models are not compared here yet"
 ARRAY_TOLERANCE = 1e-9  # of a factory's own arrays, relative to the largest entry
 
 
@@ -77,6 +78,8 @@ class Verification:
         Each claim that failed, as a sentence.
     notes : tuple of str
         What limits the check.
+    of_what : str
+        What the certified errors are of, in words.
     seconds : float
         Time it took.
     """
@@ -92,6 +95,7 @@ class Verification:
     claims: tuple[str, ...]
     notes: tuple[str, ...] = ()
     seconds: float = math.nan
+    of_what: str = ""
 
     @property
     def ok(self) -> bool:
@@ -108,6 +112,8 @@ class Verification:
         parts += [f"{self.points_failed} failed"] if self.points_failed else []
         parts += [f"{self.points_pending} pending"] if self.points_pending else []
         yield f"  checked    {', '.join(parts)}, in {self.seconds:.1f} s"
+        if self.of_what:
+            yield f"  claims     certified errors {self.of_what}"
         if not math.isnan(self.worst_error):
             at = ", ".join(
                 f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}"
@@ -223,8 +229,9 @@ class _Points:
 
     def faults(self) -> Iterator[tuple[NDArray[np.bool_], str]]:
         """Compare the records of the points with each other."""
-        tols = self.options.tol, self.options.distribution_tol
-        return audit.record_faults(self.block, tols[0], self.certified(), tols[1])
+        certified = self.certified()
+        tol = self.options.tolerance(certified and "certifies" in self.block)
+        return audit.record_faults(self.block, tol, certified, self.options.distribution_tol)
 
     def certified(self) -> bool:
         """Tell whether error bounds are claimed: not for a factory that returns its own arrays."""
@@ -262,6 +269,7 @@ class _Run:
     residual: float = math.nan
     error: float = math.nan
     worst: dict[str, Any] = field(default_factory=dict)
+    of_what: str = ""
 
     def result(self, target: str, total: int, pending: int = 0) -> Verification:
         return Verification(
@@ -276,6 +284,7 @@ class _Run:
             claims=tuple(self.claims),
             notes=tuple(self.notes),
             seconds=time.perf_counter() - self.begun,
+            of_what=self.of_what,
         )
 
     def draw(self, candidates: Index) -> Index:
@@ -297,6 +306,7 @@ class _Run:
         coordinates, self.claims = audit.coordinates(path)
         if self.claims:
             return self.result(str(path), held.points)
+        self.of_what = held.of_what
         store = trusted(held, trust)
         self.claims += audit.metadata_faults(store)
         if self.claims:  # points would be compared with the wrong parameters
@@ -320,7 +330,7 @@ class _Run:
         return self.result(str(path), store.points, store.points - done)
 
     def of_solution(self, solution: Solution) -> Verification:
-        points = _of_solution(solution)
+        points, self.of_what = _of_solution(solution), solution.of_what
         self.look(points, self.draw(np.flatnonzero(~points.failed)))
         return self.result(solution.problem.name, points.failed.size)
 
@@ -340,6 +350,8 @@ class _Run:
             found = self.examine(points.model(i), points.stored(i), points.coords)
         except ModelError as error:
             found = Findings(faults=[f"the definition cannot be evaluated: {error}"])
+        if found is None:
+            return
         for text in found.faults:
             self.say(points.label(i), text)
         if found.share < 1.0:
@@ -352,10 +364,15 @@ class _Run:
         self.checked += 1
         self.progress.advance(1, 0, 0)
 
-    def examine(self, model: Any, stored: Stored, coords: Mapping[str, NDArray[Any]]) -> Findings:
-        """Examine a model's point, or evaluate a factory's own arrays anew."""
+    def examine(
+        self, model: Any, stored: Stored, coords: Mapping[str, NDArray[Any]]
+    ) -> Findings | None:
+        """Examine a model's point, or evaluate a factory's own arrays anew; None: it cannot be."""
         if any(name.startswith("d_") and "_d_" in name[2:] for name in stored.arrays):
             self.notes["gradients are not verified: nothing is certified about them"] = None
+        if isinstance(model, Model) and model.continuous:
+            self.notes[UNCHECKED] = None
+            return None
         if not isinstance(model, Model | TabularModel):
             return Findings(faults=[*_own_coordinate_faults(model, coords),
                                     *_own_array_faults(model, stored)])  # fmt: skip

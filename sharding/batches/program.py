@@ -34,13 +34,16 @@ from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, UNCERTIFIED, Outcome, word
 from dpsolve.solvers.program_keys.fingerprint import keyed
-from dpsolve.solvers.solve.one_device import check_sizes, explain
+from dpsolve.solvers.solve.continuum_point import judged, shared_options
+from dpsolve.solvers.solve.one_device import check_sizes, explain, has_interval
+from dpsolve.solvers.solve.refinement import Refinement
 
 from .coordinates import coordinates
 from .lanes import CPU_BYTES, fitting_lanes, hangs_beside_others
 from .outline import Outline, outline
 from .refill import Results, serve
-from .result_arrays import Layout, make_layout, with_starts
+from .refined_points import refined_points
+from .result_arrays import Layout, make_layout, with_refined, with_starts
 from .rounds import Rounds
 from .single_pass import SinglePass
 from .solving_order import START
@@ -152,7 +155,12 @@ class Program:
         self.options = options
         self.shape = mesh
         self.signature: Signature = signature(factory)
-        self.outline: Outline = outline(factory, self.sizes, options)
+        # One outline, like one program, for whatever tolerance of a continuous choice.
+        free = (options.tol is not None or options.refine) and has_interval(
+            factory, Sizes(sizes.items())
+        )
+        seen = shared_options(options) if free else options
+        self.outline: Outline = outline(factory, self.sizes, seen)
         self.footprint: Footprint = self.outline.footprint
         self.partition = partition_of(self.outline.shape, self.signature.name, mesh)
         self.bytes_per_point = bytes_on_device(self.footprint, mesh)
@@ -161,6 +169,7 @@ class Program:
         self.warm = self._starts_warm()
         self._layouts: dict[Any, Layout] = {}
         self._compiled: Any = None
+        self.compile_seconds = 0.0  # that compiling took, 0 before
 
     def _starts_warm(self) -> bool:
         """Decide whether points start from each other: if asked, or if a point is large."""
@@ -175,7 +184,9 @@ class Program:
         if key not in self._layouts:
             grids = coordinates(self.outline.grids, self.factory, self.sizes, fixed, varying)
             made = make_layout(self.outline.results, *grids)
-            self._layouts[key] = with_starts(made) if self.warm else made
+            made = with_starts(made) if self.warm else made
+            refined = self.refinement.named(0) if self.options.refine else ()
+            self._layouts[key] = with_refined(made, tuple(refined))
         return self._layouts[key]
 
     def forecast(self) -> Forecast:
@@ -189,11 +200,6 @@ class Program:
         if self.lanes == self.outline.lanes:
             return self.outline.results.outlook
         return outlook(self.factory, self.sizes, self.options, self.lanes)
-
-    @property
-    def compile_seconds(self) -> float:
-        """Seconds that compiling took, 0 before."""
-        return 0.0 if self._compiled is None else float(self._compiled.compile_seconds)
 
     @property
     def compiled_bytes(self) -> int:
@@ -231,11 +237,17 @@ class Program:
                 kind: type[Rounds | SinglePass] = Rounds
             else:
                 kind = SinglePass
-            compiled = kind(
-                self.factory, self.sizes, self.options, self.lanes, self.shape, self.partition
-            )
+            if self.outline.shape.continuous:
+                compiled: Rounds | SinglePass = _shared(
+                    self.factory, Sizes(self.sizes.items()), shared_options(self.options),
+                    self.lanes, self.shape,
+                )  # fmt: skip
+            else:
+                compiled = kind(
+                    self.factory, self.sizes, self.options, self.lanes, self.shape, self.partition
+                )
             compiled.warm = self.warm
-            compiled.compile()
+            self.compile_seconds = compiled.compile() if compiled.compile_seconds == 0 else 0.0
             if self.lanes > 1 and compiled.memory > device_memory():
                 log.info("%s lanes take %s bytes: halved", self.lanes, compiled.memory)
                 self.lanes //= 2
@@ -256,6 +268,27 @@ class Program:
             Is told how many points are done, now and again, by any thread.
         """
         columns = {k: np.asarray(points[k], np.float64) for k in self.signature.parameters}
+        if not self.options.refine:
+            return self._run(columns, report)
+        if len(live := np.flatnonzero(~np.isnan([*columns.values()]).any(0))):
+            self.refinement.check({name: float(x[live[0]]) for name, x in columns.items()})
+        found = self._run(columns, report)
+
+        def finer(doublings: int, columns: Mapping[str, Numpy]) -> Batch:
+            sizes = self.refinement.finer(doublings)
+            return program(self.factory, sizes, self.options, self.shape)._run(columns)
+
+        dims = self.outline.results.dims
+        return refined_points(found, columns, self.refinement, dims, finer)
+
+    @cached_property
+    def refinement(self) -> Refinement:
+        """The finer grids of points whose tolerance does not hold."""
+        return Refinement(self.factory, self.sizes, self.options)
+
+    def _run(
+        self, columns: Mapping[str, Numpy], report: Callable[[int], None] = lambda done: None
+    ) -> Batch:
         n = max((len(c) for c in columns.values()), default=1)
         found = Results(n, report)
         while found.left:
@@ -271,6 +304,9 @@ class Program:
                 )
                 self._compiled = None
         numbers = {name: found.arrays.pop(name) for name in PER_POINT}
+        if self.outline.shape.continuous:
+            code = judged(numbers["code"], numbers["error_bound"], self.options.tol)
+            numbers["code"] = np.asarray(code)
         code = numbers["code"]
         if self.warm:
             found.arrays[START] = found.start
@@ -291,7 +327,8 @@ class Program:
         """Return how many batches run at a time: on a CPU small programs keep one core busy."""
         small = self.bytes_per_point * self.lanes <= 4 * CPU_BYTES
         alone = self.shape.size == 1 and jax.local_devices()[0].platform == "cpu"
-        return cores() if alone and small and not self.alone else 1
+        pooled = getattr(self._compiled, "pooled", False)
+        return cores() if alone and small and not (self.alone or pooled) else 1
 
     def _messages(
         self,
@@ -315,10 +352,22 @@ class Program:
                 int(code[i]),
                 partial(rebuild, self.factory, values, self.sizes),
                 self.options,
-                {name: x[i] for name, x in found.items()},
+                {name: x[i] for name, x in (*found.items(), *numbers.items())},
                 refuse=False,
             )
         return messages
+
+
+@lru_cache(maxsize=64)
+def _shared(
+    factory: Factory,
+    sizes: tuple[tuple[str, Any], ...],
+    options: SolveOptions,
+    lanes: int,
+    mesh: MeshShape,
+) -> SinglePass:
+    """Return a compiled batch that points with any tolerance share."""
+    return SinglePass(factory, dict(sizes), options, lanes, mesh, None)
 
 
 @lru_cache(maxsize=64)

@@ -10,15 +10,21 @@ import numpy as np
 from dpsolve.solvers.distributions.top_mass import PREFIX
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.inspection.requests import FIXED
+from dpsolve.solvers.labelled import choices_of
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.numerics.arrays import Numpy
-from dpsolve.solvers.outcomes import PER_POINT
+from dpsolve.solvers.outcomes import CERTIFIES, CONCAVITY, OF_CONTINUUM, PER_POINT
 from dpsolve.solvers.solution import CERTIFICATE
 from dpsolve.solvers.solve.result_dims import differentiated
 from dpsolve.solvers.solve.statistics import OF_DISTRIBUTION
 
 from .outline import ResultShapes
 from .solving_order import START
+
+
+def _numbered(words: tuple[str, ...]) -> str:
+    return ", ".join(f"{i} {word}" for i, word in enumerate(words))
+
 
 LONG_NAMES = {
     "value": "value function",
@@ -29,13 +35,18 @@ LONG_NAMES = {
     "gain_upper": "certified upper bound on the gain, from every state",
     CERTIFICATE: "what was looked at: 0 full sweeps, which certify; 1 a sample of states, "
     "which bounds no error",
+    "certifies": "what the bounds are of: " + _numbered(CERTIFIES),
+    "concavity": "concavity of the model: " + _numbered(CONCAVITY),
+    "policy_loss": "bound on what the policy loses at any state, interpolated between nodes",
+    "consumption_equivalent": "width of the bounds, as a share of consumption in every period",
     "distribution": "stationary distribution",
     "distribution_path": "distribution over time",
     "distribution_residual": "change of the distribution in one period, L1 norm",
     "distribution_error": "certified L1 distance of the distribution from the stationary one",
     "distribution_period": "period of the chain",
 }
-DEFAULT_KEEP = ("value", "lower", "upper", "policy")
+REFINED = "refined_size"  # how the names of refined sizes begin
+DEFAULT_KEEP = ("value", "lower", "upper", "policy", "policy_lower", "policy_upper")
 
 
 @dataclass(frozen=True)
@@ -93,8 +104,8 @@ class Layout:
         wanted: list[str] = []
         for name in (*(self.default_keep if keep is None else keep), *also):
             wanted += self._expand(name)
-        always = (START, CERTIFICATE)
-        wanted += [n for n in self.variables if n.startswith("grid_") or n in always]
+        always = (START, CERTIFICATE, *OF_CONTINUUM)
+        wanted += [n for n in self.variables if n.startswith(("grid_", REFINED)) or n in always]
         if "lower" not in self.variables:  # the average reward: numbers that say what was found
             wanted += [n for n in GAINS if n in self.variables]
         wanted += [n for n in self._gradients() if self._gradients()[n] in wanted]
@@ -110,10 +121,7 @@ class Layout:
 
     def _continuous(self) -> list[str]:
         """Return the choices that are no positions on a grid."""
-        chosen = [n.removeprefix("policy_") for n in self.variables if n.startswith("policy_")]
-        ends = ("index_", "lower_", "upper_")  # of choices that are there themselves
-        chosen = [c for c in chosen if not any(
-            c.startswith(end) and c.removeprefix(end) in chosen for end in ends)]  # fmt: skip
+        chosen = choices_of(self.variables)
         return [c for c in chosen if f"policy_index_{c}" not in self.variables]
 
     def _expand(self, name: str) -> list[str]:
@@ -121,10 +129,11 @@ class Layout:
             return [name]
         if f"output_{name}" in self.variables:
             return [f"output_{name}"]
+        choices = choices_of(self.variables)
         kinds = {
-            "policy": [n for n in self.variables if n.startswith("policy_")
-                       and not n.startswith("policy_index_")],
-            "policy_index": [n for n in self.variables if n.startswith("policy_index_")],
+            "policy": [f"policy_{c}" for c in choices],
+            **{kind: [n for c in choices if (n := f"{kind}_{c}") in self.variables]
+               for kind in ("policy_index", "policy_lower", "policy_upper")},
             "moments": [n for n in self.variables if n.startswith("moment_")],
             "gradients": [*self._gradients()],
         }  # fmt: skip
@@ -204,7 +213,8 @@ def make_layout(
             coords[name] = np.arange(dims[name])
     for name in PER_POINT:
         variables.pop(name, None)
-    usual = [n for n in DEFAULT_KEEP if n in variables or n == "policy"]
+    ends = [n for n in DEFAULT_KEEP if any(v.startswith(f"{n}_") for v in variables)]
+    usual = [n for n in DEFAULT_KEEP if n in variables or n == "policy" or n in ends]
     keep = tuple(usual if "value" in variables else variables)
     return Layout(dims, coords, variables, keep)
 
@@ -216,6 +226,17 @@ def with_starts(layout: Layout) -> Layout:
     return replace(layout, variables={**layout.variables, START: start})
 
 
+def with_refined(layout: Layout, names: Sequence[str]) -> Layout:
+    """Return the layout of points that are solved on finer grids than the one that is kept."""
+    what = "size that the point was solved at, of which every so many-th node is kept; between the "
+    what += (
+        "nodes of that size the interpolation of the value is within error_bound, at those kept "
+    )
+    what += "the value is"
+    more = {name: Variable(name, (), (), "int32", what) for name in names}
+    return replace(layout, variables={**layout.variables, **more})
+
+
 def _long_name(name: str, names: Collection[str]) -> str:
     variable = differentiated(name, names)
     if variable != name:
@@ -225,6 +246,8 @@ def _long_name(name: str, names: Collection[str]) -> str:
         return f"derivative by {by}{fixed} of: {_long_name(variable, ())}"
     for prefix, words in (
         ("policy_index_", "optimal choice, as a position on its grid: "),
+        ("policy_lower_", "certified lower end of the optimal choice: "),
+        ("policy_upper_", "certified upper end of the optimal choice: "),
         ("policy_", "optimal choice: "),
         ("output_", "at the optimum: "),
         ("moment_", "under the stationary distribution: "),

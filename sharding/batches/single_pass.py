@@ -16,6 +16,7 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS
+from dpsolve.solvers.inspection.forecast import calls_pool
 from dpsolve.solvers.model.factory_signature import signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.compiling import learn, tell_compiling
@@ -25,9 +26,16 @@ from .base import CompiledBatch, bytes_of, placed, put
 
 
 class SinglePass(CompiledBatch):
-    """One factory at its sizes, compiled to solve a batch in one go."""
+    """One factory at its sizes, compiled to solve a batch in one go.
+
+    Attributes
+    ----------
+    pooled : bool
+        Whether it calls LAPACK for a batch: two of them side by side could hang on a CPU.
+    """
 
     _compiled: Any = None
+    pooled = False
 
     def _point(self, values: Mapping[str, Any]) -> dict[str, Array]:
         return point_with_gradients(self.factory, self.sizes, self.options, values, self.partition)
@@ -50,6 +58,7 @@ class SinglePass(CompiledBatch):
                 spec.shape, spec.dtype, sharding=NamedSharding(self.mesh, points)
             )
         traced = jax.jit(run).trace(dict.fromkeys(self.parameters, spec))
+        self.pooled = calls_pool(traced.jaxpr.jaxpr)
         forecast = tell_compiling(signature(self.factory).name, traced)
         self._compiled = traced.lower().compile()
         self.compile_seconds = time.perf_counter() - began

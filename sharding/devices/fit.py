@@ -94,7 +94,8 @@ def check_fits(
     shown = f"one point takes {needs / 2**30:.1f} GiB on a device, which has {has / 2**30:.1f} GiB"
     remedy = f"lower memory= or the sizes. {nearest(states_of, has / needs) if states_of else ''}"
     # A factory's own arrays count as one state: there is nothing to cut.
-    for states in range(mesh.states + 1, min(size.states, MOST_DEVICES) + 1):
+    most = 1 if size.whole else min(size.states, MOST_DEVICES)
+    for states in range(mesh.states + 1, most + 1):
         if bytes_on_device(size, MeshShape(1, states)) <= has:
             raise UsageError(
                 f"{shown}. The smallest mesh that would do is states={states}: cut the states over "
@@ -127,6 +128,8 @@ def automatic(size: Footprint, lanes: int, points: int, devices: int) -> MeshSha
 
 def fewest_devices(size: Footprint, devices: int) -> int:
     """Return the fewest devices along `states` that one point fits on, of those there are."""
+    if size.whole:
+        return 1
     has = device_memory()
     fits = (n for n in range(1, devices + 1) if bytes_on_device(size, MeshShape(1, n)) <= has)
     return next(fits, devices)

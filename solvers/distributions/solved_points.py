@@ -58,7 +58,7 @@ def fixed_policy(
     made = model_of(problem, parameters)
     if any(jnp.issubdtype(x.dtype, jnp.floating) for x in policy_index.values()):
         assert isinstance(made, Model)
-        return made, GridOperator(made, t=t, block=1).between(policy_index)
+        return made, GridOperator(made.on_grids(), t=t, block=1).between(policy_index)
     index = {name: jnp.maximum(x, 0) for name, x in policy_index.items()}
     if isinstance(made, TabularModel):
         tabular = TabularOperator(made)

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from dpsolve.solvers.certified import of_what, promise
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.methods.bounds import modulus
@@ -86,7 +87,8 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> Answer:
     found = diagnose(model)
     if found:
         raise ModelError(found)
-    return Answer(f"{name}: no fault found{given}.")
+    what = f" A solution certifies: {promise(model)}." if of_what(model) else ""
+    return Answer(f"{name}: no fault found{given}.{what}")
 
 
 def diagnose(model: Any, criterion: str = "discounted") -> str:
@@ -100,6 +102,9 @@ def diagnose(model: Any, criterion: str = "discounted") -> str:
     found = _grids(model) or _terminal(model)
     if found:
         return found
+    if model.continuous:  # no list of pairs to look at
+        constant = model.horizon is None and not callable(model.discount)
+        return _constant_discount(float(model.discount)) if constant else ""  # type: ignore[arg-type]
     suspect = False
     for t in (None,) if model.horizon is None else range(model.horizon):
         looked = looked_at(model, t)

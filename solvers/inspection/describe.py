@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dpsolve.solvers.certified import promise
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.array_factory import no_model, shapes_of
@@ -51,6 +52,8 @@ class Description:
         What becomes of rewards, and how maxima are sought; see :mod:`.forecast`.
     continuous : tuple of str
         Choices that are made from an interval.
+    certifies : str
+        What a solution's bounds will be of.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Description:
     outputs: tuple[str, ...]
     sweeps: tuple[str, ...] = ()
     continuous: tuple[str, ...] = ()
+    certifies: str = ""
 
     def __str__(self) -> str:
         lines = [self.name]
@@ -102,6 +106,8 @@ class Description:
         else:
             lines.append(f"  {_bytes(self.bytes)} to compute one point")
         lines.append(f"  keep: {', '.join(self.outputs)}")
+        if self.certifies:
+            lines.append(f"  certifies: {self.certifies}")
         return "\n".join(lines)
 
 
@@ -161,6 +167,7 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             outputs=tuple(arrays),
         )
     made = build(factory, values, sizes)
+    common["certifies"] = promise(made)
     if isinstance(made, Model):
         t = None if made.horizon is None else np.int32(0)
         operator = GridOperator(made.on_grids(), t=t, memory=1)
@@ -173,7 +180,7 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             structure=tuple(_structure(operator)),
             bytes=size.bytes,
             streams=size.streams,
-            outputs=("value", "lower", "upper", "policy", *index, *made.outputs),
+            outputs=("value", "lower", "upper", "policy", *index, *_ends(made), *made.outputs),
             sweeps=_sweeps(ahead),
             continuous=tuple(made.continuous),
         )
@@ -234,6 +241,11 @@ def _dimensions(model: Model) -> dict[str, str]:
                 f"{kind}, {what}, {spec.size} values from {values[0]:.6g} to {values[-1]:.6g}{tail}"
             )
     return words
+
+
+def _ends(made: Model) -> tuple[str, ...]:
+    """Return the names of the ends between which the one continuous choice lies."""
+    return ("policy_lower", "policy_upper") if len(made.continuous) == 1 else ()
 
 
 def _range(model: Model, interval: Interval) -> str:

@@ -228,10 +228,17 @@ def lane_cost(factory: Factory, sizes: Mapping[str, Any]) -> LaneCost:
         for n in (2, 3)
     )
     grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
-    alone = any(
-        equation.primitive.name in POOLED and equation.invars[0].aval.ndim > 2 for equation in two
-    )
+    alone = any(map(_calls_pool, two))
     return LaneCost(2 * results + LIVE_AT_ONCE * max(grows, default=0), alone)
+
+
+def calls_pool(jaxpr: Any) -> bool:
+    """Tell whether a program calls LAPACK for a batch, which two at a time must not on a CPU."""
+    return any(map(_calls_pool, equations(jaxpr)))
+
+
+def _calls_pool(equation: Any) -> bool:
+    return equation.primitive.name in POOLED and equation.invars[0].aval.ndim > 2
 
 
 class LaneCost(NamedTuple):
@@ -269,6 +276,8 @@ class Footprint:
         Whether rewards are recomputed block by block.
     alone : bool
         Whether points must not share a batch on a CPU (see :class:`~.forecast.LaneCost`).
+    whole : bool
+        Whether a point's states cannot be cut over devices.
     """
 
     states: int
@@ -276,6 +285,7 @@ class Footprint:
     bytes: int
     streams: bool
     alone: bool = False
+    whole: bool = False
 
 
 def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions) -> Footprint:
@@ -324,7 +334,7 @@ def footprint_of(
     if isinstance(made, Model) and made.continuous:
         states, listed = prod(made.shape), prod(made.size_of(choice) for choice in made.gridded)
         total = 8 * states * arrays_of_a_solve(made) + population_bytes(made, options)
-        return Footprint(states, listed, total, False)
+        return Footprint(states, listed, total, False, whole=True)
     if isinstance(made, Model):
         t = None if made.horizon is None else jnp.int32(0)
         operator = GridOperator(made, t=t, block=options.block, memory=options.memory)

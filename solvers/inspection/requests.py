@@ -60,7 +60,10 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
         finite = made.horizon is not None
         if isinstance(made, Model) and made.continuous:
             yield from _refusals_of_continuous(made, options, name)
+            yield from _refusals_not_yet(made, options, name)
         else:
+            if options.refine:
+                yield "refine", None, no_refinement(name)
             yield from _refusals_of_average(made, options, name)
         if options.distribution and finite:
             yield "distribution", None, _finite(name, "", made)
@@ -172,6 +175,33 @@ def _refusals_of_continuous(made: Model, options: SolveOptions, name: str) -> It
         )
 
 
+def _refusals_not_yet(made: Model, options: SolveOptions, name: str) -> Iterator[Refusal]:
+    """Refuse what a continuous choice could have, and has not."""
+    choice = next(iter(made.continuous))
+    if options.gradients:
+        yield "gradients", None, no_slopes(name, choice)
+    if options.warm:
+        why = "each point is solved cold, by itself; leave warm out"
+        yield "warm", None, f"{name} has a continuous choice, '{choice}' (dp.interval): {why}"
+
+
+def no_slopes(name: str, choice: str) -> str:
+    """Say why there are no derivatives."""
+    return (
+        f"{name} has a continuous choice, '{choice}' (dp.interval), and its solution is not "
+        "differentiated here. It moves smoothly with the parameters: take differences between "
+        "points"
+    )
+
+
+def no_refinement(name: str) -> str:
+    """Say what refinement is for."""
+    return (
+        "refine takes more points until the certified distance from the true value of a continuous "
+        f"choice is within tol, and {name} has none: write dp.interval for one, or leave it out"
+    )
+
+
 def _refusals_of_arrays(
     made: Mapping[str, Any], options: SolveOptions, name: str
 ) -> Iterator[Refusal]:
@@ -195,6 +225,8 @@ def _refusals_of_arrays(
             None,
             f"there is no policy to be held fixed: {why} Ask for their gradients",
         )
+    if options.refine:
+        yield "refine", None, no_refinement(name)
     if options.criterion == "average":
         yield "criterion", None, f"there is no average reward to maximise: {why}"
 

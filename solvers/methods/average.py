@@ -251,7 +251,7 @@ def _wants(options: SolveOptions, s: _State, error: Array, ratio: Array) -> Arra
         return jnp.asarray(False)
     if options.method != "auto":
         return jnp.asarray(True)
-    return ~nearly_done(error, ratio, s.plain, s.k, options.tol)
+    return ~nearly_done(error, ratio, s.plain, s.k, options.tol_on_grid)
 
 
 def _step(
@@ -274,7 +274,7 @@ def _step(
             lambda x: DAMPED * (x + fixed.expect(x)), DAMPED * (fixed.reward - gain), start, steps
         )
         return _relative(found, over), jnp.asarray(True)
-    aim = jnp.maximum(0.3 * options.tol, share_left(changed) * error)
+    aim = jnp.maximum(0.3 * options.tol_on_grid, share_left(changed) * error)
     most = jnp.where(daring, jnp.int32(options.inner_iter), 0)
     found, paid = _evaluate(fixed, start - over.mean(start) + gain, aim, most, over)
     found = _relative(found, over)

@@ -150,7 +150,7 @@ def _vouched_for(shortcut: Shortcut, options: SolveOptions, run: SolveState) -> 
     s = run.state
     tv, policy = shortcut.greedy(s.v)
     now = bounds(s.v, tv, run.rates, shortcut.depth, shortcut.reductions, s.offset)
-    within = jnp.isfinite(tv).all() & (now.error <= options.tol)
+    within = jnp.isfinite(tv).all() & (now.error <= options.tol_on_grid)
     sound = within & shortcut.confirms(s.v, tv, policy) & (s.code == Outcome.RUNNING)
     ended = replace(
         s,
@@ -172,7 +172,7 @@ def _vouched_for(shortcut: Shortcut, options: SolveOptions, run: SolveState) -> 
 
 def _ahead(shortcut: Shortcut, options: SolveOptions, run: SolveState) -> SolveState:
     """Solve by the shortcut, and begin anew from what it found."""
-    options = replace(options, tol=AHEAD * options.tol)
+    options = replace(options, tol=AHEAD * options.tol_on_grid)
     end: SolveState = lax.while_loop(
         lambda run: run.running & (run.state.stale < shortcut.patience),
         lambda run: iterate(shortcut, options, run),
@@ -314,7 +314,7 @@ def _schedule(
     wants = jnp.asarray(True)
     if options.method == "auto":
         ratio = now.error / s.bounds.error
-        wants = ~nearly_done(now.error, ratio, s.plain, s.k, options.tol)
+        wants = ~nearly_done(now.error, ratio, s.plain, s.k, options.tol_on_grid)
     strike = ~s.plain & (s.penalty == 0) & ~(now.error < s.best) & (s.k > 2)
     strikes = s.strikes + strike.astype(jnp.int32)
     struck = (strikes >= 3) | (s.spent & (now.error > SPENT_WELL * s.bounds.error))
@@ -345,7 +345,7 @@ def _step(
     if options.method != "opi":
         # The certified error is the residual times rho / (1 - rho).
         per_error = (1.0 - rates.high) / jnp.maximum(rates.high, 1e-3)
-        final = 0.3 * options.tol * per_error
+        final = 0.3 * options.tol_on_grid * per_error
         aim = jnp.maximum(final, share_left(changed) * now.error * per_error)
         start, spent = fixed.evaluate(start, aim, krylov)
     return richardson(fixed.apply, fixed.reward, start, plain_steps), spent

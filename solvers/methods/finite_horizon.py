@@ -74,7 +74,9 @@ def backward(
     error = largest(errors)
     code = jnp.where(
         code == Outcome.RUNNING,
-        jnp.where(error <= options.tol, jnp.int32(Outcome.SOLVED), jnp.int32(Outcome.ROUNDING)),
+        jnp.where(
+            error <= options.tol_on_grid, jnp.int32(Outcome.SOLVED), jnp.int32(Outcome.ROUNDING)
+        ),
         code,
     )
     failed = code >= 10

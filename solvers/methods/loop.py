@@ -64,7 +64,9 @@ def finish(
         return average.finish(run)
     found = discounted.finish(run)
     return (
-        _expanded(operator, found, options.tol) if isinstance(operator, CyclicOperator) else found
+        _expanded(operator, found, options.tol_on_grid)
+        if isinstance(operator, CyclicOperator)
+        else found
     )
 
 

@@ -119,7 +119,7 @@ def verdict(
     running = jnp.int32(Outcome.RUNNING)
     code = jnp.where(k >= options.max_iter, jnp.int32(Outcome.MAX_ITER), running)
     code = jnp.where(given_up == Outcome.RUNNING, code, given_up)
-    code = jnp.where(error <= options.tol, jnp.int32(Outcome.SOLVED), code)
+    code = jnp.where(error <= options.tol_on_grid, jnp.int32(Outcome.SOLVED), code)
     return jnp.where(unsound == Outcome.RUNNING, code, unsound)
 
 

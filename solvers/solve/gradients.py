@@ -47,7 +47,7 @@ from jax import Array, lax
 from dpsolve.solvers.distributions.path import pushed
 from dpsolve.solvers.distributions.stationary_derivatives import respond
 from dpsolve.solvers.errors import UsageError
-from dpsolve.solvers.inspection.requests import FIXED, NO_GRADIENTS, chooses
+from dpsolve.solvers.inspection.requests import FIXED, NO_GRADIENTS, chooses, no_slopes
 from dpsolve.solvers.methods.finite_horizon import follow
 from dpsolve.solvers.methods.loop import finish
 from dpsolve.solvers.model.factory_signature import Factory, build, gradient_mistake, signature
@@ -137,6 +137,7 @@ def _with_gradients(
 ) -> Arrays:
     if not options.differentiated_by:
         return solve(values)
+    check_smooth(factory, sizes, values)
     out, push, exact = _linearized(factory, sizes, options, values, solve, partition)
     failed = out["code"] >= 10
     # One after the other, in one compiled loop: each linear solve ends by itself.
@@ -171,6 +172,7 @@ def differentiable_point(
             return jax.jvp(plain, (values,), (dots,))
         if options.criterion == "average":
             raise UsageError(NO_GRADIENTS)
+        check_smooth(factory, sizes, values)
         out = run(values)
         moved = _response(factory, sizes, options, values, out)(dots)
         moved["lower"] = moved["upper"] = moved["value"]
@@ -179,6 +181,18 @@ def differentiable_point(
     run.defjvp(jvp)
     check_gradients(factory, options)
     return lambda values: _with_gradients(factory, sizes, options, values, run)
+
+
+def check_smooth(factory: Factory, sizes: Mapping[str, Any], values: Values) -> None:
+    """Refuse derivatives of a model with continuous choices.
+
+    Raises
+    ------
+    UsageError
+        Naming the choice.
+    """
+    for choice in getattr(build(factory, values, sizes), "continuous", ()):
+        raise UsageError(no_slopes(signature(factory).name, choice))
 
 
 def _is_own(factory: Factory, sizes: Mapping[str, Any], values: Values) -> bool:

@@ -37,6 +37,7 @@ from dpsolve.solvers.program_keys.fingerprint import watch
 from dpsolve.solvers.solution import Problem, Solution
 
 from .compile_clock import compile_clock
+from .continuum_point import judged, points_that_would_do, shared_options
 from .gradients import differentiable_point
 from .point import announced, solve_made, solve_model
 from .result_dims import arrays_dims, shape_of
@@ -58,7 +59,7 @@ def solve_on_one_device(
     model: Factory | Model | TabularModel | str,
     params: Mapping[str, Any] | None = None,
     *,
-    tol: float = 1e-6,
+    tol: float | None = None,
     method: str = "auto",
     **options: Any,
 ) -> Solution:
@@ -80,7 +81,9 @@ def solve_on_one_device(
     began = time.perf_counter()
     # Where nothing can ask for derivatives, none are prepared.
     derivatives = bool(chosen.differentiated_by) or not is_concrete(values)
-    program, dims = one_point(factory, Sizes(sizes.items()), chosen, derivatives)
+    continuous = chosen.tol is not None and has_interval(factory, Sizes(sizes.items()))
+    compiled = shared_options(chosen) if continuous else chosen
+    program, dims = one_point(factory, Sizes(sizes.items()), compiled, derivatives)
     with compile_clock() as compiling:
         forecast = 0.0
         if not dims and is_concrete(values):  # the trace is kept, and not made again by the call
@@ -88,8 +91,11 @@ def solve_on_one_device(
         arrays = program(values)
         learn(forecast, compiling.seconds)
         if not (derivatives or is_concrete(arrays)):  # somebody's trace: the factory is part of it
-            program, dims = one_point(factory, Sizes(sizes.items()), chosen, True)
+            program, dims = one_point(factory, Sizes(sizes.items()), compiled, True)
             arrays = program(values)
+    if continuous:
+        code = judged(arrays["code"], arrays["error_bound"], chosen.tol)
+        arrays = arrays | {"code": jnp.asarray(code)}
     problem = Problem(factory, None, Sizes(sizes.items()), chosen, tuple(dims.items()))
     if not is_concrete(arrays):
         return Solution(arrays, values, problem)
@@ -122,6 +128,12 @@ def _solve_ready(
     warn_of_top_mass(problem.name, arrays)
     seconds = time.perf_counter() - began - compiling.seconds
     return Solution(arrays, {}, problem, message, seconds, compiling.seconds)
+
+
+@lru_cache(maxsize=256)
+def has_interval(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> bool:
+    """Tell whether a factory's model makes a choice from an interval."""
+    return look_over(factory, dict(sizes), lambda made: bool(getattr(made, "continuous", None)))
 
 
 @lru_cache(maxsize=64)
@@ -239,6 +251,8 @@ def explain(
         # A model's point that is solved has a bound, and a factory's own arrays may have none.
         if code == Outcome.SOLVED and np.isnan(arrays.get("error_bound", 0.0)):
             return UNCERTIFIED
+        if code == Outcome.TOO_COARSE and options.tol is not None:
+            return points_that_would_do(model(), float(arrays["error_bound"]), options.tol)
         return sentence(code, options.sample)
     try:
         text = diagnose(model(), options.criterion) or sentence(code)

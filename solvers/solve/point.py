@@ -36,6 +36,7 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import RECORDS, Outcome
 from dpsolve.solvers.solution import CERTIFICATE
 
+from .continuum_point import continuum_point
 from .statistics import horizon_path, mask, population
 
 log = logging.getLogger("dpsolve")
@@ -83,7 +84,7 @@ def solve_made(
         return solve_model(made, options, is_live(values), signature(factory).name, partition)
     if isinstance(made, Mapping):
         check_asked(made, options, signature(factory).name)
-        return own_arrays(made, is_live(values), options.tol)
+        return own_arrays(made, is_live(values), options.tol_on_grid)
     raise no_model(factory, made)
 
 
@@ -102,7 +103,7 @@ def solve_model(
     """Solve a model that is at hand; a point that is not `live` fails at once."""
     check_asked(model, options, name)
     if isinstance(model, Model) and model.continuous:
-        return solve_continuous(model, options, live)
+        return continuum_point(solve_continuous(model, options, live), options)
     if isinstance(model, Model) and model.horizon is not None:
         arrays = backward(model, options, live, partition)
         policies = {c: arrays[f"policy_index_{c}"] for c in model.choices}

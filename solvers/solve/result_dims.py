@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dpsolve.solvers.certified import at_best, of_what, promise
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.model.array_factory import Dims, Shapes, shapes_of
@@ -38,6 +39,9 @@ class ModelShape:
         The choices that are made from an interval.
     own : dict or None
         Dimensions and shapes of a factory's own arrays, where it returned no model.
+    certifies, of_what, promise : str
+        What bounds are of, where there are some: the word; in words; and before anything is solved
+        (:mod:`.certified`).
     """
 
     states: Mapping[str, int] = field(default_factory=dict)
@@ -45,11 +49,14 @@ class ModelShape:
     horizon: int | None = None
     own: Shapes | None = None
     continuous: tuple[str, ...] = ()
+    certifies: str = "none"
+    of_what: str = ""
+    promise: str = ""
 
     @property
     def iterates(self) -> bool:
         """Whether it is a model that is solved by iterating."""
-        return self.own is None and self.horizon is None
+        return self.own is None and self.horizon is None and not self.continuous
 
 
 def shape_of(made: Any) -> ModelShape:
@@ -61,11 +68,14 @@ def shape_of(made: Any) -> ModelShape:
         If it is neither.
     """
     if isinstance(made, TabularModel):
-        return ModelShape({"state": made.n_states})
+        return ModelShape({"state": made.n_states}, certifies=at_best(made), promise=promise(made))
     if isinstance(made, Model):
         chains = frozenset(n for n, s in made.states.items() if isinstance(s, Markov))
         sizes = {n: s.size for n, s in made.states.items()}
-        return ModelShape(sizes, chains, made.horizon, continuous=tuple(made.continuous))
+        return ModelShape(
+            sizes, chains, made.horizon, None,
+            tuple(made.continuous), at_best(made), of_what(made), promise(made),
+        )  # fmt: skip
     own = shapes_of(made)
     if own is None:
         raise ModelError(
