@@ -49,7 +49,7 @@ _EXTRAS = ("distribution", "moments", "gradients", "gradients_fixed_policy", "pe
 # Options that came later: absent at their default, for the same reason. So is a `tol` that is not
 # given, which stood there as 1e-6 when every choice was made on a grid.
 _LATER = ("criterion", "precision", "warm", "certificate", "sample", "sample_seed", "cycles",
-          "tol", "refine")  # fmt: skip
+          "tol", "refine", "distribution_grid")  # fmt: skip
 GRID_TOL = 1e-6  # what is reached where none is asked for, and choices are made on a grid
 _EXTRAS_TUNING = ("distribution_tol", "distribution_method")
 
@@ -101,6 +101,10 @@ class SolveOptions:
         Certified L1 distance of the stationary distribution to reach.
     distribution_method : str
         ``auto``, ``plain``, ``krylov``, ``arnoldi``, ``linear``, ``null`` or ``gth``.
+    distribution_grid : mapping of str to int
+        Points of continuous states' grids that distributions, paths and moments are on, where they
+        are to be others than the value's: ``{"a": 1000}`` (see :mod:`.finer_grid`). Kept as a
+        sorted tuple.
     warm : bool or None
         Whether points of a sweep start from what was found at the points before them; None: if the
         model is so large that a core works on one point at a time. Certificates are each point's
@@ -141,6 +145,7 @@ class SolveOptions:
     initial: Any = None
     distribution_tol: float = 1e-8
     distribution_method: str = "auto"
+    distribution_grid: Any = ()
     warm: bool | None = None
     criterion: str = "discounted"
     cycles: bool = True
@@ -183,6 +188,7 @@ class SolveOptions:
         for name in ("moments", "gradients", "gradients_fixed_policy"):
             put(self, name, _names(name, getattr(self, name)))
         put(self, "initial", _initial(self.initial))
+        put(self, "distribution_grid", distribution_sizes(self.distribution_grid))
         put(self, "refine", _names("refine", self.refine))
         if self.refine and self.tol is None:
             raise UsageError(
@@ -239,10 +245,11 @@ class SolveOptions:
         plain = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         if self.initial is not None:
             plain["initial"] = {name: _plain(given) for name, given in self.initial}
+        dropped = {name for name in _LATER if getattr(self, name) == getattr(SolveOptions, name)}
+        plain["distribution_grid"] = dict(self.distribution_grid)
         asked = [name for name in _EXTRAS if plain[name] not in (None, False, [])]
         tuning = _EXTRAS_TUNING if self.stationary else ()
-        dropped = {*_EXTRAS, *_EXTRAS_TUNING} - {*asked, *tuning}
-        dropped |= {name for name in _LATER if plain[name] == _plain(getattr(SolveOptions, name))}
+        dropped |= {*_EXTRAS, *_EXTRAS_TUNING} - {*asked, *tuning}
         return {name: x for name, x in plain.items() if name not in dropped}
 
 
@@ -312,6 +319,33 @@ def _marginal(name: str, given: Any) -> Any:
         remedy = f"divide each by {total:.12g}" if total > 0 else "put some mass somewhere"
         raise UsageError(f"initial: the masses of {name} sum to {total:.12g}, not to 1; {remedy}")
     return tuple(float(x) for x in given)
+
+
+MOST_POINTS = 2**31 - 1  # which positions are counted to
+
+
+def distribution_sizes(given: Any) -> tuple[tuple[str, int], ...]:
+    """Read the sizes of a distribution's grids by state, sorted.
+
+    Raises
+    ------
+    UsageError
+        If it is no mapping of names to numbers of points, at least 2.
+    """
+    if given is None or isinstance(given, tuple):  # as it is kept
+        given = dict(given or ())
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"distribution_grid={given!r}; it says for a continuous state how many points its "
+            "distribution has: { a = 1000 }"
+        )
+    for name, n in given.items():
+        whole = isinstance(n, int) and not isinstance(n, bool)
+        if not whole or not 2 <= n <= MOST_POINTS:
+            raise UsageError(
+                f"distribution_grid: {name} is {n!r}; it is a whole number of points, at least 2"
+            )
+    return tuple(sorted((str(name), n) for name, n in given.items()))
 
 
 def canonical(option: str, name: Any, known: Mapping[str, tuple[str, ...]]) -> str:

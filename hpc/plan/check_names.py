@@ -54,7 +54,7 @@ def _unknown_names(reading: Reading) -> Iterator[Mistake]:
     keep = list(enumerate(sweep.store.keep or ()))
     if refused:  # the rest of the names can be told without what was refused
         names = ["distribution", "moments", "periods", "initial", "gradients"]
-        names.append("gradients_fixed_policy")
+        names += ["gradients_fixed_policy", "distribution_grid"]
         options = replace(options, **{n: getattr(SolveOptions(), n) for n in names})
         needs = ("distribution", "moment", "d_")
         keep = [(i, name) for i, name in keep if not name.startswith(needs)]

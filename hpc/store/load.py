@@ -12,6 +12,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from dpsolve.hpc.plan.design import POINT, point_label, point_parameters
+from dpsolve.solvers.distributions.finer_grid import lived_grids
 from dpsolve.solvers.distributions.solved_points import fixed_policy
 from dpsolve.solvers.errors import StoreError, UsageError, did_you_mean
 from dpsolve.solvers.methods.finite_horizon import follow
@@ -111,6 +113,8 @@ def load(
         arrays |= _policy(made, arrays, f"{store.path}: the point {where}")
         found = _filled_in(problem, values, made, arrays)
         arrays = {**{k: np.asarray(x) for k, x in found.items()}, **arrays}
+        if isinstance(made, Model) and any(n.startswith("distribution") for n in arrays):
+            arrays |= lived_grids(made, store.options.distribution_grid)
         shape = made.shape if made.horizon is None else (made.horizon, *made.shape)
         over = ("value",) if "gain" in arrays else ("value", "lower", "upper")
         every = {**dict.fromkeys(over, np.empty(shape)), **arrays}
@@ -254,8 +258,11 @@ def _filled_in(
     index = {n.removeprefix("policy_index_"): jnp.asarray(x) for n, x in arrays.items()
              if n.startswith("policy_index_")}  # fmt: skip
 
+    # What a policy tells is of the value's grid, whatever the distribution's.
+    plain = replace(problem, options=replace(problem.options, distribution_grid=()))
+
     def fill(values: Any, index: Any) -> dict[str, Array]:
-        made, fixed = fixed_policy(problem, values, index)
+        made, fixed = fixed_policy(plain, values, index)
         if isinstance(fixed, TabularPolicy):
             operator: Any = fixed.operator
         else:

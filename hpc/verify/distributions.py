@@ -71,7 +71,8 @@ def distribution_faults(
     held = [name for name in NAMES if name in arrays]
     faults = [text for name in held for text in _no_distribution(place, name, arrays[name])]
     yield from faults
-    if policy is None or faults:
+    finer = any(_mass_size(name, arrays[name]) != place.definition.n for name in held)
+    if policy is None or faults or finer:  # on a grid of its own: that it is one was looked at
         return
     chain = _Chain(place, policy)
     if "distribution" in arrays and place.definition.horizon is None:
@@ -84,7 +85,8 @@ def distribution_faults(
 
 
 def _no_distribution(place: Place, name: str, stored: NDArray[Any]) -> Iterator[str]:
-    dates = np.asarray(stored, dtype=np.float64).reshape(-1, place.definition.n)
+    n = _mass_size(name, stored)
+    dates = np.asarray(stored, dtype=np.float64).reshape(-1, n)
     for time, mass in enumerate(dates):
         when = f" at time={time}" if name == "distribution_path" else ""
         if not np.isfinite(mass).all():
@@ -95,10 +97,16 @@ def _no_distribution(place: Place, name: str, stored: NDArray[Any]) -> Iterator[
             s = int(np.argmin(mass))
             yield f"{name}{when} has the negative mass {mass[s]:.3g} at {place.at(s)}"
             return
-        allowed = 32 * EPS * (place.definition.n**0.5 + time * place.definition.depth)
+        allowed = 32 * EPS * (n**0.5 + time * place.definition.depth)
         if not abs(mass.sum() - 1.0) <= allowed:
             yield f"{name}{when} sums to {mass.sum():.15g}, not to 1"
             return
+
+
+def _mass_size(name: str, stored: NDArray[Any]) -> int:
+    """Return the number of states that a stored distribution, or each of a path, is over."""
+    shape = np.shape(stored)[1:] if name == "distribution_path" else np.shape(stored)
+    return int(np.prod(shape))
 
 
 @dataclass

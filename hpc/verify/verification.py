@@ -387,7 +387,13 @@ class _Run:
             ] = None
         self.note_distributions(model, stored.arrays)
         found = examine(model, stored, self.some_states(model))
-        found.faults += _numbered(coords, axes(model))
+        own = [f"{state}_distribution" for state in axes(model)]
+        found.faults += _numbered(coords, {*axes(model), *own})
+        if {*own, *(f"grid_{name}" for name in own)} & {*coords, *stored.arrays}:
+            self.notes[
+                "distributions on a grid of their own are only checked to sum to one, and their "
+                "moments are not verified"
+            ] = None
         return found
 
     def note_distributions(

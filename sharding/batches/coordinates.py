@@ -10,18 +10,27 @@ import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
+from dpsolve.solvers.distributions.finer_grid import Sizes as Finer
+from dpsolve.solvers.distributions.finer_grid import lived_grids, wrong_grid
 from dpsolve.solvers.model.array_factory import named
 from dpsolve.solvers.model.factory_signature import Factory, build
+from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import Numpy
 
 
-def grids_of(made: Any) -> dict[str, Any]:
-    """Return the grids of what a factory made: of its states, or among its own arrays."""
+def grids_of(made: Any, finer: Finer = ()) -> dict[str, Any]:
+    """Return the grids of what a factory made: of its states, or among its own arrays.
+
+    Those that a distribution has for itself come beside them (`finer`: their sizes, by state).
+    """
     if isinstance(made, Mapping):
         arrays = named(made)
         return {n[5:]: x for n, d, x in arrays if n.startswith("grid_") and d == (n[5:],)}
     states = getattr(made, "states", None) or {}
-    return {n: jax.numpy.asarray(s.values) for n, s in states.items()}
+    found = {n: jax.numpy.asarray(s.values) for n, s in states.items()}
+    if not (finer and isinstance(made, Model)) or wrong_grid(made, finer, ""):
+        return found
+    return found | {n.removeprefix("grid_"): x for n, x in lived_grids(made, finer).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +81,7 @@ def coordinates(
     sizes: Mapping[str, Any],
     fixed: Mapping[str, float],
     varying: Collection[str],
+    finer: Finer = (),
 ) -> tuple[dict[str, Numpy], set[str]]:
     """Return the grids (n,) that no varying parameter moves, and the names of the others.
 
@@ -85,12 +95,14 @@ def coordinates(
         Parameters that are the same at all points.
     varying : collection of str
         The others.
+    finer : tuple of (state, size)
+        The grids that distributions have for themselves.
     """
     depends = grids.moved_by(varying)
     if grids.moved_by(fixed) - depends:
 
         def look(values: Mapping[str, Any]) -> dict[str, Any]:
-            return grids_of(build(factory, {**fixed, **values}, sizes))
+            return grids_of(build(factory, {**fixed, **values}, sizes), finer)
 
         program, out = jax.make_jaxpr(look, return_shape=True)(dict.fromkeys(varying, 1.0))
         grids = TracedGrids(program, tuple(sorted(varying)), tuple(sorted(out)), grids.own)

@@ -114,7 +114,7 @@ def _outline(
         made = build(factory, values, static)
         # In a trace of its own, so that the program of the grids computes nothing else.
         jax.eval_shape(lambda: seen.append(_seen(factory, static, options, values, made)))
-        return grids_of(made)
+        return grids_of(made, options.distribution_grid)
 
     parameters = sorted(signature(factory).parameters)
     number = jax.ShapeDtypeStruct((), np.float64)

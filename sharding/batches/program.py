@@ -182,7 +182,9 @@ class Program:
         """Return dimensions, coordinates and variables, given which parameters vary."""
         key = (tuple(sorted(fixed.items())), frozenset(varying))
         if key not in self._layouts:
-            grids = coordinates(self.outline.grids, self.factory, self.sizes, fixed, varying)
+            finer = self.options.distribution_grid
+            own = self.outline.grids
+            grids = coordinates(own, self.factory, self.sizes, fixed, varying, finer)
             made = make_layout(self.outline.results, *grids)
             made = with_starts(made) if self.warm else made
             refined = self.refinement.named(0) if self.options.refine else ()

@@ -7,36 +7,40 @@ agent does depends on the key and on its number and on nothing else (:mod:`.stre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpsolve.sharding.devices.threads import in_order
 from dpsolve.solvers.distributions.distribution import Distribution
+from dpsolve.solvers.distributions.finer_grid import on_distribution_grid
 from dpsolve.solvers.distributions.initial import read_initial
-from dpsolve.solvers.distributions.solved_points import model_of
+from dpsolve.solvers.distributions.solved_points import model_of, states_of, with_grids
 from dpsolve.solvers.errors import ModelError, UsageError, did_you_mean
+from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
-from dpsolve.solvers.simulation.agents import panel
-from dpsolve.solvers.simulation.streams import PLACES, Keys, read_key
-from dpsolve.solvers.simulation.tables import PolicyTables, cumulated, policy_tables, variable_names
+from dpsolve.solvers.simulation.between_nodes import Point, Start
+from dpsolve.solvers.simulation.streams import PLACES, read_key
+from dpsolve.solvers.simulation.tables import cumulated, policy_tables, variable_names
 from dpsolve.solvers.solution import Solution
 
+from .crowds import BetweenNodes, OnNodes, blocks_of
 from .moments import Asked, MomentEstimate, estimates
+from .sample_moments import Sample
 
 if TYPE_CHECKING:
     import xarray
 
 
 BLOCK_BYTES = 32 * 2**20  # of the recorded variables of a block; each device has one at a time
+START_POINTS = 1000  # of the continuous state, that agents between nodes begin on
+START_MOST = 100_000  # with all other states
 MOST_BYTES = 4 * 2**30  # that to_xarray puts into memory
 
 
@@ -63,14 +67,12 @@ class Panel:
     variables: tuple[str, ...]
     block: int
     _model: Model | TabularModel = field(repr=False)
-    _key: Keys = field(repr=False)
-    _start: Numpy = field(repr=False)
-    _tables: PolicyTables = field(repr=False)
+    _crowd: OnNodes | BetweenNodes = field(repr=False)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole panel in memory."""
-        return self.agents * self.periods * _row_bytes(self._tables)
+        return self.agents * self.periods * self._crowd.row_bytes
 
     def blocks(self) -> Iterator[xarray.Dataset]:
         """Yield the panel in blocks of agents, in order.
@@ -97,8 +99,8 @@ class Panel:
                 "panel.moments(...), or name fewer variables="
             )
         whole = {
-            name: np.empty((self.periods, self.agents), np.asarray(x.array).dtype)
-            for name, x in self._tables.values.items()
+            name: np.empty((self.periods, self.agents), kind)
+            for name, kind in self._crowd.dtypes.items()
         }
         for first, found in self._blocks():
             for name, x in found.items():
@@ -108,9 +110,10 @@ class Panel:
     def moments(self, asked: Asked = "moments") -> dict[str, MomentEstimate]:
         """Estimate moments from the panel, without holding it.
 
-        Agents are counted by state, exactly; the moments are those of :meth:`Distribution.moments`
-        under the shares of these counts, with the probabilities of shocks in each state (which
-        estimates the same as the drawn shocks would, with less noise).
+        Agents on nodes are counted by state, exactly; the moments are those of
+        :meth:`Distribution.moments` under the shares of these counts, with the probabilities of
+        shocks in each state (which estimates the same as the drawn shocks would, with less noise).
+        Where states lie between nodes, moments are those of the sample itself.
 
         Parameters
         ----------
@@ -134,10 +137,18 @@ class Panel:
         UsageError
             If there is no moment of that name.
         """
-        return estimates(
-            self.solution, self._model, self._tables, asked, self._start, self._key,
-            agents=self.agents, periods=self.periods, burn=self.burn,
-        )  # fmt: skip
+        own = self._crowd
+        if isinstance(own, OnNodes):
+            return estimates(
+                self.solution, self._model, own.tables, asked, own.start, own.key,
+                agents=self.agents, periods=self.periods, burn=self.burn,
+            )  # fmt: skip
+        assert isinstance(self._model, Model)
+        sample = Sample(self._model, asked, self.agents, self.periods)
+        wanted = replace(own, variables=sample.variables)
+        for first, found in blocks_of(wanted, self.agents, self.block):
+            sample.add(first, found)
+        return sample.estimates()
 
     def __repr__(self) -> str:
         burn = f" after {self.burn:,}" if self.burn else ""
@@ -148,18 +159,7 @@ class Panel:
 
     def _blocks(self) -> Iterator[tuple[int, dict[str, Numpy]]]:
         """Yield each block's first agent and its arrays (periods, agents)."""
-        on = cache(partial(jax.device_put, (self._tables, self._start)))
-
-        def compute(first: int, device: Any) -> tuple[int, dict[str, Numpy]]:
-            tables, start = on(device)
-            found = panel(
-                tables, start, self._key, np.uint32(first), agents=self.block, periods=self.periods,
-                burn=self.burn, by_period=self._model.horizon is not None,
-            )  # fmt: skip
-            stop = min(self.agents - first, self.block)
-            return first, {name: np.asarray(x)[:, :stop] for name, x in found.items()}
-
-        yield from in_order(compute, range(0, self.agents, self.block))
+        return blocks_of(self._crowd, self.agents, self.block)
 
     def _dataset(self, first: int, found: Mapping[str, Numpy]) -> xarray.Dataset:
         import xarray
@@ -185,11 +185,15 @@ def simulate(
 ) -> Panel:
     """Simulate agents under the optimal policy.
 
-    Agents live on the grid: a next state between two points is a lottery with the interpolation
-    weights, so a panel has the law that :func:`dpsolve.stationary` computes (see
-    :mod:`dpsolve.solvers.simulation.agents`). The same key gives the same panel to the last bit,
-    whatever the devices and the block; agent 7 of a panel of 100 is agent 7 of a panel of a
-    million, and its first 10 periods are the same in a longer panel.
+    Where choices are grid points, agents live on the grid: a next state between two points is a
+    lottery with the interpolation weights, so a panel has the law that :func:`dpsolve.stationary`
+    computes (see :mod:`dpsolve.solvers.simulation.agents`). Where a choice is continuous, agents
+    follow the policy itself, linear between the nodes, and continuous states have values of their
+    own (see :mod:`dpsolve.solvers.simulation.between_nodes`).
+
+    The same key gives the same panel to the last bit, whatever the devices and the block; agent 7
+    of a panel of 100 is agent 7 of a panel of a million, and its first 10 periods are the same in a
+    longer panel.
 
     Parameters
     ----------
@@ -200,10 +204,11 @@ def simulate(
     agents, periods : int
         Size of the panel; `periods` is at most the horizon, where there is one.
     initial : "stationary", mapping, array (states...) or Distribution
-        Where agents are in the first period, as for :func:`dpsolve.path`. With a horizon it must
-        be given.
+        Where agents are in the first period, as for :func:`dpsolve.path`. The stationary
+        distribution of a continuous policy is taken on a finer grid. With a horizon it must
+        be given. A number for a continuous state is where all agents begin, a node or not.
     variables : str or list of str, optional
-        What to record: states, choices (their grid values), outputs and shocks (as drawn) by name.
+        What to record: states, choices (their values), outputs and shocks (as drawn) by name.
         All but the shocks by default. An output that names shocks is recorded as it was drawn.
     burn : int
         Periods to run before the first that is recorded; 0 with a horizon.
@@ -232,27 +237,64 @@ def simulate(
             "begin with: give initial=, such as a dict of a value for each state"
         )
     _check_counts(made, agents, periods, burn, block)
+    on_nodes = all(c in solution.policy_index for c in solution.decisions)
+    if on_nodes:  # whose grids are those of the value
+        solution = with_grids(solution, {})
     names = _variables(made, variables)
-    tables = policy_tables(
-        made, solution.problem, solution.parameters, solution.policy_index, names,
-        None if made.horizon is None else periods,
-    )  # fmt: skip
-    if periods + burn > (PLACES - 1) // len(tables.draws):
+    draws = 1
+    if isinstance(made, Model):
+        draws = len((*made.shocks, *made.states, *made.post))
+    if periods + burn > (PLACES - 1) // draws:
         raise UsageError(
             f"periods={periods} and burn={burn}: a stream of 2**32 numbers lasts for "
-            f"{(PLACES - 1) // len(tables.draws):,} periods of this model"
+            f"{(PLACES - 1) // draws:,} periods of this model"
         )
-    each = periods * _row_bytes(tables)
+    crowd: OnNodes | BetweenNodes
+    if on_nodes:
+        tables = policy_tables(
+            made, solution.problem, solution.parameters, solution.policy_index, names,
+            None if made.horizon is None else periods,
+        )  # fmt: skip
+        start = cumulated(_masses(solution, made, initial)[0].ravel())
+        crowd = OnNodes(tables, start, read_key(key), periods, burn, made.horizon is not None)
+    else:
+        assert isinstance(made, Model)
+        point = Point.of(made, solution.parameters, solution.decisions)
+        begin = _beginning(solution, made, initial)
+        crowd = BetweenNodes(solution.problem, point, begin, read_key(key), names, periods, burn)
+    each = periods * crowd.row_bytes
     return Panel(
         solution, int(agents), int(periods), int(burn), names,
-        min(int(agents), int(block or max(1, BLOCK_BYTES // each))), made, read_key(key),
-        cumulated(_masses(solution, made, initial).ravel()), tables,
+        min(int(agents), int(block or max(1, BLOCK_BYTES // each))), made, crowd,
     )  # fmt: skip
 
 
-def _row_bytes(tables: PolicyTables) -> int:
-    """Return the bytes of one agent's variables in one period."""
-    return sum(np.asarray(x.array).dtype.itemsize for x in tables.values.values())
+def _finer(solution: Solution, model: Model | TabularModel) -> dict[str, int]:
+    """Return the points of a finer grid to begin on; none for agents that live on nodes.
+
+    A lottery between few nodes spreads mass, and slow chains take long to forget it.
+    """
+    on_nodes = all(c in solution.policy_index for c in solution.decisions)
+    if on_nodes or not isinstance(model, Model):
+        return {}
+    grids = [n for n, spec in model.states.items() if isinstance(spec, Grid)]
+    if len(grids) != 1 or solution.problem.options.distribution_grid:
+        return {}
+    size, others = model.shape[list(model.states).index(grids[0])], math.prod(model.shape)
+    wanted = min(max(START_POINTS, 4 * size), START_MOST * size // others)
+    return {grids[0]: wanted} if wanted > size else {}
+
+
+def _beginning(solution: Solution, model: Model, initial: Any) -> Start:
+    """Return where agents begin whose states lie between nodes."""
+    masses, grids = _masses(solution, model, initial)
+    continuous = {n for n, spec in model.states.items() if isinstance(spec, Grid)}
+    exact: dict[str, AnyArray] = {}
+    if isinstance(initial, Mapping):
+        exact = {n: np.asarray(x, np.float64) for n, x in initial.items() if np.ndim(x) == 0
+                 and n in continuous and not isinstance(x, str)}  # fmt: skip
+    nodes: dict[str, AnyArray] = {n: np.asarray(grids[n]) for n in continuous}
+    return Start(cumulated(masses.ravel()), nodes, exact, masses.shape)
 
 
 def _check_solution(solution: Any) -> None:
@@ -271,12 +313,7 @@ def _check_solution(solution: Any) -> None:
             f"the solution of {name} has {np.size(solution.code)} points; pick one: "
             "dp.simulate(solution.point(0), ...)"
         )
-    if solution.decisions and not solution.policy_index:
-        raise ModelError(
-            f"the policy of {name} lies between grid points, and agents of dp.simulate move on the "
-            "grid: dp.stationary and dp.path follow such a policy, by a lottery between neighbours"
-        )
-    if not solution.policy_index:
+    if not solution.decisions:
         raise ModelError(
             f"{name} returns arrays, and no policy that an agent could follow: only a dp.Model or "
             "dp.mdp can be simulated"
@@ -322,11 +359,17 @@ def _variables(model: Model | TabularModel, asked: Sequence[str] | str | None) -
     return names
 
 
-def _masses(solution: Solution, model: Model | TabularModel, initial: Any) -> Numpy:
-    """Return the initial distribution (states...)."""
+def _masses(
+    solution: Solution, model: Model | TabularModel, initial: Any
+) -> tuple[Numpy, Mapping[str, AnyArray]]:
+    """Return the initial distribution (states...), and the states' values at its nodes."""
+    grids: Mapping[str, AnyArray] = states_of(solution, "panel")
     if initial is None or (isinstance(initial, str) and initial == "stationary"):
         from dpsolve.solvers.distributions.stationary import stationary
 
+        if finer := _finer(solution, model):
+            solution = with_grids(solution, finer)
+            grids = states_of(solution, "panel")
         found = stationary(solution)
         mass = np.asarray(found.mass)
         if np.isnan(mass).any():
@@ -334,9 +377,15 @@ def _masses(solution: Solution, model: Model | TabularModel, initial: Any) -> Nu
                 f"there is no stationary distribution to begin with: {found.message}. Give "
                 "initial= to dp.simulate."
             )
-        return mass
+        return mass, grids
     if isinstance(initial, str):
         raise ModelError(
             f"initial={initial!r}; it is 'stationary', a dict by state name, or an array of masses"
         )
-    return np.asarray(read_initial(getattr(initial, "mass", initial), model))
+    if isinstance(initial, Distribution) and isinstance(model, Model):
+        grids = initial.grids
+        sizes = {n: np.size(x) for n, x in grids.items() if np.size(x) != model.states[n].size}
+        model = on_distribution_grid(model, tuple(sizes.items()))
+    elif isinstance(model, Model):
+        grids = {n: spec.values for n, spec in model.states.items()}
+    return np.asarray(read_initial(getattr(initial, "mass", initial), model)), grids

@@ -19,6 +19,7 @@ from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.outcomes import Outcome, sentence, word
 from dpsolve.solvers.solution import Problem, refuse_uncertified, where_certified
 
+from .finer_grid import lived_dims
 from .solved_points import at_points, fixed_policy, horizon_of
 from .top_mass import PREFIX
 
@@ -172,16 +173,19 @@ class Distribution:
         """Return an ``xarray.Dataset``, with the names that a store has.
 
         The mass is ``distribution``, over the states (``distribution_path`` with ``time`` first for
-        a path), after ``point`` for many points. States' values are coordinates, named
+        a path), after ``point`` for many points. A state with points of the distribution's own has
+        the dimension ``<state>_distribution``. States' values are coordinates, named
         ``grid_<state>`` where they differ between points.
         """
+        sizes = () if self.problem is None else self.problem.options.distribution_grid
+        dims = lived_dims(tuple(self.grids), sizes)
         named: list[tuple[str, tuple[str, ...], AnyArray]] = [
-            (f"grid_{state}", (state,), values) for state, values in self.grids.items()
+            (f"grid_{dim}", (dim,), x) for dim, x in zip(dims, self.grids.values(), strict=True)
         ]
         if self.is_path:
-            named.append(("distribution_path", (TIME, *self.grids), self.mass))
+            named.append(("distribution_path", (TIME, *dims), self.mass))
         else:
-            named.append(("distribution", tuple(self.grids), self.mass))
+            named.append(("distribution", dims, self.mass))
         numbers = {to: self.arrays[name] for name, to in NUMBERS.items()}
         numbers |= {name: x for name, x in self.arrays.items() if name.startswith(PREFIX)}
         return labelled(self, named, numbers, self.batched)

@@ -21,6 +21,7 @@ from dpsolve.solvers.operators.interpolation import locate
 from dpsolve.solvers.operators.named_arrays import NamedArray
 from dpsolve.solvers.solution import Solution
 
+from .finer_grid import on_distribution_grid
 from .solved_points import model_of
 from .stationary_derivatives import stationary_of
 
@@ -179,7 +180,10 @@ def initial_of(solution: Solution, initial: Any) -> Array:
     given = getattr(initial, "mass", initial)
 
     def one(parameters: Mapping[str, Any]) -> Array:
-        return read_initial(given, model_of(problem, parameters))
+        made = model_of(problem, parameters)
+        if isinstance(made, Model):
+            made = on_distribution_grid(made, problem.options.distribution_grid)
+        return read_initial(given, made)
 
     if not problem.batched:
         return one(parameters)

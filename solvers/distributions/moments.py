@@ -182,7 +182,7 @@ def moments_of(
         If a function takes an argument that is none of the model's names.
     """
     law = _law(model, fixed, mass)
-    names, functions = _sorted_out(model, asked)
+    names, functions = sorted_out(model, asked)
     found = {}
     for name in expanded(model, names):
         if name in _own(model):
@@ -198,7 +198,7 @@ def moments_of(
 
 def of_states(model: Any, asked: Asked) -> set[str]:
     """Return the names of those moments that are of states alone, whatever is chosen."""
-    names, functions = _sorted_out(model, asked)
+    names, functions = sorted_out(model, asked)
     own = _own(model)
     functions = functions | {name: own[name] for name in expanded(model, names) if name in own}
     states, outputs = _states(model), set(getattr(model, "outputs", ()))
@@ -214,7 +214,8 @@ def of_states(model: Any, asked: Asked) -> set[str]:
     return found
 
 
-def _sorted_out(model: Any, asked: Asked) -> tuple[list[str], dict[str, Callable[..., Any]]]:
+def sorted_out(model: Any, asked: Asked) -> tuple[list[str], dict[str, Callable[..., Any]]]:
+    """Return the names among the moments that are asked for, and the functions by name."""
     if isinstance(asked, Mapping):
         return [], dict(asked)
     if isinstance(asked, str):

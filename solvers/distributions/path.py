@@ -31,13 +31,15 @@ from .certificate import rounding
 from .distribution import Distribution
 from .initial import initial_of
 from .recurrent_classes import NAMED
-from .solved_points import at_points, fixed_policy, horizon_of, states_of
+from .solved_points import at_points, fixed_policy, horizon_of, states_of, with_grids
 
 
 def path(
     solution: Solution,
     initial: ArrayLike | Mapping[str, ArrayLike] | Distribution,
     periods: int | None = None,
+    *,
+    distribution_grid: Mapping[str, int] | None = None,
 ) -> Distribution:
     """Push an initial distribution through time under a solution's policy.
 
@@ -53,6 +55,8 @@ def path(
     periods : int, optional
         Steps. With a horizon, the policy of period t moves time t to t + 1, and the default is all
         periods.
+    distribution_grid : mapping of str to int, optional
+        Points of continuous states, as for :func:`dpsolve.stationary`.
 
     Returns
     -------
@@ -68,6 +72,7 @@ def path(
     UsageError
         If `periods` is missing, not positive or beyond the horizon.
     """
+    solution = with_grids(solution, distribution_grid)
     states = states_of(solution, "path of distributions")
     steps = _periods(periods, horizon_of(solution.problem, solution.decisions))
     _check_room(solution, states, steps)

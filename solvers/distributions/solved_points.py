@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -12,15 +14,20 @@ import numpy as np
 from jax import Array, lax
 
 from dpsolve.solvers.errors import ModelError, UsageError
-from dpsolve.solvers.model.factory_signature import build
+from dpsolve.solvers.model.factory_signature import build, look_over
 from dpsolve.solvers.model.grids import MOST
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.bellman import GridOperator
+from dpsolve.solvers.operators.named_arrays import NamedArray
 from dpsolve.solvers.operators.tabular import TabularOperator
+from dpsolve.solvers.options import SolveOptions, distribution_sizes
 from dpsolve.solvers.solution import Problem, Solution
+
+from .finer_grid import on_distribution_grid, wrong_grid
+from .policy_function import PolicyFunction
 
 LANES_BYTES = 2**24  # that the points done side by side take together
 
@@ -36,7 +43,7 @@ def model_of(problem: Problem, parameters: Mapping[str, Any]) -> Model | Tabular
 def fixed_policy(
     problem: Problem,
     parameters: Mapping[str, Any],
-    policy_index: Mapping[str, Array],
+    decisions: Mapping[str, Array],
     t: Array | None = None,
 ) -> tuple[Model | TabularModel, PolicyOperator]:
     """Build the model of one point and its policy's operator again, inside a trace or outside.
@@ -45,27 +52,74 @@ def fixed_policy(
     ----------
     problem, parameters
         Of a :class:`~dpsolve.Solution` with one point (under ``vmap``, of each point).
-    policy_index : dict of str to int array (states...)
-        The same solution's ``decisions``: values, as floats, where choices lie between grid points.
+    decisions : dict of str to array (states...)
+        The same solution's: positions, as integers, or values, as floats, of choices that lie
+        between grid points.
     t : int, optional
-        The period, with a horizon; `policy_index` is then that period's.
+        The period, with a horizon; `decisions` are then that period's.
 
     Returns
     -------
     model, policy
-        A failed point's policy (index -1 everywhere) is read as the first choice: mask the result.
+        The model has lists of values in place of intervals, and the distribution's grids. A failed
+        point's policy (index -1 everywhere) is read as the first choice: mask the result.
     """
-    made = model_of(problem, parameters)
-    if any(jnp.issubdtype(x.dtype, jnp.floating) for x in policy_index.values()):
-        assert isinstance(made, Model)
-        return made, GridOperator(made.on_grids(), t=t, block=1).between(policy_index)
-    index = {name: jnp.maximum(x, 0) for name, x in policy_index.items()}
+    return policy_operator(model_of(problem, parameters), decisions, problem.options, t)
+
+
+def policy_operator(
+    made: Model | TabularModel,
+    decisions: Mapping[str, Array],
+    options: SolveOptions,
+    t: Array | None = None,
+) -> tuple[Model | TabularModel, PolicyOperator]:
+    """Return the operator of a policy of a model that is at hand, as :func:`fixed_policy` does."""
     if isinstance(made, TabularModel):
         tabular = TabularOperator(made)
-        return made, tabular.at(tabular.policy_of(index))
+        first = {name: jnp.maximum(x, 0) for name, x in decisions.items()}
+        return made, tabular.at(tabular.policy_of(first))
+    lived = on_distribution_grid(made, options.distribution_grid)
     # A block of one choice: nothing is kept over all pairs, for a policy asks for one of each.
-    operator = GridOperator(made, t=t, block=1, memory=problem.options.memory)
-    return made, operator.at(operator.policy_of(index))
+    operator = GridOperator(lived, t=t, block=1, memory=options.memory)
+    finer = lived.shape != made.shape
+    between = any(jnp.issubdtype(x.dtype, jnp.floating) for x in decisions.values())
+    if not (finer or between):
+        index = {name: jnp.maximum(x, 0) for name, x in decisions.items()}
+        return made, operator.at(operator.policy_of(index))
+    policy = PolicyFunction.of(made, decisions)
+    values = dict(policy.values)
+    if finer:
+        fine = {n: jnp.asarray(lived.states[n].values) for n, _ in options.distribution_grid}
+        values = policy.at({n: NamedArray(x, (n,)) for n, x in fine.items()})
+    return lived, operator.between({c: operator.over_states(x) for c, x in values.items()})
+
+
+def with_grids(solution: Solution, given: Mapping[str, int] | None) -> Solution:
+    """Return the solution with the grids that its distributions are to be on; None: as asked then.
+
+    Raises
+    ------
+    UsageError
+        If there is no such continuous state, or a size is no number of points.
+    """
+    if not isinstance(solution, Solution):  # which is said where it is used
+        return solution
+    problem = solution.problem
+    if given is None and not problem.options.distribution_grid:
+        return solution
+
+    def wrong(made: Any) -> str:
+        return wrong_grid(made, sizes, problem.name)
+
+    sizes = problem.options.distribution_grid if given is None else distribution_sizes(given)
+    if problem.factory is None:
+        text = wrong(problem.model)
+    else:
+        text = look_over(problem.factory, dict(problem.sizes), wrong)
+    if text:
+        raise UsageError(text)
+    options = replace(problem.options, distribution_grid=sizes)
+    return replace(solution, problem=replace(problem, options=options))
 
 
 def horizon_of(problem: Problem, policy_index: Mapping[str, AnyArray]) -> int | None:
@@ -96,17 +150,29 @@ def states_of(solution: Solution, what: str) -> dict[str, AnyArray]:
         )
     dims = dict(solution.problem.dims)["value"]
     grids = {n: solution.grids[n] for n in dims if n != "t"}
-    if not solution.policy_index:
+    batched = solution.problem.batched
+    if not (solution.policy_index or batched):
         made = model_of(solution.problem, solution.parameters)
         if made.shape != tuple(int(np.shape(g)[-1]) for g in grids.values()):
             raise ModelError(
                 f"this solution's nodes hold knots beside the grid of {solution.problem.name}, and "
                 f"a {what} is over the grid: call dp.certify without knots for it"
             )
+    if solution.problem.options.distribution_grid:
+        one = partial(_grids, solution.problem)
+        each = jax.vmap(one) if batched else one
+        grids = dict(each(solution.parameters))
     shape = tuple(int(np.shape(grid)[-1]) for grid in grids.values())
     if prod(shape) > MOST:
         raise ModelError(too_many_states(solution.problem.name, shape))
     return grids
+
+
+def _grids(problem: Problem, parameters: Mapping[str, Any]) -> dict[str, Array]:
+    made = model_of(problem, parameters)
+    assert isinstance(made, Model)
+    lived = on_distribution_grid(made, problem.options.distribution_grid)
+    return {n: jnp.asarray(spec.values) for n, spec in lived.states.items()}
 
 
 def too_many_states(name: str, shape: tuple[int, ...]) -> str:

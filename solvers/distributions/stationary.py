@@ -28,7 +28,7 @@ from dpsolve.solvers.solution import Problem, Solution
 from .distribution import Distribution
 from .initial import check_masses, initial_of
 from .moments import top_masses
-from .solved_points import at_points, fixed_policy, horizon_of, states_of
+from .solved_points import at_points, fixed_policy, horizon_of, states_of, with_grids
 from .stationary_derivatives import MAX_ITER, Stationary, stationary_of
 from .stationary_methods import DENSE_MOST
 from .top_mass import warn
@@ -41,6 +41,7 @@ def stationary(
     tol: float = 1e-8,
     max_iter: int = MAX_ITER,
     initial: ArrayLike | Mapping[str, ArrayLike] | Distribution | None = None,
+    distribution_grid: Mapping[str, int] | None = None,
 ) -> Distribution:
     r"""Find a stationary distribution, to a certified distance.
 
@@ -60,6 +61,10 @@ def stationary(
     initial : array (states...), mapping or Distribution, optional
         Where the chain starts, as for :func:`dpsolve.path`. With several recurrent classes it
         decides what each of them gets; without it the mass is NaN then.
+    distribution_grid : mapping of str to int, optional
+        Of a solution: ``{"a": 1000}`` puts the distribution on 1,000 points of the state `a`, with
+        the ends and the spacing of its grid; the policy is interpolated linearly there. By default
+        as the solve was asked, else the value's own grid.
 
     Returns
     -------
@@ -83,7 +88,9 @@ def stationary(
     """
     options = _options(method, tol, max_iter)
     if isinstance(target, Solution):
-        return _of_solution(target, options, initial)
+        return _of_solution(with_grids(target, distribution_grid), options, initial)
+    if distribution_grid:
+        raise UsageError("distribution_grid is for a solution; a chain's states are what they are")
     if isinstance(target, Markov):
         return _of_array(target.transition_matrix, target.values, options, initial)
     return _of_array(target, None, options, initial)

@@ -302,7 +302,10 @@ def population_bytes(model: Model | TabularModel, options: SolveOptions) -> int:
     The stationary distribution is looked for when the value's loop is over: what it takes more
     than the loop does is a small chain's matrix, and what is kept of it.
     """
+    finer = dict(options.distribution_grid)
     states = prod(model.shape)
+    if isinstance(model, Model) and set(finer) <= set(model.states):
+        states = max(states, prod(finer.get(n, s.size) for n, s in model.states.items()))
     arrays = 0
     if options.stationary:
         arrays += 8 + (DENSE_COPIES * states if states <= DENSE_MOST else 0)

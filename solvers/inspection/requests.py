@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dpsolve.solvers.distributions.finer_grid import on_distribution_grid, wrong_grid
 from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.moments import check_moments
 from dpsolve.solvers.distributions.solved_points import too_many_states
@@ -75,6 +76,17 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
                 check_moments(made, [moment])
             except UsageError as error:
                 yield "moments", i, str(error)
+        wrong = wrong_grid(made, options.distribution_grid, name)
+        if wrong:
+            yield "distribution_grid", None, wrong
+            return
+        if options.distribution_grid and options.differentiated_by:
+            yield (
+                "distribution_grid",
+                None,
+                "distribution_grid beside gradients: derivatives are of distributions on the "
+                "value's own grid; leave one of them out",
+            )
         yield from _refusals_of_path(made, options, name)
         if prod(made.shape) > MOST and (options.stationary or options.periods is not None):
             yield "distribution", None, too_many_states(name, made.shape)
@@ -219,6 +231,8 @@ def _refusals_of_arrays(
         yield "periods", None, f"there is no path of distributions: {why}"
     if options.initial is not None:
         yield "initial", None, f"there is no initial distribution: {why}"
+    if options.distribution_grid:
+        yield "distribution_grid", None, wrong_grid(made, options.distribution_grid, name)
     if options.gradients_fixed_policy:
         yield (
             "gradients_fixed_policy",
@@ -252,7 +266,10 @@ def _refusals_of_path(
             "distribution",
         )
     try:
-        read_initial(dict(options.initial or ()), made)
+        lived = made
+        if isinstance(made, Model):
+            lived = on_distribution_grid(made, options.distribution_grid)
+        read_initial(dict(options.initial or ()), lived)
     except DpsolveError as error:
         yield ("periods" if options.initial is None else "initial"), None, str(error)
         return

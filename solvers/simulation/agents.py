@@ -53,7 +53,7 @@ def _position(dims: Sequence[str], shape: Sequence[int], at: Mapping[str, Array]
     return position
 
 
-def _invert(cumulative: Array, start: Array, last: Array | int, longest: int, u: Array) -> Array:
+def invert(cumulative: Array, start: Array, last: Array | int, longest: int, u: Array) -> Array:
     """Return the first entry of each row that exceeds `u`, by bisection: an int32 from 0.
 
     Parameters
@@ -81,7 +81,7 @@ def _draw(x: NamedArray, at: Mapping[str, Array], u: Array) -> Array:
     """Draw from the rows of cumulative probabilities along the last axis of `x`."""
     n, none = x.array.shape[-1], jnp.zeros(u.shape, jnp.int32)
     start = _position(x.dims, x.array.shape, {**at, x.dims[-1]: none})
-    return _invert(x.array.ravel(), start, n - 1, n, u)
+    return invert(x.array.ravel(), start, n - 1, n, u)
 
 
 def _step(
@@ -99,7 +99,7 @@ def _step(
     if tables.rows is not None:
         rows, state = tables.rows, at["state"]
         start = rows.start[state]
-        entry = start + _invert(
+        entry = start + invert(
             rows.cumulative, start, rows.last[state], rows.longest, luck("state")
         )
         return at, {"state": rows.columns.at[entry].get(mode="promise_in_bounds")}
@@ -123,7 +123,7 @@ def _step(
 def _begin(tables: PolicyTables, start: Array, keys: Keys) -> dict[str, Array]:
     """Draw the initial nodes from the cumulative masses (states,), flattened."""
     u = uniform(keys, jnp.uint32(0))
-    node = _invert(start, jnp.zeros(u.shape, jnp.int32), start.shape[0] - 1, start.shape[0], u)
+    node = invert(start, jnp.zeros(u.shape, jnp.int32), start.shape[0] - 1, start.shape[0], u)
     indices = jnp.unravel_index(node, tables.shape)
     return {name: i.astype(jnp.int32) for (name, _), i in zip(tables.states, indices, strict=True)}
 

@@ -37,7 +37,7 @@ from dpsolve.solvers.outcomes import RECORDS, Outcome
 from dpsolve.solvers.solution import CERTIFICATE
 
 from .continuum_point import continuum_point
-from .statistics import horizon_path, mask, population
+from .statistics import horizon_path, mask, population, statistics_of
 
 log = logging.getLogger("dpsolve")
 
@@ -103,9 +103,12 @@ def solve_model(
     """Solve a model that is at hand; a point that is not `live` fails at once."""
     check_asked(model, options, name)
     if isinstance(model, Model) and model.continuous:
-        return continuum_point(solve_continuous(model, options, live), options)
+        arrays = continuum_point(solve_continuous(model, options, live), options)
+        return _with_code(arrays, *statistics_of(model, options, arrays))
     if isinstance(model, Model) and model.horizon is not None:
         arrays = backward(model, options, live, partition)
+        if options.distribution_grid:
+            return _with_code(arrays, *statistics_of(model, options, arrays, partition))
         policies = {c: arrays[f"policy_index_{c}"] for c in model.choices}
         more, code = horizon_path(model, options, policies, arrays["code"] >= 10, partition)
         return _with_code(arrays, more, code)
@@ -121,6 +124,8 @@ def read_model(operators: Operators, found: Found) -> dict[str, Array]:
         arrays[CERTIFICATE] = found.sampled.astype(jnp.int8)
     if not (options.stationary or options.periods is not None):
         return arrays
+    if options.distribution_grid and isinstance(model, Model):
+        return _with_code(arrays, *statistics_of(model, options, arrays, operators.partition))
     fixed = operator.at(found.policy)
     return _with_code(arrays, *population(model, fixed, options, arrays["code"] >= 10))
 

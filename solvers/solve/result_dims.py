@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dpsolve.solvers.certified import at_best, of_what, promise
+from dpsolve.solvers.distributions.finer_grid import SUFFIX, lived_dims
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.model.array_factory import Dims, Shapes, shapes_of
@@ -91,6 +92,8 @@ def arrays_dims(shape: ModelShape, arrays: Mapping[str, Any]) -> dict[str, Dims]
         gradients = [n for n in arrays if n not in own and differentiated(n, own) in own]
         return own | {name: own[differentiated(name, own)] for name in gradients}
     states = tuple(shape.states)
+    finer = tuple((n, 0) for n in states if f"grid_{n}{SUFFIX}" in arrays)
+    lived = lived_dims(states, finer)
     full = states if shape.horizon is None else ("t", *states)
     dims: dict[str, Dims] = {}
     first = [n for n in ("value", "lower", "upper", *GAINS) if n in arrays]
@@ -99,7 +102,9 @@ def arrays_dims(shape: ModelShape, arrays: Mapping[str, Any]) -> dict[str, Dims]
         if name.startswith("grid_"):
             dims[name] = (name.removeprefix("grid_"),)
         elif variable == "distribution_path":
-            dims[name] = ("time", *states)
+            dims[name] = ("time", *lived)
+        elif variable == "distribution":
+            dims[name] = lived
         else:
             dims[name] = full if np.ndim(arrays[name]) else ()
     return dims

@@ -17,11 +17,13 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.distributions.distribution import explain_distribution
+from dpsolve.solvers.distributions.finer_grid import SUFFIX, lived_grids, on_distribution_grid
 from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.moments import expanded, moments_of, top_masses
 from dpsolve.solvers.distributions.path import path_of, pushed
+from dpsolve.solvers.distributions.solved_points import policy_operator
 from dpsolve.solvers.distributions.stationary_derivatives import stationary_of
-from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.forecast import path_periods
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
@@ -89,13 +91,51 @@ def _of_chain(code: int, made: Any, options: SolveOptions, arrays: Mapping[str, 
         "residual": arrays["distribution_residual"],
         "classes": arrays[CLASSES],
     }
-    text = explain_distribution(numbers, {name: arrays[f"grid_{name}"] for name in names})
+    grids = {n: arrays.get(f"grid_{n}{SUFFIX}", arrays[f"grid_{n}"]) for n in names}
+    text = explain_distribution(numbers, grids)
     if code == Outcome.SEVERAL_CLASSES and options.initial is None:
         return f"{text}; in a sweep, [solve] initial = {{ {names[0]} = VALUE }}"
     return text
 
 
 # -- inside the compiled point --------------------------------------------------------------------
+
+
+def statistics_of(
+    model: Model, options: SolveOptions, arrays: Arrays, partition: Partition | None = None
+) -> tuple[Arrays, Array]:
+    """Find what the options ask for beside a solution that is at hand, inside a trace.
+
+    Its choices may lie between grid points, and its distribution may have grids of its own; the
+    horizon may be finite or infinite.
+
+    Parameters
+    ----------
+    arrays : dict
+        The solution's: ``policy_index_<choice>``, or of a continuous choice ``policy_<choice>``.
+
+    Raises
+    ------
+    UsageError
+        If the states are spread over a mesh.
+    """
+    if partition is not None:
+        raise UsageError(
+            "distribution_grid beside a mesh of states: a distribution on a grid of its own is "
+            "found on one device; leave one of them out, or call "
+            "dp.stationary(solution, distribution_grid={...}) afterwards"
+        )
+    kind = {c: "policy_" if c in model.continuous else "policy_index_" for c in model.choices}
+    decisions = {c: arrays[f"{before}{c}"] for c, before in kind.items()}
+    failed = arrays["code"] >= 10
+    if model.horizon is not None:
+        more, code = horizon_path(model, options, decisions, failed)
+    elif options.stationary or options.periods is not None:
+        lived, fixed = policy_operator(model, decisions, options)
+        more, code = population(lived, fixed, options, failed)
+    else:
+        return {}, jnp.int32(Outcome.SOLVED)
+    return more | (lived_grids(model, options.distribution_grid) if more else {}), code
 
 
 def population(
@@ -189,21 +229,27 @@ def horizon_path(
 
     Parameters
     ----------
-    policies : dict of str to int array (t, states...)
-        An index for each choice.
+    policies : dict of str to array (t, states...)
+        Each choice's positions, or values of choices that lie between grid points.
     """
     periods = path_periods(model, options)
     if periods is None:
         return {}, jnp.int32(Outcome.SOLVED)
 
+    finer = on_distribution_grid(model, options.distribution_grid)
+
     def step(mass: Array, t: Array) -> Array:
+        if model.continuous or options.distribution_grid:
+            now = {c: x[t] for c, x in policies.items()}
+            _, moving = policy_operator(model, now, options, t)
+            return jnp.where(moving.proper, pushed(moving.expect, mass), jnp.nan)
         operator = GridOperator(model, t=t, block=1, memory=options.memory, partition=partition)
         # A failed point has -1 for a policy; its path is masked.
         policy = operator.policy_of({c: jnp.maximum(i[t], 0) for c, i in policies.items()})
         fixed = operator.at(policy)
         return jnp.where(fixed.proper, pushed(fixed.expect, mass), jnp.nan)
 
-    arrays = {"distribution_path": path_of(step, _start(model, partition, options), periods)}
+    arrays = {"distribution_path": path_of(step, _start(finer, partition, options), periods)}
     over = ALONE if partition is None else partition.reductions
     code = _judge(arrays, True, jnp.int32(Outcome.SOLVED), over)
     return {name: mask(x, failed) for name, x in arrays.items()}, code

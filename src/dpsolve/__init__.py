@@ -18,10 +18,12 @@ else:
     os.environ["JAX_ENABLE_X64"] = "1"  # read by JAX when it is first imported
 
 if TYPE_CHECKING:
+    from . import plot as plot
     from .hpc.python_sweep import sweep as sweep
     from .hpc.store.load import load as load
     from .hpc.store.open import open as open
     from .hpc.verify.verification import verify as verify
+    from .sharding.convergence import convergence as convergence
     from .sharding.panels.simulate import Panel as Panel
     from .sharding.panels.simulate import simulate as simulate
     from .sharding.solve import solve as solve
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from .solvers.options import SolveOptions as SolveOptions
     from .solvers.solution import Solution as Solution
     from .solvers.solve.certify import certify as certify
+    from .solvers.solve.euler_errors import euler_errors as euler_errors
 
 # Where each public name lives.
 _HOME = {
@@ -74,6 +77,7 @@ _HOME = {
     "Solution": "solvers.solution",
     "solve": "sharding.solve",
     "certify": "solvers.solve.certify",
+    "euler_errors": "solvers.solve.euler_errors",
     "check": "solvers.inspection.check",
     "describe": "solvers.inspection.describe",
     "stationary": "solvers.distributions.stationary",
@@ -83,6 +87,7 @@ _HOME = {
     "fixed_point": "solvers.numerics.fixed_point",
     "implicit": "solvers.numerics.fixed_point",
     "solve_many": "sharding.solve_many",
+    "convergence": "sharding.convergence",
     "Panel": "sharding.panels.simulate",
     "simulate": "sharding.panels.simulate",
     "sweep": "hpc.python_sweep",
@@ -98,7 +103,12 @@ _HOME = {
 }
 
 
+_PARTS = ("plot",)  # modules that are names themselves
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module 'dpsolve' has no attribute {name!r}")
     value = getattr(import_module(f".{_HOME[name]}", __name__), name)
@@ -107,4 +117,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(["__version__", *_HOME])
+    return sorted(["__version__", *_HOME, *_PARTS])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dpsolve as dp
-from dpsolve.solvers.simulation.agents import _invert
+from dpsolve.solvers.simulation.agents import invert
 from dpsolve.solvers.simulation.streams import agent_keys, read_key, uniform
 from dpsolve.solvers.simulation.tables import cumulated
 from reference import Problem, random_problem
@@ -67,7 +67,7 @@ def test_inversion_is_a_search_and_never_draws_what_has_no_chance(p: list[float]
     assert c[-1] == 1.0
     u = min(u, 1 - 2.0**-53)
     found = int(
-        _invert(jnp.asarray(c), jnp.zeros(1, jnp.int32), len(p) - 1, len(p), jnp.full(1, u))[0]
+        invert(jnp.asarray(c), jnp.zeros(1, jnp.int32), len(p) - 1, len(p), jnp.full(1, u))[0]
     )
     assert found == np.searchsorted(c, u, side="right")
     assert p[found] > 0.0
