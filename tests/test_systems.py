@@ -33,7 +33,7 @@ def test_cake_after_exactly_100_sweeps_is_a_horizon_of_100() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_growth_reaches_its_fixed_point(method: str) -> None:
     numbers = NUMBERS["growth"]
-    growth = dp.solve("growth", tol=1e-8, method=method)
+    growth = dp.solve("growth", {"continuous": False}, tol=1e-8, method=method)
     assert growth.status == "solved"
     assert np.max(np.abs(growth.value - np.array(numbers["v_fixed"]))) <= 1e-8
     np.testing.assert_array_equal(growth.policy_index["k_next"], numbers["policy"])
@@ -44,14 +44,14 @@ def test_growth_reaches_its_fixed_point(method: str) -> None:
 
 def test_growth_after_300_sweeps_lies_where_the_reference_says() -> None:
     gap = np.array(NUMBERS["growth"]["v_fixed"]) - np.array(NUMBERS["growth"]["v_T300"])
-    growth = dp.solve("growth", tol=1e-10)
+    growth = dp.solve("growth", {"continuous": False}, tol=1e-10)
     np.testing.assert_allclose(growth.value - np.array(NUMBERS["growth"]["v_T300"]), gap, atol=1e-9)
     assert np.max(np.abs(gap)) == pytest.approx(4.4e-7, rel=0.01)
 
 
 @pytest.mark.slow
 def test_savings_agrees_between_all_methods() -> None:
-    values = [dp.solve("savings", tol=1e-7, method=m) for m in METHODS]
+    values = [dp.solve("savings", {"continuous": False}, tol=1e-7, method=m) for m in METHODS]
     for one in values:
         assert one.status == "solved"
         for other in values:
@@ -63,7 +63,9 @@ def test_savings_agrees_between_all_methods() -> None:
 def test_savings_agrees_with_brute_force() -> None:
     beta, gamma, r, n_a, n_z = 0.95, 1.5, 0.02, 40, 3
     s = dp.solve(
-        "savings", {"beta": beta, "gamma": gamma, "r": r, "n_a": n_a, "n_z": n_z}, tol=1e-9
+        "savings",
+        {"continuous": False, "beta": beta, "gamma": gamma, "r": r, "n_a": n_a, "n_z": n_z},
+        tol=1e-9,
     )
     chain = dp.rouwenhorst(n_z, 0.9, 0.1)
     a, z, p = np.linspace(0, 20, n_a), chain.values, chain.transition_matrix

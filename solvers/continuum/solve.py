@@ -14,7 +14,15 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
 from .between import falls_short, loss_beyond, optimal_choices, widths
-from .bounds import Lines, free_disposal, lower_bound, lower_step, tightened, upper_bound, upper_step
+from .bounds import (
+    Lines,
+    free_disposal,
+    lower_bound,
+    lower_step,
+    tightened,
+    upper_bound,
+    upper_step,
+)
 from .cells import Marginal
 from .euler import improved, stationary_policy
 from .problem import ContinuousProblem, read_problem

@@ -1,8 +1,8 @@
-"""Deterministic growth: the Ramsey planner's problem on a grid around the steady state."""
+"""Deterministic growth: the Ramsey planner's problem around the steady state."""
 
 import jax.numpy as jnp
 
-from dpsolve.solvers.model.vocabulary import Model, grid
+from dpsolve.solvers.model.vocabulary import Model, grid, interval
 
 
 def growth(
@@ -12,6 +12,7 @@ def growth(
     z: float = 1.0,
     *,
     n_k: int = 100,
+    continuous: bool = True,
 ) -> Model:
     """Choose next period's capital to maximise discounted log consumption.
 
@@ -26,7 +27,7 @@ def growth(
 
     return Model(
         states={"k": grid(0.5 * k_ss, 2.0 * k_ss, n_k)},
-        choices={"k_next": "k"},
+        choices={"k_next": interval("k") if continuous else "k"},
         transition={"k": "k_next"},
         feasible=lambda k, k_next: consumption(k, k_next) > 0,
         reward=lambda k, k_next: jnp.log(consumption(k, k_next)),

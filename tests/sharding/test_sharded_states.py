@@ -324,7 +324,7 @@ def test_a_solve_over_devices_is_certified_and_true(states: int, memory: int) ->
 def test_savings_are_the_same_on_any_number_of_devices(
     states: int, method: str, memory: int
 ) -> None:
-    params = {"n_a": 33, "n_z": 3, "beta": 0.95}
+    params = {"continuous": False, "n_a": 33, "n_z": 3, "beta": 0.95}
     one = dp.solve("savings", params, tol=1e-8, method=method)
     many = solve("savings", params, tol=1e-8, method=method, memory=memory, mesh={"states": states})
     assert (one.status, many.status) == ("solved", "solved")

@@ -39,10 +39,10 @@ def test_points_do_not_depend_on_their_neighbours(model) -> None:
 @pytest.mark.slow
 def test_points_that_fail_leave_the_others_as_they_are() -> None:
     beta = np.linspace(0.9, 0.97, 9)
-    clean = dp.solve_many("growth", {"beta": beta, "n_k": 30}, tol=1e-8)
+    clean = dp.solve_many("growth", {"continuous": False, "beta": beta, "n_k": 30}, tol=1e-8)
     broken = beta.copy()
     broken[[2, 5]] = np.nan, 1.2
-    mixed = dp.solve_many("growth", {"beta": broken, "n_k": 30}, tol=1e-8)
+    mixed = dp.solve_many("growth", {"continuous": False, "beta": broken, "n_k": 30}, tol=1e-8)
     assert mixed.status[2] == mixed.status[5] == "failed"
     assert mixed.message[2] == "parameter 'beta' is NaN"
     assert mixed.message[5]
@@ -74,9 +74,9 @@ def test_an_infeasible_state_fails_its_point_only() -> None:
 @pytest.mark.slow
 def test_many_agrees_with_one_at_a_time() -> None:
     beta = np.array([0.9, 0.95])
-    many = dp.solve_many("growth", {"beta": beta, "n_k": 40}, tol=1e-8)
+    many = dp.solve_many("growth", {"continuous": False, "beta": beta, "n_k": 40}, tol=1e-8)
     for i, b in enumerate(beta):
-        one = dp.solve("growth", {"beta": b, "n_k": 40}, tol=1e-8)
+        one = dp.solve("growth", {"continuous": False, "beta": b, "n_k": 40}, tol=1e-8)
         assert np.max(np.abs(many.value[i] - one.value)) <= 2e-8
 
 
@@ -86,10 +86,10 @@ def test_neither_values_nor_the_number_of_points_recompile(
 ) -> None:
     caplog.set_level(logging.INFO, "dpsolve")
     for n in (3, 40, 90):
-        dp.solve_many("growth", {"alpha": np.linspace(0.3, 0.4, n), "n_k": 21})
+        dp.solve_many("growth", {"continuous": False, "alpha": np.linspace(0.3, 0.4, n), "n_k": 21})
     with_lanes = program(growth, {"n_k": 21}, SolveOptions())
     compiled = with_lanes._compiled
-    dp.solve_many("growth", {"alpha": np.linspace(0.31, 0.39, 7), "n_k": 21})
+    dp.solve_many("growth", {"continuous": False, "alpha": np.linspace(0.31, 0.39, 7), "n_k": 21})
     assert with_lanes._compiled is compiled is not None
 
 

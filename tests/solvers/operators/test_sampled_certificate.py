@@ -14,7 +14,7 @@ from dpsolve.solvers.library import savings
 from dpsolve.solvers.operators import sampled_certificate
 from dpsolve.solvers.options import SolveOptions
 
-MORE = {"n_a": 300, "n_z": 3}
+MORE = {"continuous": False, "n_a": 300, "n_z": 3}
 
 
 def test_a_sample_certifies_nothing_and_says_so() -> None:
