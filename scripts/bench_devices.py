@@ -40,15 +40,15 @@ print(json.dumps(times))
 POINTS = """
 beta = np.linspace(0.93, 0.95, 48)
 def run():
-    params = {{"beta": beta, "n_k": 2_000}}
-    found = dp.solve_many("growth", {{"continuous": False, **params}}, tol=1e-8, mesh="points={devices}")
+    params = {{"continuous": False, "beta": beta, "n_k": 2_000}}
+    found = dp.solve_many("growth", params, tol=1e-8, mesh="points={devices}")
     assert (found.status == "solved").all()
 """
 
 STATES = """
 def run():
-    found = dp.solve("savings", {{"continuous": False, "n_a": 5_000, "n_z": 25}}, mesh="states={devices}", method="vi",
-                     max_iter=2)
+    params = {{"continuous": False, "n_a": 5_000, "n_z": 25}}
+    found = dp.solve("savings", params, mesh="states={devices}", method="vi", max_iter=2)
     np.asarray(found.value)
 """
 
