@@ -23,6 +23,7 @@ OF_CONTINUUM = ("certifies", "concavity", "policy_loss", "consumption_equivalent
 class Outcome(IntEnum):
     """Result codes of a solve: 0 solved, 10 and above failed, all others inexact."""
 
+    NOT_RISING = -6
     NO_BOUND = -5
     NOT_CONCAVE = -4
     TOO_COARSE = -3
@@ -54,6 +55,9 @@ _SENTENCES = {
     "reward seems to differ between states, as it does where no choice leads from one recurrent "
     "class to a better one (a multichain model); the bounds hold from every state, but no single "
     "gain does: connect the states, or solve each closed part by itself",
+    Outcome.NOT_RISING: "the value is declared increasing in a state, and a step between the nodes "
+    "says that it is not, or that the reward does not fall in the next state: nothing is certified "
+    "of a continuous choice",
     Outcome.NO_BOUND: "the linear systems of the bounds could not be solved: nothing is certified",
     Outcome.NOT_CONCAVE: "the reward is declared concave, and is not: nothing is certified of a "
     "continuous choice",

@@ -75,7 +75,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
     """
     graph = grimp.build_graph("dpsolve", cache_dir=None)
     reached: set[str] = set()
-    for name in ("bellman", "definition", "distributions", "proofs", "stored_point"):
+    for name in ("bellman", "continuum", "definition", "distributions", "proofs", "stored_point"):
         reached |= graph.find_upstream_modules(f"dpsolve.hpc.verify.{name}")
     assert {name for name in reached if not name.startswith("dpsolve.hpc.")} == {
         "dpsolve.solvers.model.arguments",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from typing import Any, cast
@@ -21,7 +21,6 @@ from typing import Any, cast
 import jax
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.grids import Grid, Integers
@@ -29,11 +28,11 @@ from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
+from .array_definition import check_rows, define_arrays, normalised
 from .bellman import WIDE, Array, Definition, Index, Mask, PairValues
 
 SLACK = 1e-9  # how far, in a grid's last steps, rounding may carry a next state past an end
 UNITS = 16 * float(np.finfo(np.float64).eps)  # or, relative to the larger end, how far instead
-TOLERANCE = 1e-9  # how far a row may miss one, or a probability zero
 
 
 def define(model: Any) -> Definition:
@@ -45,7 +44,7 @@ def define(model: Any) -> Definition:
         If the model is neither a ``dp.Model`` nor made by ``dp.mdp``.
     """
     if isinstance(model, TabularModel):
-        return _Arrays.of(model)
+        return define_arrays(model)
     if isinstance(model, Model):
         return _Functions(model)
     raise ModelError(f"a dp.Model is needed, not {type(model).__name__}")
@@ -103,13 +102,13 @@ class _Functions(Definition):
         chains = {n: spec for n, spec in model.states.items() if isinstance(spec, Markov)}
         put(self, "depth", self.width + sum(chain.size for chain in chains.values()))
         for name, chain in chains.items():
-            _check_rows(f"Markov state '{name}'", np.asarray(chain.transition_matrix))
+            check_rows(f"Markov state '{name}'", np.asarray(chain.transition_matrix))
 
     def look(self, s: Index, c: Index, t: int | None = None) -> PairValues:
         model, at = self.model, self._named(s, c, t)
         probs, feasible = self._probs(at, s.size), np.ones(s.size, dtype=bool)
         if model.feasible is not None:
-            feasible = (_map(model.feasible, at, s.size) != 0).all(1)
+            feasible = (evaluate(model.feasible, at, s.size) != 0).all(1)
         counts = feasible[:, None] & (probs > 0)  # what follows is never asked elsewhere
         branches = self._branches(at, counts)
         gains = losses = np.zeros(s.size, WIDE)
@@ -118,7 +117,7 @@ class _Functions(Definition):
             gains, losses = gains + (probs * gain).sum(1), losses + (probs * loss).sum(1)
         reward, cancelled = gains - losses, 2.0 * np.minimum(gains, losses)
         discount = np.broadcast_to(
-            _map(model.discount, at, s.size)[:, 0]
+            evaluate(model.discount, at, s.size)[:, 0]
             if callable(model.discount)
             else np.float64(model.discount),
             s.shape,
@@ -160,7 +159,7 @@ class _Functions(Definition):
         result = x.reshape(self.shape)
         for axis, spec in enumerate(self.model.states.values()):
             if isinstance(spec, Markov):
-                matrix = _normalised(np.asarray(spec.transition_matrix, dtype=np.float64))
+                matrix = normalised(np.asarray(spec.transition_matrix, dtype=np.float64))
                 result = np.moveaxis(np.tensordot(matrix, result, axes=(side, axis)), 0, axis)
         return np.ascontiguousarray(result)
 
@@ -170,8 +169,8 @@ class _Functions(Definition):
         drawn: list[dict[str, Array]] = []
         chances = []
         for branch in self._branches(at, probs > 0):
-            known = {n: _map(f, branch.at, s.size) for n, f in self.model.outputs.items()} | at
-            own = {f"moment_{k}": _map(f, known, s.size) for k, f in self.model.moments.items()}
+            known = {n: evaluate(f, branch.at, s.size) for n, f in self.model.outputs.items()} | at
+            own = {f"moment_{k}": evaluate(f, known, s.size) for k, f in self.model.moments.items()}
             values = {n: np.asarray(x, np.float64) for n, x in (known | own).items()}
             drawn.append({n: np.broadcast_to(x, probs.shape) for n, x in values.items()})
             chances.append(probs * branch.weight)
@@ -183,7 +182,7 @@ class _Functions(Definition):
         if self.model.terminal is None:
             return np.zeros(self.n)
         s = np.arange(self.n)
-        return _map(self.model.terminal, self._named(s, np.zeros_like(s), None), self.n)[:, 0]
+        return evaluate(self.model.terminal, self._named(s, np.zeros_like(s), None), self.n)[:, 0]
 
     def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
         at = self._named(s, c, t)
@@ -210,7 +209,11 @@ class _Functions(Definition):
         posts = {n: p for n, p in self.model.post.items() if some is None or n in some}
         axes = []
         for name, post in posts.items():
-            x = at[post.rule] if isinstance(post.rule, str) else _map(post.rule, at, len(counts))
+            x = (
+                at[post.rule]
+                if isinstance(post.rule, str)
+                else evaluate(post.rule, at, len(counts))
+            )
             x, counted = np.broadcast_arrays(x, counts)
             fault = _Fault(f"the post variable {name}", at, counted)
             axes.append(_place(post.spec, np.asarray(x, dtype=np.float64), fault))
@@ -230,12 +233,12 @@ class _Functions(Definition):
         In two parts: what it has above zero, and below.
         """
         if not set(inspect.signature(f).parameters) & set(self.model.post):
-            x = np.where(counts, _map(f, branches[0].at, len(counts)), 0.0)
+            x = np.where(counts, evaluate(f, branches[0].at, len(counts)), 0.0)
             return np.maximum(x, 0.0), np.maximum(-x, 0.0)
         gain = loss = np.zeros(counts.shape, WIDE)
         for branch in branches:
             asked = counts & (branch.weight != 0)
-            x = np.where(asked, _map(f, branch.at, len(counts)), 0.0)
+            x = np.where(asked, evaluate(f, branch.at, len(counts)), 0.0)
             weight = np.where(asked, branch.weight, 0.0)
             gain = gain + weight * np.maximum(x, 0.0)
             loss = loss + weight * np.maximum(-x, 0.0)
@@ -265,11 +268,11 @@ class _Functions(Definition):
         joint: Array = np.ones((size, 1), WIDE)
         for name, shock in self.model.shocks.items():
             if callable(shock.probs):
-                each = _map(shock.probs, at, size, vector=True)
+                each = evaluate(shock.probs, at, size, vector=True)
             else:
                 each = np.broadcast_to(np.asarray(shock.probs, np.float64), (size, shock.size))
             _check_probs(name, each, at)
-            joint = (joint[:, :, None] * _normalised(each)[:, None, :]).reshape(size, -1)
+            joint = (joint[:, :, None] * normalised(each)[:, None, :]).reshape(size, -1)
         return joint
 
     def _targets(
@@ -289,7 +292,7 @@ class _Functions(Definition):
                 axes.append([(index_of[rule], 1.0)])
             else:
                 move = cast("str | Callable[..., Any]", rule)  # a model without one is refused
-                x = at[move] if isinstance(move, str) else _map(move, at, s.size)
+                x = at[move] if isinstance(move, str) else evaluate(move, at, s.size)
                 x, counted = np.broadcast_arrays(x, counts)
                 fault = _Fault(f"the next state {name}", at, counted)
                 axes.append(_place(spec, np.asarray(x, dtype=np.float64), fault))
@@ -304,7 +307,7 @@ class _Functions(Definition):
         return tuple(targets)
 
 
-def _map(
+def evaluate(
     f: Callable[..., Any], at: Mapping[str, NDArray[Any]], size: int, vector: bool = False
 ) -> Array:
     """Map a user's scalar function over pairs and shocks; the result is (N, W) or (N, 1)."""
@@ -315,7 +318,7 @@ def _map(
     given = np.broadcast_arrays(*(at[name] for name in names))
     shape, length = given[0].shape, given[0].size
     # Each primitive is compiled once per length: few lengths, and most are compiled already.
-    padding = (0, _round_length(length) - length)
+    padding = (0, round_length(length) - length)
     columns = {n: np.pad(x.reshape(-1), padding, "edge") for n, x in zip(names, given, strict=True)}
     mapped = np.asarray(jax.vmap(lambda kw: f(**kw))(columns), dtype=np.float64)[:length]
     if vector:
@@ -323,7 +326,8 @@ def _map(
     return np.broadcast_to(mapped.reshape(shape), (size, shape[1]))
 
 
-def _round_length(length: int) -> int:
+def round_length(length: int) -> int:
+    """Return one of few lengths, at least this one."""
     return 1 << (length - 1).bit_length() if length <= 2**16 else -(-length // 2**16) * 2**16
 
 
@@ -351,24 +355,7 @@ def _where(at: Mapping[str, NDArray[Any]], i: int, j: int) -> str:
 
 
 def _check_probs(name: str, probs: Array, at: Mapping[str, NDArray[Any]]) -> None:
-    _check_rows(f"shock '{name}'", probs, lambda i: _where(at, i, 0))
-
-
-def _check_rows(what: str, rows: Array, where: Callable[[int], str] = "row {}".format) -> None:
-    total = rows.sum(1)
-    bad = ~(np.abs(total - 1.0) <= TOLERANCE) | (rows < -TOLERANCE).any(1)
-    if bad.any():
-        i = int(np.argmax(bad))
-        raise ModelError(
-            f"the probabilities of {what} sum to {total[i]:.12g} (smallest {rows[i].min():.3g}), "
-            f"at {where(i)}; they must be positive and sum to 1"
-        )
-
-
-def _normalised(rows: Array) -> Array:
-    """Divide rows of probabilities by their sums; what rounding left below zero is zero."""
-    rows = np.maximum(rows, 0.0).astype(WIDE)
-    return np.asarray(rows / rows.sum(-1, keepdims=True))
+    check_rows(f"shock '{name}'", probs, lambda i: _where(at, i, 0))
 
 
 def _place(spec: Grid | Integers, x: Array, fault: _Fault) -> list[tuple[Index, Array]]:
@@ -402,124 +389,3 @@ def _place(spec: Grid | Integers, x: Array, fault: _Fault) -> list[tuple[Index, 
     wide = values.astype(WIDE)
     share = (x - wide[low]) / (wide[low + 1] - wide[low])
     return [(low, 1.0 - share), (low + 1, share)]
-
-
-# ---------------------------------------------------------------------------------------------
-# A model of arrays
-
-
-@dataclass(frozen=True)
-class _Arrays(Definition):
-    """A :class:`TabularModel`: expected rewards and probabilities, pair by pair."""
-
-    keys: Index  # the flat number s*m + c of each pair, increasing
-    reward: Array
-    discount: Array
-    rows: csr_array | Array  # (pairs, n)
-    shape: tuple[int, ...]
-    choice_shape: tuple[int, ...]
-    depth: int
-    constant: float | None
-    horizon: int | None = None
-    width: int = 1
-    units: int = 2  # the solver's rows are rounded after they were divided by their sums
-
-    @classmethod
-    def of(cls, model: TabularModel) -> _Arrays:
-        n, m = model.n_states, model.n_actions
-        if model.state_index is None or model.action_index is None:
-            keys = np.arange(n * m)
-        else:
-            keys = np.asarray(model.state_index, np.int64) * m + np.asarray(model.action_index)
-        reward = np.asarray(model.reward, dtype=np.float64)
-        discount = np.broadcast_to(np.asarray(model.discount, dtype=np.float64), reward.shape)
-        order = np.argsort(keys, kind="stable")
-        made = cls(
-            keys[order],
-            reward.reshape(-1)[order],
-            discount.reshape(-1)[order],
-            _rows(model.transition, n)[order],
-            (n,),
-            (m,),
-            n,
-            float(model.discount),
-        )
-        made._check()
-        return replace(made, rows=_divided(made.rows))
-
-    def look(self, s: Index, c: Index, t: int | None = None) -> PairValues:
-        key = s * self.m + c
-        pair = np.minimum(np.searchsorted(self.keys, key), self.keys.size - 1)
-        feasible = (self.keys[pair] == key) & (self.reward[pair] > -np.inf)
-
-        def expect(flat: Array, absolute: bool) -> Array:
-            return flat[pair]  # `absolute` changes nothing: rows are positive
-
-        def push(masses: Array) -> Array:
-            return np.asarray(np.bincount(pair, masses, self.keys.size), dtype=np.float64)
-
-        return PairValues(
-            np.where(feasible, self.reward[pair], 0.0),
-            np.where(feasible, self.discount[pair], 0.0),
-            feasible,
-            np.ones(s.size),
-            np.zeros(s.size),
-            not (self.discount < 0).any(),  # the rows themselves were checked
-            expect,
-            push,
-        )
-
-    def ahead(self, value: Array) -> Array:
-        return np.asarray(self.rows @ value.reshape(-1).astype(WIDE))
-
-    def behind(self, pushed: Array) -> Array:
-        return np.asarray(self.rows.T @ pushed, np.float64)
-
-    def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
-        values = {"state": s, "action": c}
-        return {n: x[:, None].astype(np.float64) for n, x in values.items()}, np.ones((s.size, 1))
-
-    def terminal(self) -> Array:
-        return np.zeros(self.n)
-
-    def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
-        return {}
-
-    def _check(self) -> None:
-        rows = self.rows[self.reward > -np.inf]  # others may hold anything
-        keys = self.keys[self.reward > -np.inf]
-        total = np.asarray(rows.sum(1)).reshape(-1)
-        entries = rows if isinstance(rows, np.ndarray) else rows.data
-        worst = int(np.argmax(np.where(np.isnan(total), np.inf, np.abs(total - 1.0))))
-        least = entries.min(initial=0.0)
-        if not abs(total[worst] - 1.0) <= TOLERANCE or not least >= -TOLERANCE:
-            s, c = divmod(int(keys[worst]), self.m)
-            raise ModelError(
-                f"the probabilities of state={s}, action={c} sum to {total[worst]:.12g} (smallest "
-                f"entry of all rows: {least:.3g}); they must be positive and sum to 1"
-            )
-
-
-def _divided(rows: csr_array | Array) -> csr_array | Array:
-    """Divide the rows of feasible pairs by their sums; the others are never asked for."""
-    if isinstance(rows, np.ndarray):
-        cut = np.maximum(rows, 0.0).astype(WIDE)
-        total = cut.sum(1, keepdims=True)
-        return np.asarray(cut / np.where(total > 0, total, 1.0))
-    data = np.maximum(rows.data, 0.0).astype(WIDE)
-    wide = csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
-    total = np.asarray(wide.sum(1)).reshape(-1)
-    each = np.repeat(np.where(total > 0, total, 1.0), np.diff(rows.indptr))
-    return csr_array((data / each, rows.indices, rows.indptr), shape=rows.shape)
-
-
-def _rows(transition: Any, n: int) -> csr_array | Array:
-    """Return the transition as (pairs, n), sparse if it is kept by the columns of its entries."""
-    if not hasattr(transition, "columns"):
-        return np.asarray(transition, dtype=np.float64).reshape(-1, n)
-    columns, values = np.asarray(transition.columns), np.asarray(transition.values, np.float64)
-    row = transition.rows
-    if row is None:  # rows padded to equal length
-        row = np.repeat(np.arange(columns.shape[0]), columns.shape[1])
-    entries = (values.ravel(), (np.asarray(row), columns.ravel()))
-    return csr_array(entries, shape=transition.shape)

@@ -103,10 +103,10 @@ def axes(model: Model | TabularModel) -> dict[str, NDArray[Any]]:
 
 
 def menus(model: Model | TabularModel) -> dict[str, NDArray[Any]]:
-    """Return the values of each choice."""
+    """Return the values of each choice that has a list of them."""
     if isinstance(model, TabularModel):
         return {"action": np.arange(model.n_actions)}
-    return {name: np.asarray(model.grid_of(name).values) for name in model.choices}
+    return {name: np.asarray(model.grid_of(name).values) for name in model.gridded}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
 from .bellman import Array, Index
+from .continuum import examine_continuum
 from .definition import define
 from .distributions import Asked, distribution_faults
 from .proofs import EPS, GAINS, Claim, Interval, Place, ValueProof, axes, gain_step, menus
@@ -45,14 +46,20 @@ class Findings:
         The independent bound on the value's error.
     share : float
         Share of the states that were looked at.
+    width : float
+        The largest distance between our own bounds over the continuum; NaN if there are none.
     faults : list of str
         Each contradiction, as a sentence without the point's name.
+    notes : list of str
+        What limits the check.
     """
 
     residual: float = np.nan
     error: float = np.nan
     share: float = 1.0
+    width: float = np.nan
     faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def examine(model: Model | TabularModel, stored: Stored, states: Index | None = None) -> Findings:
@@ -71,6 +78,8 @@ def examine(model: Model | TabularModel, stored: Stored, states: Index | None = 
     ModelError
         If the definition cannot be evaluated: a next state off its grid, probabilities that leak.
     """
+    if isinstance(model, Model) and model.continuous:
+        return _of_continuous_choices(model, stored)
     definition = define(model)
     place = Place(model, definition, np.arange(definition.n) if states is None else states)
     found = Findings(share=place.states.size / definition.n)
@@ -89,6 +98,13 @@ def examine(model: Model | TabularModel, stored: Stored, states: Index | None = 
     if not faults:
         found.faults += distribution_faults(place, policy, stored.arrays, stored.asked)
     return found
+
+
+def _of_continuous_choices(model: Model, stored: Stored) -> Findings:
+    """Compare a point with the definition and with bounds over the continuum, at all states."""
+    found = examine_continuum(model, stored.arrays, stored.error_bound)
+    faults = [*_grid_faults(model, stored), *found.faults]
+    return Findings(found.residual, found.error, 1.0, found.width, faults, found.notes)
 
 
 # -- what can be seen without the operator --------------------------------------------------------

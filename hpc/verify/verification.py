@@ -14,38 +14,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dpsolve.hpc.plan.design import point_label, point_parameters
 from dpsolve.hpc.progress import Progress, Silent
-from dpsolve.hpc.store.damage import Block, open_groups, read_task
+from dpsolve.hpc.store.damage import open_groups, read_task
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.store.trust import Trust, trusted
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import DamagedError, ModelError, UsageError
-from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.solution import Solution
 
 from . import audit
 from .bellman import Index
 from .definition import define
-from .distributions import MOST_STATES, Asked
+from .distributions import MOST_STATES
+from .points import Points, of_solution, of_task
 from .proofs import axes, menus
 from .stored_point import Findings, Stored, examine
 
 if TYPE_CHECKING:
     from dpsolve.hpc.plan.tasks import Task
-    from dpsolve.hpc.store.buckets import StoredBucket
     from dpsolve.hpc.store.store import Store
 
 
@@ -74,6 +70,9 @@ class Verification:
         Largest Bellman residual, by the definition, of the checked points.
     worst_error : float
         Largest error bound that follows from it; NaN if no point has a value.
+    widest : float
+        Of models with continuous choices: the largest distance between the verification's own
+        bounds on the true value, over the continuum; NaN if there are none.
     claims : tuple of str
         Each claim that failed, as a sentence.
     notes : tuple of str
@@ -95,6 +94,7 @@ class Verification:
     claims: tuple[str, ...]
     notes: tuple[str, ...] = ()
     seconds: float = math.nan
+    widest: float = math.nan
     of_what: str = ""
 
     @property
@@ -121,6 +121,8 @@ class Verification:
             )
             yield f"  residual   at most {self.worst_residual:.3g}"
             yield f"  error      at most {self.worst_error:.3g}" + (f" (at {at})" if at else "")
+        if not math.isnan(self.widest):
+            yield f"  continuum  own bounds of the true value are at most {self.widest:.3g} apart"
         yield from (f"  note: {text}" for text in self.notes)
         yield from (f"  {text}" for text in self.claims[:SHOWN])
         if len(self.claims) > SHOWN:
@@ -201,46 +203,6 @@ def few_points(path: Path, sample: int, seed: int, pairs: int, trust: Trust) -> 
     return run.of_store(path, trust)
 
 
-@dataclass(frozen=True)
-class _Points:
-    """Some points that are looked at together, and how to name and to build one by its number."""
-
-    block: Block
-    parameters: Callable[[int], dict[str, Any]]
-    model: Callable[[int], Any]
-    options: SolveOptions
-    coords: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-
-    def label(self, i: int) -> str:
-        return point_label(self.parameters(i))
-
-    @cached_property
-    def failed(self) -> NDArray[np.bool_]:
-        if "status" not in self.block:
-            return np.zeros(0, dtype=bool)
-        return np.asarray(self.block["status"] == "failed")
-
-    def stored(self, i: int) -> Stored:
-        own = {k: v[i] for k, v in self.block.items() if k not in audit.RECORDS}
-        bound = float(self.block["error_bound"][i]) if "error_bound" in self.block else math.nan
-        initial = self.options.initial
-        asked = Asked(None if initial is None else dict(initial))
-        return Stored({**self.coords, **own}, bound, asked)
-
-    def faults(self) -> Iterator[tuple[NDArray[np.bool_], str]]:
-        """Compare the records of the points with each other."""
-        certified = self.certified()
-        tol = self.options.tolerance(certified and "certifies" in self.block)
-        return audit.record_faults(self.block, tol, certified, self.options.distribution_tol)
-
-    def certified(self) -> bool:
-        """Tell whether error bounds are claimed: not for a factory that returns its own arrays."""
-        try:
-            return isinstance(self.model(0), Model | TabularModel)
-        except ModelError:
-            return True
-
-
 @dataclass
 class _Run:
     """One verification on its way.
@@ -268,6 +230,7 @@ class _Run:
     failed: int = 0
     residual: float = math.nan
     error: float = math.nan
+    widest: float = math.nan
     worst: dict[str, Any] = field(default_factory=dict)
     of_what: str = ""
 
@@ -284,6 +247,7 @@ class _Run:
             claims=tuple(self.claims),
             notes=tuple(self.notes),
             seconds=time.perf_counter() - self.begun,
+            widest=self.widest,
             of_what=self.of_what,
         )
 
@@ -326,15 +290,15 @@ class _Run:
             self.claims += faults
             here = chosen - offsets[task.bucket] - task.start
             here = here[(here >= 0) & (here < task.size)]
-            self.look(_of_task(store, bucket, task, block, coordinates.get(group, {})), here)
+            self.look(of_task(store, bucket, task, block, coordinates.get(group, {})), here)
         return self.result(str(path), store.points, store.points - done)
 
     def of_solution(self, solution: Solution) -> Verification:
-        points, self.of_what = _of_solution(solution), solution.of_what
+        points, self.of_what = of_solution(solution), solution.of_what
         self.look(points, self.draw(np.flatnonzero(~points.failed)))
         return self.result(solution.problem.name, points.failed.size)
 
-    def look(self, points: _Points, chosen: Index) -> None:
+    def look(self, points: Points, chosen: Index) -> None:
         """Compare the records of points with each other, and some with their definition."""
         for bad, text in points.faults():
             if bad.any():
@@ -344,7 +308,7 @@ class _Run:
         for i in chosen.tolist():
             self.compare(points, i)
 
-    def compare(self, points: _Points, i: int) -> None:
+    def compare(self, points: Points, i: int) -> None:
         """Compare one point with the definition of its model."""
         try:
             found = self.examine(points.model(i), points.stored(i), points.coords)
@@ -358,6 +322,8 @@ class _Run:
             self.notes[
                 f"of large points, {found.share:.2g} {PARTLY}; --all looks at all of them"
             ] = None
+        self.notes |= dict.fromkeys(found.notes)
+        self.widest = float(np.fmax(self.widest, found.width))
         self.residual = float(np.fmax(self.residual, found.residual))
         if not math.isnan(found.error) and not found.error <= self.error:
             self.error, self.worst = found.error, points.parameters(i)
@@ -401,6 +367,12 @@ class _Run:
     ) -> None:
         """Tell what cannot be checked of distributions and moments."""
         mass = arrays.get("distribution")
+        if isinstance(model, Model) and model.continuous:
+            if mass is not None or any(n.startswith(("moment_", "distribution_")) for n in arrays):
+                self.notes["distributions and moments of continuous choices are not verified"] = (
+                    None
+                )
+            return
         if mass is None and any(name.startswith("moment_") for name in arrays):
             self.notes["moments are not verified, because no distribution is stored"] = None
         if mass is None and "distribution_path" not in arrays:
@@ -417,6 +389,8 @@ class _Run:
 
     def some_states(self, model: Model | TabularModel) -> Index | None:
         """Choose the states to look at where there are too many pairs."""
+        if isinstance(model, Model) and model.continuous:
+            return None  # its linear systems are of all states
         definition = define(model)
         pairs = definition.n * definition.m * definition.width * (definition.horizon or 1)
         if self.all_points or pairs <= self.pairs:
@@ -426,54 +400,6 @@ class _Run:
 
     def say(self, label: str, text: str) -> None:
         self.claims.append(f"{label}: {text}" if label else text)
-
-
-def _of_task(
-    store: Store,
-    bucket: StoredBucket,
-    task: Task,
-    block: Block,
-    coordinates: Mapping[str, NDArray[Any]],
-) -> _Points:
-    """Return the points of a task."""
-    part = bucket.bucket
-    swept = {*part.axes, *part.parameters}
-
-    def model(i: int) -> Any:
-        values = part.points(np.array([task.start + i]))
-        given = {name: float(value[0]) for name, value in values.items()}
-        return rebuild(store.source.load(), given, part.sizes)
-
-    return _Points(
-        block=block,
-        parameters=lambda i: point_parameters(part, task.start + i),
-        model=model,
-        options=store.options,
-        coords={name: values for name, values in coordinates.items() if name not in swept},
-    )
-
-
-def _of_solution(solution: Solution) -> _Points:
-    """Return the points of a solution, of which there may be one."""
-    problem = solution.problem
-    count = np.size(solution.status)
-    block = {name: np.asarray(x) for name, x in solution.arrays.items()}
-    if not problem.batched:
-        block = {name: x[None] for name, x in block.items()}
-    block["status"] = np.asarray(solution.status, dtype=object).reshape(count)
-    if solution.messages is not None:
-        block["message"] = np.asarray(solution.messages, dtype=object).reshape(count)
-    values = {k: np.broadcast_to(np.asarray(v), (count,)) for k, v in solution.parameters.items()}
-
-    def parameters(i: int) -> dict[str, Any]:
-        return {name: float(x[i]) for name, x in values.items()}
-
-    def model(i: int) -> Any:
-        if problem.factory is None:
-            return problem.model
-        return rebuild(problem.factory, parameters(i), dict(problem.sizes))
-
-    return _Points(block, parameters, model, problem.options)
 
 
 def _candidates(store: Store, committed: list[Task], offsets: Index) -> Index:

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import did_you_mean
-from dpsolve.solvers.model.grids import Grid, grid
+from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
@@ -63,18 +63,11 @@ def on_distribution_grid(model: Model, sizes: Sizes) -> Model:
 
 def _finer(spec: Grid, size: int) -> Grid:
     if spec.span is not None:
-        return replace(spec, values=_closed_form(spec.span, size))
+        return replace(spec, values=spec.span.points(size))
     xp = namespace(spec.values)
     number = np.linspace(0.0, spec.size - 1.0, size)
     values: Array = xp.interp(number, np.arange(spec.size), xp.asarray(spec.values, dtype=float))
     return replace(spec, values=values)
-
-
-def _closed_form(span: Any, size: int) -> Any:
-    if hasattr(span, "points"):
-        return span.points(size)
-    lo, hi, curve = span
-    return grid(lo, hi, size, curve).values
 
 
 def lived_dims(dims: tuple[str, ...], sizes: Sizes) -> tuple[str, ...]:

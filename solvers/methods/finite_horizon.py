@@ -7,7 +7,7 @@ over the periods that are left, each discounted by those before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,8 +30,19 @@ def backward(
     options: SolveOptions,
     live: Array | bool = True,
     partition: Partition | None = None,
+    operator_of: Callable[[Array], GridOperator] | None = None,
 ) -> dict[str, Array]:
     """Solve a finite-horizon model, inside a trace; with a `partition`, this device's part of it.
+
+    Parameters
+    ----------
+    model : Model
+    options : SolveOptions
+    live : bool
+        A point that is not fails at once.
+    partition : Partition, optional
+    operator_of : function, optional
+        Returns the operator of a period, where that is to be another than the usual one.
 
     Returns
     -------
@@ -42,11 +53,14 @@ def backward(
     horizon = int(model.horizon or 0)
     over = ALONE if partition is None else partition.reductions
 
-    def period(carry: tuple[Array, Array, Array], t: Array) -> tuple[Any, dict[str, Array]]:
-        v, error, code = carry
-        operator = GridOperator(
+    def usual(t: Array) -> GridOperator:
+        return GridOperator(
             model, t=t, block=options.block, memory=options.memory, partition=partition
         )
+
+    def period(carry: tuple[Array, Array, Array], t: Array) -> tuple[Any, dict[str, Array]]:
+        v, error, code = carry
+        operator = usual(t) if operator_of is None else operator_of(t)
         survey = operator.survey()
         fault = first_fault(survey, None)
         tv, policy = operator.greedy(v)

@@ -92,7 +92,10 @@ def _segment(spec: Grid, x: NamedArray) -> Location:
     if n == 1:
         zero = NamedArray(jnp.zeros(value.shape, jnp.int32), x.dims)
         return Location(zero, None, NamedArray(gap, x.dims))
-    index = segment_index(spec, points, value)
+    # XLA may compute a value once for its segment and once more for its weight, and round it
+    # otherwise. At a grid point the two would belong to different segments, which is a whole step
+    # off; so the border is where no value lies but by chance.
+    index = segment_index(spec, points, value + units)
     left, right = points[index], points[index + 1]
     weight = (value - left) / (right - left)
     if spec.outside != "extrapolate":

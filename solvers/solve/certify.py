@@ -37,6 +37,7 @@ from dpsolve.solvers.outcomes import Outcome, sentence
 from dpsolve.solvers.solution import Problem, Solution
 
 from .compile_clock import compile_clock
+from .continuum_point import points_that_would_do
 from .given_policy import Policy, name_state, with_policy
 from .one_device import check_sizes
 from .result_dims import arrays_dims, shape_of
@@ -194,7 +195,7 @@ class _Task:
         message = counterexample(problem, told) if code == Outcome.NOT_CONCAVE else sentence(code)
         if code == Outcome.SOLVED and self.tol is not None and not error <= self.tol:
             code = Outcome.TOO_COARSE
-            message = points_that_would_do(problem, error, self.tol)
+            message = points_that_would_do(problem.model, error, self.tol)
         arrays["code"] = jnp.int32(code)
         options = made.options if self.tol is None else SolveOptions(tol=self.tol)
         dims = arrays_dims(shape_of(problem.model), arrays)
@@ -263,22 +264,3 @@ def counterexample(problem: ContinuousProblem, told: Refutation) -> str:
                 "nothing is certified of a continuous choice"
             )
     return sentence(Outcome.NOT_CONCAVE)
-
-
-def points_that_would_do(problem: ContinuousProblem, error: float, tol: float) -> str:
-    """Say how many nodes reach a tolerance: the error falls with the square of the step."""
-    more = 1.1 * np.sqrt(error / tol)
-    each = [
-        f"{grid.size} points of '{name}' allow; some {math.ceil((grid.size - 1) * more) + 1:,}"
-        for name, grid in zip(problem.states, problem.grids, strict=True)
-    ]
-    if len(each) == 1:
-        return (
-            f"the error bound of {error:.3g} over the continuum is what {each[0]} reach tol={tol:g}"
-        )
-    has = listed(f"{grid.size} points of '{name}'"
-                 for name, grid in zip(problem.states, problem.grids, strict=True))  # fmt: skip
-    return (
-        f"the error bound of {error:.3g} over the continuum is what {has} allow; some {more:.1f} "
-        f"times as many of each reach tol={tol:g}"
-    )

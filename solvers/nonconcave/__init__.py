@@ -1,0 +1,1 @@
+"""Models with continuous choices that are not concave: bounds by monotone rounding, or a table."""
