@@ -34,7 +34,7 @@ def household(*, n_a=200):
 
 
 def endogenous_grid(a):
-    """Carroll (2006): from next wealth a' to the wealth at which it is chosen. Policy (a, z)."""
+    """Carroll (2006): from next wealth a' to the wealth where it is chosen. Policy (a, z)."""
     a_next = np.zeros((a.size, INCOME.size))
     while True:
         c = R * a[:, None] + INCOME - a_next
@@ -48,7 +48,7 @@ def endogenous_grid(a):
 
 
 def value_iteration(a):
-    """The textbook's: the best of the grid's points, until values no longer change. Policy (a, z)."""
+    """The textbook's: the best of the grid's points, until values settle. Policy (a, z)."""
     c = R * a[:, None, None] + INCOME[:, None] - a  # (a, z, a')
     utility = np.where(c > 0, np.maximum(c, 1e-300) ** (1 - GAMMA) / (1 - GAMMA), -np.inf)
     v = np.zeros((a.size, INCOME.size))
