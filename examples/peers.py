@@ -17,7 +17,7 @@ INCOME, P = np.exp(CHAIN.values), np.asarray(CHAIN.transition_matrix)
 
 
 def household(*, n_a=200):
-    """The model as dpsolve reads it: any next wealth from 0 to the top of the grid."""
+    """Return the model as dpsolve reads it: any next wealth from 0 to the top of the grid."""
 
     def consumption(a, z, a_next):
         return R * a + jnp.exp(z) - a_next
@@ -34,7 +34,7 @@ def household(*, n_a=200):
 
 
 def endogenous_grid(a):
-    """Carroll (2006): from next wealth a' to the wealth where it is chosen. Policy (a, z)."""
+    """Go from next wealth to the wealth where it is chosen (Carroll 2006). Policy (a, z)."""
     a_next = np.zeros((a.size, INCOME.size))
     while True:
         c = R * a[:, None] + INCOME - a_next
@@ -48,7 +48,7 @@ def endogenous_grid(a):
 
 
 def value_iteration(a):
-    """The textbook's: the best of the grid's points, until values settle. Policy (a, z)."""
+    """Take the best of the grid's points until values settle, as textbooks do. Policy (a, z)."""
     c = R * a[:, None, None] + INCOME[:, None] - a  # (a, z, a')
     utility = np.where(c > 0, np.maximum(c, 1e-300) ** (1 - GAMMA) / (1 - GAMMA), -np.inf)
     v = np.zeros((a.size, INCOME.size))
