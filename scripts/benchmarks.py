@@ -209,7 +209,7 @@ def maximum() -> list[Row]:
     from dpsolve.solvers.operators.bellman import GridOperator
 
     v = jnp.asarray(np.random.default_rng(0).normal(size=(1_000, 25)))
-    operator = GridOperator(model(n_a=1_000, n_z=25))
+    operator = GridOperator(model(n_a=1_000, n_z=25, continuous=False))
     reward = jnp.asarray(np.random.default_rng(1).normal(size=(1_000, 25, 1_000)))
     plain = jax.jit(lambda reward, v: (lambda q: (q.max(-1), q.argmax(-1)))(reward + v.T))
 
@@ -232,7 +232,7 @@ def doubling() -> list[Row]:
     from dpsolve.solvers.operators.bellman import GridPolicy
     from dpsolve.solvers.options import SolveOptions
 
-    ours, other = (Program(growth, {"n_k": 100}, SolveOptions(tol=1e-8)) for _ in range(2))
+    ours, other = (Program(growth, {**GRID, "n_k": 100}, SolveOptions(tol=1e-8)) for _ in range(2))
     ours.compile()
     doubled = GridPolicy.evaluate
     GridPolicy.evaluate = PolicyOperator.evaluate

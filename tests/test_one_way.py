@@ -155,7 +155,7 @@ def test_a_traced_solve_has_the_value_and_the_derivative_of_an_eager_one() -> No
 
 
 def test_an_outline_computes_grids_and_nothing_larger() -> None:
-    found = outline(savings, {"n_a": 200, "n_z": 7}, SolveOptions())
+    found = outline(savings, {"continuous": False, "n_a": 200, "n_z": 7}, SolveOptions())
     sizes = [v.aval.size for e in found.grids.program.jaxpr.eqns for v in e.outvars]
     assert max(sizes, default=0) <= 200
     assert found.results.shapes["value"].shape == (200, 7)

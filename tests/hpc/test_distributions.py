@@ -240,7 +240,7 @@ def test_the_command_line_can_ask_too() -> None:
 
 
 def test_the_forecast_counts_what_is_asked_for() -> None:
-    sizes = {"n_a": 100, "n_z": 5}
+    sizes = {"continuous": False, "n_a": 100, "n_z": 5}
 
     def size(**asked: Any) -> int:
         return footprint(savings, sizes, dp.SolveOptions(**asked)).bytes
@@ -252,7 +252,7 @@ def test_the_forecast_counts_what_is_asked_for() -> None:
     assert fixed >= 202 * states  # and of the value
     assert size(gradients=("rho",)) - size() < 10 * states  # of the value alone
     assert size(distribution=True) > size()
-    small = {"n_a": 20, "n_z": 5}  # solved densely: the matrix counts
+    small = {"continuous": False, "n_a": 20, "n_z": 5}  # solved densely: the matrix counts
     dense = footprint(savings, small, dp.SolveOptions(distribution=True)).bytes
     assert dense - footprint(savings, small, dp.SolveOptions()).bytes >= 8 * 100**2
 

@@ -24,6 +24,7 @@ def assert_same(one: dp.Solution, i, other: dp.Solution, j) -> None:
 @pytest.mark.slow
 def test_points_do_not_depend_on_their_neighbours(model) -> None:
     sizes = {"n_k": 50} if model is growth else {"n_a": 40, "n_z": 3}
+    sizes["continuous"] = False
     rng = np.random.default_rng(1)
     beta = rng.uniform(0.85, 0.97, 70)
     whole = dp.solve_many(model, {"beta": beta, **sizes}, tol=1e-8)
@@ -87,7 +88,7 @@ def test_neither_values_nor_the_number_of_points_recompile(
     caplog.set_level(logging.INFO, "dpsolve")
     for n in (3, 40, 90):
         dp.solve_many("growth", {"continuous": False, "alpha": np.linspace(0.3, 0.4, n), "n_k": 21})
-    with_lanes = program(growth, {"n_k": 21}, SolveOptions())
+    with_lanes = program(growth, {"continuous": False, "n_k": 21}, SolveOptions())
     compiled = with_lanes._compiled
     dp.solve_many("growth", {"continuous": False, "alpha": np.linspace(0.31, 0.39, 7), "n_k": 21})
     assert with_lanes._compiled is compiled is not None
@@ -127,7 +128,7 @@ def test_bad_columns_are_named(params: dict, words: list[str]) -> None:
 
 @pytest.mark.slow
 def test_the_layout_is_known_before_anything_is_solved() -> None:
-    made = program(growth, {"n_k": 30}, SolveOptions())
+    made = program(growth, {"continuous": False, "n_k": 30}, SolveOptions())
     fixed = {"delta": 0.1, "alpha": 0.35, "z": 1.0}
     layout = made.layout(fixed, ["beta"])
     assert layout.dims == {"k": 30}
@@ -141,7 +142,7 @@ def test_the_layout_is_known_before_anything_is_solved() -> None:
     for name, variable in layout.variables.items():
         assert batch.variables[name].shape[1:] == variable.shape
         assert str(batch.variables[name].dtype) == variable.dtype
-    still = program(savings, {"n_a": 30, "n_z": 3}, SolveOptions()).layout(
+    still = program(savings, {"continuous": False, "n_a": 30, "n_z": 3}, SolveOptions()).layout(
         {"beta": 0.9, "r": 0.03, "rho": 0.9, "sigma": 0.1}, ["gamma"]
     )
     assert set(still.coords) == {"a", "z"}
