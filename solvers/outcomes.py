@@ -125,7 +125,7 @@ def listed(values: Mapping[str, Any]) -> str:
 
 def in_words(words: tuple[str, ...], numbers: Any) -> str | np.ndarray[Any, Any]:
     """Return the words of int8 numbers, those of :data:`CERTIFIES` or :data:`CONCAVITY`."""
-    codes = np.asarray(numbers)
+    codes = np.asarray(numbers).astype(np.int64)  # of none, which is of no type
     known = (codes >= 0) & (codes < len(words))  # a point that is not there has another
     found = np.where(known, np.array(words, dtype=object)[np.where(known, codes, 0)], "none")
     return found if found.ndim else str(found)

@@ -58,6 +58,8 @@ def _unknown_names(reading: Reading) -> Iterator[Mistake]:
         options = replace(options, **{n: getattr(SolveOptions(), n) for n in names})
         needs = ("distribution", "moment", "d_")
         keep = [(i, name) for i, name in keep if not name.startswith(needs)]
+        others = {option for option, _, _ in refused}
+        options = replace(options, **{n: getattr(SolveOptions(), n) for n in others})
     layout = program(factory, bucket.sizes, options).layout(bucket.fixed, tuple(bucket.parameters))
     for i, name in keep:
         try:

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dpsolve.hpc.sweep_file.fields import asked_for, options_of
 from dpsolve.hpc.zarr_format import ZarrArray, item_bytes
 from dpsolve.sharding.batches.solving_order import START, STRAND
@@ -218,6 +220,9 @@ def _plan_bucket(
     worker_count: WorkerCount,
 ) -> BucketPlan:
     layout = program.layout(bucket.fixed, bucket.parameters)
+    if program.options.refine:  # what is wrong with it is told before there is a store
+        one = bucket.points(np.array([0]))
+        program.refinement.check({name: float(x[0]) for name, x in one.items()})
     also = asked_for(sweep)
     if options_of(sweep).initial is not None and "distribution_path" in layout.variables:
         also = (*also, "distribution_path")  # over a finite horizon initial alone asks for it

@@ -18,7 +18,7 @@ import numpy as np
 
 from dpsolve.hpc.store.store import Store, open_store
 
-from .verification import PARTLY, SHOWN, UNCHECKED, Verification, few_points
+from .verification import PARTLY, SHOWN, Verification, few_points
 
 if TYPE_CHECKING:
     from dpsolve.hpc.sweep_file.model_source import ModelSource
@@ -60,9 +60,6 @@ class FinalCheck:
         full = f"dpsolve verify {shlex.quote(str(self.store))}"
         if self.found is None:
             yield f"  verified    not here, because {self.why_not}: {full}"
-            return
-        if UNCHECKED in self.found.notes and self.found.ok:
-            yield f"  verified    files and records, and no point's numbers: {UNCHECKED}"
             return
         some = f"{self.found.points_checked} of {self.found.points_total:,} points"
         if self.found.ok:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,10 @@ class Period:
             place, a, b, problem.constraints(x, y, t), low, high,
         )  # fmt: skip
 
+    def at(self, y: Floats) -> Period:
+        """Return the model at other choices."""
+        return Period.of(self.problem, y, self.t)
+
     def mean(self, over_shocks: Floats) -> Floats:
         """Average (z, i, w, ...) over the shocks."""
         found: Floats = np.einsum("ziw...,zw->zi...", over_shocks, self.chances)
@@ -132,8 +137,12 @@ def interpolated(value: Floats, index: Ints, weight: Floats) -> Floats:
 
 def moving(period: Period, index: Ints, weight: Floats) -> csr_array:
     """Return the matrix of places: rows (z, i), columns (z, k)."""
-    nz, n = period.reward.shape
-    mass = weight * period.chances[:, None, :, None]
+    return _matrix(period.chances, index, weight)
+
+
+def _matrix(chances: Floats, index: Ints, weight: Floats) -> csr_array:
+    nz, n = index.shape[:2]
+    mass = weight * chances[:, None, :, None]
     column = index + (np.arange(nz) * n)[:, None, None, None]
     each = mass.shape[2] * mass.shape[3]
     rows = np.repeat(np.arange(nz * n), each)
@@ -325,3 +334,84 @@ def steps_beyond(
     with np.errstate(invalid="ignore"):
         over = reward + after - least_line(problem, own, drawn)
     return np.where(good & ~np.isnan(over), over, -np.inf), drawn, y
+
+
+# -- where a policy moves mass ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PolicyChain:
+    """The chain that a continuous policy (periods, z, i, m) makes of a model's nodes.
+
+    Mass goes to the corners of the cell that a next state lies in, so that means are kept. It
+    answers what a :class:`.bellman.Definition` is asked of distributions, by whatever flat choice:
+    the choice is the policy's.
+    """
+
+    problem: ContinuousProblem
+    policy: Floats
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of points of each state, in the model's order."""
+        return self.problem.model.shape
+
+    @property
+    def n(self) -> int:
+        """Number of states."""
+        return int(prod(self.shape))
+
+    @property
+    def horizon(self) -> int | None:
+        """Number of periods."""
+        return self.problem.model.horizon
+
+    @property
+    def depth(self) -> int:
+        """Additions that an entry goes through."""
+        draws = prod(s.size for s in self.problem.model.shocks.values())
+        return int(draws * 2 ** len(self.problem.axes) + sum(self.problem.lengths))
+
+    @property
+    def _flat(self) -> Ints:
+        """The model's flat number of each (z, i)."""
+        numbers = np.arange(self.n).reshape(self.shape)
+        return np.asarray(self.problem.by_members(numbers)[0], np.int64)
+
+    def look(self, s: Ints, c: Ints, t: int | None = None) -> Moves:
+        """Return where one period takes mass."""
+        problem, y = self.problem, self.policy[t or 0]
+        x = np.broadcast_to(problem.nodes, (problem.nz, *problem.nodes.shape))
+        place, _, _ = problem.moves(x, y, t)
+        index, weight = locate(problem, place)
+        return Moves(_matrix(problem.probs(t), index, weight), self._flat)
+
+    def behind(self, pushed: Floats) -> Floats:
+        """Take mass (z, i) over the chains, and return it by flat numbers (n,)."""
+        mass = np.zeros(self.n)
+        mass[self._flat] = self.problem.chances.T @ pushed
+        return mass
+
+    def draws(self, s: Ints, c: Ints) -> tuple[dict[str, Floats], Floats]:
+        """Return values (n, w) as drawn with the shocks, and the chances of those."""
+        problem = self.problem
+        x = np.broadcast_to(problem.nodes, (problem.nz, *problem.nodes.shape))
+        chances = np.repeat(problem.probs(None), len(problem.nodes), 0)
+        back = np.argsort(self._flat.ravel())
+        values = problem.named_values(x, self.policy[0])
+        return {n: np.broadcast_to(v, chances.shape)[back] for n, v in values.items()}, chances[
+            back
+        ]
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Where one period takes mass, before the chains move."""
+
+    matrix: csr_array
+    flat: Ints
+
+    def push(self, mass: Floats) -> Floats:
+        """Return mass (n,) as (z, i), after the choice."""
+        moved = self.matrix.T @ np.asarray(mass, np.float64)[self.flat].ravel()
+        return np.asarray(moved).reshape(self.flat.shape)

@@ -379,24 +379,18 @@ def bounds(
     list of (Period, Bounds)
         The model at the policy, and bounds on the value at the period's beginning.
     """
-    tangents = policy if tangents is None else tangents
     if problem.model.horizon is None:
         period = Period.of(problem, policy[0], None)
-        lines = upper_lines(_at(period, tangents[0]), None)
+        lines = upper_lines(period if tangents is None else period.at(tangents[0]), None)
         return [(period, replace(lines, lower=lower_bound(period, None)))]
     ahead = end_of_time(problem)
     found: list[tuple[Period, Bounds]] = []
     for t in reversed(range(len(policy))):
         period = Period.of(problem, policy[t], t)
-        lines = upper_lines(_at(period, tangents[t]), ahead)
+        lines = upper_lines(period if tangents is None else period.at(tangents[t]), ahead)
         ahead = replace(lines, lower=lower_bound(period, ahead.lower))
         found.append((period, ahead))
     return found[::-1]
-
-
-def _at(period: Period, y: Floats) -> Period:
-    """Return the model at other choices."""
-    return period if y is period.y else Period.of(period.problem, y, period.t)
 
 
 def end_of_time(problem: ContinuousProblem) -> Bounds:
@@ -430,7 +424,7 @@ def euler_choices(period: Period, slopes: Floats) -> Floats:
                 mixed = interpolated(q, *locate(problem, place))
                 pull = fy[..., j] + period.mean(np.einsum("ziwd,ziwd->ziw", b[..., j], mixed))
                 allowed = np.isfinite(problem.reward(x, trial, t))
-                allowed &= (problem.constraints(x, trial, t).h >= -1e-12).all(-1)
+                allowed &= ~problem.leaves(place).any(-1)
                 up = np.where(allowed & ~np.isnan(pull), pull > 0, middle < own)
                 low, high = np.where(up, middle, low), np.where(up, high, middle)
             trial = y.copy()

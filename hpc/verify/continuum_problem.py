@@ -34,6 +34,8 @@ from dpsolve.solvers.model.model import Model
 from .array_definition import normalised
 from .definition import evaluate, round_length
 
+SLACK = 1e-9  # relative to a grid's larger end: what rounding may carry a next state past it
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -323,6 +325,16 @@ class ContinuousProblem:
         both = np.stack(slopes, -2).reshape(*f.shape, -1)
         return f, both[..., : len(self.states)], both[..., len(self.states) :]
 
+    def leaves(self, place: Floats) -> NDArray[np.bool_]:
+        """Tell which places (z, i, w, d) lie off a grid that nothing may leave: (z, i, w)."""
+        off = np.zeros(place.shape[:-1], bool)
+        for k, (name, axis) in enumerate(zip(self.states, self.axes, strict=True)):
+            slack = SLACK * max(abs(axis[0]), abs(axis[-1]))
+            bottom, top = (side == "error" for side in self.sides(name))
+            off |= bottom & (place[..., k] < axis[0] - slack)
+            off |= top & (place[..., k] > axis[-1] + slack)
+        return off
+
     def ends(self, x: Floats, y: Floats, t: int | None) -> tuple[Floats, Floats, Floats, Floats]:
         """Return the ends of the intervals (z, i, m), and their slopes (z, i, m, d + m)."""
         at, size = self._at(x, y, t), x.shape[0] * x.shape[1]
@@ -395,6 +407,13 @@ class ContinuousProblem:
             .reshape(x.shape[:2])
             for n, f in self.model.outputs.items()
         }
+
+    def named_values(self, x: Floats, y: Floats) -> dict[str, Floats]:
+        """Return states, choices, shocks, outputs and the model's moments: (pairs, w) or less."""
+        at, size = self._at(x, y, None), x.shape[0] * x.shape[1]
+        known = at | {n: self._value(f, at, size) for n, f in self.model.outputs.items()}
+        own = {f"moment_{n}": self._value(f, known, size) for n, f in self.model.moments.items()}
+        return {n: np.asarray(v, np.float64) for n, v in (known | own).items()}
 
 
 def _named(f: Callable[..., Any]) -> set[str]:

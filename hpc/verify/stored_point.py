@@ -14,6 +14,8 @@ from dpsolve.solvers.model.model import Model
 
 from .bellman import Array, Index
 from .continuum import examine_continuum
+from .continuum_bounds import PolicyChain
+from .continuum_problem import ContinuousProblem
 from .definition import define
 from .distributions import Asked, distribution_faults
 from .proofs import EPS, GAINS, Claim, Interval, Place, ValueProof, axes, gain_step, menus
@@ -104,6 +106,12 @@ def _of_continuous_choices(model: Model, stored: Stored) -> Findings:
     """Compare a point with the definition and with bounds over the continuum, at all states."""
     found = examine_continuum(model, stored.arrays, stored.error_bound)
     faults = [*_grid_faults(model, stored), *found.faults]
+    if found.policy is not None and not faults:
+        # It answers what distributions ask of a definition, and takes choices from the policy.
+        chain: Any = PolicyChain(ContinuousProblem(model), found.policy)
+        place = Place(model, chain, np.arange(chain.n))
+        anything = np.zeros((len(found.policy), chain.n), np.int64)
+        faults += distribution_faults(place, anything, stored.arrays, stored.asked)
     return Findings(found.residual, found.error, 1.0, found.width, faults, found.notes)
 
 

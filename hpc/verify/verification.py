@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 MOST_PAIRS = 2**28  # of states and choices to look at, at one point of a sample
 SHOWN = 20  # faults in the report
 PARTLY = "of the states were looked at"
-UNCHECKED = "a choice is made from an interval, and such models are not compared here yet"
 ARRAY_TOLERANCE = 1e-9  # of a factory's own arrays, relative to the largest entry
 
 
@@ -314,8 +313,6 @@ class _Run:
             found = self.examine(points.model(i), points.stored(i), points.coords)
         except ModelError as error:
             found = Findings(faults=[f"the definition cannot be evaluated: {error}"])
-        if found is None:
-            return
         for text in found.faults:
             self.say(points.label(i), text)
         if found.share < 1.0:
@@ -330,15 +327,10 @@ class _Run:
         self.checked += 1
         self.progress.advance(1, 0, 0)
 
-    def examine(
-        self, model: Any, stored: Stored, coords: Mapping[str, NDArray[Any]]
-    ) -> Findings | None:
-        """Examine a model's point, or evaluate a factory's own arrays anew; None: it cannot be."""
+    def examine(self, model: Any, stored: Stored, coords: Mapping[str, NDArray[Any]]) -> Findings:
+        """Examine a model's point, or evaluate a factory's own arrays anew."""
         if any(name.startswith("d_") and "_d_" in name[2:] for name in stored.arrays):
             self.notes["gradients are not verified: nothing is certified about them"] = None
-        if isinstance(model, Model) and model.continuous:
-            self.notes[UNCHECKED] = None
-            return None
         if not isinstance(model, Model | TabularModel):
             return Findings(faults=[*_own_coordinate_faults(model, coords),
                                     *_own_array_faults(model, stored)])  # fmt: skip
@@ -367,17 +359,11 @@ class _Run:
     ) -> None:
         """Tell what cannot be checked of distributions and moments."""
         mass = arrays.get("distribution")
-        if isinstance(model, Model) and model.continuous:
-            if mass is not None or any(n.startswith(("moment_", "distribution_")) for n in arrays):
-                self.notes["distributions and moments of continuous choices are not verified"] = (
-                    None
-                )
-            return
         if mass is None and any(name.startswith("moment_") for name in arrays):
             self.notes["moments are not verified, because no distribution is stored"] = None
         if mass is None and "distribution_path" not in arrays:
             return
-        if not all({f"policy_{c}", f"policy_index_{c}"} & arrays.keys() for c in menus(model)):
+        if not all({f"policy_{c}", f"policy_index_{c}"} & arrays.keys() for c in _choices(model)):
             self.notes[
                 "no policy is stored, so that distributions are only checked to sum to one"
             ] = None
@@ -400,6 +386,10 @@ class _Run:
 
     def say(self, label: str, text: str) -> None:
         self.claims.append(f"{label}: {text}" if label else text)
+
+
+def _choices(model: Model | TabularModel) -> list[str]:
+    return [*menus(model), *(model.continuous if isinstance(model, Model) else ())]
 
 
 def _candidates(store: Store, committed: list[Task], offsets: Index) -> Index:

@@ -84,15 +84,18 @@ def falls_short(problem: ContinuousProblem, lower: Array, wide: Array) -> Array:
 
     The envelope is below the upper bound, which is concave, so by no more than the width. With one
     state it is below the function whose slopes are the greatest from there on, too, and below that
-    whose slopes are the least up to there, which are concave.
+    whose slopes are the least up to there, which are concave. Where a state is cut off at its top
+    the envelope may not fall, either, for it is read beyond; the upper bound does not.
     """
     if len(problem.states) > 1:
         return jnp.broadcast_to(wide, (problem.shape[0],))
     step = jnp.diff(problem.nodes[:, 0])
     slope = jnp.diff(lower, axis=1) / step
-    from_right = lax.cummax(slope, axis=1, reverse=True) - slope
-    from_left = slope - lax.cummin(slope, axis=1)
-    least = jnp.minimum(jnp.sum(from_right * step, 1), jnp.sum(from_left * step, 1))
+    floor = jnp.where(problem.clips[0], 0.0, -jnp.inf)
+    steepest = jnp.maximum(lax.cummax(slope, axis=1, reverse=True), floor)
+    from_right = jnp.sum((steepest - slope) * step, 1)
+    from_left = jnp.sum((slope - lax.cummin(slope, axis=1)) * step, 1)
+    least = jnp.where(problem.clips[0], from_right, jnp.minimum(from_right, from_left))
     return jnp.minimum(least, wide)
 
 

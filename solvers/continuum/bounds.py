@@ -52,7 +52,10 @@ from .optimum import Optimum, best, holding, response, substitute
 from .problem import ContinuousProblem
 
 UNITS = 16 * EPS
-"""What one entry of a sweep may be rounded by, of the terms that it is made of."""
+"""What one entry of a sweep may be rounded by, of the terms that it is made of, if few."""
+
+FLAT = 1e-9
+"""Slopes that fall at the top of a state that is cut off there, of the steepest, which are none."""
 
 KRYLOV = 2_000  # iterations at most; what they leave is charged to the bounds
 MATCHINGS = 3
@@ -126,12 +129,31 @@ def evaluate(weights: Array, places: Places, reward: Array, start: Array) -> tup
     return v, reward + apply(v) - v
 
 
+def units(problem: ContinuousProblem) -> Array:
+    """Return what one entry of a sweep may be rounded by: a unit for each term that is summed."""
+    draws = jax.eval_shape(problem.chances, jnp.int32(0)).size
+    return jnp.asarray(UNITS + EPS * (problem.shape[0] + draws * 2 ** len(problem.states)))
+
+
+def contracts(weights: Array) -> Array:
+    """Tell whether the spectral radius of discounts (z, z') is below 1.
+
+    That of entries that are not negative is, where a positive s has ``D s < s``.
+    """
+    s = jnp.linalg.solve(jnp.eye(weights.shape[0]) - weights, jnp.ones(weights.shape[0]))
+    found: Array = (weights >= 0.0).all() & (s > 0.0).all() & (weights @ s < s).all()
+    return found
+
+
 def shifted(weights: Array, excess: Array) -> Array:
-    """Return what residuals (z, n) of at most `excess` add to a bound: a number (z, 1) each."""
+    """Return what residuals (z, n) of at most `excess` add to a bound: a number (z, 1) each.
+
+    No number where discounts do not contract.
+    """
     most = jnp.maximum(jnp.max(jnp.where(jnp.isnan(excess), jnp.inf, excess), 1), 0.0)
     own = jnp.eye(weights.shape[0])
-    found: Array = jnp.linalg.solve(own - weights, most * (1.0 + 1e-9))
-    return found[:, None]
+    found = jnp.linalg.solve(own - weights, most * (1.0 + 1e-9))
+    return jnp.where(contracts(weights), found, jnp.nan)[:, None]
 
 
 # -- below ----------------------------------------------------------------------------------------
@@ -141,14 +163,14 @@ def lower_step(problem: ContinuousProblem, y: Array, after: Array) -> Array:
     """Return a lower bound (z, n) of one period, from that of the next, with rounding charged."""
     reward = _rewards(problem, y)
     value = reward + places_of(problem, y).mix(problem.weights @ after)
-    return value - UNITS * (jnp.abs(reward) + jnp.max(jnp.abs(after)))
+    return value - units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(after)))
 
 
 def lower_bound(problem: ContinuousProblem, y: Array) -> Array:
     """Return a lower bound (z, n) on the true value: what a policy is worth on chords."""
     reward, places = _rewards(problem, y), places_of(problem, y)
     value, residual = evaluate(problem.weights, places, reward, jnp.zeros_like(reward))
-    rounding = UNITS * (jnp.abs(reward) + jnp.max(jnp.abs(value)))
+    rounding = units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(value)))
     return value - shifted(problem.weights, rounding - residual)
 
 
@@ -228,7 +250,10 @@ def _expand(
     def one(x: Array, z: Array, y: Array, p: Array, index: Array, weight: Array
             ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
         # Weights of a draw hold its chance.
-        pull = jnp.einsum("wk,dwk->wd", weight, marginal[:, z, index])
+        read = marginal[:, z, index]
+        pull = jnp.einsum("wk,dwk->wd", weight, read)
+        pulls = jnp.einsum("wk,dwk->wd", weight, jnp.abs(read))
+        there = jnp.abs(problem.following(x, y, z)) + jnp.maximum(jnp.abs(bottom), jnp.abs(top))
 
         def total(x: Array, y: Array) -> Array:
             return problem.reward(x, y, z) + jnp.sum(pull * problem.following(x, y, z))
@@ -256,7 +281,8 @@ def _expand(
             (jnp.abs(own_x) + jnp.abs(by_x - own_x) + jnp.abs(p)) * (top - bottom)
         )
         reward = problem.reward(x, y, z)
-        rounding = UNITS * (across + jnp.abs(reward) + jnp.abs(slack))
+        across = across + jnp.sum(pulls * there)
+        rounding = units(problem) * (across + jnp.abs(reward) + jnp.abs(slack))
         return reward + slack, wanted, jnp.maximum(gap, 0.0), rounding
 
     return _Expansion(*problem.each(one, y, p, places.node, places.weight))
@@ -311,8 +337,9 @@ def lenders(problem: ContinuousProblem, usable: Array) -> Array:
     return index.ravel()
 
 
-def _borrowed(problem: ContinuousProblem, height: Array, slope: Array, lender: Array) -> Lines:
+def borrowed(problem: ContinuousProblem, height: Array, slope: Array, usable: Array) -> Lines:
     """Give every node a line: its own, or its lender's."""
+    lender = lenders(problem, usable)
     there = slope[:, lender]
     away = problem.nodes - problem.nodes[lender]
     return Lines(height[:, lender] + jnp.sum(there * away, -1), there, jnp.zeros_like(height))
@@ -322,13 +349,13 @@ def upper_step(problem: ContinuousProblem, policy: Policy, after: Lines) -> Line
     """Return the lines of one period, from those of the next."""
     places = matched(problem, policy.y, after.slope)
     first = _expand(problem, policy.y, policy.p, after.slope, places)
-    found = _expand(problem, policy.y, first.slope, after.slope, places)
+    slope = _level(problem, first.slope)
+    found = _expand(problem, policy.y, slope, after.slope, places)
     height = _constant(problem, policy.y, found, after.slope, places)
     height = height + places.mix(problem.weights @ after.height)
-    scale = jnp.max(jnp.abs(after.height)) + jnp.max(jnp.abs(after.slope @ jnp.abs(problem.box[1])))
-    height = height + UNITS * scale
-    usable = (jnp.isfinite(height) & jnp.isfinite(first.slope).all(-1)).all(0)
-    lines = _borrowed(problem, height, first.slope, lenders(problem, usable))
+    height = height + units(problem) * jnp.max(jnp.abs(after.height))
+    usable = (jnp.isfinite(height) & jnp.isfinite(slope).all(-1)).all(0)
+    lines = borrowed(problem, height, slope, usable)
     return Lines(lines.height, lines.slope, found.gap)
 
 
@@ -369,7 +396,7 @@ def upper_bound(problem: ContinuousProblem, policy: Policy, start: Array) -> Lin
         places = matched(problem, y, p)
         places = Places(lender[places.node], places.weight)
         better = _consistent(problem, y, p, places)
-        better = jnp.where(usable[:, None], better, p)
+        better = _level(problem, jnp.where(usable[:, None], better, p))
         change = jnp.max(jnp.abs(better - p) / (1e-300 + jnp.abs(p)))
         done = (k >= MATCHINGS) | (change <= 1e-13)
         return k + 1, jnp.where(done, p, better), places, done
@@ -380,18 +407,22 @@ def upper_bound(problem: ContinuousProblem, policy: Policy, start: Array) -> Lin
     found = _expand(problem, y, p, p, places)
     constant = jnp.where(usable, _constant(problem, y, found, p, places), 0.0)
     height, residual = evaluate(problem.weights, places, constant, start)
-    scale = jnp.max(jnp.abs(height)) + jnp.max(jnp.abs(jnp.sum(p * problem.nodes, -1)))
-    charge = jnp.where(usable, residual + UNITS * scale, 0.0)
-    lines = _borrowed(problem, height + shifted(problem.weights, charge), p, lender)
+    charge = jnp.where(usable, residual + units(problem) * jnp.max(jnp.abs(height)), 0.0)
+    lines = borrowed(problem, height + shifted(problem.weights, charge), p, usable)
     return Lines(lines.height, lines.slope, found.gap)
 
 
 def _has_plane(problem: ContinuousProblem, y: Array) -> Array:
-    """Tell at which nodes (n,) the reward has a tangent plane, whatever the Markov states are."""
+    """Tell at which nodes (n,) reward and ends that hold have a tangent plane, for all members."""
 
     def one(x: Array, z: Array, y: Array) -> Array:
         reward, slopes = jax.value_and_grad(problem.reward, (0, 1))(x, y, z)
-        return jnp.isfinite(reward) & jnp.isfinite(jnp.concatenate(slopes)).all()
+        fine = jnp.isfinite(reward) & jnp.isfinite(jnp.concatenate(slopes)).all()
+        for j, holds in enumerate(zip(*holding(problem, x, z, y), strict=True)):
+            for k in (0, 1):
+                ends = jax.jacfwd(lambda x, y, j=j, k=k: problem.ends(j, x, y, z)[k], (0, 1))(x, y)
+                fine = fine & (~holds[k] | jnp.isfinite(jnp.concatenate(ends)).all())
+        return fine
 
     found: Array = problem.each(one, y).all(0)
     return found
@@ -425,12 +456,19 @@ def least(problem: ContinuousProblem, lines: Lines, z: Array, x: Array) -> Array
 
 
 def free_disposal(problem: ContinuousProblem, lines: Lines) -> Array:
-    """Tell whether lines fall nowhere at the top of a state that is cut off there.
+    """Tell whether no line falls in a state that is cut off at its top.
 
     To cut a state off is to dispose of what is above, which costs nothing where the value rises;
-    where it falls, the value of what is cut off is not concave.
+    where it falls, the value of what is cut off is not concave. A line goes on beyond the top,
+    whichever node it is of, and bounds what is there if it rises.
     """
-    return ~jnp.any(problem.tops_that_clip() & (lines.slope < 0.0))
+    return ~jnp.any(problem.clips & (lines.slope < 0.0))
+
+
+def _level(problem: ContinuousProblem, p: Array) -> Array:
+    """Return slopes (z, n, d), level where they fall by rounding in a state that is cut off."""
+    size = jnp.max(jnp.abs(jnp.where(jnp.isfinite(p), p, 0.0)))
+    return jnp.where(problem.clips & (p < 0.0) & (p >= -FLAT * size), 0.0, p)
 
 
 def tightened(problem: ContinuousProblem, lines: Lines, most: int = 8_192) -> Array:

@@ -37,6 +37,9 @@ from dpsolve.solvers.model.probabilities import normalised
 ROUNDED = 1e-12
 """How far a lower end may lie above an upper one by rounding, of their size."""
 
+BENT = 1e-9
+"""How far what is affine may be off a line by rounding, of its size."""
+
 
 @dataclass(frozen=True)
 class ContinuousProblem:
@@ -192,10 +195,14 @@ class ContinuousProblem:
         return total
 
     def feasible(self, x: Array, y: Array, z: Array) -> Array:
-        """Tell whether a choice is feasible, and pays more than -inf."""
-        env = self._env(x, y, z)
+        """Tell whether a choice is allowed, and pays more than -inf."""
         reward = self.reward(x, y, z)
-        fine = jnp.isfinite(reward) | (reward == jnp.inf)
+        return self.allowed(x, y, z) & (jnp.isfinite(reward) | (reward == jnp.inf))
+
+    def allowed(self, x: Array, y: Array, z: Array) -> Array:
+        """Tell whether the conditions hold, and no next state is off a side that forbids it."""
+        env = self._env(x, y, z)
+        fine = self._stays_inside(x, y, z)
         for f in self.model.conditions:
             draws, _ = self._draws(self._shocks(f), env)
             if draws:
@@ -203,6 +210,22 @@ class ContinuousProblem:
                 fine = fine & ok.all()
             else:
                 fine = fine & self._call(f, env)
+        return fine
+
+    def _stays_inside(self, x: Array, y: Array, z: Array) -> Array:
+        watched = [i for i, n in enumerate(self.states) if self._may_leave(n)]
+        fine = jnp.asarray(True)
+        if not watched:
+            return fine
+        there = self.following(x, y, z)
+        for i in watched:
+            low, high = self.box[0][i], self.box[1][i]
+            touch = ROUNDED * (jnp.abs(low) + jnp.abs(high))
+            bottom, top = self.grids[i].sides
+            if bottom == "error":
+                fine = fine & ~jnp.any(there[:, i] < low - touch)
+            if top == "error":
+                fine = fine & ~jnp.any(there[:, i] > high + touch)
         return fine
 
     def at_state(self, f: Any, known: Iterable[str], x: Array, z: Array) -> Array:
@@ -240,10 +263,13 @@ class ContinuousProblem:
             return move({})[None]
         return jax.vmap(move)(draws) + 0.0 * chances[:, None]
 
-    def tops_that_clip(self) -> Array:
-        """Tell for each node (n, d) whether it is at the top of a state that clips there."""
-        clips = jnp.asarray([grid.sides[1] == "clip" for grid in self.grids])
-        return clips & (self.nodes == self.box[1])
+    @property
+    def clips(self) -> Array:
+        """Tell for each state (d,) whether it may be cut off at its top."""
+        return jnp.asarray(
+            [g.sides[1] == "clip" and self._may_leave(n)
+             for n, g in zip(self.states, self.grids, strict=True)]
+        )  # fmt: skip
 
     # -- intervals ------------------------------------------------------------------------------
 
@@ -257,11 +283,7 @@ class ContinuousProblem:
         edge = self.box
         for i in self._kept_inside[j]:
             bottom, top = self.grids[i].sides
-            here = y.at[j].set(0.0)
-            at_zero, slope = jax.jvp(
-                lambda choice, i=i: self.following(x, y.at[j].set(choice), z)[:, i],
-                (here[j],), (jnp.ones(()),),
-            )  # fmt: skip
+            at_zero, slope = self._reach(i, j, x, y, z)
             flat = slope == 0.0
             safe = jnp.where(flat, 1.0, slope)
             for limit, side, sign in ((edge[0][i], bottom, -1), (edge[1][i], top, 1)):
@@ -302,18 +324,46 @@ class ContinuousProblem:
         """For each choice the states that it, the last to move them, must keep on their grids."""
         found: list[list[int]] = [[] for _ in self.choices]
         for i, name in enumerate(self.states):
-            rule = self.model.transition[name]
-            if rule in self.choices and self._ranges_over(str(rule), name):
-                continue
-            movers = [j for j, c in enumerate(self.choices) if c in self.depends_on(rule)]
-            if movers:
+            depends = self.depends_on(self.model.transition[name])
+            movers = [j for j, c in enumerate(self.choices) if c in depends]
+            if movers and self._may_leave(name):
                 found[movers[-1]].append(i)
+        return found
+
+    def _may_leave(self, state: str) -> bool:
+        """Tell whether a state could leave its grid, were its transition not held inside."""
+        rule = self.model.transition[state]
+        return not (rule in self.choices and self._ranges_over(str(rule), state))
+
+    def bent(self, x: Array, y: Array, z: Array) -> Array:
+        """Tell whether a next state that ends hold inside is not affine in the choice that does.
+
+        What keeps it there was solved for as if it were (:meth:`ends`).
+        """
+        found = jnp.asarray(False)
+        for j, held in enumerate(self._kept_inside):
+            for i in held:
+                if "error" not in self.grids[i].sides:
+                    continue
+                at_zero, slope = self._reach(i, j, x, y, z)
+                there = self.following(x, y, z)[:, i]
+                size = jnp.abs(at_zero) + jnp.abs(slope * y[j]) + jnp.abs(there)
+                straight = jnp.abs(there - at_zero - slope * y[j]) <= BENT * size
+                found = found | ~straight.all()
+        return found
+
+    def _reach(self, i: int, j: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
+        """Return a next state (w,) were choice j zero, and its slope in that choice."""
+
+        def there(choice: Array) -> Array:
+            return self.following(x, y.at[j].set(choice), z)[:, i]
+
+        found: tuple[Array, Array] = jax.jvp(there, (jnp.zeros(()),), (jnp.ones(()),))
         return found
 
     def _ranges_over(self, choice: str, state: str) -> bool:
         """Tell whether a choice is made from the range of a state (or of its grid)."""
-        spec = self.model.choices[choice]
-        return bool(getattr(spec, "state", spec) == state)
+        return _ranges_over(self.model, choice, state)
 
     def at(self, t: ArrayLike) -> ContinuousProblem:
         """Return the problem of another period, on the same nodes."""
@@ -322,6 +372,12 @@ class ContinuousProblem:
     def on(self, grids: tuple[Grid, ...]) -> ContinuousProblem:
         """Return the same problem on other nodes of the same range."""
         return replace(self, grids=grids, nodes=_mesh(grids))
+
+
+def _ranges_over(model: Model, choice: str, state: str) -> bool:
+    """Tell whether a choice is made from the range of a state; one on a grid is, by dp.certify."""
+    spec = model.choices[choice]
+    return isinstance(spec, Grid) or getattr(spec, "state", spec) == state
 
 
 def _mesh(grids: tuple[Grid, ...]) -> Array:
@@ -361,6 +417,9 @@ def read_problem(model: Any, name: str = "the model") -> ContinuousProblem:
     continuous = [n for n, spec in model.states.items() if isinstance(spec, Grid)]
     if not continuous:
         raise ModelError(f"{name} has no continuous state: what it is solved for is exact")
+    for state in continuous:
+        if model.size_of(state) < 2:
+            raise ModelError(f"the grid of '{state}' is one point, which is no continuum")
     if why := not_concave(model):
         raise ModelError(f"{name} cannot be certified over a continuum, because {why}")
     if not model.concave:
@@ -389,10 +448,7 @@ def not_concave(model: Model) -> str:
     for name, spec in model.states.items():
         if isinstance(spec, Grid) and spec.sides[0] == "clip":
             rule = model.transition[name]
-            shares = rule in model.choices and (
-                getattr(model.choices[str(rule)], "state", model.choices[str(rule)]) == name
-            )
-            if not shares:
+            if not (rule in model.choices and _ranges_over(model, str(rule), name)):
                 return f"next states below the grid of '{name}' are set to its end (outside='clip')"
         if isinstance(spec, Grid) and "extrapolate" in spec.sides:
             return f"next states are extrapolated beyond the grid of '{name}'"

@@ -2,14 +2,17 @@ r"""Tests of what bounds over a continuum assume: whether a counterexample to co
 
 The conclusions are tested, which need no concavity: that one Bellman step does not raise the upper
 bound, ``TU <= U``, and (of one state) that a step of the interpolated policy does not lower the
-lower one, ``T Il >= Il``, at random states; and the tangent planes of the reward, at random pairs
-of feasible state and choice and at the policy's own. Slopes that rise and Hessians at the policy's
-pairs are no test: slopes rise in right solutions, and both stay silent in wrong ones.
+lower one, ``T Il >= Il``, at random states; the tangent planes of the reward, at random pairs of
+feasible state and choice and at the policy's own; half way between two random pairs, that they are
+feasible and pay no less than both on average; and that a terminal value lies between its chords and
+tangents. Slopes that rise and Hessians at the policy's pairs are no test: slopes rise in right
+solutions, and both stay silent in wrong ones.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -45,23 +48,40 @@ class Refutation:
 
     Attributes
     ----------
-    upper, lower, planes : float
-        How far beyond rounding ``TU - U``, ``Il - T Il`` and reward less tangent plane go.
-    upper_at, lower_at, planes_at : array (1 + d + m,)
+    by : array (k,)
+        How far beyond rounding each of the ``TESTS`` is failed; over a horizon (t, k).
+    at : array (k, 1 + d + m)
         The member of the joint chain, the states and the choices.
+    strange : bool
+        Whether a choice that is allowed pays what is no number, or +inf.
     """
 
-    upper: Array
-    lower: Array
-    planes: Array
-    upper_at: Array
-    lower_at: Array
-    planes_at: Array
+    by: Array
+    at: Array
+    strange: Array
 
     @property
     def refuted(self) -> Array:
         """Whether a counterexample was found; what is no number is one."""
-        return ~((self.upper <= 0.0) & (self.lower <= 0.0) & (self.planes <= 0.0))
+        return ~(self.by <= 0.0).all()
+
+    def worst_period(self) -> Refutation:
+        """Return the worst violations over periods (t, ...)."""
+        t = jnp.argmax(jnp.where(jnp.isnan(self.by), jnp.inf, self.by), 0)
+        each = jnp.arange(t.size)
+        return Refutation(self.by[t, each], self.at[t, each], self.strange.any())
+
+
+TESTS = (
+    "the reward lies {far} above a tangent plane",
+    "the reward falls {far} below the average half way between two feasible choices",
+    "a choice half way between two feasible ones is not feasible",
+    "a next state is not affine in the choice that keeps it on its grid",
+    "one step raises the upper bound by {far}",
+    "one step lowers the lower bound by {far}",
+    "the terminal value is {far} beyond its chords or tangents",
+)
+"""What is said of a counterexample that each test found."""
 
 
 def refute(
@@ -94,7 +114,7 @@ def refute(
     keys = jax.random.split(jax.random.key(seed), 3)
     x = bottom + jax.random.uniform(keys[0], (states, bottom.size)) * (top - bottom)
     z = jnp.arange(states) % n_z
-    choices, ok = _choices(problem, keys[1], x, z, y)
+    choices, ok, strange = _choices(problem, keys[1], x, z, y)
     # Rounding is relative to levels, what is not concave to differences: a constant in the reward
     # must not hide it.
     level = jnp.max(jnp.abs(lines[0].height)) + jnp.max(
@@ -108,24 +128,73 @@ def refute(
     else:
         fall, fall_at = _lower(problem, keys[2], x, z, y, *lower)
     slack = SLACK * jnp.max(jnp.ptp(lines[0].height, axis=1)) + rounding
-    return Refutation(upper - rounding, fall - slack, planes, upper_at, fall_at, planes_at)
+    shape, shape_at = _halfway(problem, x, z, choices, ok)
+    passed = (jnp.asarray(-1.0), planes_at)
+    by, at = zip(
+        (planes, planes_at),
+        *zip(shape, shape_at, strict=True),
+        (upper - rounding, upper_at),
+        (fall - slack, fall_at),
+        passed,
+        strict=True,
+    )
+    return Refutation(jnp.stack(by), jnp.stack(at), strange)
+
+
+def refute_terminal(
+    problem: ContinuousProblem, told: Refutation, lower: Array, lines: Lines
+) -> Refutation:
+    """Look for a counterexample to the concavity of the terminal value, too.
+
+    Parameters
+    ----------
+    lower, lines
+        The terminal value (z, n) at the nodes, and its tangents there.
+    """
+    bottom, top = problem.box
+    n_z, states = problem.shape[0], STATES
+    cells = [n - 1 for n in problem.sizes]
+    x = bottom + jax.random.uniform(jax.random.key(1), (states, bottom.size)) * (top - bottom)
+    middles = [(jnp.asarray(g.values)[1:] + jnp.asarray(g.values)[:-1]) / 2 for g in problem.grids]
+    some = jnp.arange(states)
+    # Half of them lie half way between nodes, each in a cell of its own where there are not many.
+    inner = jnp.stack([m[(some * max(1, k * 97 // 100)) % k] for m, k in zip(
+        middles, cells, strict=True)], -1)  # fmt: skip
+    x = jnp.concatenate([x, inner, problem.nodes[:: max(1, problem.shape[1] // states)]])
+    terminal, known = problem.model.terminal, tuple(problem.model.states)
+
+    def one(at: tuple[Array, Array]) -> Array:
+        x, z = at
+        value = problem.at_state(terminal, known, x, z)
+        index, weight = corners(problem.grids, x)
+        chord = weight @ lower[z, index]
+        over, under = value - least(problem, lines, z, x), chord - value
+        if len(problem.states) > 1:  # an interpolation along several axes is below, if it is
+            under = jnp.minimum(under, jnp.min(lower[z, index]) - value)
+        return jnp.maximum(over, under) - 64 * EPS * (jnp.abs(value) + jnp.abs(chord))
+
+    x, z = jnp.tile(x, (n_z, 1)), jnp.repeat(jnp.arange(n_z), x.shape[0])
+    scale = 64 * EPS * jnp.max(jnp.sum(jnp.abs(lines.slope * problem.nodes), -1))
+    nothing = jnp.full((x.shape[0], len(problem.choices)), jnp.nan)
+    violation, at = _worst(lax.map(one, (x, z), batch_size=512) - scale, x, z, nothing)
+    return Refutation(told.by.at[-1].set(violation), told.at.at[-1].set(at), told.strange)
 
 
 def _choices(
     problem: ContinuousProblem, key: Array, x: Array, z: Array, y: Array
-) -> tuple[Array, Array]:
-    """Draw choices (states, c, m), and tell which are feasible.
+) -> tuple[Array, Array, Array]:
+    """Draw choices (states, c, m), tell which are feasible, and whether one pays no number.
 
     One in four is beside the policy, the others anywhere in their intervals, ends included.
     """
     m = len(problem.choices)
     share = jax.random.uniform(key, (x.shape[0], CHOICES, m), minval=-0.05, maxval=1.05)
 
-    def one(x: Array, z: Array, share: Array) -> tuple[Array, Array]:
+    def one(x: Array, z: Array, share: Array) -> tuple[Array, Array, Array]:
         index, weight = corners(problem.grids, x)
         usual = weight @ y[z, index]
 
-        def choose(i: Array, share: Array) -> tuple[Array, Array]:
+        def choose(i: Array, share: Array) -> tuple[Array, Array, Array]:
             choice = jnp.zeros(m)
             for j in range(m):
                 low, high = problem.ends(j, x, choice, z)
@@ -133,13 +202,78 @@ def _choices(
                 anywhere = jnp.clip(low + share[j] * (high - low), low, high)
                 near = jnp.clip(usual[j] + (share[j] - 0.5) * 0.1 * (high - low), low, high)
                 choice = choice.at[j].set(jnp.where(i % 4 == 0, near, anywhere))
-            real = [jnp.less_equal(*problem.ends(j, x, choice, z)) for j in range(m)]
-            return choice, problem.feasible(x, choice, z) & jnp.stack(real).all()
+            ends = jnp.asarray([problem.ends(j, x, choice, z) for j in range(m)])
+            real = (ends[:, 0] <= ends[:, 1]).all()
+            # At an end rounding alone may pay no number.
+            width = NEAR * (1.0 + jnp.abs(ends).sum(1))
+            inside = ((choice > ends[:, 0] + width) & (choice < ends[:, 1] - width)).all()
+            pays = problem.reward(x, choice, z)
+            strange = problem.allowed(x, choice, z) & (jnp.isnan(pays) | (pays == jnp.inf))
+            feasible = problem.feasible(x, choice, z) & real
+            return choice, feasible, inside & strange
 
         return jax.vmap(choose)(jnp.arange(CHOICES), share)
 
-    found: tuple[Array, Array] = jax.vmap(one)(x, z, share)
-    return found
+    choices, ok, strange = jax.vmap(one)(x, z, share)
+    return choices, ok, strange.any()
+
+
+def _halfway(
+    problem: ContinuousProblem, x: Array, z: Array, choices: Array, ok: Array
+) -> tuple[Array, Array]:
+    """Return violations (3,) half way between pairs, and where (3, 1 + d + m).
+
+    Of the average reward over that of the average; and 1 or -1 for what is not feasible there, and
+    for a next state that is not affine where it ought to be.
+    """
+    n_z, m = problem.shape[0], len(problem.choices)
+    few, fine = (a[:, :: max(1, CHOICES // 24)] for a in (choices, ok))
+    c = few.shape[1]
+    # The member of the chain goes round, so that a state's partner has its own.
+    first, other, pair = (
+        (x[:-n_z], few[:-n_z], fine[:-n_z]),
+        (x[n_z:], few[n_z:], fine[n_z:]),
+        z[n_z:],
+    )
+    shifts = jnp.asarray(list(product((-1.0, 0.0, 1.0), repeat=m)))
+
+    def one(at: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        x, y, ok, x_other, y_other, ok_other, z = at
+        middle, half = (x + x_other) / 2, (y + y_other) / 2
+        here, there = problem.reward(x, y, z), problem.reward(x_other, y_other, z)
+        own = problem.reward(middle, half, z)
+        size = jnp.abs(here) + jnp.abs(there) + jnp.abs(own)
+        short = (here + there) / 2 - own - 1e-12 * size
+
+        def allowed(shift: Array) -> Array:
+            near = half + shift * NEAR * (1.0 + jnp.abs(y) + jnp.abs(y_other))
+            real = []
+            for j in range(m):
+                low, high = problem.ends(j, middle, half, z)
+                touch = 4 * NEAR * (1.0 + jnp.abs(low) + jnp.abs(high))
+                real.append((half[j] >= low - touch) & (half[j] <= high + touch))
+            return problem.feasible(middle, near, z) & jnp.stack(real).all()
+
+        both = ok & ok_other
+        outside = ~jax.vmap(allowed)(shifts).any()
+        short = jnp.where(both & ~outside, short, -jnp.inf)
+        hole = jnp.where(both & outside, 1.0, -1.0)
+        bent = jnp.where(ok & problem.bent(x, y, z), 1.0, -1.0)
+        return short, hole, bent
+
+    pairs = (pair.size * c,)
+    flat = (
+        jnp.repeat(first[0], c, 0), first[1].reshape(*pairs, m), first[2].ravel(),
+        jnp.repeat(other[0], c, 0), other[1].reshape(*pairs, m), other[2].ravel(),
+        jnp.repeat(pair, c),
+    )  # fmt: skip
+    if not flat[0].shape[0]:
+        nothing = jnp.concatenate([z[0][None].astype(jnp.float64), x[0], choices[0, 0]])
+        return -jnp.ones(3), jnp.stack([nothing] * 3)
+    found = lax.map(one, flat, batch_size=512)
+    middle, half = (flat[0] + flat[3]) / 2, (flat[1] + flat[4]) / 2
+    by, at = zip(*(_worst(v, middle, flat[6], half) for v in found), strict=True)
+    return jnp.stack(by), jnp.stack(at)
 
 
 def _upper(

@@ -16,6 +16,8 @@ from dpsolve.solvers.outcomes import Outcome
 from .between import falls_short, loss_beyond, optimal_choices, widths
 from .bounds import (
     Lines,
+    borrowed,
+    contracts,
     free_disposal,
     lower_bound,
     lower_step,
@@ -24,9 +26,12 @@ from .bounds import (
     upper_step,
 )
 from .cells import Marginal
-from .euler import improved, stationary_policy
+from .euler import improved, mended, stationary_policy
 from .problem import ContinuousProblem, read_problem
-from .refutation import LIGHT, STATES, Refutation, refute
+from .refutation import LIGHT, STATES, Refutation, refute, refute_terminal
+
+LEAKS = 1e-9
+"""How far from one a row of probabilities may sum to."""
 
 
 class Certifies(IntEnum):
@@ -137,7 +142,28 @@ def solve_and_test(
     """
     run = _for_ever if problem.model.horizon is None else _over_a_horizon
     found, told = run(problem, given)
-    return found | grids(problem), told
+    return found | grids(problem) | {"fault": fault(problem)}, told
+
+
+def fault(problem: ContinuousProblem) -> Array:
+    """Return the code of what is wrong with the model's own numbers, or that nothing is."""
+    model, horizon = problem.model, problem.model.horizon
+    code = jnp.int32(Outcome.SOLVED)
+    if horizon is None:
+        weights = problem.weights
+        discounts = contracts(weights)
+    else:
+        weights = jax.vmap(lambda t: problem.at(t).weights)(jnp.arange(int(horizon)))
+        discounts = (weights >= 0.0).all()
+    code = jnp.where(discounts, code, Outcome.DISCOUNT)
+    for name in problem.members:
+        rows = jnp.asarray(model.states[name].transition_matrix)
+        even = (rows >= 0.0).all() & (jnp.abs(rows.sum(1) - 1.0) <= LEAKS).all()
+        code = jnp.where(even, code, Outcome.LEAK)
+    rising = jnp.stack([(jnp.diff(jnp.asarray(g.values)) > 0.0).all() for g in problem.grids])
+    code = jnp.where(rising.all(), code, Outcome.NOT_INCREASING)
+    known = jnp.isfinite(problem.nodes).all() & jnp.isfinite(weights).all()
+    return jnp.where(known, code, Outcome.NOT_FINITE)
 
 
 def grids(problem: ContinuousProblem) -> dict[str, Array]:
@@ -154,15 +180,23 @@ def verdict(found: dict[str, Array], told: Refutation, live: Array | bool) -> di
         Outcome.NO_BOUND,
         jnp.where(told.refuted, Outcome.NOT_CONCAVE, Outcome.SOLVED),
     )
+    code = jnp.where(told.strange, Outcome.NOT_FINITE, code)
     code = jnp.where(found.pop("infeasible"), Outcome.INFEASIBLE, code)
+    wrong = found.pop("fault")
+    code = jnp.where(wrong == Outcome.SOLVED, code, wrong)
     code = jnp.where(jnp.asarray(live), code, Outcome.NOT_FINITE).astype(jnp.int32)
     sound = code == Outcome.SOLVED
     missing = jnp.where(code >= 10, jnp.nan, jnp.inf)
     numbers = {n: jnp.where(sound, found[n], missing) for n in ("error_bound", "policy_loss")}
     for name, none in (("lower", -jnp.inf), ("upper", jnp.inf)):
         numbers[name] = jnp.where(sound, found[name], jnp.where(code >= 10, jnp.nan, none))
+    arrays = {
+        n: jnp.where(code >= 10, jnp.nan, x) for n, x in found.items()
+        if n == "value" or n.startswith("output_")
+    }  # fmt: skip
     return (
         found
+        | arrays
         | numbers
         | {
             "residual": jnp.asarray(jnp.nan),
@@ -258,7 +292,10 @@ def _over_a_horizon(
     for name in ("error_bound", "policy_loss"):
         out[name] = jnp.max(jnp.where(jnp.isnan(out[name]), jnp.inf, out[name]))
     out |= {"iterations": jnp.int32(horizon), "infeasible": infeasible.any()}
-    return out, _worst_period(told)
+    told = told.worst_period()
+    if problem.model.terminal is not None:
+        told = refute_terminal(problem.at(jnp.int32(horizon - 1)), told, last.lower, last.lines)
+    return out, told
 
 
 def _after_the_end(problem: ContinuousProblem) -> _Period:
@@ -273,18 +310,7 @@ def _after_the_end(problem: ContinuousProblem) -> _Period:
 
     value, slope = problem.each(one)
     nothing = jnp.zeros(problem.shape[0])
-    lines = Lines(value, slope, jnp.zeros_like(value))
-    return _Period(slope, value, value, lines, nothing, nothing)
-
-
-def _worst_period(told: Refutation) -> Refutation:
-    """Return the worst violation of each kind over the periods (t, ...)."""
-
-    def worst(violation: Array, where: Array) -> tuple[Array, Array]:
-        i = jnp.argmax(jnp.where(jnp.isnan(violation), jnp.inf, violation))
-        return violation[i], where[i]
-
-    upper, upper_at = worst(told.upper, told.upper_at)
-    lower, lower_at = worst(told.lower, told.lower_at)
-    planes, planes_at = worst(told.planes, told.planes_at)
-    return Refutation(upper, lower, planes, upper_at, lower_at, planes_at)
+    # A node with an infinite slope gives no line, but a value.
+    usable = (jnp.isfinite(value) & jnp.isfinite(slope).all(-1)).all(0)
+    lines = borrowed(problem, value, slope, usable)
+    return _Period(mended(problem, slope), value, value, lines, nothing, nothing)

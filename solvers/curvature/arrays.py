@@ -52,7 +52,8 @@ def moved(rules: Rules, equation: Any, name: str, params: Any, v: list[Value]) -
     if not all(x.range.known for x in still):
         lo = np.full(shape, v[0].range.bottom)
         r = Range(lo, np.full(shape, v[0].range.top))
-        return joined(rules, (name, str(params), v[1].key), r, v[:1])
+        at = tuple(x.key for x in still)
+        return joined(rules, (name, str(sorted(params.items(), key=str)), at), r, v[:1])
     ends = [
         computed(equation, [x.range.lo if end == 0 else x.range.hi for x in v]) for end in (0, 1)
     ]

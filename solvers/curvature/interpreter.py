@@ -154,10 +154,19 @@ def _power(rules: Rules, b: Value, e: Value) -> Value:
     return unknown(rules, "pow", (b, e), why, np.shape(b.range.lo))
 
 
+def _above(rules: Rules, a: Value, b: Value) -> bool:
+    """Whether a is larger than b everywhere: at a tie JAX takes half of either slope."""
+    if a.fault or b.fault:
+        return False
+    if a.range.bottom > b.range.top:
+        return True
+    return (a.varies or b.varies) and rules.add(a, b, -1).key in rules.positive
+
+
 def _maximum(rules: Rules, a: Value, b: Value) -> Value:
-    if a.range.bottom >= b.range.top and not b.fault:
+    if _above(rules, a, b):
         return a
-    if b.range.bottom >= a.range.top and not a.fault:
+    if _above(rules, b, a):
         return b
     found = _extreme(rules, "max", a, b, UP)
     if np.shape(found.range.lo) or not found.varies:
@@ -170,9 +179,9 @@ def _maximum(rules: Rules, a: Value, b: Value) -> Value:
 
 
 def _minimum(rules: Rules, a: Value, b: Value) -> Value:
-    if a.range.top <= b.range.bottom and not b.fault:
+    if _above(rules, b, a):
         return a
-    if b.range.top <= a.range.bottom and not a.fault:
+    if _above(rules, a, b):
         return b
     return _extreme(rules, "min", a, b, DOWN)
 
@@ -203,7 +212,7 @@ def _extreme(rules: Rules, name: str, a: Value, b: Value, shape: int) -> Value:
 def _clamped(rules: Rules, lo: Value, x: Value, hi: Value) -> Value:
     if lo.varies or hi.varies:
         return unknown(rules, "clamp", (lo, x, hi), "a range whose ends vary", np.shape(x.range.lo))
-    above, below = x.range.bottom >= lo.range.top, x.range.top <= hi.range.bottom
+    above, below = x.range.bottom > lo.range.top, x.range.top < hi.range.bottom
     r = Range(np.clip(x.range.lo, lo.range.lo, hi.range.lo),
               np.clip(x.range.hi, lo.range.hi, hi.range.hi))  # fmt: skip
     shape = (DOWN if above else 0) | (UP if below else 0)

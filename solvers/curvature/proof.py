@@ -48,7 +48,7 @@ from .pieces import Pieces, Unproved, parameter
 from .ranges import Range
 from .rules import Rules
 from .signs import UNKNOWN, ZERO
-from .statement import NotProvable, Statement, read
+from .statement import NotProvable, Statement, filled, read
 
 MOST_CASES = 64  # values of discrete states, shocks and t that are looked at one by one
 
@@ -85,7 +85,7 @@ def prove(model: Factory | Model, sizes: Mapping[str, Any], values: Mapping[str,
         The factory's static parameters.
     values : dict
         Of each parameter a number, a pair (lo, hi), or an array of many points, which stands for
-        the range between the least and the largest.
+        the range between the least and the largest. What is left out has its default.
 
     Returns
     -------
@@ -94,7 +94,8 @@ def prove(model: Factory | Model, sizes: Mapping[str, Any], values: Mapping[str,
     """
     try:
         statement = read(model, sizes)
-        return prove_statement(statement, {n: as_range(values[n]) for n in statement.parameters})
+        given = filled(model, values)
+        return prove_statement(statement, {n: as_range(x) for n, x in given.items()})
     except Exception as error:  # whatever a user's functions raise: it is no proof
         return not_proved(error)
 

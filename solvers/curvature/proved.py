@@ -18,7 +18,7 @@ from dpsolve.solvers.program_keys.fingerprint import keyed
 from . import ranges
 from .proof import Proof, as_range, not_proved, prove_statement, reward_crosses
 from .signs import DOWN, UNKNOWN, UP, ZERO
-from .statement import Statement, read
+from .statement import Statement, filled, read
 
 MOST_TRIES = 33  # proofs for one call: of all points, of halves of them, of quarters ...
 KEPT = 1024
@@ -48,7 +48,8 @@ def proved(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]
     sizes : dict
         Its static parameters.
     values : dict
-        Of each parameter a number, or an array of many points; they broadcast.
+        Of each parameter a number, or an array of many points; they broadcast. What is left out
+        has its default.
 
     Returns
     -------
@@ -56,7 +57,7 @@ def proved(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]
         Of the points' shape. False where something is not proved, whatever the reason;
         :func:`reason` has it.
     """
-    points = _points(values)
+    points = _points(factory, values)
     if points is None:
         return False
     names, table, shape = points
@@ -77,23 +78,26 @@ def proved(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]
 
 def reason(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """Return why points are not proved to be concave, together; empty where they are."""
-    points = _points(values)
+    points = _points(factory, values)
     if points is None:
         return "the parameters are no numbers that could be compared"
     names, table, _ = points
     return _prove(factory, sizes, _box(names, table)).why
 
 
-def _points(values: Mapping[str, Any]) -> tuple[list[str], Numpy, tuple[int, ...]] | None:
+def _points(
+    factory: Factory | Model, values: Mapping[str, Any]
+) -> tuple[list[str], Numpy, tuple[int, ...]] | None:
     """Return names, a table (parameters, points), and the points' shape."""
     try:
-        arrays = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in values.values()))
+        given = filled(factory, values)
+        arrays = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in given.values()))
     except Exception:  # traced numbers, texts, lengths that do not fit
         return None
     shape = arrays[0].shape if arrays else ()
     flat = [a.ravel() for a in arrays]
     table = np.stack(flat) if flat else np.zeros((0, 1))
-    return list(values), table, shape
+    return list(given), table, shape
 
 
 def _box(names: list[str], table: Numpy) -> Box:
@@ -161,7 +165,7 @@ def cross_sign(
     try:
         statement = read(factory, sizes)
         names = [(s, c) for s in statement.continuous for c in statement.choices]
-        between = {n: as_range(values[n]) for n in statement.parameters}
+        between = {n: as_range(x) for n, x in filled(factory, values).items()}
         signs = reward_crosses(statement, between)
     except Exception:  # as for a proof: what cannot be read has no sign
         return dict.fromkeys(names)

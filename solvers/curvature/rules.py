@@ -27,7 +27,7 @@ N. Maculan (eds.), *Global Optimization*, 155-210. Powers: S. Boyd and L. Vanden
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
@@ -57,7 +57,30 @@ class Rules(Atoms):
                 curvature &= times(sign, self.product(product))
                 for name, slope in self.product_slopes(product).items():
                     slopes[name] = slopes.get(name, ZERO) & times(sign, slope)
-        return curvature, slopes
+        return curvature or self._quadratic(key, varies), slopes
+
+    def _quadratic(self, key: Expression, varies: Mapping[int, bool]) -> int:
+        """Return the curvature of a quadratic form in affine atoms, and of what is added to it."""
+        form_of: dict[tuple[int, int], Range] = {}
+        rest = ZERO
+        for product, factor in form.grouped(key, varies).items():
+            powers = [(a, form.value_of(e)) for a, e in product]
+            affine = all(self.atoms[a].curvature == ZERO for a, _ in powers)
+            if affine and sorted(e or 0 for _, e in powers) in ([1, 1], [2]):
+                ends = sorted(a for a, _ in powers)
+                form_of[ends[0], ends[-1]] = self.evaluate(factor)
+            elif product:
+                rest &= times(sign_of(self.evaluate(factor)), self.product(product))
+        atoms = sorted({a for pair in form_of for a in pair})
+        half, zero = ranges.exactly(0.5), ranges.exactly(0.0)
+        matrix = {(a, a): form_of.get((a, a), zero) for a in atoms}
+        for a, b in combinations(atoms, 2):
+            matrix[a, b] = ranges.multiply(half, form_of.get((a, b), zero))
+        if _semidefinite(matrix, atoms):
+            return UP & rest
+        if _semidefinite({pair: ranges.minus(r) for pair, r in matrix.items()}, atoms):
+            return DOWN & rest
+        return UNKNOWN
 
     # -- products of powers ---------------------------------------------------------------------
 
@@ -416,6 +439,27 @@ def _power_signs(b: Value, e: Range, n: int | None) -> tuple[int, int]:
 def listed(names: list[str]) -> str:
     """Return names in words."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _semidefinite(matrix: dict[tuple[int, int], Range], atoms: list[int]) -> bool:
+    """Whether a symmetric matrix, of which the upper half is given, is positive semidefinite.
+
+    By elimination: a pivot is positive, or zero like all that is left of its row.
+    """
+    left = dict(matrix)
+    for i, a in enumerate(atoms):
+        pivot, later = left[a, a], atoms[i + 1 :]
+        if pivot.bottom <= 0:
+            if not all(_is(left[a, b], 0) for b in (a, *later)):
+                return False
+            continue
+        for b, c in ((b, c) for j, b in enumerate(later) for c in later[j:]):
+            both = ranges.multiply(left[a, b], left[a, c])
+            if b == c and both.bottom < 0:
+                both = ranges.meet(both, 0.0, np.inf)  # a square
+            share = ranges.multiply(both, ranges.reciprocal(pivot))
+            left[b, c] = ranges.add(left[b, c], ranges.minus(share))
+    return True
 
 
 def _names(*values: Value) -> list[str]:

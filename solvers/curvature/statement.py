@@ -114,6 +114,17 @@ def read(factory: Factory | Model, sizes: Mapping[str, Any]) -> Statement:
     )  # fmt: skip
 
 
+def filled(factory: Factory | Model, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a value of each parameter, its default where none is given."""
+    if isinstance(factory, Model):
+        return {}
+    known = {n: values.get(n, default) for n, default in signature(factory).parameters.items()}
+    for name, value in known.items():
+        if value is None:
+            raise NotProvable(f"parameter '{name}' has no value")
+    return known
+
+
 def _facts(model: Model) -> dict[str, Any]:
     states = tuple(n for n, s in model.states.items() if isinstance(s, Grid))
     if not states and not model.continuous:

@@ -141,20 +141,34 @@ class Landing:
         return self.rule == self.choice
 
     @property
+    def drawn(self) -> tuple[str, ...]:
+        """The shocks that the next state depends on."""
+        return names_of(self.model.shocks, self.rule)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What the reach depends on: states, discrete choices, ``t``."""
         found = names_of(self.model.arguments, self.rule, self.interval.lo, self.interval.hi)
-        return tuple(n for n in found if n != self.choice)
+        return tuple(n for n in found if n != self.choice and n not in self.model.shocks)
+
+    def likely(self) -> dict[str, Array]:
+        """Return the likeliest value of each shock that the next state depends on."""
+        shocks = {w: self.model.shocks[w] for w in self.drawn}
+        return {
+            w: jnp.asarray(s.values)[jnp.argmax(jnp.asarray(s.probs))] for w, s in shocks.items()
+        }
 
     def ends(self, env: Mapping[str, Any]) -> tuple[Array, Array]:
         """Return the ends of the interval; the lower one may exceed the upper."""
         return interval_ends(self.model, self.choice, env)
 
     def reach(self, env: Mapping[str, Any]) -> Reach:
-        """Return which next states can be chosen."""
+        """Return which next states can be chosen; of a shock, when it is what it likeliest is."""
         low, high = self.ends(env)
         if self.exact:
             return Reach(low, high, low, high, low, jnp.zeros(()), jnp.ones(()))
+
+        env = {**env, **self.likely()}
 
         def move(c: Array) -> Array:
             return jnp.asarray(call(self.rule, {**env, self.choice: c}), jnp.float64)
@@ -182,6 +196,28 @@ def interval_ends(model: Model, choice: str, env: Mapping[str, Any]) -> tuple[Ar
     return jnp.maximum(low, cut[0]), jnp.minimum(high, cut[1])
 
 
+def sides(grid: Grid) -> tuple[str, str]:
+    """Return what a next state below the grid means, and what one above."""
+    outside: Any = grid.outside
+    return (outside, outside) if isinstance(outside, str) else outside
+
+
+def leaves(model: Model, env: Mapping[str, Any]) -> Array:
+    """Tell whether a next state lies beyond its grid, where that is no choice."""
+    found = jnp.asarray(False)
+    for name, rule in model.transition.items():
+        spec = model.states[name]
+        if not isinstance(spec, Grid):
+            continue
+        bottom, top = (word == "error" for word in sides(spec))
+        x = jnp.asarray(env[rule] if isinstance(rule, str) else call(rule, env), jnp.float64)
+        values = jnp.asarray(spec.values, jnp.float64)
+        slack = 1e-12 * (values[-1] - values[0])
+        found |= bottom & (x < values[0] - slack)
+        found |= top & (x > values[-1] + slack)
+    return found
+
+
 def read_landing(model: Model) -> tuple[Landing | None, str]:
     """Read how the continuous choice moves the continuous state; or say why that is not solved for.
 
@@ -206,9 +242,9 @@ def read_landing(model: Model) -> tuple[Landing | None, str]:
         if rule != choice:
             return None, f"the next {state} is not chosen"
     else:
-        drawn = arguments(rule, model.shocks)
-        if drawn:
-            return None, f"the next {state} depends on the shock '{drawn[0]}'"
+        for shock in found.drawn:
+            if callable(model.shocks[shock].probs):
+                return None, f"the chances of shock '{shock}' are a function"
         if choice not in arguments(rule, model.arguments):
             return None, f"the next {state} is not chosen"
         if not _is_affine(found):
@@ -217,7 +253,13 @@ def read_landing(model: Model) -> tuple[Landing | None, str]:
     others["the discount"] = model.discount
     others |= {f"the probability of shock '{n}'": s.probs for n, s in model.shocks.items()}
     for what, f in others.items():
-        named = arguments(f, (choice,)) if callable(f) else (f,) if f == choice else ()
+        named = (
+            arguments(f, (choice,))
+            if callable(f)
+            else (f,)
+            if isinstance(f, str) and f == choice
+            else ()
+        )
         if named:
             return None, f"{what} depends on '{choice}'"
     return found, ""

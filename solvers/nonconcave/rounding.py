@@ -37,6 +37,11 @@ follow from: :mod:`.refutation` does.
 *Edges.* A next state beyond a grid's end is a choice that is not there (``outside="error"``), or
 is received as the end (``"clip"``).
 
+*Shocks.* Where the next state depends on a shock, a cell is that of its likeliest value; what is
+received is, for each value, the node below the next state that the payment leads to, or the node
+above the one that the far end of the cell leads to. (The next state rises in the choice for all
+values, or falls for all.) Then the bound below is of the first order, too.
+
 *Rounding.* Where the choice is computed from the next state, the bound below aims that much above
 its node, and the bound above that much below.
 """
@@ -53,15 +58,9 @@ from jax import Array
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
 
-from .landing import ByName, Landing, Reach, call, names_of
+from .landing import ByName, Landing, Reach, call, leaves, names_of, sides
 
 Side = Literal["below", "above"]
-
-
-def sides(grid: Grid) -> tuple[str, str]:
-    """Return what a next state below the grid means, and what one above."""
-    outside: Any = grid.outside
-    return (outside, outside) if isinstance(outside, str) else outside
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,12 @@ def payment(landing: Landing, side: Side, reach: Reach, node: Array) -> Payment:
     top = jnp.inf if cut else nodes[-1]
     miss = jnp.zeros(()) if landing.exact else reach.slack(node)
     if side == "below":
-        target = jnp.where(first, bottom, node + miss)
+        target = jnp.where(first, bottom, node + 2 * miss)
         target = jnp.maximum(target, reach.least)
         beyond = jnp.where(last, target > top, target >= nodes[jnp.minimum(j + 1, n)])
         possible = (target <= reach.most) & ~beyond
     else:
-        target = jnp.where(first, bottom, nodes[jnp.maximum(j - 1, 0)] - miss)
+        target = jnp.where(first, bottom, nodes[jnp.maximum(j - 1, 0)]) - 3 * miss
         target = jnp.maximum(target, reach.least)
         most = jnp.where(last & cut, jnp.inf, node + miss)
         possible = (target <= reach.most + miss) & (reach.least <= most)
@@ -112,7 +111,8 @@ def paid(landing: Landing, env: Mapping[str, Any], *, far: bool) -> Array:
     if not far:
         return payment(landing, "above", reach, node).choice
     last = node >= landing.nodes[-1]
-    return reach.choice_of(jnp.where(last, jnp.inf, node))
+    miss = 0.0 if landing.exact else 2 * reach.slack(node)  # cells overlap by less than they miss
+    return reach.choice_of(jnp.where(last, jnp.inf, node - miss))
 
 
 def rounded(landing: Landing, side: Side, grid: Grid | None = None) -> Model:
@@ -145,11 +145,29 @@ def rounded(landing: Landing, side: Side, grid: Grid | None = None) -> Model:
 
     def feasible(env: Mapping[str, Any]) -> Any:
         chosen, found = actual(env)
+        possible = found.possible
+        if landing.drawn and side == "below":
+            possible &= ~leaves(model, chosen)
         if model.feasible is None:
-            return found.possible
-        return found.possible & jnp.asarray(call(model.feasible, chosen), bool)
+            return possible
+        return possible & jnp.asarray(call(model.feasible, chosen), bool)
 
-    taken = {name, *landing.names, *names_of(known, model.feasible)}
+    def received(env: Mapping[str, Any]) -> Array:
+        nodes, reach = landing.nodes, landing.reach(env)
+        if side == "below":
+            chosen = payment(landing, side, reach, env[name]).choice
+        else:
+            chosen = paid(landing, env, far=True)
+        x = jnp.asarray(call(landing.rule, {**env, name: chosen}), jnp.float64)
+        miss = reach.slack(x)
+        low = jnp.searchsorted(nodes, x - miss, side="right") - 1
+        high = jnp.searchsorted(nodes, x + miss, side="left")
+        return nodes[jnp.clip(low if side == "below" else high, 0, nodes.shape[0] - 1)]
+
+    taken = {name, *landing.names, *landing.drawn, *names_of(known, model.feasible)}
+    rule: Any = name
+    if landing.drawn:
+        rule = ByName(received, (name, *landing.names, *landing.drawn))
     own = landing.state if grid is None else Grid(landing.nodes)
     states = dict(model.states)
     plain = states[landing.state]
@@ -159,7 +177,7 @@ def rounded(landing: Landing, side: Side, grid: Grid | None = None) -> Model:
         model,
         states=states,
         choices={n: own if n == name else c for n, c in model.choices.items()},
-        transition={**model.transition, landing.state: name},
+        transition={**model.transition, landing.state: rule},
         reward=tuple(wrapped(f) for f in model.reward),
         feasible=ByName(feasible, tuple(n for n in known if n in taken)),
         outputs={},

@@ -141,6 +141,9 @@ def _rounded(landing: Landing, options: SolveOptions, live: Array | bool) -> dic
     arrays |= {"lower": jnp.where(refuted, -jnp.inf, lower)}
     arrays |= {"upper": jnp.where(refuted, jnp.inf, upper)}
     arrays |= more
+    for which, nothing in (("lower", -jnp.inf), ("upper", jnp.inf)):
+        name = f"policy_{which}_{landing.choice}"
+        arrays[name] = jnp.where(refuted, nothing, arrays[name])
     arrays |= {
         n: i for n, i in below.items() if n in names and n != f"policy_index_{landing.choice}"
     }
@@ -167,7 +170,7 @@ def _divided(
     """Return the operator of a period by divide and conquer, where that is what is used."""
     along = landing.choice, landing.state
     hinted = side == "below" or along in landing.model.monotone.items()
-    if landing.model.horizon is None or not hinted or options.block is not None:
+    if landing.model.horizon is None or not hinted or options.block is not None or landing.drawn:
         return None
     return divided(rounded(landing, side), along, options.memory)
 

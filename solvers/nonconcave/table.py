@@ -23,8 +23,8 @@ from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.model_functions import CHOICE, ModelFunctions
 from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, mapped
 
-from .landing import ByName, call, interval_ends, names_of
-from .rounding import plainly, sides
+from .landing import ByName, call, interval_ends, leaves, names_of
+from .rounding import plainly
 
 ENTRIES = 401
 """Of a table of one continuous choice; of several, the root of it that makes so many in all."""
@@ -59,22 +59,6 @@ def needed(model: Model, *fs: Any) -> tuple[str, ...]:
             interval = model.continuous[name]
             taken |= {*names_of(known, interval.lo, interval.hi)}
     return tuple(n for n in known if n in taken)
-
-
-def leaves(model: Model, env: Mapping[str, Any]) -> Array:
-    """Tell whether a next state lies beyond its grid, where that is no choice."""
-    found = jnp.asarray(False)
-    for name, rule in model.transition.items():
-        spec = model.states[name]
-        if not isinstance(spec, Grid):
-            continue
-        bottom, top = (word == "error" for word in sides(spec))
-        x = jnp.asarray(env[rule] if isinstance(rule, str) else call(rule, env), jnp.float64)
-        values = jnp.asarray(spec.values, jnp.float64)
-        slack = 1e-12 * (values[-1] - values[0])
-        found |= bottom & (x < values[0] - slack)
-        found |= top & (x > values[-1] + slack)
-    return found
 
 
 def tabulated(model: Model) -> Model:

@@ -24,6 +24,7 @@ from .named_arrays import NamedArray, add, greatest, multiply, take, where
 # which is what a next state is computed from.
 SLACK = 1e-9
 UNITS = 16 * EPS
+ASIDE = 1e-3  # how far beside a grid point a segment may begin, of the shortest step
 
 
 @jax.tree_util.register_dataclass
@@ -92,10 +93,7 @@ def _segment(spec: Grid, x: NamedArray) -> Location:
     if n == 1:
         zero = NamedArray(jnp.zeros(value.shape, jnp.int32), x.dims)
         return Location(zero, None, NamedArray(gap, x.dims))
-    # XLA may compute a value once for its segment and once more for its weight, and round it
-    # otherwise. At a grid point the two would belong to different segments, which is a whole step
-    # off; so the border is where no value lies but by chance.
-    index = segment_index(spec, points, value + units)
+    index = segment_index(spec, points, value)
     left, right = points[index], points[index + 1]
     weight = (value - left) / (right - left)
     if spec.outside != "extrapolate":
@@ -109,8 +107,15 @@ def _known(value: Array, gap: Array) -> Array:
 
 
 def segment_index(spec: Grid, points: Array, value: Array) -> Array:
-    """Return the lower end of each value's segment, in 0..n-2."""
+    """Return the lower end of each value's segment, in 0..n-2; it may exceed a value by rounding.
+
+    XLA may compute a value once for its segment and once more for its weight, and round it
+    otherwise. At a grid point the two would belong to different segments, which is a whole step
+    off; so the border is where no value lies but by chance.
+    """
     n = spec.size
+    units = UNITS * jnp.maximum(jnp.abs(points[0]), jnp.abs(points[-1]))
+    value = value + jnp.minimum(units, ASIDE * jnp.min(jnp.diff(points)))
     if spec.span is None:
         found = jnp.searchsorted(points, value, side="right").astype(jnp.int32) - 1
         return jnp.clip(found, 0, n - 2)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.continuum.problem import ContinuousProblem, listed, read_problem
-from dpsolve.solvers.continuum.refutation import Refutation
+from dpsolve.solvers.continuum.refutation import TESTS, Refutation
 from dpsolve.solvers.continuum.solve import solve_and_test, verdict
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.check import diagnose
@@ -207,9 +207,6 @@ class _Task:
 def _check_model(problem: ContinuousProblem) -> None:
     """Refuse what is wrong with the model itself, as a solve does: NaN, rows that leak."""
     model = problem.model
-    for name, grid in zip(problem.states, problem.grids, strict=True):
-        if grid.size < 2:
-            raise ModelError(f"the grid of '{name}' is one point, which is no continuum")
     for name in model.gridded:
         own = np.asarray(model.grid_of(name).values)
         if not (np.diff(own) > 0).all() or len(own) < 2:
@@ -246,16 +243,12 @@ def _without_choice(problem: ContinuousProblem, arrays: Mapping[str, Array]) -> 
 
 def counterexample(problem: ContinuousProblem, told: Refutation) -> str:
     """Return the sentence of a counterexample to concavity."""
-    found = {
-        "the reward lies {far} above a tangent plane": (told.planes, told.planes_at),
-        "one step raises the upper bound by {far}": (told.upper, told.upper_at),
-        "one step lowers the lower bound by {far}": (told.lower, told.lower_at),
-    }
-    for what, (violation, at) in found.items():
+    for what, violation, at in zip(TESTS, told.by, told.at, strict=True):
         if not violation <= 0.0:
             d = len(problem.states)
             z, x, y = int(at[0]), np.asarray(at[1 : 1 + d]), np.asarray(at[1 + d :])
-            chosen = (f"{n}={float(c):.6g}" for n, c in zip(problem.choices, y, strict=True))
+            named = zip(problem.choices, y, strict=True)
+            chosen = (f"{n}={float(c):.6g}" for n, c in named if not math.isnan(c))
             where = ", ".join([name_state(problem, z, x), *chosen])
             far = what.format(far=f"{float(violation):.3g}")
             names = listed((*problem.states, *problem.choices))

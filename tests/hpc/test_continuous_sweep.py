@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 
 import dpsolve as dp
 from dpsolve.hpc.cli.main import cli
+from dpsolve.hpc.run.sweep import create_store
 from dpsolve.hpc.store.status import read_status
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from
-from dpsolve.hpc.verify.after_sweep import check_sweep
+from dpsolve.hpc.sweep_file.model_source import resolve
 from dpsolve.hpc.verify.audit import record_faults
 from dpsolve.solvers.errors import RefusedError, UsageError
 
@@ -112,13 +113,13 @@ def test_every_account_of_a_store_says_what_its_bounds_are_of(store: Path) -> No
     assert "starts      cold" in plan.output
 
 
-def test_a_check_that_there_is_not_yet_is_said(store: Path) -> None:
-    if "such models are not compared" not in str(dp.verify(store)):
-        return  # there is one
-    (line,) = check_sweep(store, 2).lines()
-    assert "files and records, and no point's numbers" in line
+def test_a_store_without_a_point_yet_says_nothing_of_bounds(tmp_path: Path) -> None:
+    sweep = household(tmp_path / "none.zarr")
+    create_store(sweep, resolve(sweep.model))
+    assert read_status(sweep.store.path).certifies == ()
 
 
+@pytest.mark.slow
 def test_a_point_is_refined_and_the_nodes_asked_for_are_kept(store: Path, tmp_path: Path) -> None:
     bounds = xr.open_zarr(store).error_bound.values
     tol = float(0.5 * bounds[3])  # of the last point: a grid of one doubling is enough
@@ -137,6 +138,17 @@ def test_a_point_is_refined_and_the_nodes_asked_for_are_kept(store: Path, tmp_pa
     done = command("solve", "household:household", "--tol", tol, "--refine", "n_a",
                    "--store", tmp_path / "x.zarr")  # fmt: skip
     assert (done.exit_code, "keeps the nodes of the size asked for" in done.output) == (2, True)
+
+
+def test_a_refinement_that_changes_the_model_makes_no_store(tmp_path: Path) -> None:
+    sweep = household(tmp_path / "x.zarr", solve={"tol": 1e-2, "refine": "n_z"})
+    with pytest.raises(UsageError, match="the chain 'z' changes with it"):
+        run(sweep)
+    assert not Path(sweep.store.path).exists()
+    done = command("plan", "savings", "--grid", "beta=0.9,0.92", "--tol", 1e-3,
+                   "--with", "solve.refine=n_a", "--store", tmp_path / "y.zarr")  # fmt: skip
+    assert "solve.refine" in done.output
+    assert "write dp.interval" in done.output
 
 
 def test_a_position_cannot_be_kept(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from dpsolve.sharding.convergence import _order, _orders_of_bounds, _orders_of_g
 ALPHA, BETA = 1 / 3, 0.95
 
 
-def growth(beta: float = BETA, *, n_k: int = 20, n_z: int = 1) -> dp.Model:
+def growth(
+    beta: float = BETA, *, n_k: int = 20, n_z: int = 1, continuous: bool = False
+) -> dp.Model:
     """Brock and Mirman's model; its policy is k' = alpha beta k**alpha."""
     steady = (ALPHA * BETA) ** (1 / (1 - ALPHA))
     return dp.Model(
@@ -22,11 +24,11 @@ def growth(beta: float = BETA, *, n_k: int = 20, n_z: int = 1) -> dp.Model:
             "k": dp.grid(0.4 * steady, 1.6 * steady, n_k),
             "z": dp.markov(jnp.arange(n_z), jnp.full((n_z, n_z), 1 / n_z)),
         },
-        choices={"k_next": dp.interval("k")},
+        choices={"k_next": dp.interval("k") if continuous else "k"},
         transition={"k": "k_next"},
         reward=lambda k, k_next: jnp.log(k**ALPHA - k_next),
         discount=beta,
-        concave=True,
+        concave=continuous or None,
     )
 
 
@@ -38,7 +40,7 @@ def table() -> Any:
 def test_every_column_has_the_numbers_of_its_solves(table: Any) -> None:
     solved = [dp.solve(growth, {"n_k": n}, moments=["mean_k"]) for n in (15, 29, 57)]
     np.testing.assert_array_equal(table["n_k"], [15, 29, 57])
-    for name in ("error_bound", "policy_loss", "moment_mean_k"):
+    for name in ("error_bound", "moment_mean_k"):
         np.testing.assert_allclose(table[name], [float(s[name]) for s in solved], rtol=1e-9)
     # These grids contain each other, so that nothing is interpolated.
     value = [np.asarray(s.value)[:: 2**i] for i, s in enumerate(solved)]
@@ -51,8 +53,14 @@ def test_every_column_has_the_numbers_of_its_solves(table: Any) -> None:
     assert float(table["beta"]) == BETA
 
 
-def test_bounds_fall_at_second_order(table: Any) -> None:
-    assert 1.5 < float(table["order_error_bound"][-1]) < 2.5
+@pytest.mark.slow
+def test_bounds_over_the_continuum_fall_at_second_order() -> None:
+    found = dp.convergence(growth, {"continuous": True}, n_k=[15, 29, 57])
+    for name in ("error_bound", "policy_loss"):
+        assert 1.5 < float(found[f"order_{name}"][-1]) < 2.5
+
+
+def test_the_table_is_in_print(table: Any) -> None:
     assert "no bounds" in table.attrs["note"]
     lines = table.attrs["table"].splitlines()
     assert lines[0].split() == ["n_k", "15", "29", "57", "order"]
@@ -117,10 +125,10 @@ def test_the_picture_shows_errors_and_moments(table: Any) -> None:
     figure = dp.plot.convergence(table)
     errors, moments = figure.axes
     labels = [text.get_text() for text in errors.get_legend().get_texts()]
-    assert "error_bound (certified)" in labels
+    assert "value, to the finest" in labels
     assert "order 2" in labels
-    (line,) = (x for x in errors.lines if x.get_label() == "error_bound (certified)")
-    np.testing.assert_allclose(line.get_ydata(), table["error_bound"])
+    (line,) = (x for x in errors.lines if x.get_label() == "value, to the finest")
+    np.testing.assert_allclose(line.get_ydata(), table["value_difference"][:2])
     assert errors.get_xscale() == errors.get_yscale() == "log"
     assert len(moments.lines) == 2
     with pytest.raises(dp.UsageError, match=r"draws what dp\.convergence returns"):

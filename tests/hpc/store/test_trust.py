@@ -269,7 +269,7 @@ def altered(document: dict[str, Any], name: str, old: str, new: str) -> None:
     [
         ("model_source", "a * b", "a + b"),
         ("fixed", "2.0", "2.5"),
-        ("solve", "1000000", "1000001"),
+        ("solve", "268435456", "268435457"),
         ("sweep", "3.0", "4.0"),
     ],
 )

@@ -21,6 +21,8 @@ from dpsolve.hpc.verify.continuum_bounds import sampled
 from dpsolve.hpc.verify.continuum_lines import bounds
 from dpsolve.hpc.verify.continuum_problem import ContinuousProblem
 from dpsolve.hpc.verify.stored_point import Findings, Stored, examine
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.solution import Problem
 
 Floats = NDArray[np.float64]
 ALPHA, BETA = 1 / 3, 0.95
@@ -270,9 +272,12 @@ def test_a_household_is_confirmed_and_one_altered_entry_is_refuted(case: str) ->
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_claims_that_agree_with_each_other_are_refuted_by_bounds_of_our_own(sign: float) -> None:
-    point = saving("a_next")
-    moved = {n: point.arrays[n] + sign * 0.05 for n in ("value", "lower", "upper")}
+def test_claims_that_agree_with_each_other_are_refuted_by_bounds_of_our_own(
+    sign: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpsolve.hpc.verify.continuum.EULER_STEPS", 0)  # they change nothing here
+    point = saving("a_next", n=20)
+    moved = {n: point.arrays[n] + sign * 0.3 for n in ("value", "lower", "upper")}
     wrong = replace(point, arrays={**point.arrays, **moved})
     side = "upper" if sign > 0 else "lower"
     assert refuted(
@@ -313,3 +318,134 @@ def test_a_life_cycle_is_confirmed_period_by_period() -> None:
         assert refuted(point.altered("lower", (t, 20, 1), 1e-7), where)
         assert refuted(point.altered("value", (t, 20, 1), 2 * point.error_bound), "value", where)
         assert refuted(point.altered("policy_a_next", (t, 20, 1), -1.0), where)
+
+
+def irreversible(n: int = 50) -> Point:
+    """Investment is not negative: an end of the interval that is a function of the state binds."""
+    chain = dp.markov([0.7, 1.3], [[0.8, 0.2], [0.3, 0.7]])
+
+    def output(k: Any, z: Any) -> Any:
+        return z * k**0.36 + 0.92 * k
+
+    model = dp.Model(
+        states={"k": dp.grid(0.5, 12.0, n, curve=1.5), "z": chain},
+        choices={"k_next": dp.interval("k", lo=lambda k: 0.92 * k)},
+        transition={"k": "k_next"},
+        feasible=lambda k, z, k_next: output(k, z) - k_next > 0,
+        reward=lambda k, z, k_next: dp.crra(output(k, z) - k_next, 2.0),
+        discount=0.95,
+        concave=True,
+    )
+    problem = ContinuousProblem(model)
+    (k,), z = problem.axes, problem.members["z"][:, None]
+    means, low = z * k**0.36 + 0.92 * k, np.maximum(0.92 * k, 0.5)
+    marginal = z * 0.36 * k**-0.64 + 0.92
+    y, slopes = np.tile(low, (2, 1)), marginal * (means - low) ** -2.0
+    for _ in range(400):
+        q = 0.95 * problem.chances @ slopes
+        bottom, top = np.tile(low, (2, 1)), np.minimum(12.0, means - 1e-9)
+        for _ in range(50):
+            y = (bottom + top) / 2
+            here = np.stack([np.interp(row, k, own) for row, own in zip(y, q, strict=True)])
+            more = here > (means - y) ** -2.0
+            bottom, top = np.where(more, y, bottom), np.where(more, top, y)
+        y = np.where(y - low < 1e-9, low, y)
+        here = np.stack([np.interp(row, k, own) for row, own in zip(y, q, strict=True)])
+        mu = np.where((y == low) & (low > 0.5), (means - y) ** -2.0 - here, 0.0)
+        slopes = marginal * (means - y) ** -2.0 - 0.92 * mu
+    assert (mu > 0).any()
+    return from_bounds(model, y[None, ..., None])
+
+
+def test_an_end_that_binds_has_its_multiplier() -> None:
+    """Without one the bounds of this model are 1.7 apart (certificate/constraints.py)."""
+    point = irreversible()
+    found = point.found()
+    assert (found.faults, found.notes) == ([], [])
+    assert found.width < 0.12
+    assert refuted(point.altered("lower", (30, 0), 1e-7), "k=6.00916, z=0.7")
+    assert refuted(point.altered("policy_k_next", (30, 0), -0.1), "outside of its interval")
+
+
+def test_two_capital_goods_in_closed_form() -> None:
+    shares, n = np.array([0.2, 0.3]), 20
+    total = shares.sum()
+    steady = 0.95 * shares * np.prod((0.95 * shares) ** (shares / (1 - total)))
+
+    def consumption(k: Any, h: Any, k_next: Any, h_next: Any) -> Any:
+        return k**0.2 * h**0.3 - k_next - h_next
+
+    grids = {x: dp.grid(0.5 * s, 1.5 * s, n) for x, s in zip(("k", "h"), steady, strict=True)}
+    model = dp.Model(
+        states=grids,
+        choices={"k_next": dp.interval("k"), "h_next": dp.interval("h")},
+        transition={"k": "k_next", "h": "h_next"},
+        feasible=lambda k, h, k_next, h_next: consumption(k, h, k_next, h_next) > 0,
+        reward=lambda k, h, k_next, h_next: jnp.log(consumption(k, h, k_next, h_next)),
+        discount=0.95,
+        concave=True,
+        outputs={"consumption": consumption},
+    )
+    problem = ContinuousProblem(model)
+    x = problem.nodes
+    y = 0.95 * shares * np.prod(x**shares, -1, keepdims=True)
+    slopes = shares / (1 - 0.95 * total)
+    level = (np.log(1 - 0.95 * total) + 0.95 * (slopes * np.log(0.95 * shares)).sum()) / 0.05
+    true = (level + (slopes * np.log(x)).sum(-1)).reshape(n, n)
+    policy = {"k_next": y[:, 0].reshape(n, n), "h_next": y[:, 1].reshape(n, n)}
+    point = stored(model, policy, true - 1e-3, true + 1e-3, 6e-3)
+    found = point.found()
+    assert found.faults == []
+    assert found.width < 0.014
+    own = bounds(problem, y[None, None])[0][1]
+    for seed in range(3):
+        inside = _inside(problem, seed)
+        seen = sampled(problem, own, inside)
+        truth = level + (slopes * np.log(inside)).sum(-1)
+        assert (seen.lower <= truth).all()
+        assert (truth <= seen.upper).all()
+    assert refuted(point.altered("lower", (7, 9), 0.02), "lower", "k=0.0399846, h=0.0672468")
+    assert refuted(point.altered("policy_h_next", (7, 9), 0.02), "k=")
+
+
+def test_the_report_says_what_was_computed() -> None:
+    point = saving("a_next")
+    numbers = {"error_bound": point.error_bound, "code": np.int32(0), "residual": np.nan}
+    made = Problem(None, point.model, (), SolveOptions(tol=1.0), ())
+    solution = dp.Solution({**point.arrays, **numbers}, {}, made, "", 0.0, 0.0)
+    told = dp.verify(solution)
+    assert told.ok, str(told)
+    assert "own bounds of the true value are at most 0.034" in str(told)
+    none = replace(solution, arrays={**solution.arrays, "certifies": np.int8(4)})
+    assert "not said to be of the continuum" in str(dp.verify(none))
+
+
+def test_a_distribution_follows_the_policy_between_nodes() -> None:
+    """With the lottery of neighbours: it keeps the mean."""
+    point = saving("c", shock=True, n=20)
+    problem = ContinuousProblem(point.model)
+    (a,), z = problem.axes, problem.members["z"]
+    c = point.arrays["policy_c"]
+    matrix = np.zeros((20, 3, 20, 3))
+    for i, j, e in np.ndindex(20, 3, 2):
+        place = 1.03 * a[i] + np.exp(z[j]) - c[i, j] + (0.0, 0.4)[e]
+        share = np.maximum(0.0, 1.0 - np.abs(np.arange(20) - np.interp(place, a, np.arange(20))))
+        matrix[i, j] += 0.5 * np.outer(share, problem.chances[j])
+    whole = matrix.reshape(60, 60)
+    system = np.eye(60) - whole.T + 1.0 / 60
+    mass = np.linalg.solve(system, np.full(60, 1.0 / 60)).reshape(20, 3)
+    mass = np.maximum(mass, 0.0) / np.maximum(mass, 0.0).sum()
+    mean = float(mass.sum(1) @ a)
+    held = {
+        "distribution": mass,
+        "distribution_residual": 1e-12,
+        "distribution_error": 1e-9,
+        "moment_mean_a": mean,
+        "moment_mean_c": float((mass * c).sum()),
+    }
+    right = replace(point, arrays={**point.arrays, **held})
+    assert right.found().faults == []
+    assert refuted(replace(right, arrays={**right.arrays, "moment_mean_c": mean}), "moment_mean_c")
+    moved = mass + 1e-6 * (np.arange(60) == 3).reshape(20, 3)
+    wrong = {"distribution": moved / moved.sum()}
+    assert refuted(replace(right, arrays={**right.arrays, **wrong}), "distribution_residual claims")

@@ -51,6 +51,7 @@ def test_a_tolerance_compiles_nothing_and_judges_the_bounds(many: Solution) -> N
     assert found.tol == between
 
 
+@pytest.mark.slow
 def test_a_point_is_refined_until_its_own_tolerance_holds(
     many: Solution, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,10 +83,10 @@ def test_shocks_are_drawn_with_the_chances_they_have_where_the_agent_is() -> Non
 
 def test_moments_of_a_panel_are_those_of_the_distribution_within_standard_errors() -> None:
     solution = solution_of(cash(), {"c": spend})
-    asked = ["mean_m", "sd_m", "gini_c", "p50_m", "mean_earned", "rich", "bottom_m", "top_z"]
+    asked = ["mean_m", "sd_m", "p50_m", "mean_earned", "rich"]
     panel = dp.simulate(solution, 5, agents=3000, periods=30, burn=20)
     found = panel.moments(asked)
-    true = dp.stationary(solution, distribution_grid={"m": 1500}).moments(asked)
+    true = dp.stationary(solution, distribution_grid={"m": 600}).moments(asked)
     for name, (value, error) in found.items():
         assert abs(value - float(true[name])) < 4.5 * error + 2e-3, name
         assert 0 <= error < 0.05
@@ -110,28 +110,21 @@ def test_each_period_of_a_horizon_has_its_own_policy_and_moments() -> None:
     assert found["p50_m"].value.shape == (3,)
 
 
-def test_mean_wealth_of_a_solved_household_is_that_of_its_distribution() -> None:
-    def household(r: float = 0.03, *, n_a: int = 60) -> dp.Model:
-        def consumption(a: Any, z: Any, a_next: Any) -> Any:
-            return (1 + r) * a + jnp.exp(z) - a_next
-
-        return dp.Model(
-            states={"a": dp.grid(0.0, 20.0, n_a, curve=2), "z": dp.rouwenhorst(3, 0.9, 0.1)},
-            choices={"a_next": dp.interval("a")},
-            transition={"a": "a_next"},
-            feasible=lambda a, z, a_next: consumption(a, z, a_next) > 0,
-            reward=lambda a, z, a_next: dp.crra(consumption(a, z, a_next), 2.0),
-            discount=0.96,
-            concave=True,
-        )
-
-    solution = dp.solve(household)
-    value, error = dp.simulate(solution, 0, agents=4000, periods=50, burn=50).moments("mean_a")[
-        "mean_a"
-    ]
-    true = dp.stationary(solution, distribution_grid={"a": 600}).moments("mean_a")["mean_a"]
-    assert abs(value - float(true)) < 4 * error
-    assert error < 0.05
+def test_mean_wealth_is_that_of_the_stationary_distribution() -> None:
+    model = dp.Model(
+        states={"a": dp.grid(0.0, 20.0, 25, curve=2), "z": dp.rouwenhorst(3, 0.9, 0.1)},
+        choices={"a_next": dp.interval("a")},
+        transition={"a": "a_next"},
+        reward=lambda a_next: -a_next,
+        discount=0.96,
+    )
+    policy = {"a_next": lambda a, z: np.maximum(0.0, 0.95 * a + z)}
+    panel = dp.simulate(solution_of(model, policy), 0, agents=4000, periods=50, burn=50)
+    found = panel.moments(["mean_a", "bottom_a", "gini_a"])
+    true = dp.stationary(panel.solution, distribution_grid={"a": 1000}).moments([*found])
+    for name, (value, error) in found.items():
+        assert abs(value - float(true[name])) < 4 * error + 2e-3, name
+        assert 0 < error < 0.05
 
 
 def test_integers_and_listed_choices_move_beside_continuous_states() -> None:

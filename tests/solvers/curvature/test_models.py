@@ -60,6 +60,8 @@ CONCAVE = {
     "log": base,
     "quadratic": lambda x, y: inner(x, y) - 0.05 * inner(x, y) ** 2,
     "quadratic in both": lambda x, y: -(x - y) * (x - y) - 0.5 * y * y,
+    "quadratic form": lambda x, y: -0.5 * x * x + 0.3 * x * y - 0.5 * y * y + inner(x, y),
+    "one with rank one": lambda x, y: -(x**2) - 2 * x * y - y**2,
     "CARA": lambda x, y: -jnp.exp(-2.0 * (1.02 * x - y)) / 2.0,
     "hours": lambda x, y: jnp.log(x) - 8.0 * y ** (1 + 1 / 0.5),
     "adjustment over capital": lambda x, y: inner(x, y) - 0.5 * (y - 0.9 * x) ** 2 / x,
@@ -73,6 +75,7 @@ CONCAVE = {
         1.12 * jnp.minimum(x - 1, 0) + 1.01 * jnp.maximum(x - 1, 0) + 5 - y
     ),
     "CES": lambda x, y: (0.3 * x**-0.5 + 0.7 * (y + 1) ** -0.5) ** -2.0,
+    "a maximum that never comes near": lambda x, y: jnp.maximum(x, 0.04) - y**2,
     "CES above": lambda x, y: jnp.sqrt((0.3 * x**0.5 + 0.7 * (y + 1) ** 0.5) ** 2),
     "condition that is known": lambda x, y: jnp.where(x > -1, base(x, y), 0.0),
     "arrays": lambda x, y: jnp.sum(jnp.array([0.3, 0.7]) * jnp.log(jnp.stack([x, 5 - y]))),
@@ -121,8 +124,11 @@ WHOLE = {
     "relu and minimum": lambda x, y: jnp.log(
         1.01 * jax.nn.relu(x - 1) + 1.12 * jnp.minimum(x - 1, 0) + 5 - y
     ),
+    # JAX's slope is half of that of x at the least x there is.
+    "a maximum that never binds": lambda x, y: jnp.maximum(x, 0.05) - y**2,
     "where": lambda x, y: jnp.log(jnp.where(x > 1, 1.01, 1.12) * (x - 1) + 5 - y),
     "log of a square": lambda x, y: jnp.log((x - 2) ** 2) - y,
+    "a saddle": lambda x, y: -0.5 * x * x + 1.1 * x * y - 0.5 * y * y,
     "one over": lambda x, y: -1 / (x - y + 0.1),
     "increasing returns": lambda x, y: x**0.6 * (y + 1) ** 0.5,
     "a share": lambda x, y: jnp.log(x * (1 - y / 5)) + x * y,
@@ -225,6 +231,19 @@ def test_every_part_of_a_model_is_looked_at(changed: dict[str, Any], why: str) -
     assert prove(model, {}, {}).why.startswith(why)
 
 
+def test_entries_of_a_table_at_different_places_are_different_numbers() -> None:
+    table = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    half = [[0.5, 0.5], [0.5, 0.5]]
+    chains = {n: dp.markov(jnp.array([0, 1]), half) for n in ("i", "j")}
+    states = {"x": dp.grid(0.05, 4.0, 5), **chains}
+
+    def gain(x: Any, i: Any, j: Any) -> Any:
+        return (table[i, j] - table[i, i]) * x**2  # which is x**2 where i and j differ
+
+    assert not prove(plain(lambda x, y, i, j: -gain(x, i, j) + y, states=states), {}, {}).why
+    assert not prove(plain(lambda x, y, i, j: gain(x, i, j) + y, states=states), {}, {}).concave
+
+
 def test_what_is_thrown_away_at_the_top_needs_a_value_that_rises() -> None:
     def model(reward: Any, **more: Any) -> dp.Model:
         grid = economies.thrown_away(dp.grid(0.05, 4.0, 5))
@@ -259,7 +278,7 @@ def test_points_that_are_not_proved_together_are_proved_in_parts() -> None:
     gamma = np.linspace(0.5, 3.0, 50)
     assert "power" in reason(own_crra, {}, {"gamma": gamma})
     assert proved(own_crra, {}, {"gamma": gamma}).all()
-    assert not proved(economies.leisure, {}, {"gamma": gamma}).any()  # alpha has no value
+    assert proved(economies.leisure, {}, {"gamma": gamma}).all()  # the others have their defaults
     some = {"alpha": 0.3, "theta": 0.4, "gamma": np.array([[-1.0, 2.0, np.nan]])}
     assert proved(economies.leisure, {}, some).tolist() == [[False, True, False]]
     assert proved(own_crra, {}, {"gamma": 2.0}) is True
@@ -272,6 +291,7 @@ def test_a_factory_that_cannot_be_read_is_not_proved_and_says_so() -> None:
     assert "no model today" in prove(broken, {}, {"beta": 0.9}).why
     assert proved(broken, {}, {"beta": 0.9}) is False
     assert proved(own_crra, {}, {"gamma": "two"}) is False
+    assert prove(lambda beta: plain(base), {}, {}).why == "parameter 'beta' has no value"
     assert prove(lambda: dp.mdp(np.zeros((1, 1)), np.ones((1, 1, 1)), 0.9), {}, {}).why == (
         "nothing in it is continuous"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import dpsolve as dp
@@ -36,3 +37,14 @@ def household(r: float = 0.0373, *, n_a: int = 200) -> dp.Model:
 def test_mean_wealth_is_right_on_few_points(points: int, within: float) -> None:
     solution = dp.solve(household, {"n_a": points}, moments=["mean_a"])
     assert float(solution.moments["mean_a"]) == pytest.approx(TRUE, rel=within)
+
+
+@pytest.mark.filterwarnings("ignore:.*top of the grid")
+def test_supply_of_wealth_is_continuous_in_the_interest_rate() -> None:
+    rates = np.linspace(0.0371, 0.0373, 5)
+    supply = [
+        float(dp.solve(household, {"r": r}, moments=["mean_a"])["moment_mean_a"]) for r in rates
+    ]
+    steps = np.diff(supply)
+    assert steps.min() > 0  # no step is flat, and none is a jump
+    assert np.abs(np.diff(steps)).max() < 0.02 * steps.min()

@@ -66,7 +66,10 @@ def test_values_are_found_among_logs_where_a_search_finds_them(ends: tuple[float
     x = np.concatenate([near.ravel(), np.exp(rng.uniform(*np.log(ends), 500)), beyond])
     found = jax.jit(lambda x: locate(g, NamedArray(x, ("i",))).index.array)(x)
     searched = np.clip(np.searchsorted(g.values, x, side="right") - 1, 0, 299)
-    np.testing.assert_array_equal(found, searched)
+    # A value that is the next point but for rounding may be read in the segment that begins there.
+    following = g.values[np.minimum(searched + 1, 299)]
+    rounded = (found == searched + 1) & (np.abs(x / following - 1.0) < 1e-15)
+    assert ((found == searched) | rounded).all()
 
 
 SIDES = {

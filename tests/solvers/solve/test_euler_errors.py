@@ -169,6 +169,7 @@ def test_a_moving_constraint_has_the_multiplier_of_its_end() -> None:
     np.testing.assert_allclose(x[known], y[known], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_solved_model_has_small_errors_that_fall_with_the_grid() -> None:
     def made(*, n: int = 20) -> dp.Model:
         return growth(n, concave=True)
