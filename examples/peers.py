@@ -72,8 +72,8 @@ def losses(nodes=800, points=200):
     }
     found = {}
     for name, (policy, a) in policies.items():
-        # The points between which it is linear join our nodes, and so it is the policy itself. Both
-        # bounds hold: at its own points alone, and at many more, where the true value is known well.
+        # The points between which it is linear join our nodes, and so it is the policy itself.
+        # Both bounds hold: at its own points alone, and at many more, where v* is known well.
         given = {"policy": {"a_next": policy}, "knots": {"a": a}}
         bounds = [dp.certify(household, {"n_a": n}, **given) for n in (2, nodes)]
         loss = min(float(bound["policy_loss"]) for bound in bounds)

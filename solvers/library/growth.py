@@ -18,8 +18,10 @@ def growth(
 
     v(k) = max log(c) + beta v(k')  subject to  c = z k^alpha + (1-delta) k - k' > 0,
     with k on n_k points from half to twice the steady state
-    k_ss = (alpha z / (1/beta - 1 + delta))^(1/(1-alpha)).
+    k_ss = (alpha z / (1/beta - 1 + delta))^(1/(1-alpha)). Next capital k' is any number of that
+    range; with continuous=False it is one of the n_k points.
     """
+    true_or_false(continuous=continuous)
     k_ss = (alpha * z / (1 / beta - 1 + delta)) ** (1 / (1 - alpha))
 
     def consumption(k, k_next):
