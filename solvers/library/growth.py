@@ -4,6 +4,8 @@ import jax.numpy as jnp
 
 from dpsolve.solvers.model.vocabulary import Model, grid, interval
 
+from .sizes import true_or_false
+
 
 def growth(
     beta: float = 0.95,
