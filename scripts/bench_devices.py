@@ -40,15 +40,15 @@ print(json.dumps(times))
 POINTS = """
 beta = np.linspace(0.93, 0.95, 48)
 def run():
-    params = {{"beta": beta, "n_k": 2_000}}
+    params = {{"continuous": False, "beta": beta, "n_k": 2_000}}
     found = dp.solve_many("growth", params, tol=1e-8, mesh="points={devices}")
     assert (found.status == "solved").all()
 """
 
 STATES = """
 def run():
-    found = dp.solve("savings", {{"n_a": 5_000, "n_z": 25}}, mesh="states={devices}", method="vi",
-                     max_iter=2)
+    params = {{"continuous": False, "n_a": 5_000, "n_z": 25}}
+    found = dp.solve("savings", params, mesh="states={devices}", method="vi", max_iter=2)
     np.asarray(found.value)
 """
 
@@ -95,9 +95,9 @@ def batching() -> list[Row]:
     from dpsolve.solvers.options import SolveOptions
 
     def compare(options: SolveOptions, points: dict[str, Any], n: int) -> tuple[Any, list[float]]:
-        ours = Program(growth, {"n_k": 100}, options)
+        ours = Program(growth, {"continuous": False, "n_k": 100}, options)
         ours.compile()
-        fixed = SinglePass(growth, {"n_k": 100}, options, ours.lanes, ONE_DEVICE, None)
+        fixed = SinglePass(growth, ours.sizes, options, ours.lanes, ONE_DEVICE, None)
         fixed.compile()
 
         def other() -> None:
@@ -147,7 +147,7 @@ from dpsolve.sharding.devices.mesh import STATES, MeshShape, make_mesh
 from dpsolve.solvers.model.factory_signature import build
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.library import savings
-shape, sizes = MeshShape(1, 2), {"n_a": 5_000, "n_z": 25}
+shape, sizes = MeshShape(1, 2), {"continuous": False, "n_a": 5_000, "n_z": 25}
 partition, mesh = make_partition(savings, sizes, shape), make_mesh(shape)
 defaults = {"beta": 0.96, "gamma": 2.0, "r": 0.03, "rho": 0.9, "sigma": 0.1}
 def sweep(v):

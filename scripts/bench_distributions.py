@@ -38,7 +38,9 @@ def stationary() -> list[Row]:
 
 
 def _stationary(params: dict[str, float], target: str) -> Row:
-    solution = dp.solve("savings", {"n_a": 2_000, "n_z": 25, **params}, tol=1e-5)
+    solution = dp.solve(
+        "savings", {"continuous": False, "n_a": 2_000, "n_z": 25, **params}, tol=1e-5
+    )
 
     def run(method: str, tol: float = 1e-8) -> tuple[Any, float]:
         asked: dict[str, Any] = {"method": method, "tol": tol, "max_iter": 1_000_000}

@@ -21,20 +21,22 @@ ROUNDS = 5
 # What is solved, and how often in a row: about a second each.
 CASES = {
     "savings 2,000 x 25 to 1e-6": (
-        'dp.solve("savings", {"n_a": 2_000, "n_z": 25}, tol=1e-6)',
+        'dp.solve("savings", {**GRID, "n_a": 2_000, "n_z": 25}, tol=1e-6)',
         2,
     ),
     "savings 1,000 x 25, 8 points": (
         'dp.solve_many("savings", '
-        '{"n_a": 1_000, "n_z": 25, "beta": np.linspace(0.95, 0.98, 8)}, tol=1e-6)',
+        '{**GRID, "n_a": 1_000, "n_z": 25, "beta": np.linspace(0.95, 0.98, 8)}, tol=1e-6)',
         1,
     ),
     "growth 100, 512 points": (
-        'dp.solve_many("growth", {"n_k": 100, "beta": np.linspace(0.9, 0.97, 512)}, tol=1e-8)',
+        'dp.solve_many("growth", '
+        '{**GRID, "n_k": 100, "beta": np.linspace(0.9, 0.97, 512)}, tol=1e-8)',
         10,
     ),
     "growth 512, 100 points": (
-        'dp.solve_many("growth", {"n_k": 512, "beta": np.linspace(0.9, 0.97, 100)}, tol=1e-8)',
+        'dp.solve_many("growth", '
+        '{**GRID, "n_k": 512, "beta": np.linspace(0.9, 0.97, 100)}, tol=1e-8)',
         5,
     ),
 }
@@ -44,6 +46,12 @@ CHILD = """
 import sys, time
 import jax, numpy as np
 import dpsolve as dp
+
+GRID = {{"continuous": False}}  # choices on a grid, as they were before there were others
+try:
+    dp.describe("growth", GRID)
+except dp.DpsolveError:
+    GRID = {{}}
 
 def solve():
     found = {case}

@@ -208,7 +208,7 @@ def recorded(folder: Path) -> np.ndarray[Any, Any]:
     store = folder / "recorded.zarr"
     asked = {
         "model": "savings",
-        "fixed": {"n_a": 60, "n_z": 5},
+        "fixed": {"continuous": False, "n_a": 60, "n_z": 5},
         "grid": {
             "beta": {"from": 0.90, "to": 0.985, "points": 16},
             "gamma": {"from": 1.5, "to": 5.0, "points": 16},

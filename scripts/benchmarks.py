@@ -28,6 +28,7 @@ import dpsolve as dp
 from dpsolve.sharding.devices.threads import cores
 
 Row = tuple[str, str, str, str]  # what, measured, ratio (lowest-highest), target
+GRID: dict[str, Any] = {"continuous": False}  # what the others solve: choices on the grid
 
 
 def ratio(ours: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[float, ...]:
@@ -75,7 +76,7 @@ def many() -> list[Row]:
         return v, jnp.argmax(reward() + beta * v, -1)
 
     def ours() -> Any:
-        found = dp.solve_many("growth", {"beta": beta, "alpha": alpha}, tol=1e-8)
+        found = dp.solve_many("growth", {**GRID, "beta": beta, "alpha": alpha}, tol=1e-8)
         assert (found.status == "solved").all()
         return found.value
 
@@ -89,7 +90,7 @@ def many() -> list[Row]:
 
 def savings() -> list[Row]:
     """Solve savings 1,000 x 25 to a certified 1e-6: against plain value iteration to the same."""
-    params = {"gamma": 2.5, "beta": 0.98, "n_a": 1_000, "n_z": 25}
+    params = {**GRID, "gamma": 2.5, "beta": 0.98, "n_a": 1_000, "n_z": 25}
     beta, gamma, r = 0.98, 2.5, 0.03
     chain = dp.rouwenhorst(25, 0.9, 0.1)
     a, z = jnp.linspace(0, 20, 1_000), jnp.exp(chain.values)
@@ -136,14 +137,14 @@ def sweep() -> list[Row]:
     few = {"beta": {"from": 0.90, "to": 0.97, "points": 1_000}}
     slow = {"beta": {"from": 0.95, "to": 0.98, "points": 80}}
     return [
-        _sweep_against_bare("savings", {"n_a": 1_000, "n_z": 25}, slow, 1e-6, 3, "<= 1.05"),
-        _sweep_against_bare("growth", {"n_k": 1_000}, many, 1e-8, 3, ""),
-        _sweep_against_bare("growth", {"n_k": 100}, few, 1e-8, 15, ""),
+        _sweep_against_bare("savings", {**GRID, "n_a": 1_000, "n_z": 25}, slow, 1e-6, 3, "<= 1.05"),
+        _sweep_against_bare("growth", {**GRID, "n_k": 1_000}, many, 1e-8, 3, ""),
+        _sweep_against_bare("growth", {**GRID, "n_k": 100}, few, 1e-8, 15, ""),
     ]
 
 
 def _sweep_against_bare(
-    model: str, fixed: dict[str, int], grid: dict[str, Any], tol: float, rounds: int, target: str
+    model: str, fixed: dict[str, Any], grid: dict[str, Any], tol: float, rounds: int, target: str
 ) -> Row:
     from dpsolve.hpc.progress import Silent
     from dpsolve.hpc.run.sweep import run_sweep
@@ -185,7 +186,7 @@ MEMORY = """
 import re
 from pathlib import Path
 import dpsolve as dp
-s = dp.solve("savings", {"n_a": 5_000, "n_z": 25, "gamma": 2.5}, tol=1e-6)
+s = dp.solve("savings", {"continuous": False, "n_a": 5_000, "n_z": 25, "gamma": 2.5}, tol=1e-6)
 assert s.status == "solved", s.message
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
 print(int(peak.group(1)) * 1024, int(s.iterations), s.seconds + s.compile_seconds)
@@ -208,7 +209,7 @@ def maximum() -> list[Row]:
     from dpsolve.solvers.operators.bellman import GridOperator
 
     v = jnp.asarray(np.random.default_rng(0).normal(size=(1_000, 25)))
-    operator = GridOperator(model(n_a=1_000, n_z=25))
+    operator = GridOperator(model(n_a=1_000, n_z=25, continuous=False))
     reward = jnp.asarray(np.random.default_rng(1).normal(size=(1_000, 25, 1_000)))
     plain = jax.jit(lambda reward, v: (lambda q: (q.max(-1), q.argmax(-1)))(reward + v.T))
 
@@ -231,7 +232,7 @@ def doubling() -> list[Row]:
     from dpsolve.solvers.operators.bellman import GridPolicy
     from dpsolve.solvers.options import SolveOptions
 
-    ours, other = (Program(growth, {"n_k": 100}, SolveOptions(tol=1e-8)) for _ in range(2))
+    ours, other = (Program(growth, {**GRID, "n_k": 100}, SolveOptions(tol=1e-8)) for _ in range(2))
     ours.compile()
     doubled = GridPolicy.evaluate
     GridPolicy.evaluate = PolicyOperator.evaluate

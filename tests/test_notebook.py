@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 @pytest.mark.slow
 def test_the_notebook_runs_and_draws(root: Path, tmp_path: Path) -> None:
-    shutil.copy(root / "examples" / "growth.toml", tmp_path)
+    shutil.copy(root / "examples" / "savings.toml", tmp_path)
     notebook = nbformat.read(root / "examples" / "explore.ipynb", as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -19,5 +19,6 @@ def test_the_notebook_runs_and_draws(root: Path, tmp_path: Path) -> None:
     NotebookClient(notebook, timeout=300, resources=resources).execute()
     outputs = [o for c in notebook.cells for o in c.get("outputs", [])]
     printed = "".join(o.get("text", "") for o in outputs)
-    assert "1025 of 1025 points solved" in printed
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 2
+    assert "of continuum, concavity" in printed
+    assert "36 of 36 points solved" in printed
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 3

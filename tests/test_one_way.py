@@ -51,7 +51,16 @@ def test_a_sweep_builds_its_model_three_times(
     monkeypatch.chdir(tmp_path)
     models = count(Model, "__post_init__")
     with pytest.raises(SystemExit) as ended:
-        main(["sweep", "growth", "--grid", "beta=.9:.95:4", "--set", "n_k=31", "--no-verify"])
+        main(
+            [
+                "sweep",
+                "growth",
+                "--set=continuous=false",
+                "--grid=beta=.9:.95:4",
+                "--set=n_k=31",
+                "--no-verify",
+            ]
+        )
     assert ended.value.code == 0
     assert len(models) == 3
     assert (tmp_path / "growth.zarr").is_dir()
@@ -63,16 +72,27 @@ def test_a_plan_builds_its_model_once(
     monkeypatch.chdir(tmp_path)
     models = count(Model, "__post_init__")
     with pytest.raises(SystemExit) as ended:
-        main(["plan", "growth", "--grid", "beta=.9:.95:4", "--set", "n_k=32", "--no-probe"])
+        main(
+            [
+                "plan",
+                "growth",
+                "--set=continuous=false",
+                "--grid",
+                "beta=.9:.95:4",
+                "--set",
+                "n_k=32",
+                "--no-probe",
+            ]
+        )
     assert ended.value.code == 0
     assert len(models) == 1
 
 
 def test_a_solve_builds_one_model_and_one_operator(count: Callable[..., list[type]]) -> None:
     models, operators = count(Model, "__post_init__"), count(GridOperator, "__init__")
-    first = dp.solve("savings", {"n_a": 33, "n_z": 3})
+    first = dp.solve("savings", {"continuous": False, "n_a": 33, "n_z": 3})
     assert (len(models), operators) == (1, [GridOperator])
-    dp.solve("savings", {"n_a": 33, "n_z": 3, "beta": 0.9})
+    dp.solve("savings", {"continuous": False, "n_a": 33, "n_z": 3, "beta": 0.9})
     assert (len(models), operators) == (1, [GridOperator])
     assert first.status == "solved"
 
@@ -111,29 +131,31 @@ def entered(call: Callable[[], Any]) -> set[CodeType]:
 
 
 def test_an_ordinary_solve_keeps_out_of_gradients_and_distributions() -> None:
-    seen = entered(lambda: dp.solve("growth", {"n_k": 13}))
+    seen = entered(lambda: dp.solve("growth", {"continuous": False, "n_k": 13}))
     gradients = differentiable_point.__code__.co_filename
     assert solve_made.__code__ in seen
     assert gradients not in {code.co_filename for code in seen}
     assert explain_statistics.__code__ not in seen
-    asked = entered(lambda: dp.solve("growth", {"n_k": 13}, gradients=("z",)))
+    asked = entered(lambda: dp.solve("growth", {"continuous": False, "n_k": 13}, gradients=("z",)))
     assert gradients in {code.co_filename for code in asked}
-    seen = entered(lambda: dp.solve("growth", {"n_k": 13}, distribution=True))
+    seen = entered(lambda: dp.solve("growth", {"continuous": False, "n_k": 13}, distribution=True))
     assert explain_statistics.__code__ in seen
 
 
 def test_a_traced_solve_has_the_value_and_the_derivative_of_an_eager_one() -> None:
     def value(z: Any) -> Any:
-        return dp.solve("growth", {"n_k": 14, "z": z}, tol=1e-9).value.sum()
+        return dp.solve("growth", {"continuous": False, "n_k": 14, "z": z}, tol=1e-9).value.sum()
 
-    eager = dp.solve("growth", {"n_k": 14, "z": 1.1}, tol=1e-9)
+    eager = dp.solve("growth", {"continuous": False, "n_k": 14, "z": 1.1}, tol=1e-9)
     np.testing.assert_allclose(jax.jit(value)(1.1), eager.value.sum(), rtol=1e-12)
-    asked = dp.solve("growth", {"n_k": 14, "z": 1.1}, tol=1e-9, gradients=("z",))
+    asked = dp.solve(
+        "growth", {"continuous": False, "n_k": 14, "z": 1.1}, tol=1e-9, gradients=("z",)
+    )
     np.testing.assert_allclose(jax.grad(value)(1.1), asked["d_value_d_z"].sum(), rtol=1e-8)
 
 
 def test_an_outline_computes_grids_and_nothing_larger() -> None:
-    found = outline(savings, {"n_a": 200, "n_z": 7}, SolveOptions())
+    found = outline(savings, {"continuous": False, "n_a": 200, "n_z": 7}, SolveOptions())
     sizes = [v.aval.size for e in found.grids.program.jaxpr.eqns for v in e.outvars]
     assert max(sizes, default=0) <= 200
     assert found.results.shapes["value"].shape == (200, 7)

@@ -77,7 +77,7 @@ def _of_users_file(error: Exception) -> str | None:
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
     epilog=examples(
-        "dpsolve sweep growth --grid beta=0.90:0.98:40 --set n_k=300 --tol 1e-8",
+        "dpsolve sweep growth --grid beta=0.90:0.98:40 --set n_k=300",
         "dpsolve sweep growth.toml          # the same command again resumes",
         "dpsolve status growth.zarr",
         "dpsolve plot growth.zarr --select alpha=0.35",

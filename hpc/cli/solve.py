@@ -214,11 +214,11 @@ def _summary(reading: Reading, ending: SolveReport, group: ProcessGroup) -> Iter
 
 @click.command(
     epilog=examples(
-        "dpsolve solve growth --set beta=0.97 --tol 1e-8",
+        "dpsolve solve growth --set beta=0.97 --set n_k=400",
         "dpsolve solve savings --set n_a=2000 --save savings.zarr",
         "dpsolve solve my_model.py --method pi",
-        "dpsolve solve savings --set n_a=20000 --mesh states=4 --store savings.zarr",
-        "srun dpsolve solve savings --set n_a=200000 --distributed --store savings.zarr",
+        "dpsolve solve my_model.py --set n_a=20000 --mesh states=4 --store mine.zarr",
+        "srun dpsolve solve my_model.py --set n_a=200000 --distributed --store mine.zarr",
     )
 )
 @click.argument("model")

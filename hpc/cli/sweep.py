@@ -151,7 +151,7 @@ def resume(
         "dpsolve plan growth.toml",
         "dpsolve plan growth.toml --set n_k=2000 --no-probe",
         "dpsolve plan savings --grid gamma=1:5:1000:log --grid n_a=200,400",
-        "dpsolve plan savings --grid beta=0.9:0.96:100 --set n_a=20000 --mesh points=2,states=4",
+        "dpsolve plan savings --grid beta=0.9:0.96:100 --set n_a=20000 --mesh points=8",
     )
 )
 @click.argument("target", metavar=_TARGET)

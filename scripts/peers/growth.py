@@ -115,7 +115,7 @@ def _size(n: int, models: int) -> list[Row]:
     beta, alpha = asked["beta"], asked["alpha"]
 
     def solve() -> Any:
-        found = dp.solve_many("growth", {**asked, "n_k": n}, tol=ERROR)
+        found = dp.solve_many("growth", {"continuous": False, **asked, "n_k": n}, tol=ERROR)
         assert (found.status == "solved").all()
         return found
 

@@ -52,7 +52,7 @@ def household(n_a: int, n_z: int, part: int = 1) -> lecture.Household:
 
 def solve(n_a: int, n_z: int, tol: float = ERROR, certificate: str = "full") -> dp.Solution:
     """Solve it by ours: certified, or with a look at a sample, which certifies nothing."""
-    params = {**PARAMS, "n_a": n_a, "n_z": n_z}
+    params = {**PARAMS, "continuous": False, "n_a": n_a, "n_z": n_z}
     found = dp.solve("savings", params, tol=tol, certificate=certificate)
     assert found.certificate == certificate, found.message
     assert found.status == ("solved" if certificate == "full" else "inexact"), found.message

@@ -172,6 +172,7 @@ def test_what_solve_asks_for_is_stored_and_what_keep_names_is_computed() -> None
     sweep = sweep_from(
         {
             "model": "savings",
+            "fixed": {"continuous": False},
             "grid": {"beta": [0.9]},
             "solve": {"moments": "gini_a, mean_z", "periods": 3, "initial": {"a": 1}},
             "store": {
@@ -221,7 +222,7 @@ def test_the_command_line_can_ask_too() -> None:
         Overrides(
             model="savings",
             grid=("beta=0.9,0.92",),
-            fixed=("n_a=20", "n_z=3"),
+            fixed=("continuous=false", "n_a=20", "n_z=3"),
             keep=("value,distribution", "moment_gini_a"),
             other=(
                 'solve.gradients_fixed_policy=["rho", "sigma"]', "solve.moments=mean_a,sd_a",
@@ -239,7 +240,7 @@ def test_the_command_line_can_ask_too() -> None:
 
 
 def test_the_forecast_counts_what_is_asked_for() -> None:
-    sizes = {"n_a": 100, "n_z": 5}
+    sizes = {"continuous": False, "n_a": 100, "n_z": 5}
 
     def size(**asked: Any) -> int:
         return footprint(savings, sizes, dp.SolveOptions(**asked)).bytes
@@ -251,7 +252,7 @@ def test_the_forecast_counts_what_is_asked_for() -> None:
     assert fixed >= 202 * states  # and of the value
     assert size(gradients=("rho",)) - size() < 10 * states  # of the value alone
     assert size(distribution=True) > size()
-    small = {"n_a": 20, "n_z": 5}  # solved densely: the matrix counts
+    small = {"continuous": False, "n_a": 20, "n_z": 5}  # solved densely: the matrix counts
     dense = footprint(savings, small, dp.SolveOptions(distribution=True)).bytes
     assert dense - footprint(savings, small, dp.SolveOptions()).bytes >= 8 * 100**2
 
@@ -401,6 +402,7 @@ def test_every_mistake_that_the_model_shows_is_told(tmp_path: Path) -> None:
         """
 model = "savings"
 [fixed]
+continuous = false
 n_a = 20
 n_z = 3
 [grid]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,17 @@ def test_job_search_agrees_with_its_closed_form(root: Path, separation: float) -
     np.testing.assert_allclose(value[:, 1], at_work(e), atol=1e-9)
     np.testing.assert_allclose(value[:, 0], np.maximum(benefit + beta * e, at_work(e)), atol=1e-9)
     np.testing.assert_array_equal(solution.policy["work"][:, 0], at_work(e) > benefit + beta * e)
+
+
+@pytest.mark.slow
+def test_what_policies_of_other_codes_lose_is_bounded(root: Path) -> None:
+    peers = runpy.run_path(str(root / "examples" / "peers.py"))
+    losses = peers["losses"](nodes=60, points=40)
+    by_euler, by_search = (
+        [losses[f"{code}, {points}"][0] for points in ("curved", "even")]
+        for code in ("endogenous grid", "value iteration")
+    )
+    assert all(0.0 < loss < np.inf for loss in (*by_euler, *by_search))
+    assert by_euler[0] < by_euler[1]  # few points where the policy bends
+    assert by_euler[0] < 0.3 * by_search[0]
+    assert by_euler[1] < 0.3 * by_search[1]

@@ -36,7 +36,7 @@ def growth(path: Path, warm: bool | None = True, **changes: Any) -> Sweep:
     """Growth at 4 x 10 points, in two tasks of 20."""
     raw: dict[str, Any] = {
         "model": "growth",
-        "fixed": {"n_k": 20},
+        "fixed": {"continuous": False, "n_k": 20},
         "grid": {
             "beta": [0.90, 0.91, 0.92, 0.93],
             "alpha": {"from": 0.3, "to": 0.345, "points": 10},
@@ -116,7 +116,7 @@ def test_the_store_says_where_each_point_started(tmp_path: Path) -> None:
 def test_whoever_runs_a_task_and_in_whatever_portions_the_store_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = {"fixed": {"n_k": 400}}  # one point at a time
+    large = {"fixed": {"continuous": False, "n_k": 400}}  # one point at a time
     whole = growth(tmp_path / "whole.zarr", **large)
     run(whole)
     # One task by itself, the last first; the other by a worker's desk, strand by strand.
@@ -163,8 +163,8 @@ def test_the_other_kind_of_start_is_another_sweep(tmp_path: Path) -> None:
 
 def test_one_flag_turns_it_off_and_on(tmp_path: Path) -> None:
     def plan(*words: str) -> str:
-        line = ["plan", "growth", "--grid", "beta=0.9:0.95:40", "--no-probe", *words]
-        found = CliRunner().invoke(cli, [*line, "--store", str(tmp_path / "x.zarr")])
+        line = ["plan", "growth", "--set=continuous=false", "--grid=beta=0.9:0.95:40", *words]
+        found = CliRunner().invoke(cli, [*line, "--no-probe", "--store", str(tmp_path / "x.zarr")])
         assert found.exit_code == 0, found.output
         return found.output
 
@@ -196,7 +196,7 @@ def test_a_sweep_compiles_once_for_each_set_of_sizes(
     sweep = growth(
         tmp_path / "sizes.zarr",
         warm=warm,
-        fixed={},
+        fixed={"continuous": False},
         grid={"n_k": sizes, "beta": {"from": 0.9, "to": 0.93, "points": 24}},
         store={"path": str(tmp_path / "sizes.zarr"), "points_per_task": 8},
     )

@@ -324,7 +324,7 @@ def test_a_solve_over_devices_is_certified_and_true(states: int, memory: int) ->
 def test_savings_are_the_same_on_any_number_of_devices(
     states: int, method: str, memory: int
 ) -> None:
-    params = {"n_a": 33, "n_z": 3, "beta": 0.95}
+    params = {"continuous": False, "n_a": 33, "n_z": 3, "beta": 0.95}
     one = dp.solve("savings", params, tol=1e-8, method=method)
     many = solve("savings", params, tol=1e-8, method=method, memory=memory, mesh={"states": states})
     assert (one.status, many.status) == ("solved", "solved")
@@ -450,7 +450,9 @@ def parts_held(x: jax.Array) -> list[tuple[int, ...]]:
 
 @pytest.mark.slow
 def test_results_lie_where_their_states_do() -> None:
-    found = solve(savings, {"n_a": 32, "n_z": 3}, mesh={"states": 4}, method="vi")
+    found = solve(
+        savings, {"continuous": False, "n_a": 32, "n_z": 3}, mesh={"states": 4}, method="vi"
+    )
     dims = dict(found.problem.dims)
     arrays = [name for name in dims if "a" in dims[name] and not name.startswith("grid_")]
     assert {"value", "lower", "upper", "policy_a_next", "policy_index_a_next"} <= set(arrays)
@@ -463,7 +465,7 @@ def test_results_lie_where_their_states_do() -> None:
 @pytest.fixture(scope="module", params=[PLENTY, 12_000], ids=["gathered", "poor"])
 def rounds(request: pytest.FixtureRequest) -> Rounds:
     """Savings on 4 devices; the poor one neither keeps rewards nor gathers values."""
-    sizes, shape = {"n_a": 256, "n_z": 3}, MeshShape(states=4)
+    sizes, shape = {"continuous": False, "n_a": 256, "n_z": 3}, MeshShape(states=4)
     options = SolveOptions(memory=request.param, method="opi")
     made = Rounds(savings, sizes, options, 1, shape, make_partition(savings, sizes, shape))
     made.compile()

@@ -36,8 +36,8 @@ def test_a_changed_value_never_recompiles_and_a_changed_size_does(
 def test_a_ready_model_gives_the_factory_s_answer() -> None:
     from dpsolve.solvers.library import growth
 
-    ready = dp.solve(growth(beta=0.93, n_k=60), tol=1e-8)
-    made = dp.solve(growth, {"beta": 0.93, "n_k": 60}, tol=1e-8)
+    ready = dp.solve(growth(beta=0.93, n_k=60, continuous=False), tol=1e-8)
+    made = dp.solve(growth, {"continuous": False, "beta": 0.93, "n_k": 60}, tol=1e-8)
     assert np.max(np.abs(ready.value - made.value)) <= 2e-8
 
 
@@ -46,7 +46,9 @@ def test_solve_composes_with_jit_and_vmap() -> None:
     betas = jnp.array([0.9, 0.95])
 
     def top(beta):
-        return dp.solve("growth", {"beta": beta, "n_k": 40}, tol=1e-7).value[-1]
+        return dp.solve("growth", {"continuous": False, "beta": beta, "n_k": 40}, tol=1e-7).value[
+            -1
+        ]
 
     plain = [float(top(b)) for b in betas]
     np.testing.assert_allclose(jax.jit(top)(betas[0]), plain[0], rtol=0, atol=2e-7)
@@ -66,9 +68,11 @@ def test_a_solution_passes_through_jit_as_a_pytree() -> None:
 
 @pytest.mark.slow
 def test_blocks_of_any_size_give_the_same_solution() -> None:
-    whole = dp.solve("savings", {"n_a": 50, "n_z": 3}, tol=1e-8)
+    whole = dp.solve("savings", {"continuous": False, "n_a": 50, "n_z": 3}, tol=1e-8)
     for block in (1, 7, 64):
-        part = dp.solve("savings", {"n_a": 50, "n_z": 3}, tol=1e-8, block=block)
+        part = dp.solve(
+            "savings", {"continuous": False, "n_a": 50, "n_z": 3}, tol=1e-8, block=block
+        )
         assert np.max(np.abs(part.value - whole.value)) <= 2e-8
         np.testing.assert_array_equal(part.policy_index["a_next"], whole.policy_index["a_next"])
 
@@ -89,7 +93,7 @@ def test_a_nan_reward_is_a_status_that_names_the_place() -> None:
 
 
 def test_too_few_sweeps_is_a_status() -> None:
-    solution = dp.solve("savings", method="vi", max_iter=5)
+    solution = dp.solve("savings", {"continuous": False}, method="vi", max_iter=5)
     assert solution.status == "inexact"
     assert "max_iter" in solution.message
     assert int(solution.iterations) == 5
@@ -119,7 +123,7 @@ def test_bad_arguments_are_named(model: str, params: dict, options: dict, words:
 
 
 def test_results_are_labelled() -> None:
-    data = dp.solve("savings", {"n_a": 30, "n_z": 3}).to_xarray()
+    data = dp.solve("savings", {"continuous": False, "n_a": 30, "n_z": 3}).to_xarray()
     assert data.value.dims == ("a", "z")
     assert set(data.coords) >= {"a", "z", "beta"}
     assert data.policy_a_next.sel(a=20.0).shape == (3,)

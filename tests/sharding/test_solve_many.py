@@ -24,6 +24,7 @@ def assert_same(one: dp.Solution, i, other: dp.Solution, j) -> None:
 @pytest.mark.slow
 def test_points_do_not_depend_on_their_neighbours(model) -> None:
     sizes = {"n_k": 50} if model is growth else {"n_a": 40, "n_z": 3}
+    sizes["continuous"] = False
     rng = np.random.default_rng(1)
     beta = rng.uniform(0.85, 0.97, 70)
     whole = dp.solve_many(model, {"beta": beta, **sizes}, tol=1e-8)
@@ -39,10 +40,10 @@ def test_points_do_not_depend_on_their_neighbours(model) -> None:
 @pytest.mark.slow
 def test_points_that_fail_leave_the_others_as_they_are() -> None:
     beta = np.linspace(0.9, 0.97, 9)
-    clean = dp.solve_many("growth", {"beta": beta, "n_k": 30}, tol=1e-8)
+    clean = dp.solve_many("growth", {"continuous": False, "beta": beta, "n_k": 30}, tol=1e-8)
     broken = beta.copy()
     broken[[2, 5]] = np.nan, 1.2
-    mixed = dp.solve_many("growth", {"beta": broken, "n_k": 30}, tol=1e-8)
+    mixed = dp.solve_many("growth", {"continuous": False, "beta": broken, "n_k": 30}, tol=1e-8)
     assert mixed.status[2] == mixed.status[5] == "failed"
     assert mixed.message[2] == "parameter 'beta' is NaN"
     assert mixed.message[5]
@@ -74,9 +75,9 @@ def test_an_infeasible_state_fails_its_point_only() -> None:
 @pytest.mark.slow
 def test_many_agrees_with_one_at_a_time() -> None:
     beta = np.array([0.9, 0.95])
-    many = dp.solve_many("growth", {"beta": beta, "n_k": 40}, tol=1e-8)
+    many = dp.solve_many("growth", {"continuous": False, "beta": beta, "n_k": 40}, tol=1e-8)
     for i, b in enumerate(beta):
-        one = dp.solve("growth", {"beta": b, "n_k": 40}, tol=1e-8)
+        one = dp.solve("growth", {"continuous": False, "beta": b, "n_k": 40}, tol=1e-8)
         assert np.max(np.abs(many.value[i] - one.value)) <= 2e-8
 
 
@@ -86,10 +87,10 @@ def test_neither_values_nor_the_number_of_points_recompile(
 ) -> None:
     caplog.set_level(logging.INFO, "dpsolve")
     for n in (3, 40, 90):
-        dp.solve_many("growth", {"alpha": np.linspace(0.3, 0.4, n), "n_k": 21})
-    with_lanes = program(growth, {"n_k": 21}, SolveOptions())
+        dp.solve_many("growth", {"continuous": False, "alpha": np.linspace(0.3, 0.4, n), "n_k": 21})
+    with_lanes = program(growth, {"continuous": False, "n_k": 21}, SolveOptions())
     compiled = with_lanes._compiled
-    dp.solve_many("growth", {"alpha": np.linspace(0.31, 0.39, 7), "n_k": 21})
+    dp.solve_many("growth", {"continuous": False, "alpha": np.linspace(0.31, 0.39, 7), "n_k": 21})
     assert with_lanes._compiled is compiled is not None
 
 
@@ -127,7 +128,7 @@ def test_bad_columns_are_named(params: dict, words: list[str]) -> None:
 
 @pytest.mark.slow
 def test_the_layout_is_known_before_anything_is_solved() -> None:
-    made = program(growth, {"n_k": 30}, SolveOptions())
+    made = program(growth, {"continuous": False, "n_k": 30}, SolveOptions())
     fixed = {"delta": 0.1, "alpha": 0.35, "z": 1.0}
     layout = made.layout(fixed, ["beta"])
     assert layout.dims == {"k": 30}
@@ -141,7 +142,7 @@ def test_the_layout_is_known_before_anything_is_solved() -> None:
     for name, variable in layout.variables.items():
         assert batch.variables[name].shape[1:] == variable.shape
         assert str(batch.variables[name].dtype) == variable.dtype
-    still = program(savings, {"n_a": 30, "n_z": 3}, SolveOptions()).layout(
+    still = program(savings, {"continuous": False, "n_a": 30, "n_z": 3}, SolveOptions()).layout(
         {"beta": 0.9, "r": 0.03, "rho": 0.9, "sigma": 0.1}, ["gamma"]
     )
     assert set(still.coords) == {"a", "z"}

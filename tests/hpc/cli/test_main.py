@@ -277,9 +277,9 @@ def test_what_certifies_nothing_says_so_in_every_summary(run: Run) -> None:
     assert none.replace("    ", "   ") in run("status s.zarr")
     assert (dp.open("s.zarr")["message"] == none.split("    ")[1]).all()
     run("verify s.zarr")
-    sample = "--with solve.certificate=sampled --with solve.sample=1500"
-    text = run(f"sweep savings --grid beta=0.9,0.95 --set n_a=300 --set n_z=2 --cold {sample} "
-               "--store some.zarr", code=1)  # fmt: skip
+    sample = "--with solve.certificate=sampled --with solve.sample=1500 --cold"
+    sizes = "--set continuous=false --set n_a=300 --set n_z=2"
+    text = run(f"sweep savings {sizes} --grid beta=0.9,0.95 {sample} --store some.zarr", code=1)
     assert "2 points: 0 solved, 2 inexact" in text
     assert "no better choice at 1,500 sampled states (confidence .999)" in text
     assert "accuracy    nothing is certified at some points: error_bound is inf" in text
@@ -293,7 +293,8 @@ def test_what_certifies_nothing_says_so_in_every_summary(run: Run) -> None:
 
 
 def test_a_plan_says_how_long_a_certificate_takes_and_what_is_quicker(run: Run) -> None:
-    command = "plan savings --grid beta=0.9,0.95 --set n_a=20000 --set n_z=25 --no-probe"
+    sizes = "--set continuous=false --set n_a=20000 --set n_z=25"
+    command = f"plan savings {sizes} --grid beta=0.9,0.95 --no-probe"
     text = run(command)
     assert "certified   by a full sweep, about 12 s a point on two cores (by count: " in text
     assert (

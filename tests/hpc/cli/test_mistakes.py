@@ -16,7 +16,14 @@ from dpsolve.solvers.errors import RefusedError
 from ..conftest import files
 
 LONG = "x" * 256
-PLAN = ["plan", "growth", "--no-probe", "--set", "n_k=20", "--grid", "beta=0.9,0.95"]
+PLAN = [
+    "plan",
+    "growth",
+    "--set=continuous=false",
+    "--no-probe",
+    "--set=n_k=20",
+    "--grid=beta=0.9,0.95",
+]
 STOCK = """import dpsolve as dp
 def stock(beta=0.5, taxed=1, *, n=4):
     return dp.Model(
@@ -96,8 +103,8 @@ def test_underscores_stand_where_toml_has_them(folder: Path) -> None:
 
 def test_overwrite_begins_anew_and_touches_no_other_folder(folder: Path) -> None:
     def sweep(grid: str, *more: str) -> Result:
-        return typed("sweep", "growth", "--set", "n_k=20", "--grid", grid, "--no-verify",
-                     "--store", "a.zarr", *more)  # fmt: skip
+        return typed("sweep", "growth", "--set=continuous=false", "--set=n_k=20", "--grid", grid,
+                     "--no-verify", "--store", "a.zarr", *more)  # fmt: skip
 
     def betas() -> list[float]:
         held = json.loads((folder / "a.zarr" / "zarr.json").read_text(encoding="utf-8"))
@@ -119,7 +126,14 @@ def test_overwrite_begins_anew_and_touches_no_other_folder(folder: Path) -> None
 
 
 def test_overwrite_takes_nobody_else_s_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = ["sweep", "growth", "--set", "n_k=20", "--grid", "beta=0.9", "--no-verify"]
+    made = [
+        "sweep",
+        "growth",
+        "--set=continuous=false",
+        "--set=n_k=20",
+        "--grid=beta=0.9",
+        "--no-verify",
+    ]
     assert typed(*made, "--store", "a.zarr").exit_code == 0
     before = files(folder / "a.zarr")
     (folder / "link.zarr").symlink_to("a.zarr")

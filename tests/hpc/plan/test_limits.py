@@ -51,7 +51,9 @@ def test_more_points_than_a_machine_can_lay_out() -> None:
 def test_results_that_no_compression_brings_onto_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=73 * GIB))
     axis = {"from": 0.9, "to": 0.98, "points": 10**6}
-    text = cannot(dp.sweep, "growth", grid={"beta": axis}, fixed={"n_k": 100_000})
+    text = cannot(
+        dp.sweep, "growth", grid={"beta": axis}, fixed={"continuous": False, "n_k": 100_000}
+    )
     assert "3.64 TiB before compression (value 745 GiB" in text
     assert "73 GiB are free" in text
     assert "About 19,000 points fit, in place of 1,000,000" in text
@@ -61,8 +63,9 @@ def test_one_model_into_a_store_is_held_to_the_same(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*sizes: str) -> str:
+        sized = [f"--set={size}" for size in ("continuous=false", *sizes)]
         with pytest.raises(SystemExit) as ended:
-            main(["solve", "savings", *(f"--set={size}" for size in sizes), "--store", "a.zarr"])
+            main(["solve", "savings", *sized, "--store", "a.zarr"])
         assert ended.value.code == 2
         assert not list(Path.cwd().iterdir())
         return capsys.readouterr().err
@@ -75,8 +78,10 @@ def test_one_model_into_a_store_is_held_to_the_same(
 
 def test_grids_of_which_one_array_is_too_many() -> None:
     for call in (
-        lambda: dp.solve("savings", {"n_a": 10**9}),
-        lambda: dp.sweep("savings", grid={"beta": [0.9]}, fixed={"n_a": 10**9}),
+        lambda: dp.solve("savings", {"continuous": False, "n_a": 10**9}),
+        lambda: dp.sweep(
+            "savings", grid={"beta": [0.9]}, fixed={"continuous": False, "n_a": 10**9}
+        ),
         lambda: dp.grid(0.0, 1.0, 10**9),
         lambda: dp.integers(0, 10**9 - 1).values,
     ):
@@ -88,14 +93,14 @@ def test_grids_of_which_one_array_is_too_many() -> None:
 
 
 def test_states_that_do_not_fit_into_memory() -> None:
-    sizes = {"n_a": 10**7, "n_z": 30}
+    sizes = {"continuous": False, "n_a": 10**7, "n_z": 30}
     assert "53.6 GiB, where there are 16 GiB. About 2,900,000 points of a would do" in cannot(
         dp.solve, "savings", sizes
     )
 
 
 def test_a_certificate_that_takes_days(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"n_a": 10**7}
+    sizes = {"continuous": False, "n_a": 10**7}
     for call in (
         lambda: dp.solve("savings", sizes),
         lambda: dp.sweep("savings", grid={"beta": [0.9, 0.91]}, fixed=sizes),
@@ -116,13 +121,13 @@ def test_a_certificate_that_takes_a_while_is_told_and_not_probed(
     assert heard == ["certifying savings looks at 280,000,000,000 pairs, about 6 min a point"]
     monkeypatch.setattr("dpsolve.hpc.plan.cost_estimate.PROBE_MOST", 0.0)
     with pytest.raises(SystemExit):
-        main(["plan", "savings", "--set", "n_a=50", "--grid", "beta=0.9,0.91"])
+        main(["plan", "savings", "--set=continuous=false", "--set=n_a=50", "--grid=beta=0.9,0.91"])
     assert "nothing was probed" in capsys.readouterr().out
 
 
 def test_a_probe_that_fails_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["plan", "growth", "--set", "n_k=10", "--grid", "beta=0.9,1.2"])
+        main(["plan", "growth", "--set=continuous=false", "--set=n_k=10", "--grid=beta=0.9,1.2"])
     assert "failed      1 of the 2 probed points: " in capsys.readouterr().out
 
 
@@ -136,9 +141,9 @@ def test_results_of_many_points_that_do_not_fit_into_memory(
 
 def test_paths_that_do_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"initial": (("a", 0.0),), "periods": 10**9}
-    text = cannot(dp.solve, "savings", {"n_a": 10, "n_z": 2}, **asked)
+    text = cannot(dp.solve, "savings", {"continuous": False, "n_a": 10, "n_z": 2}, **asked)
     assert "298 GiB of it for what is asked for beside the value" in text
-    solution = dp.solve("savings", {"n_a": 10, "n_z": 2})
+    solution = dp.solve("savings", {"continuous": False, "n_a": 10, "n_z": 2})
     monkeypatch.setattr("dpsolve.solvers.distributions.path.machine_memory", lambda: 16 * GIB)
     text = cannot(dp.path, solution, {"a": 0.0}, periods=10**9)
     assert "takes 149 GiB" in text

@@ -80,7 +80,8 @@ def test_tasks_are_cut_between_strands_where_starts_are_warm() -> None:
     def cold(points: dict[str, int], workers: int = 0, **sizes: int) -> float:
         axes = {k: {"from": 0.9 if k == "beta" else 1.5, "to": 0.96 if k == "beta" else 5.0,
                     "points": n} for k, n in points.items()}  # fmt: skip
-        raw = {"model": "savings", "fixed": sizes, "grid": axes, "store": {"path": "no.zarr"}}
+        fixed = {"continuous": False, **sizes}
+        raw = {"model": "savings", "fixed": fixed, "grid": axes, "store": {"path": "no.zarr"}}
         part = make_plan(sweep_from(raw), resolve("savings"), WorkerCount(workers)).buckets[0]
         assert part.program.warm
         sizes_of = [task.size for task in part.tasks]

@@ -81,7 +81,7 @@ def growth(path: Path) -> Sweep:
     return sweep_from(
         {
             "model": "growth",
-            "fixed": {"n_k": 20},
+            "fixed": {"continuous": False, "n_k": 20},
             "grid": {"beta": [0.9, 0.94], "alpha": [0.3, 0.33, 0.36]},
             "solve": {"tol": 1e-8},
             "store": {"path": str(path), "points_per_task": 1},
@@ -181,7 +181,7 @@ def test_a_finished_store_is_left_alone(cake: Callable[..., Sweep], listener: Li
          "dimensions: the store has beta, this call asks for point"),
         ({"fixed": {}, "grid": {"beta": BETAS, "n_x": [12, 14]}},
          "sizes: the store has n_x=12, horizon=None, this call asks for n_x=12, n_x=14"),
-        ({"model": "growth", "fixed": {}},
+        ({"model": "growth", "fixed": {"continuous": False}},
          "model: the store has cake, this call asks for growth"),
     ],
 )  # fmt: skip
@@ -327,7 +327,7 @@ def test_a_store_that_was_to_sample_unasked_goes_on_with_full_certificates(
 ) -> None:
     sweep = sweep_from({
         "model": "savings",
-        "fixed": {"n_a": 300, "n_z": 2},
+        "fixed": {"continuous": False, "n_a": 300, "n_z": 2},
         "grid": {"beta": [0.9, 0.95]},
         "solve": {"tol": 1e-6, "certificate": "sampled", "sample": 20},
         "store": {"path": str(tmp_path / "s.zarr"), "points_per_task": 1},

@@ -108,7 +108,13 @@ def test_a_sweep_over_jobs_makes_the_store_of_a_sweep_at_home(login: LoginNode) 
 
 def test_the_programs_are_compiled_once(login: LoginNode) -> None:
     """Of a model without callbacks: JAX keeps no program that calls back."""
-    model = ["sweep", "growth", "--grid", "beta=0.90:0.96:24", "--set", "n_k=30"]
+    model = [
+        "sweep",
+        "growth",
+        "--set=continuous=false",
+        "--grid=beta=0.90:0.96:24",
+        "--set=n_k=30",
+    ]
     cut = ["--with", "store.points_per_task=2", "--store", login.store]
     profile = ["--on", "slurm", "--profile", login.folder / "p.toml"]
     login.slurm.dpsolve(*model, *cut, *profile)

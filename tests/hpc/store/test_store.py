@@ -76,7 +76,11 @@ def test_points_in_a_row_keep_their_parameters_as_coordinates(
 @pytest.mark.slow
 def test_a_grid_that_depends_on_parameters_is_kept_per_point(tmp_path: Path) -> None:
     path = str(tmp_path / "s.zarr")
-    raw = {"model": "growth", "fixed": {"n_k": 12}, "grid": {"beta": [0.9, 0.95]}}
+    raw = {
+        "model": "growth",
+        "fixed": {"continuous": False, "n_k": 12},
+        "grid": {"beta": [0.9, 0.95]},
+    }
     run(sweep_from(raw | {"store": {"path": path, "keep": ["value"]}}))
     ds = xr.open_zarr(path)
     assert ds["grid_k"].dims == ("beta", "k")

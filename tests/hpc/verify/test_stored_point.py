@@ -34,7 +34,7 @@ def altered(solution: dp.Solution, name: str, at: Any, change: float) -> dp.Solu
 
 @pytest.mark.slow
 def test_a_solution_is_verified() -> None:
-    solution = dp.solve("savings", {"n_a": 30, "n_z": 3}, tol=TOL)
+    solution = dp.solve("savings", {"continuous": False, "n_a": 30, "n_z": 3}, tol=TOL)
     found = dp.verify(solution)
     assert found.ok, str(found)
     assert found.worst_point["beta"] == 0.96
@@ -46,7 +46,9 @@ def test_a_solution_is_verified() -> None:
 
 @pytest.mark.slow
 def test_every_point_of_many_is_verified() -> None:
-    many = dp.solve_many("growth", {"beta": np.array([0.9, np.nan, 0.93]), "n_k": 10}, tol=TOL)
+    many = dp.solve_many(
+        "growth", {"continuous": False, "beta": np.array([0.9, np.nan, 0.93]), "n_k": 10}, tol=TOL
+    )
     found = dp.verify(many)
     assert found.ok, str(found)
     assert (found.points_checked, found.points_failed, found.points_total) == (2, 1, 3)
@@ -86,7 +88,7 @@ def test_a_model_from_arrays_is_verified(form: str) -> None:
 
 def test_a_claim_beyond_a_false_certificate_is_refuted() -> None:
     """Bounds shifted as a whole keep their width, and the step still refutes them."""
-    solution = dp.solve("growth", {"n_k": 10}, tol=TOL)
+    solution = dp.solve("growth", {"continuous": False, "n_k": 10}, tol=TOL)
     arrays = {n: np.asarray(x) for n, x in solution.arrays.items()}
     for shift in (1e-6, -1e-6):
         moved = {n: arrays[n] + shift for n in ("value", "lower", "upper")}
@@ -107,7 +109,7 @@ def test_probabilities_that_leak_within_their_tolerance_are_no_fault() -> None:
 
 
 def test_large_points_are_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    solution = dp.solve("growth", {"n_k": 10}, tol=TOL)
+    solution = dp.solve("growth", {"continuous": False, "n_k": 10}, tol=TOL)
     monkeypatch.setattr("dpsolve.hpc.verify.verification.MOST_PAIRS", 50)
     found = dp.verify(solution)
     assert found.ok, str(found)

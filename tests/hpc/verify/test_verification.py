@@ -25,7 +25,7 @@ from dpsolve.hpc.verify.verification import Verification
 TOL = 1e-8
 GROWTH = {
     "model": "growth",
-    "fixed": {"n_k": 10, "delta": 0.1},
+    "fixed": {"continuous": False, "n_k": 10, "delta": 0.1},
     "grid": {"beta": [0.9, 0.93, 0.95], "alpha": [0.3, 0.35]},
     "solve": {"tol": TOL, "method": "vi"},  # policy iteration would be exact on so small a grid
     "store": {

@@ -245,7 +245,7 @@ def test_a_shortcut_starts_from_the_neighbour_too(hint: dict[str, Any]) -> None:
 
 
 def test_starts_are_warm_where_one_point_is_enough_for_a_core() -> None:
-    small, large = {"n_k": 50}, {"n_k": 500}
+    small, large = ({"continuous": False, "n_k": n} for n in (50, 500))
     assert not program(growth, small, SolveOptions()).warm
     assert program(growth, large, SolveOptions()).warm
     assert program(growth, small, SolveOptions(warm=True)).warm

@@ -86,17 +86,17 @@ def test_too_few_devices_print_what_jax_sees_and_what_decides() -> None:
 
 def test_one_model_with_too_few_devices_is_refused() -> None:
     with pytest.raises(dp.UsageError, match="takes 9 devices, and there are 8"):
-        solve("growth", {"n_k": 30}, mesh={"states": 9})
+        solve("growth", {"continuous": False, "n_k": 30}, mesh={"states": 9})
 
 
 def test_one_model_cannot_be_cut_along_points() -> None:
     with pytest.raises(dp.UsageError, match=r"nothing to cut along points; take states=4"):
-        solve("growth", {"n_k": 30}, mesh="points=2,states=2")
+        solve("growth", {"continuous": False, "n_k": 30}, mesh="points=2,states=2")
 
 
 def test_more_parts_than_members_are_refused() -> None:
     with pytest.raises(dp.UsageError) as refused:
-        solve("growth", {"n_k": 5}, mesh={"states": 8})
+        solve("growth", {"continuous": False, "n_k": 5}, mesh={"states": 8})
     assert "has 5 members, fewer than 8 devices; take states=5 or fewer" in str(refused.value)
 
 
@@ -110,7 +110,9 @@ def test_a_factory_of_arrays_has_no_states_to_cut() -> None:
 
 def test_a_mesh_inside_jit_is_refused() -> None:
     def value(beta: Any) -> Any:
-        return solve("growth", {"beta": beta, "n_k": 30}, mesh={"states": 2}).value
+        return solve(
+            "growth", {"continuous": False, "beta": beta, "n_k": 30}, mesh={"states": 2}
+        ).value
 
     with pytest.raises(dp.UsageError, match="mesh= inside jit, vmap or grad"):
         jax.jit(value)(0.9)
@@ -118,12 +120,16 @@ def test_a_mesh_inside_jit_is_refused() -> None:
 
 def test_many_points_on_a_mesh_for_one_are_refused() -> None:
     with pytest.raises(dp.ModelError, match=r"use dp\.solve_many for many"):
-        solve("growth", {"beta": np.array([0.9, 0.95]), "n_k": 30}, mesh={"states": 2})
+        solve(
+            "growth",
+            {"continuous": False, "beta": np.array([0.9, 0.95]), "n_k": 30},
+            mesh={"states": 2},
+        )
 
 
 def test_a_mesh_of_one_device_is_no_mesh() -> None:
-    alone = dp.solve("growth", {"n_k": 20}, method="vi")
-    found = solve("growth", {"n_k": 20}, mesh="points=1,states=1", method="vi")
+    alone = dp.solve("growth", {"continuous": False, "n_k": 20}, method="vi")
+    found = solve("growth", {"continuous": False, "n_k": 20}, mesh="points=1,states=1", method="vi")
     np.testing.assert_array_equal(found.value, alone.value)
     assert found.problem == alone.problem
 
@@ -158,7 +164,7 @@ def test_no_mesh_is_promised_where_none_would_do(monkeypatch: pytest.MonkeyPatch
 def test_a_model_too_large_for_its_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "device_memory", lambda: 100_000)
     with pytest.raises(dp.UsageError, match="The smallest mesh that would do is states="):
-        solve("growth", {"n_k": 400}, mesh={"states": 2})
+        solve("growth", {"continuous": False, "n_k": 400}, mesh={"states": 2})
 
 
 def test_an_automatic_mesh_takes_as_few_devices_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,9 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Devices:
 
 @pytest.fixture(scope="module")
 def savings() -> dp.Solution:
-    return dp.solve("savings", {"n_a": 40, "n_z": 3, "sigma": 0.3, "beta": 0.9}, tol=1e-6)
+    return dp.solve(
+        "savings", {"continuous": False, "n_a": 40, "n_z": 3, "sigma": 0.3, "beta": 0.9}, tol=1e-6
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,9 @@ def test_a_key_and_its_seed_are_the_same(savings: dp.Solution) -> None:
 def test_one_key_means_the_same_luck_at_other_parameters(savings: dp.Solution) -> None:
     """Incomes are the very same, so that panels differ by what the parameter does alone."""
     size: dict[str, Any] = {"agents": 300, "periods": 40, "initial": {"a": 0.0}}
-    patient = dp.solve("savings", {"n_a": 40, "n_z": 3, "sigma": 0.3, "beta": 0.91}, tol=1e-6)
+    patient = dp.solve(
+        "savings", {"continuous": False, "n_a": 40, "n_z": 3, "sigma": 0.3, "beta": 0.91}, tol=1e-6
+    )
     one, other, third = (
         dp.simulate(s, key, **size).to_xarray()
         for s, key in ((savings, 1), (patient, 1), (patient, 2))
@@ -302,7 +306,7 @@ def test_memory_does_not_grow_with_the_number_of_agents(fresh_python: Callable[[
         import os, resource
         del os.environ["XLA_FLAGS"]
         import dpsolve as dp
-        s = dp.solve("savings", {"n_a": 20, "n_z": 3, "sigma": 0.4}, tol=1e-6)
+        s = dp.solve("savings", {"continuous": False, "n_a": 20, "n_z": 3, "sigma": 0.4}, tol=1e-6)
         def peak(agents):
             p = dp.simulate(s, 1, agents=agents, periods=20, initial={"a": 2.0})
             p.moments(["mean_a", "gini_a"])
@@ -370,10 +374,12 @@ def test_a_finite_horizon_needs_a_beginning_and_has_an_end(life: dp.Solution) ->
 
 @pytest.mark.slow
 def test_many_points_are_simulated_one_at_a_time() -> None:
-    many = dp.solve_many("growth", {"beta": np.array([0.9, 0.95, 1.2]), "n_k": 30})
+    many = dp.solve_many(
+        "growth", {"continuous": False, "beta": np.array([0.9, 0.95, 1.2]), "n_k": 30}
+    )
     with pytest.raises(dp.UsageError, match=r"3 points; pick one: .*solution.point\(0\)"):
         dp.simulate(many, 0, agents=1, periods=1)
-    one = dp.solve("growth", {"beta": 0.95, "n_k": 30})
+    one = dp.solve("growth", {"continuous": False, "beta": 0.95, "n_k": 30})
     for name, index in one.policy_index.items():
         np.testing.assert_array_equal(many.point(1).policy_index[name], index)
     size: dict[str, Any] = {"agents": 3, "periods": 5, "initial": {"k": float(one.grids["k"][3])}}
@@ -398,7 +404,7 @@ def test_what_has_no_policy_is_refused() -> None:
         dp.simulate("growth", 0, agents=1, periods=1)  # type: ignore[arg-type]
 
     def traced(beta):
-        solution = dp.solve("growth", {"beta": beta, "n_k": 10})
+        solution = dp.solve("growth", {"continuous": False, "beta": beta, "n_k": 10})
         return dp.simulate(solution, 0, agents=1, periods=1, initial={"k": 1.0})
 
     with pytest.raises(dp.UsageError, match="traced"):

@@ -286,7 +286,7 @@ def test_too_few_devices_are_told_with_what_decides():
 def four() -> Stepwise:
     """A solve on four devices, compiled."""
     factory = as_factory("savings")
-    values, sizes = split(factory, {"n_a": 37, "n_z": 3, "beta": 0.98})
+    values, sizes = split(factory, {"continuous": False, "n_a": 37, "n_z": 3, "beta": 0.98})
     options = SolveOptions(tol=1e-7, method="vi")
     found = stepwise(factory, sizes, options, values, MeshShape(states=4))
     assert isinstance(found, Stepwise)
@@ -330,4 +330,4 @@ def test_no_part_is_the_whole_and_copies_are_told_from_members(four: Stepwise):
 def test_points_cannot_be_cut_where_there_is_one():
     factory = as_factory("savings")
     with pytest.raises(UsageError, match=r"one model is one point.*states=4"):
-        stepwise(factory, {}, SolveOptions(), {}, MeshShape(points=2, states=2))
+        stepwise(factory, {"continuous": False}, SolveOptions(), {}, MeshShape(points=2, states=2))

@@ -158,7 +158,7 @@ def test_a_grid_from_an_array_is_made_finer_by_number() -> None:
 
 
 def test_a_grid_choice_has_a_finer_distribution_too() -> None:
-    solution = dp.solve("savings", {"n_a": 60, "beta": 0.95})
+    solution = dp.solve("savings", {"continuous": False, "n_a": 60, "beta": 0.95})
     found = dp.stationary(solution, distribution_grid={"a": 200})
     assert found.mass.shape == (200, 7)
     assert found.status == "solved"

@@ -8,7 +8,7 @@ import pytest
 import dpsolve as dp
 from dpsolve.solvers.distributions.initial import read_initial
 
-SIZES = {"n_a": 30, "n_z": 3}
+SIZES = {"continuous": False, "n_a": 30, "n_z": 3}
 
 
 def store(spoil=0.1, *, horizon=None):
@@ -185,7 +185,7 @@ def test_a_value_between_grid_points_is_shared_by_nearness() -> None:
 @pytest.mark.slow
 def test_an_initial_value_off_the_grid_of_one_point_is_refused() -> None:
     # Growth's grid moves with beta: k = 1.6 lies on the first point's only.
-    many = dp.solve_many("growth", {"beta": np.array([0.90, 0.95]), "n_k": 20})
+    many = dp.solve_many("growth", {"continuous": False, "beta": np.array([0.90, 0.95]), "n_k": 20})
     with pytest.raises(dp.ModelError, match=r"1\.6, which is off the grid of 'k'"):
         dp.path(many, {"k": 1.6}, 2)
 

@@ -309,7 +309,7 @@ def test_methods_by_their_other_names() -> None:
 
 @pytest.fixture(scope="module")
 def savings() -> dp.Solution:
-    return dp.solve("savings")
+    return dp.solve("savings", {"continuous": False})
 
 
 def matrix_of(solution: dp.Solution) -> Matrix:
@@ -343,7 +343,11 @@ def test_savings_against_the_matrix(savings: dp.Solution, method: str) -> None:
 
 @pytest.mark.slow
 def test_acceleration_saves_most_of_the_work() -> None:
-    solution = dp.solve("savings", {"n_a": 300, "n_z": 7, "beta": 0.9704, "sigma": 0.05}, tol=1e-5)
+    solution = dp.solve(
+        "savings",
+        {"continuous": False, "n_a": 300, "n_z": 7, "beta": 0.9704, "sigma": 0.05},
+        tol=1e-5,
+    )
     largest = sparse.linalg.eigs(sparse.csr_array(matrix_of(solution)), 2, which="LM")[0]
     assert np.abs(largest).min() > 0.99
     plain, quick = (dp.stationary(solution, method=m) for m in ("plain", "krylov"))
@@ -353,7 +357,7 @@ def test_acceleration_saves_most_of_the_work() -> None:
 
 @pytest.mark.slow
 def test_growth_stays_where_it_is_at_three_points() -> None:
-    growth = dp.solve("growth")
+    growth = dp.solve("growth", {"continuous": False})
     index = np.asarray(growth.policy_index["k_next"])
     assert np.flatnonzero(index == np.arange(100)).tolist() == [32, 33, 34]
     mu = dp.stationary(growth)
@@ -373,20 +377,24 @@ def test_growth_stays_where_it_is_at_three_points() -> None:
 @pytest.mark.slow
 def test_many_points_and_one_that_failed() -> None:
     betas = np.array([0.90, np.nan, 0.95, 0.96])
-    many = dp.solve_many("savings", {"beta": betas, "n_a": 40, "n_z": 3})
+    many = dp.solve_many("savings", {"continuous": False, "beta": betas, "n_a": 40, "n_z": 3})
     mu = dp.stationary(many)
     assert mu.status.tolist() == ["solved", "failed", "solved", "solved"]
     assert np.isnan(mu.mass[1]).all()
     assert "NaN" in mu.message[1]
     for i in (0, 2, 3):
-        one = dp.stationary(dp.solve("savings", {"beta": betas[i], "n_a": 40, "n_z": 3}))
+        one = dp.stationary(
+            dp.solve("savings", {"continuous": False, "beta": betas[i], "n_a": 40, "n_z": 3})
+        )
         assert np.abs(one.mass - mu.mass[i]).sum() <= one.error_bound + mu.error_bound[i]
         assert mu.moments("mean_a")["mean_a"][i] == pytest.approx(
             float(one.moments("mean_a")["mean_a"]), rel=1e-6, abs=1e-12
         )
     assert mu.to_xarray().distribution.dims == ("point", "a", "z")
     # Every point has its own several classes.
-    growth = dp.stationary(dp.solve_many("growth", {"beta": np.array([0.94, 0.95])}))
+    growth = dp.stationary(
+        dp.solve_many("growth", {"continuous": False, "beta": np.array([0.94, 0.95])})
+    )
     assert all("never meet" in text for text in growth.message)
 
 
@@ -468,12 +476,14 @@ def test_derivatives_of_a_solution_s_distribution(name: str, sizes: dict[str, in
     weight = jnp.asarray(np.random.default_rng(0).normal(size=tuple(sizes.values())))
 
     def mean(x: jax.Array) -> jax.Array:
-        solution = dp.solve("savings", {name: x, **sizes}, tol=1e-9)
+        solution = dp.solve("savings", {"continuous": False, name: x, **sizes}, tol=1e-9)
         return jnp.vdot(dp.stationary(solution, tol=1e-12).mass, weight)
 
     step = 1e-5
-    policies = [dp.solve("savings", {name: at + h, **sizes}).policy_index["a_next"]
-                for h in (-step, step)]  # fmt: skip
+    near = [
+        dp.solve("savings", {"continuous": False, name: at + h, **sizes}) for h in (-step, step)
+    ]
+    policies = [solution.policy_index["a_next"] for solution in near]
     np.testing.assert_array_equal(*policies)  # else the difference would hold a jump
     central = (mean(at + step) - mean(at - step)) / (2 * step)
     assert jax.grad(mean)(at) == pytest.approx(float(central), rel=1e-6, abs=1e-8)
@@ -497,10 +507,12 @@ def test_the_response_of_a_distribution_keeps_its_mass() -> None:
 @pytest.mark.slow
 def test_many_points_inside_a_trace() -> None:
     def means(beta: jax.Array) -> jax.Array:
-        many = dp.solve_many("savings", {"beta": beta, "n_a": 30, "n_z": 3})
+        many = dp.solve_many("savings", {"continuous": False, "beta": beta, "n_a": 30, "n_z": 3})
         mu = dp.stationary(many)
         return jnp.einsum("paz,a->p", mu.mass, many.grids["a"][0])
 
     betas = jnp.array([0.90, 0.95, 0.96])
-    plain = dp.stationary(dp.solve_many("savings", {"beta": betas, "n_a": 30, "n_z": 3}))
+    plain = dp.stationary(
+        dp.solve_many("savings", {"continuous": False, "beta": betas, "n_a": 30, "n_z": 3})
+    )
     np.testing.assert_allclose(jax.jit(means)(betas), plain.moments("mean_a")["mean_a"], rtol=1e-7)

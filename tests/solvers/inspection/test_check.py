@@ -85,12 +85,12 @@ def test_a_sound_model_passes_and_infeasible_faults_do_not_count() -> None:
             reward=lambda x, c: jnp.where(x + c > 1, jnp.nan, x),
         )
     )
-    dp.check("growth", {"beta": 0.99})
+    dp.check("growth", {"continuous": False, "beta": 0.99})
 
 
 def test_parameters_and_factories_are_checked() -> None:
     with pytest.raises(dp.ModelError, match="'beta' is nan"):
-        dp.check("growth", {"beta": float("nan")})
+        dp.check("growth", {"continuous": False, "beta": float("nan")})
     with pytest.raises(dp.ModelError, match="a factory returns"):
         dp.check(lambda a=1.0: 3)
 
@@ -114,11 +114,11 @@ def test_single_discounts_above_one_can_be_fine() -> None:
 
 
 def test_describe_shows_what_there_is() -> None:
-    text = str(dp.describe("savings", {"beta": 0.9, "n_a": 100}))
+    text = str(dp.describe("savings", {"continuous": False, "beta": 0.9, "n_a": 100}))
     for word in ("beta", "0.9", "n_a", "100", "Markov chain", "a_next", "700 states x 100 choices",
                  "consumption", "a' = a_next"):  # fmt: skip
         assert word in text
-    described = dp.describe("growth")
+    described = dp.describe("growth", {"continuous": False})
     assert described.states == described.choices == 100
     tabular = dp.describe(dp.mdp(np.zeros((3, 2)), np.full((3, 2, 3), 1 / 3), 0.9))
     assert tabular.states == 3

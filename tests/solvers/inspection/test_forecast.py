@@ -8,7 +8,7 @@ from dpsolve.solvers.inspection.forecast import Outlook, outlook
 from dpsolve.solvers.library import growth, savings
 from dpsolve.solvers.options import SolveOptions
 
-SIZES = {"n_a": 300, "n_z": 3}
+SIZES = {"continuous": False, "n_a": 300, "n_z": 3}
 
 
 def ahead(lanes: int = 1, **options: object) -> Outlook:
@@ -46,7 +46,7 @@ def test_a_block_that_was_asked_for_is_looked_at_twice() -> None:
 
 
 def test_a_long_certificate_is_told_with_how_it_was_counted_and_what_is_quicker() -> None:
-    sizes = {"n_a": 20_000, "n_z": 25}
+    sizes = {"continuous": False, "n_a": 20_000, "n_z": 25}
     full = outlook(savings, sizes, SolveOptions())
     assert full is not None
     assert full.pairs == 20_000 * 25 * 20_000
@@ -91,7 +91,7 @@ def test_what_has_no_reward_has_no_outlook() -> None:
 
 
 def test_describe_says_it() -> None:
-    rewards, maxima = dp.describe(growth).sweeps
+    rewards, maxima = dp.describe(growth, {"continuous": False}).sweeps
     assert rewards.startswith("rewards kept, ")
     assert maxima == "maxima over all choices in every sweep"
-    assert rewards in str(dp.describe(growth))
+    assert rewards in str(dp.describe(growth, {"continuous": False}))

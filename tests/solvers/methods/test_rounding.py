@@ -32,7 +32,7 @@ def test_a_reward_of_one_is_worth_what_it_is_near_a_discount_of_one(
 
 
 def test_savings_near_a_discount_of_one_reach_the_usual_tol() -> None:
-    solution = dp.solve("savings", {"beta": 0.99999, "r": 0.0, "n_a": 100})
+    solution = dp.solve("savings", {"continuous": False, "beta": 0.99999, "r": 0.0, "n_a": 100})
     assert solution.status == "solved"
     assert float(solution.error_bound) <= 1e-6
 

@@ -12,11 +12,13 @@ from dpsolve.solvers.operators.mixed_precision import SinglePrecisionOperator
 
 @pytest.fixture(scope="module")
 def double() -> dp.Solution:
-    return dp.solve("savings", {"n_a": 60, "n_z": 3}, tol=1e-9)
+    return dp.solve("savings", {"continuous": False, "n_a": 60, "n_z": 3}, tol=1e-9)
 
 
 def test_what_is_certified_does_not_change(double: dp.Solution) -> None:
-    mixed = dp.solve("savings", {"n_a": 60, "n_z": 3}, tol=1e-9, precision="mixed")
+    mixed = dp.solve(
+        "savings", {"continuous": False, "n_a": 60, "n_z": 3}, tol=1e-9, precision="mixed"
+    )
     assert mixed.status == "solved"
     assert mixed.value.dtype == np.float64
     np.testing.assert_allclose(mixed.value, double.value, atol=2e-9)
@@ -26,7 +28,7 @@ def test_what_is_certified_does_not_change(double: dp.Solution) -> None:
 
 @pytest.mark.slow
 def test_its_sweeps_are_those_of_single_precision(double: dp.Solution) -> None:
-    operator = GridOperator(savings(n_a=60, n_z=3))
+    operator = GridOperator(savings(n_a=60, n_z=3, continuous=False))
     value, policy = jax.jit(SinglePrecisionOperator(operator).greedy)(double.value)
     expected, _ = jax.jit(operator.greedy)(double.value)
     error = np.abs(value - expected).max()

@@ -15,7 +15,7 @@ from dpsolve.solvers.options import SolveOptions
 
 
 def household(n_a: int) -> dp.Model:
-    sizes = {"n_a": n_a, "n_z": 3}
+    sizes = {"continuous": False, "n_a": n_a, "n_z": 3}
     return build(savings, split(savings, sizes)[0], sizes)
 
 

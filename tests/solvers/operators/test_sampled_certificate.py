@@ -14,7 +14,7 @@ from dpsolve.solvers.library import savings
 from dpsolve.solvers.operators import sampled_certificate
 from dpsolve.solvers.options import SolveOptions
 
-MORE = {"n_a": 300, "n_z": 3}
+MORE = {"continuous": False, "n_a": 300, "n_z": 3}
 
 
 def test_a_sample_certifies_nothing_and_says_so() -> None:
@@ -144,7 +144,7 @@ def test_bad_models_are_refused_all_the_same() -> None:
 def test_nothing_is_certified_by_a_sample_unasked() -> None:
     """Whatever the size: 10^10 pairs are looked at here, by tracing."""
     for options in (SolveOptions(), SolveOptions(certificate="auto")):
-        ahead = outlook(savings, {"n_a": 20_000, "n_z": 25}, options)
+        ahead = outlook(savings, {"continuous": False, "n_a": 20_000, "n_z": 25}, options)
         assert ahead is not None
         assert not ahead.sampled
         assert ahead.maxima.endswith("then full sweeps certify")

@@ -182,7 +182,7 @@ def test_what_has_no_euler_equation_is_refused() -> None:
     with pytest.raises(dp.UsageError, match="takes a solution"):
         dp.euler_errors(growth())  # type: ignore[arg-type]
     with pytest.raises(dp.ModelError, match="chooses from lists"):
-        dp.euler_errors(dp.solve("savings", {"n_a": 30}))
+        dp.euler_errors(dp.solve("savings", {"continuous": False, "n_a": 30}))
     static = dp.Model(
         states={"k": dp.grid(0.5, 1.0, 5)},
         choices={"h": dp.interval(0.0, 1.0)},

@@ -12,7 +12,7 @@ NAMES = ("beta", "gamma", "r", "rho", "sigma")
 
 
 def value(p: jax.Array) -> jax.Array:
-    params = dict(zip(NAMES, p, strict=True)) | {"n_a": 30, "n_z": 3}
+    params = dict(zip(NAMES, p, strict=True)) | {"continuous": False, "n_a": 30, "n_z": 3}
     return dp.solve("savings", params, tol=1e-11).value[12, 1]
 
 
@@ -36,7 +36,7 @@ def test_forward_and_reverse_match_central_differences() -> None:
 @pytest.mark.slow
 def test_a_grid_that_moves_with_the_parameter_and_an_output() -> None:
     def capital(beta: jax.Array) -> jax.Array:
-        s = dp.solve("growth", {"beta": beta, "n_k": 40}, tol=1e-11)
+        s = dp.solve("growth", {"continuous": False, "beta": beta, "n_k": 40}, tol=1e-11)
         return s.value[20] + s.outputs["consumption"][20] + s.policy["k_next"][7]
 
     beta = jnp.asarray(0.95)
@@ -48,7 +48,7 @@ def test_the_steady_state_s_derivative_has_a_closed_form() -> None:
     # v(k_ss) = log(c_ss) / (1 - beta) with k_ss held at its grid point; z scales c and k_ss alike,
     # k_ss ~ z^(1/(1-alpha)), so d v / d log z = 1 / (1 - alpha) / (1 - beta).
     def steady(z: jax.Array) -> jax.Array:
-        return dp.solve("growth", {"z": z}, tol=1e-11).value[33]
+        return dp.solve("growth", {"continuous": False, "z": z}, tol=1e-11).value[33]
 
     assert jax.grad(steady)(1.0) == pytest.approx(1 / 0.65 / 0.05, rel=1e-8)
 
@@ -76,7 +76,9 @@ def test_finite_horizons_and_arrays_have_derivatives_too() -> None:
 @pytest.mark.slow
 def test_derivatives_of_many_points_at_once() -> None:
     def one(beta: jax.Array) -> jax.Array:
-        return dp.solve("growth", {"beta": beta, "n_k": 40}, tol=1e-11).value[20]
+        return dp.solve("growth", {"continuous": False, "beta": beta, "n_k": 40}, tol=1e-11).value[
+            20
+        ]
 
     betas = jnp.array([0.92, 0.95])
     many = jax.vmap(jax.grad(one))(betas)
@@ -186,7 +188,7 @@ def test_the_distribution_s_derivative_has_a_closed_form() -> None:
 @pytest.mark.slow
 def test_policies_are_held_fixed() -> None:
     # Patience moves wealth only by moving choices, which the derivative does not see.
-    small, asked = {"n_a": 200, "n_z": 3, "beta": 0.94}, {"moments": "mean_a"}
+    small, asked = {"continuous": False, "n_a": 200, "n_z": 3, "beta": 0.94}, {"moments": "mean_a"}
     s = dp.solve("savings", small, gradients_fixed_policy="beta", **asked)
     slopes = s.gradients_fixed_policy["beta"]
     assert float(slopes["moment_mean_a"]) == 0.0
@@ -210,7 +212,12 @@ def test_gradients_beside_what_follows_from_a_policy_are_refused(asked: dict, wh
     for solve in (dp.solve, dp.solve_many):
         betas = 0.9 if solve is dp.solve else [0.9]
         with pytest.raises(dp.UsageError) as caught:
-            solve("savings", {"beta": betas, "n_a": 20, "n_z": 3}, gradients="beta", **asked)
+            solve(
+                "savings",
+                {"continuous": False, "beta": betas, "n_a": 20, "n_z": 3},
+                gradients="beta",
+                **asked,
+            )
         for word in (
             f"gradients by 'beta' beside {what}",
             "holds the policy fixed",
@@ -222,11 +229,13 @@ def test_gradients_beside_what_follows_from_a_policy_are_refused(asked: dict, wh
 
 
 def test_gradients_of_a_model_with_choices_are_of_its_value_alone() -> None:
-    s = dp.solve("savings", {"n_a": 20, "n_z": 3}, gradients="beta")
+    s = dp.solve("savings", {"continuous": False, "n_a": 20, "n_z": 3}, gradients="beta")
     assert set(s.gradients["beta"]) == {"value"}
     assert "output_consumption" in s.arrays
     assert s.gradients_fixed_policy == {}
-    fixed = dp.solve("savings", {"n_a": 20, "n_z": 3}, gradients_fixed_policy="r")
+    fixed = dp.solve(
+        "savings", {"continuous": False, "n_a": 20, "n_z": 3}, gradients_fixed_policy="r"
+    )
     assert set(fixed.gradients_fixed_policy["r"]) == {"value", "output_consumption"}
     data = fixed.to_xarray()
     assert data["d_output_consumption_d_r_fixed_policy"].dims == ("a", "z")
@@ -236,7 +245,7 @@ def test_gradients_of_a_model_with_choices_are_of_its_value_alone() -> None:
 def test_what_is_no_number_has_no_derivative() -> None:
     # Nobody saves: wealth is zero, and its Gini coefficient undefined.
     asked = {"moments": ("gini_a", "mean_a"), "gradients_fixed_policy": "sigma"}
-    s = dp.solve("savings", {"beta": 0.8, "n_a": 20, "n_z": 3}, **asked)
+    s = dp.solve("savings", {"continuous": False, "beta": 0.8, "n_a": 20, "n_z": 3}, **asked)
     assert s.status == "solved"
     assert np.isnan(s.moments["gini_a"])
     assert np.isnan(s.gradients_fixed_policy["sigma"]["moment_gini_a"])

@@ -85,6 +85,6 @@ def test_a_tolerance_and_a_continuous_choice_are_needed() -> None:
     with pytest.raises(UsageError, match="no tol is given"):
         dp.solve(household, refine="n_a")
     with pytest.raises(UsageError, match=r"write dp\.interval"):
-        dp.solve("savings", tol=1e-3, refine="n_a")
+        dp.solve("savings", {"continuous": False}, tol=1e-3, refine="n_a")
     with pytest.raises(UsageError, match="pass its factory"):
         dp.solve(household(), tol=1e-3, refine="n_a")
