@@ -30,7 +30,13 @@ from dpsolve.solvers.curvature.proved import proved
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.inspection.limits import check_time
 from dpsolve.solvers.model.array_factory import rebuild
-from dpsolve.solvers.model.factory_signature import Factory, Signature, Sizes, signature
+from dpsolve.solvers.model.factory_signature import (
+    Factory,
+    Signature,
+    Sizes,
+    look_over,
+    signature,
+)
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, UNCERTIFIED, Outcome, word
@@ -170,6 +176,7 @@ class Program:
         self.warm = self._starts_warm()
         self._layouts: dict[Any, Layout] = {}
         self._compiled: Any = None
+        self._known = False  # that all points of a call are proved to be concave
         self.compile_seconds = 0.0  # that compiling took, 0 before
 
     def _starts_warm(self) -> bool:
@@ -243,7 +250,7 @@ class Program:
             if self.outline.shape.continuous:
                 compiled: Rounds | SinglePass = _shared(
                     self.factory, Sizes(self.sizes.items()), shared_options(self.options),
-                    self.lanes, self.shape,
+                    self.lanes, self.shape, self._known,
                 )  # fmt: skip
             else:
                 compiled = kind(
@@ -294,6 +301,9 @@ class Program:
     ) -> Batch:
         n = max((len(c) for c in columns.values()), default=1)
         found = Results(n, report)
+        concave = self._concave(columns)
+        if concave.all() != self._known and self.outline.shape.continuous:
+            self._known, self._compiled = bool(concave.all()), None
         while found.left:
             self.compile()
             try:
@@ -310,8 +320,8 @@ class Program:
         if self.outline.shape.continuous:
             code = judged(numbers["code"], numbers["error_bound"], self.options.tol)
             numbers["code"] = np.asarray(code)
-            known = partial(proved, self.factory, self.sizes, columns)
-            found.arrays = {n: np.asarray(x) for n, x in with_proof(found.arrays, known).items()}
+            told = with_proof(found.arrays, concave)
+            found.arrays = {name: np.asarray(x) for name, x in told.items()}
         code = numbers["code"]
         if self.warm:
             found.arrays[START] = found.start
@@ -322,6 +332,18 @@ class Program:
             seconds=found.seconds,
             **numbers,
         )
+
+    def _concave(self, columns: Mapping[str, Numpy]) -> Numpy:
+        """Tell which points (n,) are proved to be concave, or have no parameters to be so with."""
+        if not self.outline.shape.continuous or not self._declared:
+            return np.asarray(False)
+        missing = np.isnan([*columns.values()]).any(0) if columns else np.asarray(False)
+        return np.asarray(proved(self.factory, self.sizes, columns)) | missing
+
+    @cached_property
+    def _declared(self) -> bool:
+        said: bool = look_over(self.factory, self.sizes, lambda made: bool(made.concave))
+        return said
 
     @property
     def workers(self) -> int:
@@ -370,9 +392,12 @@ def _shared(
     options: SolveOptions,
     lanes: int,
     mesh: MeshShape,
+    known: bool,
 ) -> SinglePass:
     """Return a compiled batch that points with any tolerance share."""
-    return SinglePass(factory, dict(sizes), options, lanes, mesh, None)
+    shared = SinglePass(factory, dict(sizes), options, lanes, mesh, None)
+    shared.proved = known
+    return shared
 
 
 @lru_cache(maxsize=64)

@@ -21,6 +21,7 @@ from dpsolve.solvers.model.factory_signature import signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.solve.gradients import point_with_gradients
+from dpsolve.solvers.solve.point import solve_point
 
 from .base import CompiledBatch, bytes_of, placed, put
 
@@ -32,12 +33,17 @@ class SinglePass(CompiledBatch):
     ----------
     pooled : bool
         Whether it calls LAPACK for a batch: two of them side by side could hang on a CPU.
+    proved : bool
+        That all of its points, which choose continuously, are concave: then that is not tested.
     """
 
     _compiled: Any = None
     pooled = False
+    proved = False
 
     def _point(self, values: Mapping[str, Any]) -> dict[str, Array]:
+        if self.proved:
+            return solve_point(self.factory, self.sizes, self.options, values, proved=True)
         return point_with_gradients(self.factory, self.sizes, self.options, values, self.partition)
 
     def compile(self) -> float:

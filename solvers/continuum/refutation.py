@@ -63,6 +63,13 @@ class Refutation:
     at: Array
     strange: Array
 
+    @classmethod
+    def none(cls, problem: ContinuousProblem) -> Refutation:
+        """Return that of a problem that is proved to be concave, and is not tested."""
+        width = 1 + len(problem.states) + len(problem.choices)
+        by = jnp.full(len(TESTS), -jnp.inf)
+        return cls(by, jnp.zeros((by.size, width)), jnp.asarray(False))
+
     @property
     def refuted(self) -> Array:
         """Whether a counterexample was found; what is no number is one."""

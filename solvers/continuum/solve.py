@@ -111,9 +111,11 @@ def certified(
 
 
 def solve_continuous(
-    model: Model, options: SolveOptions, live: Array | bool = True
+    model: Model, options: SolveOptions, live: Array | bool = True, proved: bool = False
 ) -> dict[str, Array]:
     """Solve a model with continuous choices, and bound its true value.
+
+    With `proved` it is known to be concave, and is not tested.
 
     Returns
     -------
@@ -124,12 +126,12 @@ def solve_continuous(
         numbers, among them what the bounds are of (:class:`Certifies`).
     """
     del options
-    found, told = solve_and_test(read_problem(model, known=True))
+    found, told = solve_and_test(read_problem(model, known=True), proved=proved)
     return verdict(found, told, live)
 
 
 def solve_and_test(
-    problem: ContinuousProblem, given: Array | None = None
+    problem: ContinuousProblem, given: Array | None = None, proved: bool = False
 ) -> tuple[dict[str, Array], Refutation]:
     """Solve a problem, bound it, and look for a counterexample to its concavity.
 
@@ -139,9 +141,11 @@ def solve_and_test(
         With a horizon, of any of its periods.
     given : array (z, n, m), with a horizon (t, z, n, m), optional
         A policy that the lower bound is to be of, in place of ours.
+    proved : bool
+        That it is concave: then nothing is tested.
     """
     run = _for_ever if problem.model.horizon is None else _over_a_horizon
-    found, told = run(problem, given)
+    found, told = run(problem, given, proved)
     return found | grids(problem) | {"fault": fault(problem)}, told
 
 
@@ -233,12 +237,14 @@ def named(
 
 
 def _for_ever(
-    problem: ContinuousProblem, given: Array | None
+    problem: ContinuousProblem, given: Array | None, proved: bool
 ) -> tuple[dict[str, Array], Refutation]:
     policy = stationary_policy(problem)
     lower = lower_bound(problem, policy.y)
     lines = upper_bound(problem, policy, lower)
-    told = refute(problem, policy.y, (lower, lower), (lines, lines))
+    told = Refutation.none(problem)
+    if not proved:
+        told = refute(problem, policy.y, (lower, lower), (lines, lines))
     y, own = policy.y, lower
     if given is not None:
         y, own = given, lower_bound(problem, given)
@@ -263,7 +269,7 @@ class _Period(NamedTuple):
 
 
 def _over_a_horizon(
-    problem: ContinuousProblem, given: Array | None
+    problem: ContinuousProblem, given: Array | None, proved: bool
 ) -> tuple[dict[str, Array], Refutation]:
     """Solve backwards; both bounds are recursions of the same pass."""
     whole, horizon = problem, int(problem.model.horizon or 0)
@@ -276,7 +282,9 @@ def _over_a_horizon(
         lower = lower_step(problem, policy.y, after.lower)
         lines = upper_step(problem, policy, after.lines)
         lowers, both = (lower, after.lower), (lines, after.lines)
-        told = refute(problem, policy.y, lowers, both, t, states)
+        told = Refutation.none(problem)
+        if not proved:
+            told = refute(problem, policy.y, lowers, both, t, states)
         own = lower if y is None else lower_step(problem, y, after.own)
         y = policy.y if y is None else y
         at = certified(problem, y, own, lines, (after.short, after.beyond))
@@ -293,7 +301,7 @@ def _over_a_horizon(
         out[name] = jnp.max(jnp.where(jnp.isnan(out[name]), jnp.inf, out[name]))
     out |= {"iterations": jnp.int32(horizon), "infeasible": infeasible.any()}
     told = told.worst_period()
-    if problem.model.terminal is not None:
+    if problem.model.terminal is not None and not proved:
         told = refute_terminal(problem.at(jnp.int32(horizon - 1)), told, last.lower, last.lines)
     return out, told
 

@@ -88,8 +88,7 @@ def solve_on_one_device(
     continuous = chosen.tol is not None and interval
     compiled = shared_options(chosen) if continuous else chosen
     known = interval and is_concrete(values) and bool(proved(factory, sizes, values))
-    unsaid = known and look_over(factory, dict(static), lambda made: made.concave is None)
-    program, dims = one_point(factory, static, compiled, derivatives, unsaid)
+    program, dims = one_point(factory, static, compiled, derivatives, known)
     with compile_clock() as compiling:
         forecast = 0.0
         if not dims and is_concrete(values):  # the trace is kept, and not made again by the call
@@ -97,7 +96,7 @@ def solve_on_one_device(
         arrays = program(values)
         learn(forecast, compiling.seconds)
         if not (derivatives or is_concrete(arrays)):  # somebody's trace: the factory is part of it
-            program, dims = one_point(factory, static, compiled, True, unsaid)
+            program, dims = one_point(factory, static, compiled, True, known)
             arrays = program(values)
     if continuous:
         code = judged(arrays["code"], arrays["error_bound"], chosen.tol)
@@ -163,7 +162,7 @@ def one_point(
     derivatives : bool
         Whether JAX may differentiate the program, or gradients are asked for.
     known : bool
-        That a model which does not say whether it is concave is proved to be.
+        That a model with continuous choices is proved to be concave.
 
     Returns
     -------

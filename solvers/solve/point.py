@@ -49,6 +49,7 @@ def solve_point(
     options: SolveOptions,
     values: Mapping[str, Any],
     partition: Partition | None = None,
+    proved: bool = False,
 ) -> dict[str, Array]:
     """Build the model at one parameter point and solve it; with a `partition`, this device's part.
 
@@ -62,7 +63,8 @@ def solve_point(
         ``PER_POINT``. Or a factory's own arrays (and the numbers). Gradients are added by
         :func:`~.gradients.point_with_gradients`.
     """
-    return solve_made(factory, announced(factory, sizes, values), options, values, partition)
+    made = announced(factory, sizes, values)
+    return solve_made(factory, made, options, values, partition, proved)
 
 
 def announced(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
@@ -106,12 +108,15 @@ def solve_model(
 ) -> dict[str, Array]:
     """Solve a model that is at hand; a point that is not `live` fails at once.
 
-    With `proved`, one that does not say whether it is concave is known to be.
+    With `proved`, one with continuous choices is known to be concave, and that is not tested.
     """
     check_asked(model, options, name)
     if isinstance(model, Model) and model.continuous:
-        solve_it = solve_continuous if is_concave(model, proved) else solve_nonconcave
-        arrays = continuum_point(solve_it(model, options, live), options)
+        if is_concave(model, proved):
+            arrays = solve_continuous(model, options, live, proved)
+        else:
+            arrays = solve_nonconcave(model, options, live)
+        arrays = continuum_point(arrays, options)
         return _with_code(arrays, *statistics_of(model, options, arrays))
     if isinstance(model, Model) and model.horizon is not None:
         arrays = backward(model, options, live, partition)
