@@ -33,9 +33,11 @@ def test_what_is_about_lists_of_values_is_refused_in_words(asked: dict, words: l
         assert word in text
 
 
-def test_derivatives_of_moments_are_no_business_of_a_fixed_policy() -> None:
+def test_derivatives_are_refused_as_such_and_not_for_a_fixed_policy() -> None:
     asked = SolveOptions.from_mapping({"gradients": ["beta"], "moments": ["mean_a"]})
-    assert not list(refusals(aiyagari(), asked))
+    ((option, _, text),) = refusals(aiyagari(), asked)
+    assert option == "gradients"
+    assert "take differences between points" in text
 
 
 def test_states_of_a_model_with_a_continuous_choice_are_not_cut() -> None:
@@ -60,7 +62,7 @@ def test_memory_grows_with_states_and_not_with_their_square() -> None:
 
 def test_memory_counts_what_shocks_lead_to() -> None:
     few, many = (footprint(portfolio, {"n_r": n}, SolveOptions()).bytes for n in (3, 30))
-    assert 9 * few < many < 10 * few
+    assert 9 < (many - TESTED) / (few - TESTED) < 10
 
 
 def test_a_description_says_what_a_continuous_choice_is_made_from() -> None:
@@ -98,7 +100,7 @@ def test_a_continuous_choice_has_no_index_to_keep() -> None:
     for asked in ("policy_index", "policy_index_a_next"):
         with pytest.raises(dp.UsageError, match=r"'a_next' is continuous.*Keep 'policy_a_next'"):
             layout(*single).select([asked])
-    assert set(layout(*single).select(["policy"])) == set(single[1:])
+    assert set(layout(*single).select(["policy"])) == {"policy_a_next"}
     beside = layout("value", "policy_a_next", "policy_work", "policy_index_work")
     assert set(beside.select(["policy_index"])) == {"policy_index_work"}
     with pytest.raises(dp.UsageError, match="'a_next' is continuous"):
