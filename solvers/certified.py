@@ -25,6 +25,8 @@ OF_WHAT = {
 }
 REFINED = "over the continuum, between the nodes of refined_size, of which these are some"
 """Likewise, where a finer grid than the one that is kept was solved on."""
+TABLE = "for choices of a table; of a continuous choice it says nothing"
+"""Likewise, where a model with continuous choices is not known to be concave."""
 SHARED = "for choices on this grid; of a continuous choice it says nothing (dp.interval)"
 """Likewise, of a choice that has the grid of a continuous state."""
 

@@ -58,7 +58,9 @@ _SENTENCES = {
     Outcome.NOT_RISING: "the value is declared increasing in a state, and a step between the nodes "
     "says that it is not, or that the reward does not fall in the next state: nothing is certified "
     "of a continuous choice",
-    Outcome.NO_BOUND: "the linear systems of the bounds could not be solved: nothing is certified",
+    Outcome.NO_BOUND: "no bound was found: slopes are no numbers at many nodes, or the value falls "
+    "in a state that is cut off at its top (outside='clip') and is not concave then; nothing is "
+    "certified",
     Outcome.NOT_CONCAVE: "the reward is declared concave, and is not: nothing is certified of a "
     "continuous choice",
     Outcome.TOO_COARSE: "this grid does not allow an error bound of tol over the continuum; take "

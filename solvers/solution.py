@@ -14,7 +14,7 @@ from dpsolve.solvers.model.factory_signature import Factory, look_over, signatur
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
 
-from .certified import OF_WHAT, REFINED, at_best, of_what
+from .certified import OF_WHAT, REFINED, TABLE, at_best, of_what
 from .errors import UsageError
 from .labelled import choices_of, entry, labelled
 from .options import SolveOptions
@@ -209,6 +209,8 @@ class Solution:
         word = CERTIFIES[max(known, default=4)]
         if word == "continuum" and self._has_fewer_nodes():
             return REFINED
+        if word == "grid" and "certifies" in self.arrays:
+            return TABLE
         return self._look(of_what) if word == "grid" else OF_WHAT[word]
 
     def _has_fewer_nodes(self) -> bool:

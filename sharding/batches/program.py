@@ -26,6 +26,7 @@ import numpy as np
 from dpsolve.sharding.devices.fit import automatic, bytes_on_device, check_fits, partition_of
 from dpsolve.sharding.devices.mesh import ONE_DEVICE, MeshShape, device_memory
 from dpsolve.sharding.devices.threads import cores
+from dpsolve.solvers.curvature.proved import proved
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.inspection.limits import check_time
 from dpsolve.solvers.model.array_factory import rebuild
@@ -34,7 +35,7 @@ from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, UNCERTIFIED, Outcome, word
 from dpsolve.solvers.program_keys.fingerprint import keyed
-from dpsolve.solvers.solve.continuum_point import judged, shared_options
+from dpsolve.solvers.solve.continuum_point import judged, shared_options, with_proof
 from dpsolve.solvers.solve.one_device import check_sizes, explain, has_interval
 from dpsolve.solvers.solve.refinement import Refinement
 
@@ -309,6 +310,8 @@ class Program:
         if self.outline.shape.continuous:
             code = judged(numbers["code"], numbers["error_bound"], self.options.tol)
             numbers["code"] = np.asarray(code)
+            known = partial(proved, self.factory, self.sizes, columns)
+            found.arrays = {n: np.asarray(x) for n, x in with_proof(found.arrays, known).items()}
         code = numbers["code"]
         if self.warm:
             found.arrays[START] = found.start

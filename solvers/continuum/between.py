@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .bounds import UNITS, Lines
@@ -116,7 +117,7 @@ def loss_beyond(problem: ContinuousProblem, short: Array, later: Array) -> Array
     own = jnp.eye(problem.shape[0])
     return jnp.where(
         jnp.isnan(later),
-        jnp.linalg.solve(own - problem.weights, problem.weights @ short),
+        solve(own - problem.weights, problem.weights @ short),
         problem.weights @ (short + later),
     )
 

@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.numerics.krylov import bicgstab
 from dpsolve.solvers.numerics.tracing import EPS
 
@@ -56,6 +57,9 @@ UNITS = 16 * EPS
 
 FLAT = 1e-9
 """Slopes that fall at the top of a state that is cut off there, of the steepest, which are none."""
+
+PATIENT = 1e12
+"""Sums of discounts beyond which rounding hides whether they end."""
 
 KRYLOV = 2_000  # iterations at most; what they leave is charged to the bounds
 MATCHINGS = 3
@@ -140,8 +144,9 @@ def contracts(weights: Array) -> Array:
 
     That of entries that are not negative is, where a positive s has ``D s < s``.
     """
-    s = jnp.linalg.solve(jnp.eye(weights.shape[0]) - weights, jnp.ones(weights.shape[0]))
-    found: Array = (weights >= 0.0).all() & (s > 0.0).all() & (weights @ s < s).all()
+    s = solve(jnp.eye(weights.shape[0]) - weights, jnp.ones(weights.shape[0]))
+    falls = (s - weights @ s > 0.5) & (s > 0.0) & (s < PATIENT)  # it is 1, but for rounding
+    found: Array = (weights >= 0.0).all() & falls.all()
     return found
 
 
@@ -152,7 +157,7 @@ def shifted(weights: Array, excess: Array) -> Array:
     """
     most = jnp.maximum(jnp.max(jnp.where(jnp.isnan(excess), jnp.inf, excess), 1), 0.0)
     own = jnp.eye(weights.shape[0])
-    found = jnp.linalg.solve(own - weights, most * (1.0 + 1e-9))
+    found = solve(own - weights, most * (1.0 + 1e-9))
     return jnp.where(contracts(weights), found, jnp.nan)[:, None]
 
 

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.dense import eliminate
 from dpsolve.solvers.numerics.krylov import bicgstab
 
 from .cells import Marginal
@@ -188,7 +189,7 @@ def newton(problem: ContinuousProblem, p: Array, there: Policy, size: Array) -> 
         bend = jax.jacfwd(lambda y: slopes(y)[0])(y)
         reduced = moved.T @ bend @ moved
         idle = jnp.where(held != 0, 1.0, 0.0)
-        lever = moved @ jnp.linalg.solve(reduced + jnp.diag(idle), moved.T)
+        lever = moved @ eliminate(reduced + jnp.diag(idle), moved.T)
         # A choice in a kink of the reward has a slope left, and does not move.
         rest, cost = moved.T @ slopes(y)[0], jax.grad(problem.reward, 1)(x, y, z)
         kinked = jnp.max(jnp.abs(rest)) > KINK * jnp.max(jnp.abs(cost))

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.dense import eliminate
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .problem import ContinuousProblem
@@ -237,7 +238,7 @@ def response(
     normal = jnp.einsum("wdj,wdk->jk", lever, lever)
     size = jnp.trace(normal)
     normal = normal + jnp.diag(jnp.where(jnp.diag(normal) > 1e-14 * size, 1e-14 * size, 1.0))
-    wanted = -jnp.linalg.solve(normal, jnp.einsum("wdj,wde->je", lever, shift))
+    wanted = -eliminate(normal, jnp.einsum("wdj,wde->je", lever, shift))
     idle = jnp.diag(jnp.einsum("wdj,wdk->jk", lever, lever)) <= 1e-14 * size
     wanted = jnp.where((idle | ~free)[:, None], 0.0, wanted)
     return along + moved @ wanted, moved

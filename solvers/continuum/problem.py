@@ -404,8 +404,8 @@ def _discounts(model: Model, members: Mapping[str, Array], n: int, t: ArrayLike 
     return found
 
 
-def read_problem(model: Any, name: str = "the model") -> ContinuousProblem:
-    """Read a model as a concave problem.
+def read_problem(model: Any, name: str = "the model", known: bool = False) -> ContinuousProblem:
+    """Read a model as a concave problem: one that says so, or is `known` to be.
 
     Raises
     ------
@@ -422,7 +422,7 @@ def read_problem(model: Any, name: str = "the model") -> ContinuousProblem:
             raise ModelError(f"the grid of '{state}' is one point, which is no continuum")
     if why := not_concave(model):
         raise ModelError(f"{name} cannot be certified over a continuum, because {why}")
-    if not model.concave:
+    if not (model.concave or (known and model.concave is None)):
         raise ModelError(
             f"{name} does not say that its reward is concave, and bounds over a continuum rest on "
             f"that: write dp.Model(..., concave=True) if the reward is jointly concave in "

@@ -31,6 +31,9 @@ STATES = 400
 CHOICES = 96
 """Choices that each of them is tried with."""
 
+FEW = 5
+"""One choice in so many is looked at in pairs; no multiple of those that are near the policy."""
+
 PLANES = 200
 """Nodes whose tangent planes are looked at, at most."""
 
@@ -114,7 +117,7 @@ def refute(
     keys = jax.random.split(jax.random.key(seed), 3)
     x = bottom + jax.random.uniform(keys[0], (states, bottom.size)) * (top - bottom)
     z = jnp.arange(states) % n_z
-    choices, ok, strange = _choices(problem, keys[1], x, z, y)
+    choices, ok, strange = drawn(problem, keys[1], x, z, y)
     # Rounding is relative to levels, what is not concave to differences: a constant in the reward
     # must not hide it.
     level = jnp.max(jnp.abs(lines[0].height)) + jnp.max(
@@ -128,7 +131,7 @@ def refute(
     else:
         fall, fall_at = _lower(problem, keys[2], x, z, y, *lower)
     slack = SLACK * jnp.max(jnp.ptp(lines[0].height, axis=1)) + rounding
-    shape, shape_at = _halfway(problem, x, z, choices, ok)
+    shape, shape_at = halfway(problem, x, z, choices, ok)
     passed = (jnp.asarray(-1.0), planes_at)
     by, at = zip(
         (planes, planes_at),
@@ -180,7 +183,7 @@ def refute_terminal(
     return Refutation(told.by.at[-1].set(violation), told.at.at[-1].set(at), told.strange)
 
 
-def _choices(
+def drawn(
     problem: ContinuousProblem, key: Array, x: Array, z: Array, y: Array
 ) -> tuple[Array, Array, Array]:
     """Draw choices (states, c, m), tell which are feasible, and whether one pays no number.
@@ -218,7 +221,7 @@ def _choices(
     return choices, ok, strange.any()
 
 
-def _halfway(
+def halfway(
     problem: ContinuousProblem, x: Array, z: Array, choices: Array, ok: Array
 ) -> tuple[Array, Array]:
     """Return violations (3,) half way between pairs, and where (3, 1 + d + m).
@@ -227,7 +230,7 @@ def _halfway(
     for a next state that is not affine where it ought to be.
     """
     n_z, m = problem.shape[0], len(problem.choices)
-    few, fine = (a[:, :: max(1, CHOICES // 24)] for a in (choices, ok))
+    few, fine = choices[:, ::FEW], ok[:, ::FEW]
     c = few.shape[1]
     # The member of the chain goes round, so that a state's partner has its own.
     first, other, pair = (
@@ -357,8 +360,7 @@ def _planes(
         return jax.vmap(one)(nodes, own[z])
 
     reward, by_x, by_y = jax.vmap(expand)(jnp.arange(problem.shape[0]))
-    few = choices[:, :: max(1, CHOICES // 4)]
-    fine = ok[:, :: max(1, CHOICES // 4)]
+    few, fine = choices[:, :: 5 * FEW], ok[:, :: 5 * FEW]
     n, c, m = few.shape
     flat = (jnp.repeat(x, c, 0), jnp.repeat(z, c), few.reshape(n * c, m), fine.ravel())
 

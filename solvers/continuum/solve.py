@@ -124,7 +124,7 @@ def solve_continuous(
         numbers, among them what the bounds are of (:class:`Certifies`).
     """
     del options
-    found, told = solve_and_test(read_problem(model))
+    found, told = solve_and_test(read_problem(model, known=True))
     return verdict(found, told, live)
 
 

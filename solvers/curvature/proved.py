@@ -29,7 +29,9 @@ _proofs: OrderedDict[tuple[Any, ...], Proof] = OrderedDict()
 _lock = Lock()
 
 
-def proved(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]) -> Numpy | bool:
+def proved(
+    factory: Factory | Model, sizes: Mapping[str, Any], values: Mapping[str, Any]
+) -> Numpy | bool:
     """Return at which points a model is proved to be concave.
 
     What is proved is that one step of the model keeps concave what is concave (:mod:`.proof`):
@@ -44,7 +46,7 @@ def proved(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]
 
     Parameters
     ----------
-    factory : function
+    factory : function, or Model
     sizes : dict
         Its static parameters.
     values : dict
@@ -118,7 +120,7 @@ def _halves(table: Numpy, some: Numpy) -> list[Numpy]:
     return [some[~above], some[above]]
 
 
-def _prove(factory: Factory, sizes: Mapping[str, Any], box: Box) -> Proof:
+def _prove(factory: Factory | Model, sizes: Mapping[str, Any], box: Box) -> Proof:
     try:
         key = (factory if isinstance(factory, Model) else keyed(factory), Sizes(sizes.items()), box)
         with _lock:

@@ -30,7 +30,7 @@ from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
 
-from .limits import PAIR, arrays_of_a_solve
+from .limits import TESTED, PAIR, arrays_of_a_solve
 from .requests import chooses
 
 LONG = 2**31
@@ -336,7 +336,7 @@ def footprint_of(
         return Footprint(made.n_states, made.n_actions, total, False)
     if isinstance(made, Model) and made.continuous:
         states, listed = prod(made.shape), prod(made.size_of(choice) for choice in made.gridded)
-        total = 8 * states * arrays_of_a_solve(made) + population_bytes(made, options)
+        total = 8 * states * arrays_of_a_solve(made) + population_bytes(made, options) + TESTED
         return Footprint(states, listed, total, False, whole=True)
     if isinstance(made, Model):
         t = None if made.horizon is None else jnp.int32(0)

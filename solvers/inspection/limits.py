@@ -71,6 +71,9 @@ def check_model(made: object, options: SolveOptions, name: str, beside: int = 0)
 CONTINUOUS = 20
 """Arrays over states, and over states and what can follow them, of a solve with intervals."""
 
+TESTED = 2 * 2**20
+"""Bytes of the tests of what such a solve assumes, whatever the number of states."""
+
 
 def arrays_of_a_solve(model: Model) -> int:
     """Return how many arrays over the states a solve holds, beside those over pairs.

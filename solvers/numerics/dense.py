@@ -6,7 +6,7 @@ the threads that the other waits for, and hang for ever (jaxlib 0.10; eight 100 
 systems twice over on two cores do it). A call for one matrix asks nobody. So a batch is mapped here
 as a loop; on an accelerator it stays a batch.
 
-These functions have no derivatives: put them inside ``lax.custom_linear_solve`` or
+Those mapped have no derivatives: put them inside ``lax.custom_linear_solve`` or
 ``lax.custom_root``.
 """
 
@@ -54,3 +54,20 @@ def svd(a: Array) -> tuple[Array, Array, Array]:
     """Return the singular value decomposition of a (m, n): u (m, m), s (min(m, n),), vh (n, n)."""
     u, s, vh = jnp.linalg.svd(a)
     return u, s, vh
+
+
+def eliminate(a: Array, b: Array) -> Array:
+    """Solve ``a x = b`` for a few unknowns, written out, so that a batch is plain arithmetic.
+
+    Parameters
+    ----------
+    a : array (n, n)
+        Definite: there is no pivoting.
+    b : array (n, k)
+    """
+    n = a.shape[0]
+    rows = [jnp.concatenate([a[i], b[i]]) for i in range(n)]
+    for i in range(n):
+        rows[i] = rows[i] / rows[i][i]
+        rows = [row if j == i else row - row[i] * rows[i] for j, row in enumerate(rows)]
+    return jnp.stack([row[n:] for row in rows])

@@ -15,8 +15,9 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.continuum.problem import ContinuousProblem, listed, read_problem
-from dpsolve.solvers.continuum.refutation import TESTS, Refutation
 from dpsolve.solvers.continuum.solve import solve_and_test, verdict
+from dpsolve.solvers.continuum.words import counterexample, name_state
+from dpsolve.solvers.curvature.proved import proved
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.check import diagnose
 from dpsolve.solvers.library import as_factory
@@ -37,8 +38,8 @@ from dpsolve.solvers.outcomes import Outcome, sentence
 from dpsolve.solvers.solution import Problem, Solution
 
 from .compile_clock import compile_clock
-from .continuum_point import points_that_would_do
-from .given_policy import Policy, name_state, with_policy
+from .continuum_point import points_that_would_do, with_proof
+from .given_policy import Policy, with_policy
 from .one_device import check_sizes
 from .result_dims import arrays_dims, shape_of
 
@@ -117,7 +118,8 @@ def certify(
         read_problem(model)
     if isinstance(model, Model):
         refuse_parameters(params)
-        task = _Task(read_problem(model), {}, policy, knots, tol)
+        known = bool(proved(model, {}, {}))
+        task = _Task(read_problem(model, known=known), {}, policy, knots, tol, known)
         return task.solution(
             _compiled(lambda _: model), Problem(None, model, (), SolveOptions(), ())
         )
@@ -132,9 +134,10 @@ def certify(
                 f"parameter '{name}' has shape {np.shape(value)}; dp.certify takes one point"
             )
     values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
-    problem = read_problem(rebuild(factory, values, sizes), signature(factory).name)
+    known = bool(proved(factory, sizes, values))
+    problem = read_problem(rebuild(factory, values, sizes), signature(factory).name, known)
     static = Sizes(sizes.items())
-    task = _Task(problem, values, policy, knots, tol)
+    task = _Task(problem, values, policy, knots, tol, known)
     made = Problem(factory, None, static, SolveOptions(), ())
     return task.solution(_program(factory, static), made)
 
@@ -152,7 +155,7 @@ def _compiled(made: Callable[[Mapping[str, Array]], Any]) -> Program:
     """
 
     def run(values: Mapping[str, Array], nodes: Any, policy: Array | None) -> Any:
-        problem = read_problem(made(values))
+        problem = read_problem(made(values), known=True)
         if nodes is not None:
             own = zip(problem.grids, nodes, strict=True)
             problem = problem.on(tuple(Grid(x, grid.outside) for grid, x in own))
@@ -171,6 +174,7 @@ class _Task:
     policy: Policy | None
     knots: Mapping[str, Any] | None
     tol: float | None
+    known: bool
 
     def solution(self, program: Program, made: Problem) -> Solution:
         """Run the program and read its verdict."""
@@ -183,7 +187,7 @@ class _Task:
         with compile_clock() as compiling:
             found, told = program(self.values, nodes, given)
             jax.block_until_ready(found)
-        arrays: dict[str, Array] = dict(found)
+        arrays: dict[str, Any] = with_proof(found, self.known)
         code, error = Outcome(int(arrays["code"])), float(arrays["error_bound"])
         if code == Outcome.INFEASIBLE:
             names = listed(f"'{c}'" for c in problem.choices)
@@ -239,21 +243,3 @@ def _without_choice(problem: ContinuousProblem, arrays: Mapping[str, Array]) -> 
     rows = np.asarray(problem.from_states(jnp.asarray(first)))
     z, i = np.unravel_index(int(np.argmax(np.isnan(rows))), rows.shape)
     return name_state(problem, int(z), np.asarray(problem.nodes[i]))
-
-
-def counterexample(problem: ContinuousProblem, told: Refutation) -> str:
-    """Return the sentence of a counterexample to concavity."""
-    for what, violation, at in zip(TESTS, told.by, told.at, strict=True):
-        if not violation <= 0.0:
-            d = len(problem.states)
-            z, x, y = int(at[0]), np.asarray(at[1 : 1 + d]), np.asarray(at[1 + d :])
-            named = zip(problem.choices, y, strict=True)
-            chosen = (f"{n}={float(c):.6g}" for n, c in named if not math.isnan(c))
-            where = ", ".join([name_state(problem, z, x), *chosen])
-            far = what.format(far=f"{float(violation):.3g}")
-            names = listed((*problem.states, *problem.choices))
-            return (
-                f"the reward is declared concave in {names}, and is not: at {where} {far}; so "
-                "nothing is certified of a continuous choice"
-            )
-    return sentence(Outcome.NOT_CONCAVE)

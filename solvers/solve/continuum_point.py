@@ -6,7 +6,7 @@ that was asked for, the point is ``inexact``, and the message says how many poin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import ceil, sqrt
 
@@ -14,15 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.continuum.problem import not_concave
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import namespace
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.outcomes import Outcome
+from dpsolve.solvers.outcomes import CONCAVITY, Outcome
 
 from .statistics import mask
 
+DECLARED, PROVED = CONCAVITY.index("declared"), CONCAVITY.index("proved")
 TOO_COARSE = "the error bound of"  # how a message begins
 MARGIN = 1.1  # on the number of points, for the error falls at second order only in the end
 
@@ -30,6 +32,36 @@ MARGIN = 1.1  # on the number of points, for the error falls at second order onl
 def shared_options(options: SolveOptions) -> SolveOptions:
     """Return the options that a compiled program depends on: one serves whatever tolerance."""
     return replace(options, tol=None, refine=())
+
+
+def is_concave(model: Model, proved: bool) -> bool:
+    """Tell whether a model with continuous choices is solved as a concave one.
+
+    One that says so is, or is refused; one that says nothing is where that is `proved`.
+    """
+    if model.concave is None:
+        return proved and not model.gridded and not not_concave(model)
+    return model.concave
+
+
+def with_proof(
+    arrays: Mapping[str, AnyArray], known: Numpy | bool | Callable[[], Numpy | bool]
+) -> dict[str, AnyArray]:
+    """Return results (...) with what is proved of the concavity that their bounds rest on.
+
+    Parameters
+    ----------
+    arrays : mapping
+        Of a model with continuous choices, or of any.
+    known : bool array (...), or function
+        Where concavity is proved; asked only where bounds rest on it.
+    """
+    if "concavity" not in arrays or not np.any(np.asarray(arrays["concavity"]) == DECLARED):
+        return dict(arrays)
+    concavity = np.asarray(arrays["concavity"])
+    where = known() if callable(known) else known
+    better = np.where((concavity == DECLARED) & where, PROVED, concavity).astype(np.int8)
+    return {**arrays, "concavity": better}
 
 
 def judged(code: Array | Numpy, error: Array | Numpy, tol: float | None) -> AnyArray:

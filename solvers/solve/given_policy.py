@@ -12,6 +12,7 @@ from jax import Array
 
 from dpsolve.solvers.continuum.optimum import NEAR
 from dpsolve.solvers.continuum.problem import ContinuousProblem
+from dpsolve.solvers.continuum.words import name_node
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.model.arguments import arguments, bind
 from dpsolve.solvers.model.grids import Grid
@@ -201,16 +202,3 @@ def _check_period(problem: ContinuousProblem, given: Array, when: str) -> None:
         f"the given policy: {problem.choices[j]}={float(given[z, i, j]):.6g} at "
         f"{when}{name_node(problem, bad)} {why} ({int(bad.sum())} of {bad.size} nodes)"
     )
-
-
-def name_node(problem: ContinuousProblem, bad: Any) -> str:
-    """Name the first node of a bool array (z, n)."""
-    z, i = np.unravel_index(int(np.argmax(np.asarray(bad))), np.shape(bad))
-    return name_state(problem, int(z), np.asarray(problem.nodes[i]))
-
-
-def name_state(problem: ContinuousProblem, z: int, x: Numpy) -> str:
-    """Name a state: its continuous parts and its member of the chain."""
-    parts = {n: float(x[i]) for i, n in enumerate(problem.states)}
-    parts |= {n: float(v[z]) for n, v in problem.members.items()}
-    return ", ".join(f"{n}={value:.6g}" for n, value in parts.items())

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.continuum.words import find_counterexample
+from dpsolve.solvers.curvature.proved import proved
 from dpsolve.solvers.distributions.top_mass import warn
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.check import diagnose
@@ -37,7 +39,7 @@ from dpsolve.solvers.program_keys.fingerprint import watch
 from dpsolve.solvers.solution import Problem, Solution
 
 from .compile_clock import compile_clock
-from .continuum_point import judged, points_that_would_do, shared_options
+from .continuum_point import judged, points_that_would_do, shared_options, with_proof
 from .gradients import differentiable_point
 from .point import announced, solve_made, solve_model
 from .result_dims import arrays_dims, shape_of
@@ -81,9 +83,13 @@ def solve_on_one_device(
     began = time.perf_counter()
     # Where nothing can ask for derivatives, none are prepared.
     derivatives = bool(chosen.differentiated_by) or not is_concrete(values)
-    continuous = chosen.tol is not None and has_interval(factory, Sizes(sizes.items()))
+    static = Sizes(sizes.items())
+    interval = has_interval(factory, static)
+    continuous = chosen.tol is not None and interval
     compiled = shared_options(chosen) if continuous else chosen
-    program, dims = one_point(factory, Sizes(sizes.items()), compiled, derivatives)
+    known = interval and is_concrete(values) and bool(proved(factory, sizes, values))
+    unsaid = known and look_over(factory, dict(static), lambda made: made.concave is None)
+    program, dims = one_point(factory, static, compiled, derivatives, unsaid)
     with compile_clock() as compiling:
         forecast = 0.0
         if not dims and is_concrete(values):  # the trace is kept, and not made again by the call
@@ -91,12 +97,14 @@ def solve_on_one_device(
         arrays = program(values)
         learn(forecast, compiling.seconds)
         if not (derivatives or is_concrete(arrays)):  # somebody's trace: the factory is part of it
-            program, dims = one_point(factory, Sizes(sizes.items()), compiled, True)
+            program, dims = one_point(factory, static, compiled, True, unsaid)
             arrays = program(values)
     if continuous:
         code = judged(arrays["code"], arrays["error_bound"], chosen.tol)
         arrays = arrays | {"code": jnp.asarray(code)}
-    problem = Problem(factory, None, Sizes(sizes.items()), chosen, tuple(dims.items()))
+    problem = Problem(factory, None, static, chosen, tuple(dims.items()))
+    if is_concrete(arrays):
+        arrays = with_proof(arrays, known)
     if not is_concrete(arrays):
         return Solution(arrays, values, problem)
     jax.block_until_ready(arrays)
@@ -119,7 +127,9 @@ def _solve_ready(
     watch(model)
     began = time.perf_counter()
     with compile_clock() as compiling:
-        arrays = jax.jit(lambda: solve_model(model, options))()
+        known = isinstance(model, Model) and bool(model.continuous and proved(model, {}, {}))
+        arrays = jax.jit(lambda: solve_model(model, options, proved=known))()
+        arrays = with_proof(arrays, known) if is_concrete(arrays) else arrays
     problem = Problem(None, model, (), options, tuple(arrays_dims(shape_of(model), arrays).items()))
     if not is_concrete(arrays):
         return Solution(arrays, {}, problem)
@@ -142,6 +152,7 @@ def one_point(
     sizes: tuple[tuple[str, Any], ...],
     options: SolveOptions,
     derivatives: bool,
+    known: bool = False,
 ) -> tuple[Any, dict[str, Dims]]:
     """Return the compiled program of one point, and the dimensions of what it returns.
 
@@ -151,6 +162,8 @@ def one_point(
         What to solve.
     derivatives : bool
         Whether JAX may differentiate the program, or gradients are asked for.
+    known : bool
+        That a model which does not say whether it is concave is proved to be.
 
     Returns
     -------
@@ -171,7 +184,7 @@ def one_point(
         else:
             made = announced(factory, static, values)
             _check(made, options, signature(factory).name)
-            arrays = solve_made(factory, made, options, values)
+            arrays = solve_made(factory, made, options, values, proved=known)
             shape = shape_of(made)
         dims.update(arrays_dims(shape, arrays))
         return arrays
@@ -253,6 +266,8 @@ def explain(
             return UNCERTIFIED
         if code == Outcome.TOO_COARSE and options.tol is not None:
             return points_that_would_do(model(), float(arrays["error_bound"]), options.tol)
+        if code == Outcome.NOT_CONCAVE and refuse:
+            return find_counterexample(model())
         return sentence(code, options.sample)
     try:
         text = diagnose(model(), options.criterion) or sentence(code)

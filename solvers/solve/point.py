@@ -26,6 +26,7 @@ from dpsolve.solvers.model.array_factory import no_model, own_arrays
 from dpsolve.solvers.model.factory_signature import Factory, build, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.nonconcave.solve import solve_nonconcave
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import GridOperator, GridPolicy
@@ -36,7 +37,7 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import RECORDS, Outcome
 from dpsolve.solvers.solution import CERTIFICATE
 
-from .continuum_point import continuum_point
+from .continuum_point import continuum_point, is_concave
 from .statistics import horizon_path, mask, population, statistics_of
 
 log = logging.getLogger("dpsolve")
@@ -78,10 +79,12 @@ def solve_made(
     options: SolveOptions,
     values: Mapping[str, Any],
     partition: Partition | None = None,
+    proved: bool = False,
 ) -> dict[str, Array]:
     """Solve what a factory made at one parameter point, as :func:`solve_point` does."""
     if isinstance(made, Model | TabularModel):
-        return solve_model(made, options, is_live(values), signature(factory).name, partition)
+        name = signature(factory).name
+        return solve_model(made, options, is_live(values), name, partition, proved)
     if isinstance(made, Mapping):
         check_asked(made, options, signature(factory).name)
         return own_arrays(made, is_live(values), options.tol_on_grid)
@@ -99,11 +102,16 @@ def solve_model(
     live: Array | bool = True,
     name: str = "the model",
     partition: Partition | None = None,
+    proved: bool = False,
 ) -> dict[str, Array]:
-    """Solve a model that is at hand; a point that is not `live` fails at once."""
+    """Solve a model that is at hand; a point that is not `live` fails at once.
+
+    With `proved`, one that does not say whether it is concave is known to be.
+    """
     check_asked(model, options, name)
     if isinstance(model, Model) and model.continuous:
-        arrays = continuum_point(solve_continuous(model, options, live), options)
+        solve_it = solve_continuous if is_concave(model, proved) else solve_nonconcave
+        arrays = continuum_point(solve_it(model, options, live), options)
         return _with_code(arrays, *statistics_of(model, options, arrays))
     if isinstance(model, Model) and model.horizon is not None:
         arrays = backward(model, options, live, partition)

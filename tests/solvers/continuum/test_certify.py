@@ -195,9 +195,9 @@ def test_a_reward_declared_concave_that_is_not_is_refuted(lie):
 
 
 @pytest.mark.parametrize("hump", [0.0, 0.01, 0.05])
-def test_bounds_that_stand_hold_whether_or_not_a_hump_far_away_was_seen(hump):
+def test_a_hump_far_away_from_the_policy_is_found_however_small(hump):
     s = dp.certify(declared, {"hump": hump})
-    assert s.status == "solved"
+    assert s.status == ("inexact" if hump else "solved")
     best = dp.solve(declared, {"hump": hump}, tol=1e-9)  # a feasible policy: a lower bound
     assert (np.asarray(best.lower) <= s.upper).all()
 
