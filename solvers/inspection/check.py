@@ -102,9 +102,6 @@ def diagnose(model: Any, criterion: str = "discounted") -> str:
     found = _grids(model) or _terminal(model)
     if found:
         return found
-    if model.continuous:  # no list of pairs to look at
-        constant = model.horizon is None and not callable(model.discount)
-        return _constant_discount(float(model.discount)) if constant else ""  # type: ignore[arg-type]
     suspect = False
     for t in (None,) if model.horizon is None else range(model.horizon):
         looked = looked_at(model, t)

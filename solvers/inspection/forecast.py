@@ -30,7 +30,7 @@ from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
 
-from .limits import TESTED, PAIR, arrays_of_a_solve
+from .limits import PAIR, TESTED, arrays_of_a_solve
 from .requests import chooses
 
 LONG = 2**31
