@@ -108,6 +108,7 @@ def test_the_true_value_of_savings_is_between_its_bounds() -> None:
         np.testing.assert_allclose(s.value[node, ::3], below, atol=3e-4)
 
 
+@pytest.mark.slow
 def test_the_true_value_of_growth_is_between_its_bounds() -> None:
     numbers = NUMBERS["growth"]
     growth = dp.solve("growth", {"n_k": 31})

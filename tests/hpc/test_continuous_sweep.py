@@ -182,8 +182,8 @@ def test_records_of_continuous_choices_are_compared_with_each_other() -> None:
 def test_a_store_that_was_begun_before_reads_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "old.zarr"
     sweep = sweep_from(
-        {"model": "growth", "fixed": {"n_k": 10}, "grid": {"beta": [0.9, 0.92]},
-         "store": {"path": str(path)}}
+        {"model": "growth", "fixed": {"continuous": False, "n_k": 10},
+         "grid": {"beta": [0.9, 0.92]}, "store": {"path": str(path)}}
     )  # fmt: skip
     run(sweep)
 
@@ -213,11 +213,12 @@ def test_a_store_that_was_begun_before_reads_and_goes_on(tmp_path: Path) -> None
 
 
 def test_choices_on_a_grid_say_that_of_a_continuous_one_nothing_is_known(tmp_path: Path) -> None:
-    done = command("sweep", "savings", "--set", "n_a=8", "--set", "n_z=2", "--grid",
-                   "beta=0.9,0.92", "--store", tmp_path / "s.zarr", "--no-verify")  # fmt: skip
+    sizes = ("--set=continuous=false", "--set=n_a=8", "--set=n_z=2")
+    done = command("sweep", "savings", *sizes, "--grid", "beta=0.9,0.92",
+                   "--store", tmp_path / "s.zarr", "--no-verify")  # fmt: skip
     sentence = "for choices on this grid (tol 1e-06); of a continuous choice it says nothing"
     assert sentence in done.output
     assert sentence in str(read_status(tmp_path / "s.zarr"))
     assert "choices on this grid; of a continuous choice it says nothing (dp.interval)" in (
-        command("describe", "savings").output
+        command("describe", "savings", "--set=continuous=false").output
     )

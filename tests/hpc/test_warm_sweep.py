@@ -204,6 +204,6 @@ def test_a_sweep_compiles_once_for_each_set_of_sizes(
     assert outcome.solved == 48
     # Others say so when they trace for shapes.
     told = [r.getMessage() for r in caplog.records if r.module == "rounds"]
-    assert told == [f"compiling growth(n_k={n})" for n in sizes]
+    assert told == [f"compiling growth(n_k={n}, continuous=False)" for n in sizes]
     assert 0 < outcome.compile_seconds < outcome.seconds
     assert sum(note.startswith("compiled growth") for note in listener.notes) == 2
