@@ -203,11 +203,6 @@ class Constructed:
                     f"monotone={{'{choice}': '{state}'}} names a choice and a state; the choices "
                     f"are {', '.join(self.choices)}, the states {', '.join(self.states)}"
                 )
-            if choice in self.continuous:
-                raise ModelError(
-                    f"monotone={{'{choice}': '{state}'}}: '{choice}' is continuous (dp.interval), "
-                    "and the hint is about a search along a list of values; take it away"
-                )
 
     def _check_continuous(self) -> None:
         """Check what is said of continuous states and choices, and what cannot stand beside."""

@@ -145,7 +145,8 @@ def test_a_refinement_that_changes_the_model_makes_no_store(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="the chain 'z' changes with it"):
         run(sweep)
     assert not Path(sweep.store.path).exists()
-    done = command("plan", "savings", "--set", "continuous=false", "--grid", "beta=0.9,0.92", "--tol", 1e-3,
+    done = command("plan", "savings", "--set", "continuous=false",
+                   "--grid", "beta=0.9,0.92", "--tol", 1e-3,
                    "--with", "solve.refine=n_a", "--store", tmp_path / "y.zarr")  # fmt: skip
     assert "solve.refine" in done.output
     assert "write dp.interval" in done.output

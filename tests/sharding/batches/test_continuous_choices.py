@@ -25,7 +25,7 @@ def many() -> Solution:
 def test_each_point_says_what_its_bounds_are_of(many: Solution) -> None:
     assert many.status.tolist() == ["solved", "failed", "solved"]
     assert many.certifies.tolist() == ["continuum", "none", "continuum"]
-    assert many.concavity.tolist() == ["declared", "none", "declared"]
+    assert many.concavity.tolist() == ["proved", "none", "proved"]
     assert many.point(0).certifies == "continuum"
     assert np.isnan(many.error_bound[1])
     assert np.isnan(many["policy_loss"][1])

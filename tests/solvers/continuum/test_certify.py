@@ -298,7 +298,7 @@ def replaced(**fields):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"concave": None}, r"write dp.Model\(..., concave=True\)"),
+        ({"concave": False}, r"write dp.Model\(..., concave=True\)"),
         ({"choices": {"a_next": "a", "b": dp.integers(0, 3)}}, "its choice 'b' is discrete"),
         ({"discount": lambda a: 0.9 + 0 * a}, "its discount depends on 'a'"),
         ({"reward": lambda a, z, a_next: jnp.sqrt(a - 1) - a_next}, "a=0"),

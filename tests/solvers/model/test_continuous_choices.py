@@ -262,7 +262,6 @@ def extrapolated():
         ({"choices": {"a_next": dp.interval("a", lo=lambda a: jnp.float32(0.5))}},
          ["lower end of choice 'a_next'", "float32"]),
         ({"states": extrapolated()}, ["'a'", "extrapolate", "'a_next'", "('error', 'clip')"]),
-        ({"monotone": {"a_next": "a"}}, ["monotone", "'a_next' is continuous", "take it away"]),
     ],
 )  # fmt: skip
 def test_wrong_declarations_are_named(changes: dict, words: list[str]) -> None:
