@@ -105,6 +105,7 @@ def test_a_size_that_changes_a_chain_has_nothing_to_be_compared_with() -> None:
         dp.convergence(growth, n_z=[2, 3])
 
 
+@pytest.mark.slow
 def test_a_grid_model_over_a_horizon_is_compared_too() -> None:
     def cake(*, n: int = 10) -> dp.Model:
         return dp.Model(

@@ -81,6 +81,7 @@ def test_shocks_are_drawn_with_the_chances_they_have_where_the_agent_is() -> Non
     assert abs((panel["ret"].values == 1.1).mean() - 0.75) < 4 * 0.5 / np.sqrt(20_000)
 
 
+@pytest.mark.slow
 def test_moments_of_a_panel_are_those_of_the_distribution_within_standard_errors() -> None:
     solution = solution_of(cash(), {"c": spend})
     asked = ["mean_m", "sd_m", "p50_m", "mean_earned", "rich"]
@@ -110,6 +111,7 @@ def test_each_period_of_a_horizon_has_its_own_policy_and_moments() -> None:
     assert found["p50_m"].value.shape == (3,)
 
 
+@pytest.mark.slow
 def test_mean_wealth_is_that_of_the_stationary_distribution() -> None:
     model = dp.Model(
         states={"a": dp.grid(0.0, 20.0, 25, curve=2), "z": dp.rouwenhorst(3, 0.9, 0.1)},

@@ -37,6 +37,7 @@ def test_a_constant_in_the_reward_does_not_hide_what_is_not_concave(hump):
     assert "is not: at" in s.message
 
 
+@pytest.mark.slow
 def test_a_constant_in_the_reward_leaves_the_bounds_narrow():
     plain, raised = dp.certify(model), dp.certify(model, {"level": 1e6})
     assert raised.status == "solved"
@@ -59,6 +60,7 @@ def test_a_hole_that_the_policy_jumps_over_is_seen_on_any_number_of_nodes(hole):
     assert "one step lowers the lower bound by inf" in s.message
 
 
+@pytest.mark.slow
 def test_a_draw_that_never_comes_does_not_enter():
     def reward(x, y, w):
         return jnp.log(jnp.sqrt(w) * (income(x) - y))

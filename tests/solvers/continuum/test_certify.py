@@ -81,6 +81,7 @@ def test_bounds_hold_everywhere_against_a_closed_form(n_k, width, middle):
     assert np.abs(value - brock_mirman_value(nodes)).max() <= middle
 
 
+@pytest.mark.slow
 def test_a_binding_constraint_against_six_thousand_nodes():
     """Bounds of CERTIFICATE.md, section 10, from 6,000 nodes: they overlap with ours."""
     s = dp.certify(household)
@@ -310,6 +311,7 @@ def test_models_that_cannot_be_certified_say_why(fields, said):
         dp.certify(replaced(**fields))
 
 
+@pytest.mark.slow
 def test_a_state_without_a_feasible_choice_is_named_without_a_look_at_all_pairs(monkeypatch):
     monkeypatch.setattr("dpsolve.solvers.solve.certify.LOOKED_OVER", 0)
     with pytest.raises(dp.ModelError, match=r"no choice of 'a_next' .* at the state a=0"):

@@ -55,6 +55,7 @@ def lottery(nodes: Any, to: Any) -> Any:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [None, 150])
 def test_a_function_with_shocks_moves_mass_as_plain_numpy_does(points: int | None) -> None:
     solution = solution_of(cash(), {"c": lambda m: 0.45 * m})
@@ -83,6 +84,7 @@ def test_a_function_with_shocks_moves_mass_as_plain_numpy_does(points: int | Non
     assert float(found.moments("mean_c")["mean_c"]) == pytest.approx(0.45 / (1 - growth), rel=1e-7)
 
 
+@pytest.mark.slow
 def test_each_period_of_a_horizon_has_its_own_policy() -> None:
     model = cash(horizon=3)
     solution = solution_of(model, {"c": lambda m, t: (0.2 + 0.1 * t) * m})
@@ -124,6 +126,7 @@ def test_a_choice_from_a_list_beside_a_continuous_one_is_the_nearest_nodes() -> 
     assert at_once == {"mean_work": 0.0, "mean_a_next": 1.0}  # as at 2
 
 
+@pytest.mark.slow
 def test_a_solve_gives_the_same_distribution_and_moments() -> None:
     options: dict[str, Any] = {"initial": {"a": 1.0}, "periods": 3, "distribution": True}
     names = ["mean_a", "mean_a_next", "p50_a_next"]
@@ -157,6 +160,7 @@ def test_a_grid_from_an_array_is_made_finer_by_number() -> None:
     np.testing.assert_allclose(path.mass[1], [0, 0, 1 / 3, 2 / 3, 0])
 
 
+@pytest.mark.slow
 def test_a_grid_choice_has_a_finer_distribution_too() -> None:
     solution = dp.solve("savings", {"continuous": False, "n_a": 60, "beta": 0.95})
     found = dp.stationary(solution, distribution_grid={"a": 200})

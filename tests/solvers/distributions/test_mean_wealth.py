@@ -39,6 +39,7 @@ def test_mean_wealth_is_right_on_few_points(points: int, within: float) -> None:
     assert float(solution.moments["mean_a"]) == pytest.approx(TRUE, rel=within)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*top of the grid")
 def test_supply_of_wealth_is_continuous_in_the_interest_rate() -> None:
     rates = np.linspace(0.0371, 0.0373, 5)

@@ -17,6 +17,7 @@ def hinted(beta=0.98, *, n=270):
     return model
 
 
+@pytest.mark.slow
 def test_the_bounds_are_those_of_full_sweeps():
     full = solved(retirement, beta=0.98, n=270, horizon=2)
     found = solved(hinted, beta=0.98, options=SMALL)
@@ -29,6 +30,7 @@ def test_the_bounds_are_those_of_full_sweeps():
     assert (found["policy_upper_A"][0, :, 1] == found["grid_M"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("declared", [False, True])
 def test_a_choice_that_falls_with_the_state_is_not_trusted_to_rise(declared):
     # At little x a large y costs little: whoever has less chooses more.

@@ -37,6 +37,7 @@ def test_the_policy_is_the_continuous_one_between_the_nodes(solution):
     assert solution["policy_work"][0, i, 1] == 1
 
 
+@pytest.mark.slow
 def test_the_error_is_over_the_continuum(solution):
     # Beside the kinks of the value, too, a finer grid's bounds lie within the coarse one's.
     fine = solved(retirement, n=600)

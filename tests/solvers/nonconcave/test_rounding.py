@@ -119,6 +119,7 @@ def spending(interest=1.02, *, n=60):
     )
 
 
+@pytest.mark.slow
 def test_consumption_as_the_choice_is_worth_what_savings_are():
     one, other = solved(savings, interest=1.02), solved(spending, interest=1.02)
     assert one["certifies"] == other["certifies"] == 1
