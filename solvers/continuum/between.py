@@ -15,7 +15,7 @@ from .bounds import UNITS, Lines
 from .cells import cell_corners, corners
 from .problem import ContinuousProblem
 
-HALVINGS = 50
+HALVINGS = 30  # of an interval of choices: what is found is outside of the optimal ones
 
 
 class Widths(NamedTuple):
