@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
@@ -26,6 +27,7 @@ from .bounds import (
     upper_step,
 )
 from .cells import Marginal
+from .equivalent import share_of, utility_of
 from .euler import improved, mended, stationary_policy
 from .problem import ContinuousProblem, read_problem
 from .refutation import LIGHT, STATES, Refutation, refute, refute_terminal
@@ -50,6 +52,11 @@ class Concavity(IntEnum):
     NONE = 0
     DECLARED = 1
     PROVED = 2
+
+
+EQUIVALENT = "consumption_equivalent"
+WORST = {"error_bound", "policy_loss", EQUIVALENT}
+"""Numbers of a point that are infinite where nothing is certified."""
 
 
 class Certified(NamedTuple):
@@ -79,6 +86,11 @@ class Certified(NamedTuple):
     error: Array
     loss: Array
     beyond: Array
+
+    @property
+    def extremes(self) -> tuple[Array, Array]:
+        """Numbers that the true value is nowhere below and nowhere above."""
+        return jnp.min(self.lower), jnp.max(self.upper) + self.width
 
 
 def certified(
@@ -191,7 +203,7 @@ def verdict(found: dict[str, Array], told: Refutation, live: Array | bool) -> di
     code = jnp.where(jnp.asarray(live), code, Outcome.NOT_FINITE).astype(jnp.int32)
     sound = code == Outcome.SOLVED
     missing = jnp.where(code >= 10, jnp.nan, jnp.inf)
-    numbers = {n: jnp.where(sound, found[n], missing) for n in ("error_bound", "policy_loss")}
+    numbers = {n: jnp.where(sound, found[n], missing) for n in sorted(WORST & set(found))}
     for name, none in (("lower", -jnp.inf), ("upper", jnp.inf)):
         numbers[name] = jnp.where(sound, found[name], jnp.where(code >= 10, jnp.nan, none))
     arrays = {
@@ -249,7 +261,12 @@ def _for_ever(
     if given is not None:
         y, own = given, lower_bound(problem, given)
     at = certified(problem, y, own, lines)
-    return named(problem, at, lines, policy.found) | {
+    share: dict[str, Array] = {}
+    if (utility := utility_of(problem)) is not None:
+        n_z = problem.shape[0]
+        periods = solve(jnp.eye(n_z) - problem.weights, jnp.ones(n_z))
+        share = {EQUIVALENT: share_of(utility, at.loss, periods, *at.extremes)}
+    return named(problem, at, lines, policy.found) | share | {
         "error_bound": at.error,
         "policy_loss": at.loss,
         "iterations": policy.steps.astype(jnp.int32),
@@ -266,6 +283,7 @@ class _Period(NamedTuple):
     lines: Lines
     short: Array
     beyond: Array
+    left: Array  # discounted periods that are left (z,)
 
 
 def _over_a_horizon(
@@ -274,6 +292,7 @@ def _over_a_horizon(
     """Solve backwards; both bounds are recursions of the same pass."""
     whole, horizon = problem, int(problem.model.horizon or 0)
     states = max(LIGHT, STATES // horizon)
+    utility = utility_of(whole)
 
     def period(after: _Period, now: tuple[Array, Array | None]) -> tuple[_Period, Any]:
         t, y = now
@@ -290,14 +309,17 @@ def _over_a_horizon(
         at = certified(problem, y, own, lines, (after.short, after.beyond))
         out = named(problem, at, after.lines, policy.found)
         out |= {"error_bound": at.error, "policy_loss": at.loss}
+        left = 1.0 + problem.weights @ after.left
+        if utility is not None:
+            out |= {EQUIVALENT: share_of(utility, at.loss, left, *at.extremes)}
         short = falls_short(problem, own, at.width)
-        handed = _Period(policy.p, lower, own, lines, short, at.beyond)
+        handed = _Period(policy.p, lower, own, lines, short, at.beyond, left)
         return handed, (out, told, ~policy.found.all())
 
     last = _after_the_end(problem.at(jnp.int32(horizon - 1)))
     periods = (jnp.arange(horizon), given)
     _, (out, told, infeasible) = lax.scan(period, last, periods, reverse=True)
-    for name in ("error_bound", "policy_loss"):
+    for name in sorted(WORST & set(out)):
         out[name] = jnp.max(jnp.where(jnp.isnan(out[name]), jnp.inf, out[name]))
     out |= {"iterations": jnp.int32(horizon), "infeasible": infeasible.any()}
     told = told.worst_period()
@@ -321,4 +343,4 @@ def _after_the_end(problem: ContinuousProblem) -> _Period:
     # A node with an infinite slope gives no line, but a value.
     usable = (jnp.isfinite(value) & jnp.isfinite(slope).all(-1)).all(0)
     lines = borrowed(problem, value, slope, usable)
-    return _Period(mended(problem, slope), value, value, lines, nothing, nothing)
+    return _Period(mended(problem, slope), value, value, lines, nothing, nothing, nothing)

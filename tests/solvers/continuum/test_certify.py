@@ -8,6 +8,7 @@ import pytest
 import dpsolve as dp
 from dpsolve.solvers.continuum.between import widths
 from dpsolve.solvers.continuum.bounds import lower_bound, tightened, upper_bound
+from dpsolve.solvers.continuum.equivalent import Utility, share_of, utility_of
 from dpsolve.solvers.continuum.euler import stationary_policy
 from dpsolve.solvers.continuum.problem import read_problem
 
@@ -323,3 +324,25 @@ def test_a_model_without_a_continuous_state_is_exact_as_it_is():
         dp.certify("inventory")
     with pytest.raises(dp.ModelError, match="no continuous state"):
         dp.certify({})
+
+
+def test_a_loss_is_a_share_of_consumption_where_the_reward_is_a_utility_of_it():
+    s = dp.certify(brock_mirman, {"n_k": 40})
+    assert s["consumption_equivalent"] == pytest.approx(np.expm1((1 - BETA) * s["policy_loss"]))
+    wealth = read_problem(household())
+    assert float(utility_of(wealth).gamma) == 2.0
+    # To consume a share more throughout scales a value of constant relative risk aversion.
+    loss, share = 0.3, share_of(Utility(2.0), 0.3, np.ones(1), -30.0, -20.0)
+    assert -20.0 - loss == pytest.approx(-20.0 * (1 + share))
+    assert share_of(Utility(0.5), loss, np.ones(1), 4.0, 9.0) == pytest.approx((4.3 / 4) ** 2 - 1)
+    assert share_of(Utility(2.0), loss, np.ones(1), -1.0, 1.0) == np.inf
+
+
+def test_other_rewards_have_no_share_of_consumption():
+    def reward(a, z, a_next):
+        return dp.crra((1.03 * a + jnp.exp(z)) - a_next, 2.0 + 0.1 * z)
+
+    assert utility_of(read_problem(replaced(reward=reward)())) is None  # gamma is none of its own
+    plus = {"reward": [household().reward[0], lambda a: 0.01 * a]}
+    assert utility_of(read_problem(replaced(**plus)())) is None
+    assert "consumption_equivalent" not in dp.certify(replaced(**plus))
