@@ -273,6 +273,13 @@ def devices() -> list[Row]:
     return rows()
 
 
+def continuum() -> list[Row]:
+    """Measure many models with a continuous choice: against a method written for one of them."""
+    from bench_continuum import rows
+
+    return rows()
+
+
 def since() -> list[Row]:
     """Measure what is paid for certificates and tests of NaN: against the commit before them."""
     from bench_since import rows
@@ -284,7 +291,7 @@ BENCHMARKS = {
     f.__name__: f
     for f in (
         many, savings, sweep, memory, maximum, doubling, distributions, devices, slurm, dispatch,
-        since,
+        continuum, since,
     )
 }  # fmt: skip
 ON_REQUEST = ("slurm", "dispatch", "since")  # root; the others compare with an earlier commit

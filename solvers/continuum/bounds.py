@@ -61,6 +61,9 @@ FLAT = 1e-9
 PATIENT = 1e12
 """Sums of discounts beyond which rounding hides whether they end."""
 
+CLOSE = 1e-14
+"""Residual, of the value, at which a linear system is taken for solved."""
+
 KRYLOV = 2_000  # iterations at most; what they leave is charged to the bounds
 MATCHINGS = 3
 """How often weights and slopes of the upper bound are found by each other."""
@@ -118,7 +121,7 @@ def evaluate(weights: Array, places: Places, reward: Array, start: Array) -> tup
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         k, v, left = carry
         residual = reward + apply(v) - v
-        more, _ = bicgstab(apply, residual, jnp.zeros_like(v), 1e-3 * left, jnp.int32(KRYLOV))
+        more, _ = bicgstab(apply, residual, jnp.zeros_like(v), 1e-7 * left, jnp.int32(KRYLOV))
         better = v + more
         now = jnp.max(jnp.abs(reward + apply(better) - better))
         gained = now < left
@@ -126,7 +129,7 @@ def evaluate(weights: Array, places: Places, reward: Array, start: Array) -> tup
 
     def proceed(carry: tuple[Array, Array, Array]) -> Array:
         k, v, left = carry
-        return (k < 8) & (left > 1e-15 * jnp.max(jnp.abs(v)))
+        return (k < 8) & (left > CLOSE * jnp.max(jnp.abs(v)))
 
     first = jnp.max(jnp.abs(reward + apply(start) - start))
     _, v, _ = lax.while_loop(proceed, step, (jnp.int32(0), start, first))
@@ -174,7 +177,9 @@ def lower_step(problem: ContinuousProblem, y: Array, after: Array) -> Array:
 def lower_bound(problem: ContinuousProblem, y: Array) -> Array:
     """Return a lower bound (z, n) on the true value: what a policy is worth on chords."""
     reward, places = _rewards(problem, y), places_of(problem, y)
-    value, residual = evaluate(problem.weights, places, reward, jnp.zeros_like(reward))
+    level = solve(jnp.eye(problem.shape[0]) - problem.weights, jnp.mean(reward, 1))[:, None]
+    start = jnp.where(jnp.isfinite(level), level, 0.0) + jnp.zeros_like(reward)
+    value, residual = evaluate(problem.weights, places, reward, start)
     rounding = units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(value)))
     return value - shifted(problem.weights, rounding - residual)
 

@@ -21,17 +21,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.numerics.dense import eliminate
 from dpsolve.solvers.numerics.krylov import bicgstab
 
-from .cells import Marginal
+from .cells import Marginal, monotone_slopes
 from .optimum import Optimum, Slopes, best, response
 from .problem import ContinuousProblem
 
 PLAIN = 10
 """Steps of time iteration before Newton's."""
+
+MANY, FEW = 128, 40
+"""Nodes from which on some are solved first, and how many these are."""
 
 STEPS = 200
 """Steps at most."""
@@ -142,7 +147,24 @@ def mended(problem: ContinuousProblem, p: Array) -> Array:
 
 
 def stationary_policy(problem: ContinuousProblem) -> Policy:
-    """Return the policy of an infinite horizon."""
+    """Return the policy of an infinite horizon.
+
+    Where there are many nodes, a few of them are solved first; what they give is near enough for
+    Newton's method to begin with.
+    """
+    if len(problem.states) > 1 or problem.sizes[0] < MANY:
+        return _iterated(problem, jnp.zeros((*problem.shape, len(problem.states))), PLAIN)
+    grid = problem.grids[0]
+    few = np.unique(np.linspace(0, grid.size - 1, FEW).round().astype(int))
+    coarse = problem.on((Grid(jnp.asarray(grid.values)[few], grid.outside),))
+    p = _iterated(coarse, jnp.zeros((*coarse.shape, 1)), PLAIN).p
+    between = Marginal(p, monotone_slopes(coarse.nodes[:, 0], p[..., 0]))
+    start = problem.each(lambda x, z: between.at(coarse.grids, z, x[None])[0])
+    return _iterated(problem, start, 1)
+
+
+def _iterated(problem: ContinuousProblem, start: Array, plain: int) -> Policy:
+    """Return the policy found from marginal values (z, n, d), after so many plain steps."""
     n_z, n = problem.shape
     m, d = len(problem.choices), len(problem.states)
     nothing = Policy(
@@ -166,7 +188,7 @@ def stationary_policy(problem: ContinuousProblem) -> Policy:
             way = jnp.clip(newer - there.p, -REACH / (1 + REACH) * size, REACH * size)
             return there.p + jnp.where(jnp.isnan(way), 0.0, way)
 
-        new = lax.cond(last.steps < PLAIN, lambda: there.p, faster)
+        new = lax.cond(last.steps < plain, lambda: there.p, faster)
         waited = jnp.where(left < 0.5 * best, 0, waited + 1)
         best = jnp.minimum(best, left)
         return _Search(there._replace(steps=last.steps + 1), new, best, waited)
@@ -175,8 +197,8 @@ def stationary_policy(problem: ContinuousProblem) -> Policy:
         going = (carry.left > CLOSE) & (carry.waited < PATIENCE)
         return (carry.policy.steps < STEPS) & going
 
-    start = _Search(nothing, nothing.p, jnp.asarray(jnp.inf), jnp.int32(0))
-    return lax.while_loop(proceed, step, start).policy
+    begin = _Search(nothing, start, jnp.asarray(jnp.inf), jnp.int32(0))
+    return lax.while_loop(proceed, step, begin).policy
 
 
 def newton(problem: ContinuousProblem, p: Array, there: Policy, size: Array) -> Array:
