@@ -80,24 +80,48 @@ def _above_cells(problem: ContinuousProblem, lines: Lines, base: Array) -> Array
     return jnp.max(there - base[:, cells])
 
 
-def falls_short(problem: ContinuousProblem, lower: Array, wide: Array) -> Array:
+MOST_LINES = 8_192
+"""Nodes up to which all lines are looked at, at each of them."""
+
+
+def falls_short(problem: ContinuousProblem, lower: Array, wide: Array, lines: Lines) -> Array:
     """Return how far (z,) the interpolation of `lower` may lie below its concave envelope.
 
     The envelope is below the upper bound, which is concave, so by no more than the width. With one
-    state it is below the function whose slopes are the greatest from there on, too, and below that
-    whose slopes are the least up to there, which are concave. Where a state is cut off at its top
-    the envelope may not fall, either, for it is read beyond; the upper bound does not.
+    state it is below the function whose slopes are the greatest from there on, too, below that
+    whose slopes are the least up to there, and below the least of lines with the upper bound's
+    slopes, each as high as it has to be. All of these are concave. Where a state is cut off at its
+    top the envelope may not fall, either, for it is read beyond; the upper bound does not.
     """
     if len(problem.states) > 1:
         return jnp.broadcast_to(wide, (problem.shape[0],))
-    step = jnp.diff(problem.nodes[:, 0])
+    x = problem.nodes[:, 0]
+    step = jnp.diff(x)
     slope = jnp.diff(lower, axis=1) / step
     floor = jnp.where(problem.clips[0], 0.0, -jnp.inf)
     steepest = jnp.maximum(lax.cummax(slope, axis=1, reverse=True), floor)
     from_right = jnp.sum((steepest - slope) * step, 1)
     from_left = jnp.sum((slope - lax.cummin(slope, axis=1)) * step, 1)
     least = jnp.where(problem.clips[0], from_right, jnp.minimum(from_right, from_left))
-    return jnp.minimum(least, wide)
+    least = jnp.minimum(least, wide)
+    if x.size > MOST_LINES:
+        return least
+
+    def raised(at: tuple[Array, Array]) -> Array:
+        """Return how high a line of one slope (z,) is at its own node, to be above all nodes."""
+        slope, here = at
+        found: Array = jnp.max(lower - slope[:, None] * (x - here), 1)
+        return found
+
+    own = lines.slope[..., 0]
+    height = lax.map(raised, (own.T, x), batch_size=64).T
+    rounding = 8 * EPS * jnp.max(jnp.abs(height))
+    above = jax.vmap(
+        lambda height, slope, base: _above_line(
+            problem, Lines(height[None], slope[None, :, None], height[None]), base[None]
+        )
+    )(height, own, lower)
+    return jnp.minimum(least, above + rounding)
 
 
 def loss_beyond(problem: ContinuousProblem, short: Array, later: Array) -> Array:

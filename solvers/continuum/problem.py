@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
@@ -292,8 +292,14 @@ class ContinuousProblem:
                 reached = (limit - at_zero) / safe
                 above = ~flat & (sign * slope > 0)  # the choice may not exceed what reaches it
                 below = ~flat & (sign * slope < 0)
-                high = jnp.minimum(high, jnp.min(jnp.where(above, reached, jnp.inf)))
-                low = jnp.maximum(low, jnp.max(jnp.where(below, reached, -jnp.inf)))
+                # By position, for XLA may compute what is reached twice and round it otherwise: the
+                # derivative of a least number looks for the one that is equal to it.
+                most, least = (
+                    jnp.where(above, reached, jnp.inf),
+                    jnp.where(below, reached, -jnp.inf),
+                )
+                high = jnp.minimum(high, most[jnp.argmin(lax.stop_gradient(most))])
+                low = jnp.maximum(low, least[jnp.argmax(lax.stop_gradient(least))])
         touch = ROUNDED * (jnp.abs(low) + jnp.abs(high))
         return low, jnp.where((low > high) & (low <= high + touch), low, high)
 

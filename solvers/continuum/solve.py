@@ -115,7 +115,7 @@ def certified(
     error = jnp.where(free_disposal(problem, lines), wide.error, jnp.inf)
     if later is None:
         nothing = jnp.full((problem.shape[0],), jnp.nan)
-        beyond = loss_beyond(problem, falls_short(problem, lower, wide.between), nothing)
+        beyond = loss_beyond(problem, falls_short(problem, lower, wide.between, lines), nothing)
     else:
         beyond = loss_beyond(problem, *later)
     loss = wide.between + jnp.max(beyond)
@@ -312,7 +312,7 @@ def _over_a_horizon(
         left = 1.0 + problem.weights @ after.left
         if utility is not None:
             out |= {EQUIVALENT: share_of(utility, at.loss, left, *at.extremes)}
-        short = falls_short(problem, own, at.width)
+        short = falls_short(problem, own, at.width, lines)
         handed = _Period(policy.p, lower, own, lines, short, at.beyond, left)
         return handed, (out, told, ~policy.found.all())
 

@@ -417,8 +417,8 @@ keep = ["moment_gini_zz", "distribution", "valu", "moments"]
     )
     for words in (
         "4 mistakes",
-        "line 9, solve.moments[2] = \"meen_a\": there is no moment 'meen_a'. Did you mean 'mean_a'",
-        "line 11, solve.initial: initial names 'b', which is no state",
+        "line 10, solve.moments[2] = \"meen_a\": there is no moment 'meen_a'.",
+        "line 12, solve.initial: initial names 'b', which is no state",
         "store.keep[1] = \"moment_gini_zz\": there is no moment 'gini_zz'",
         "store.keep[3] = \"valu\": keep names 'valu'",
     ):

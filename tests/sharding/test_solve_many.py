@@ -88,7 +88,7 @@ def test_neither_values_nor_the_number_of_points_recompile(
     caplog.set_level(logging.INFO, "dpsolve")
     for n in (3, 40, 90):
         dp.solve_many("growth", {"continuous": False, "alpha": np.linspace(0.3, 0.4, n), "n_k": 21})
-    with_lanes = program(growth, {"continuous": False, "n_k": 21}, SolveOptions())
+    with_lanes = program(growth, {"n_k": 21, "continuous": False}, SolveOptions())
     compiled = with_lanes._compiled
     dp.solve_many("growth", {"continuous": False, "alpha": np.linspace(0.31, 0.39, 7), "n_k": 21})
     assert with_lanes._compiled is compiled is not None

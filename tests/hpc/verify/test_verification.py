@@ -140,7 +140,9 @@ def test_pending_points_are_reported_and_no_fault(store: Path) -> None:
 
 @pytest.mark.slow
 def test_each_size_is_verified_in_its_group(tmp_path: Path) -> None:
-    tables = GROWTH | {"fixed": {}, "grid": {"beta": [0.9, 0.92], "n_k": [8, 10]}}
+    tables = GROWTH | {
+        "fixed": {"continuous": False}, "grid": {"beta": [0.9, 0.92], "n_k": [8, 10]}
+    }  # fmt: skip
     path = sweep(tmp_path, "sizes.zarr", tables)
     found = dp.verify(path)
     assert found.ok, str(found)

@@ -103,8 +103,9 @@ def test_an_envelope_of_what_is_read_beyond_the_top_may_not_fall():
     falls = jnp.asarray(-((x - 2.0) ** 2))[None]  # concave, and falls beyond 2
     wide = jnp.asarray(np.inf)
     inside = cake(states={"x": dp.grid(0.1, 4.0, N)})
-    assert float(falls_short(inside, falls, wide)[0]) < 1e-12
-    assert float(falls_short(cake(), falls, wide)[0]) >= 3.5
+    flat = Lines(falls, jnp.zeros((1, N, 1)), falls)
+    assert float(falls_short(inside, falls, wide, flat)[0]) < 1e-12
+    assert float(falls_short(cake(), falls, wide, flat)[0]) >= 3.5
 
 
 def test_a_state_that_nothing_holds_on_its_grid_is_allowed_nowhere_that_it_leaves():
