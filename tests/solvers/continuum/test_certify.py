@@ -204,42 +204,6 @@ def test_a_hump_far_away_from_the_policy_is_found_however_small(hump):
     assert (np.asarray(best.lower) <= s.upper).all()
 
 
-def concave(seed_a=0.5, seed_b=0.5, seed_c=0.5, seed_d=0.5, *, n=40):
-    """A random concave model: its numbers are parameters, so that it compiles once."""
-    beta, gamma = 0.7 + 0.28 * seed_a, 0.5 + 5 * seed_b
-    income, slope = 0.3 + seed_c, 0.8 + 0.4 * seed_d
-
-    def consumption(x, z, y):
-        return slope * x + income * jnp.exp(z) - y
-
-    return dp.Model(
-        states={"x": dp.grid(0.0, 6.0, n, curve=2), "z": dp.rouwenhorst(3, 0.8 * seed_d, 0.3)},
-        choices={"y": "x"},
-        transition={"x": "y"},
-        feasible=lambda x, z, y: consumption(x, z, y) > 0,
-        reward=lambda x, z, y: dp.crra(consumption(x, z, y), gamma) - seed_a * (y - x) ** 2,
-        discount=lambda z: beta + 0.01 * z,
-        concave=True,
-    )
-
-
-@pytest.mark.slow
-def test_random_concave_models_against_a_far_finer_grid():
-    rng = np.random.default_rng(7)
-    for _ in range(25):
-        drawn = dict(zip(("seed_a", "seed_b", "seed_c", "seed_d"), rng.random(4), strict=True))
-        coarse, fine = dp.certify(concave, drawn), dp.certify(concave, {**drawn, "n": 300})
-        assert coarse.status == fine.status == "solved", (drawn, coarse.message, fine.message)
-        x, nodes = np.asarray(fine.grids["x"]), np.asarray(coarse.grids["x"])
-        for z in range(3):
-            value = np.interp(x, nodes, coarse.value[:, z])
-            below = np.interp(x, nodes, coarse.lower[:, z])
-            assert (below <= fine.upper[:, z]).all(), drawn
-            assert np.all(np.abs(value - fine.value[:, z]) <= coarse.error_bound + fine.error_bound)
-        low = np.interp(nodes, x, fine.lower[:, 1])
-        assert (coarse.upper[:, 1] >= low - fine.error_bound).all(), drawn
-
-
 def test_a_tolerance_says_how_many_points_would_do():
     s = dp.certify(household, tol=1e-4)
     assert s.status == "inexact"
