@@ -19,7 +19,8 @@
 
 MODEL=${MODEL:-savings}           # or my_model.py:my_model
 STORE=${STORE:-distributed.zarr}  # on a disk that all nodes share
-SIZES=${SIZES:---set n_a=200000 --set n_z=25}
+# States are cut over devices where choices are made on a grid; continuous ones are solved on one.
+SIZES=${SIZES:---set continuous=false --set n_a=200000 --set n_z=25}
 
 # What the submitting shell exports does not decide what this computes on: set it below this line.
 unset "${!JAX_@}" "${!XLA_@}"

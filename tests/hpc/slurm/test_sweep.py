@@ -327,7 +327,7 @@ def test_the_template_solves_one_model_on_two_nodes(slurm: LocalSlurm, tmp_path:
         "JAX_PLATFORMS": "cpu",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "STORE": str(tmp_path / "distributed.zarr"),
-        "SIZES": "--set n_a=100 --set n_z=3",
+        "SIZES": "--set continuous=false --set n_a=100 --set n_z=3",
     }
     log = tmp_path / "job.log"
     asked = ["--gres=gpu:1", "--mem=4G", "--cpus-per-task=1", f"--output={log}"]
