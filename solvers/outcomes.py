@@ -12,10 +12,27 @@ import numpy as np
 RECORDS = ("residual", "error_bound", "iterations")
 PER_POINT = (*RECORDS, "code")  # one number per point, whatever the model
 
-CERTIFIES = ("exact", "continuum", "interpolated", "grid", "none")
-"""What bounds are of, by the number that a result holds; see :mod:`.certified`."""
-CONCAVITY = ("none", "declared", "proved")
-"""What is known of the concavity that bounds over a continuum rest on, likewise."""
+
+class Certifies(IntEnum):
+    """What bounds are of, by the number that a result holds; see :mod:`.certified`."""
+
+    EXACT = 0
+    CONTINUUM = 1
+    INTERPOLATED = 2
+    GRID = 3
+    NONE = 4
+
+
+class Concavity(IntEnum):
+    """What is known of the concavity that bounds over a continuum rest on, likewise."""
+
+    NONE = 0
+    DECLARED = 1
+    PROVED = 2
+
+
+CERTIFIES = tuple(one.name.lower() for one in Certifies)
+CONCAVITY = tuple(one.name.lower() for one in Concavity)
 OF_CONTINUUM = ("certifies", "concavity", "policy_loss", "consumption_equivalent", "refined_size")
 """Numbers of a point with continuous choices, where it has them."""
 

@@ -156,9 +156,9 @@ class ContinuousProblem:
 
     def sides(self, name: str) -> tuple[str, str]:
         """Return what a next state below a grid means, and what one above."""
-        spec: Any = self.model.states[name]
-        outside: Any = spec.outside
-        return (outside, outside) if isinstance(outside, str) else outside
+        spec = self.model.states[name]
+        assert isinstance(spec, Grid)
+        return spec.sides
 
     def by_members(self, array: NDArray[Any]) -> Floats:
         """Bring an array over (periods, states...) to (periods, z, i)."""

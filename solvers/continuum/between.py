@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .bounds import UNITS, Lines
@@ -122,28 +121,6 @@ def falls_short(problem: ContinuousProblem, lower: Array, wide: Array, lines: Li
         )
     )(height, own, lower)
     return jnp.minimum(least, above + rounding)
-
-
-def loss_beyond(problem: ContinuousProblem, short: Array, later: Array) -> Array:
-    """Return what an interpolated policy may earn less than its lower bound, a number (z,) each.
-
-    With m the concave envelope of the interpolated lower bound and e >= sup (m - l), the policy
-    interpolated between nodes earns at least l - (I - D)^-1 D e; and over a horizon l less the
-    discounted e of the periods that follow.
-
-    Parameters
-    ----------
-    short : array (z,)
-        e, of the next period.
-    later : array (z,) or None
-        The same of the next period, with a horizon; NaN without.
-    """
-    own = jnp.eye(problem.shape[0])
-    return jnp.where(
-        jnp.isnan(later),
-        solve(own - problem.weights, problem.weights @ short),
-        problem.weights @ (short + later),
-    )
 
 
 def optimal_choices(

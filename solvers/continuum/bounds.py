@@ -47,7 +47,7 @@ from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.numerics.krylov import bicgstab
 from dpsolve.solvers.numerics.tracing import EPS
 
-from .cells import Marginal, corners
+from .cells import Marginal, corners, lenders
 from .euler import Policy, moved_by, moves
 from .optimum import Optimum, best, holding, response, substitute
 from .problem import ContinuousProblem
@@ -333,18 +333,6 @@ def choice_box(problem: ContinuousProblem, y: Array) -> tuple[Array, Array]:
         low.append(jnp.max(jnp.where(jnp.isfinite(least), least, -jnp.inf), 1))
         high.append(jnp.min(jnp.where(jnp.isfinite(greatest), greatest, jnp.inf), 1))
     return jnp.stack(low, -1), jnp.stack(high, -1)
-
-
-def lenders(problem: ContinuousProblem, usable: Array) -> Array:
-    """Return for each node (n,) itself, or one nearby whose line it has, as its own is none."""
-    n = usable.size
-    index = jnp.arange(n, dtype=jnp.int32).reshape(problem.sizes)
-    good = usable.reshape(problem.sizes)
-    for axis in range(len(problem.sizes)):
-        for step in (-1, 1):
-            other, fine = jnp.roll(index, step, axis), jnp.roll(good, step, axis)
-            index, good = jnp.where(good, index, other), good | fine
-    return index.ravel()
 
 
 def borrowed(problem: ContinuousProblem, height: Array, slope: Array, usable: Array) -> Lines:

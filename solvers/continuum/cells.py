@@ -8,7 +8,7 @@ from itertools import product
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.operators.interpolation import segment_index
@@ -61,6 +61,24 @@ def cell_corners(sizes: tuple[int, ...]) -> np.ndarray:
         for corner in product((0, 1), repeat=len(sizes))
     ]
     return np.stack(found, -1)
+
+
+def lenders(problem: ContinuousProblem, usable: Array) -> Array:
+    """Return for each node (n,) itself, or the nearest along an axis that is usable in its place.
+
+    A slope is infinite where a production function begins, and such a node has no tangent: it has
+    that of the node above, or where there is none below. Where no node is usable each has itself.
+    """
+    index = jnp.arange(usable.size, dtype=jnp.int32).reshape(problem.sizes)
+    good = usable.reshape(problem.sizes)
+    for axis, size in enumerate(problem.sizes):
+        place = lax.broadcasted_iota(jnp.int32, problem.sizes, axis)
+        above = lax.cummin(jnp.where(good, place, size), axis=axis, reverse=True)
+        below = lax.cummax(jnp.where(good, place, -1), axis=axis)
+        found = jnp.where(above < size, above, below)
+        there = jnp.take_along_axis(index, jnp.maximum(found, 0), axis)
+        index, good = jnp.where(found < 0, index, there), good | (found >= 0)
+    return index.ravel()
 
 
 @jax.tree_util.register_dataclass

@@ -28,7 +28,7 @@ from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.numerics.dense import eliminate
 from dpsolve.solvers.numerics.krylov import bicgstab
 
-from .cells import Marginal, monotone_slopes
+from .cells import Marginal, lenders, monotone_slopes
 from .optimum import Optimum, Slopes, best, response
 from .problem import ContinuousProblem
 
@@ -134,16 +134,8 @@ def improved(problem: ContinuousProblem, after: Marginal) -> Policy:
 
 
 def mended(problem: ContinuousProblem, p: Array) -> Array:
-    """Give nodes whose marginal value (z, n, d) is infinite that of the next node.
-
-    It is infinite where a production function begins, and such a node gives no tangent.
-    """
-    n_z, _, d = p.shape
-    grid = p.reshape(n_z, *problem.sizes, d)
-    for axis in range(1, 1 + d):
-        for step in (-1, 1):
-            grid = jnp.where(jnp.isfinite(grid), grid, jnp.roll(grid, step, axis))
-    return grid.reshape(p.shape)
+    """Give nodes whose marginal value (z, n, d) is no number that of another node."""
+    return p[:, lenders(problem, jnp.isfinite(p).all((0, 2)))]
 
 
 def stationary_policy(problem: ContinuousProblem) -> Policy:

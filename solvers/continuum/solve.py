@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +11,9 @@ from jax import Array, lax
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.outcomes import Outcome
+from dpsolve.solvers.outcomes import Certifies, Concavity, Outcome
 
-from .between import falls_short, loss_beyond, optimal_choices, widths
+from .between import falls_short, optimal_choices, widths
 from .bounds import (
     Lines,
     borrowed,
@@ -34,24 +33,6 @@ from .refutation import LIGHT, STATES, Refutation, refute, refute_terminal
 
 LEAKS = 1e-9
 """How far from one a row of probabilities may sum to."""
-
-
-class Certifies(IntEnum):
-    """What the bounds of a solution are of."""
-
-    EXACT = 0
-    CONTINUUM = 1
-    INTERPOLATED = 2
-    GRID = 3
-    NONE = 4
-
-
-class Concavity(IntEnum):
-    """What is known of the concavity that bounds over a continuum rest on."""
-
-    NONE = 0
-    DECLARED = 1
-    PROVED = 2
 
 
 EQUIVALENT = "consumption_equivalent"
@@ -113,11 +94,15 @@ def certified(
     upper = tightened(problem, lines)
     wide = widths(problem, lower, upper, lines)
     error = jnp.where(free_disposal(problem, lines), wide.error, jnp.inf)
+    # With m the concave envelope of the interpolated lower bound and e >= sup (m - l), the policy
+    # interpolated between nodes earns at least l - (I - D)^-1 D e; over a horizon l less the
+    # discounted e of the periods that follow.
+    weights = problem.weights
     if later is None:
-        nothing = jnp.full((problem.shape[0],), jnp.nan)
-        beyond = loss_beyond(problem, falls_short(problem, lower, wide.between, lines), nothing)
+        short = falls_short(problem, lower, wide.between, lines)
+        beyond = solve(jnp.eye(weights.shape[0]) - weights, weights @ short)
     else:
-        beyond = loss_beyond(problem, *later)
+        beyond = weights @ sum(later)
     loss = wide.between + jnp.max(beyond)
     return Certified(y, lower, upper, lines, wide.between, error, loss, beyond)
 

@@ -145,15 +145,11 @@ def _facts(model: Model) -> dict[str, Any]:
     if model.horizon is not None:
         kinds["t"] = np.dtype(np.int32)
         discrete.append("t")
-    outside = {}
-    for name in states:
-        word = model.states[name].outside
-        outside[name] = (word, word) if isinstance(word, str) else tuple(word)
-    declared = getattr(model, "increasing", ()) or ()
+    outside = {n: s.sides for n, s in model.states.items() if isinstance(s, Grid) and n in states}
     return {
         "states": states, "choices": tuple(model.choices), "discrete": tuple(discrete),
         "kinds": kinds, "outside": outside, "horizon": model.horizon,
-        "increasing": (declared,) if isinstance(declared, str) else tuple(declared),
+        "increasing": model.increasing,
     }  # fmt: skip
 
 

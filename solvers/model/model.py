@@ -79,8 +79,8 @@ class Model(Constructed):
         Functions of states, choices, shocks and outputs, by name; their expectation under the
         stationary distribution is ``moment_<name>``. An output named like a state is the state.
     monotone : dict, optional
-        A hint, never trusted: ``{"a_next": "a"}`` says that the optimal choice, from a list of
-        values, rises with the state.
+        A hint, never trusted: ``{"a_next": "a"}`` says that the optimal choice rises with the
+        state. Of a continuous choice it is used where the model is not concave.
     concave : bool, optional
         True declares that reward + discount · E v(transition) is jointly concave in the continuous
         states and choices, for the concave v that occur: a concave reward with an affine transition

@@ -196,12 +196,6 @@ def interval_ends(model: Model, choice: str, env: Mapping[str, Any]) -> tuple[Ar
     return jnp.maximum(low, cut[0]), jnp.minimum(high, cut[1])
 
 
-def sides(grid: Grid) -> tuple[str, str]:
-    """Return what a next state below the grid means, and what one above."""
-    outside: Any = grid.outside
-    return (outside, outside) if isinstance(outside, str) else outside
-
-
 def leaves(model: Model, env: Mapping[str, Any]) -> Array:
     """Tell whether a next state lies beyond its grid, where that is no choice."""
     found = jnp.asarray(False)
@@ -209,7 +203,7 @@ def leaves(model: Model, env: Mapping[str, Any]) -> Array:
         spec = model.states[name]
         if not isinstance(spec, Grid):
             continue
-        bottom, top = (word == "error" for word in sides(spec))
+        bottom, top = (word == "error" for word in spec.sides)
         x = jnp.asarray(env[rule] if isinstance(rule, str) else call(rule, env), jnp.float64)
         values = jnp.asarray(spec.values, jnp.float64)
         slack = 1e-12 * (values[-1] - values[0])

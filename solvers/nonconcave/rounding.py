@@ -58,7 +58,7 @@ from jax import Array
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
 
-from .landing import ByName, Landing, Reach, call, leaves, names_of, sides
+from .landing import ByName, Landing, Reach, call, leaves, names_of
 
 Side = Literal["below", "above"]
 
@@ -86,7 +86,7 @@ def payment(landing: Landing, side: Side, reach: Reach, node: Array) -> Payment:
     assert isinstance(grid, Grid)
     n = nodes.shape[0] - 1
     j = jnp.searchsorted(nodes, node)
-    lifted, cut = (word == "clip" for word in sides(grid))
+    lifted, cut = (word == "clip" for word in grid.sides)
     first, last = j == 0, j >= n
     bottom = -jnp.inf if lifted else nodes[0]  # of the cell that the first node stands for
     top = jnp.inf if cut else nodes[-1]

@@ -23,7 +23,7 @@ from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.outcomes import Outcome
+from dpsolve.solvers.outcomes import Certifies, Outcome
 
 from .between import Probe, largest_error, largest_of
 from .divided import divided
@@ -31,9 +31,6 @@ from .landing import Landing, read_landing
 from .policy import best_share, marks_beside, optimal_choices
 from .rounding import Side, rounded
 from .table import choices_of, tabulated, widest
-
-CONTINUUM, GRID, NONE = 1, 3, 4
-"""What bounds are of, as ``certifies`` has it."""
 
 LEFT = 0.05
 """Of a tolerance, what the iterations may leave; the grid leaves the rest."""
@@ -50,7 +47,7 @@ def obstacle(model: Model) -> str:
     landing, why = read_landing(model)
     if landing is None:
         return why
-    if landing.state not in getattr(model, "increasing", ()):
+    if landing.state not in model.increasing:
         return (
             f"it does not say that its value rises in '{landing.state}'; if it does, write "
             f"increasing=('{landing.state}',)"
@@ -150,7 +147,7 @@ def _rounded(landing: Landing, options: SolveOptions, live: Array | bool) -> dic
     numbers = {"error_bound": error, "residual": jnp.maximum(below["residual"], above["residual"])}
     numbers |= {"policy_loss": jnp.asarray(jnp.inf)}
     numbers |= {"iterations": below["iterations"] + above["iterations"]}
-    certifies = jnp.where(refuted, NONE, CONTINUUM)
+    certifies = jnp.where(refuted, Certifies.NONE, Certifies.CONTINUUM)
     return _finished(model, arrays, numbers, code, certifies)
 
 
@@ -220,7 +217,7 @@ def _on_table(model: Model, options: SolveOptions, live: Array | bool) -> dict[s
     arrays |= {f"policy_index_{n}": labels[n] for n in model.gridded}
     numbers = {name: found[name] for name in ("error_bound", "residual", "iterations")}
     numbers["policy_loss"] = jnp.asarray(jnp.inf)
-    return _finished(model, arrays, numbers, found["code"], jnp.asarray(GRID))
+    return _finished(model, arrays, numbers, found["code"], jnp.asarray(Certifies.GRID))
 
 
 # -- what both share ------------------------------------------------------------------------------
@@ -280,6 +277,6 @@ def _finished(
     for name in ("error_bound", "residual", "policy_loss"):
         numbers[name] = jnp.where(failed, jnp.nan, numbers[name])
     grids = {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
-    certifies = jnp.where(failed, NONE, certifies).astype(jnp.int8)
+    certifies = jnp.where(failed, Certifies.NONE, certifies).astype(jnp.int8)
     told = {"code": code, "certifies": certifies, "concavity": jnp.zeros((), jnp.int8)}
     return arrays | grids | numbers | told

@@ -6,7 +6,7 @@ that was asked for, the point is ``inexact``, and the message says how many poin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil, sqrt
 
@@ -20,11 +20,10 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import namespace
 from dpsolve.solvers.options import SolveOptions
-from dpsolve.solvers.outcomes import CONCAVITY, Outcome
+from dpsolve.solvers.outcomes import Concavity, Outcome
 
 from .statistics import mask
 
-DECLARED, PROVED = CONCAVITY.index("declared"), CONCAVITY.index("proved")
 TOO_COARSE = "the error bound of"  # how a message begins
 MARGIN = 1.1  # on the number of points, for the error falls at second order only in the end
 
@@ -44,23 +43,21 @@ def is_concave(model: Model, proved: bool) -> bool:
     return model.concave
 
 
-def with_proof(
-    arrays: Mapping[str, AnyArray], known: Numpy | bool | Callable[[], Numpy | bool]
-) -> dict[str, AnyArray]:
+def with_proof(arrays: Mapping[str, AnyArray], known: Numpy | bool) -> dict[str, AnyArray]:
     """Return results (...) with what is proved of the concavity that their bounds rest on.
 
     Parameters
     ----------
     arrays : mapping
         Of a model with continuous choices, or of any.
-    known : bool array (...), or function
-        Where concavity is proved; asked only where bounds rest on it.
+    known : bool array (...)
+        Where concavity is proved.
     """
-    if "concavity" not in arrays or not np.any(np.asarray(arrays["concavity"]) == DECLARED):
+    if "concavity" not in arrays:
         return dict(arrays)
     concavity = np.asarray(arrays["concavity"])
-    where = known() if callable(known) else known
-    better = np.where((concavity == DECLARED) & where, PROVED, concavity).astype(np.int8)
+    rests = (concavity == Concavity.DECLARED) & known
+    better = np.where(rests, Concavity.PROVED, concavity).astype(np.int8)
     return {**arrays, "concavity": better}
 
 

@@ -233,7 +233,7 @@ class EulerEquation:
             spec: Any = self.model.states[name]
             if isinstance(self.model.transition[name], str):
                 continue  # whose ends are the choice's own
-            below, above = getattr(spec, "sides", (spec.outside, spec.outside))
+            below, above = spec.sides
             values = jnp.asarray(spec.values)
             slack = AT_END * (values[-1] - values[0])
             low = (reached[:, i] <= values[0] + slack) & (below == "error")

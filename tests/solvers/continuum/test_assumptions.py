@@ -8,6 +8,7 @@ import pytest
 import dpsolve as dp
 from dpsolve.solvers.continuum.between import falls_short
 from dpsolve.solvers.continuum.bounds import Lines, contracts, free_disposal, shifted, units
+from dpsolve.solvers.continuum.cells import lenders
 from dpsolve.solvers.continuum.problem import read_problem
 from dpsolve.solvers.continuum.refutation import (
     TESTS,
@@ -202,3 +203,10 @@ def test_a_terminal_value_is_tested_too(terminal, refuted):
 def test_a_grid_of_one_point_is_no_continuum():
     with pytest.raises(dp.ModelError, match="grid of 'x' is one point, which is no continuum"):
         cake(states={"x": dp.grid([1.0])})
+
+
+def test_a_node_without_a_tangent_has_the_nearest_ones_and_none_from_the_other_end():
+    line = cake(states={"x": dp.grid(0.1, 4.0, 6)})
+    usable = jnp.asarray([False, False, False, True, True, False])
+    assert lenders(line, usable).tolist() == [3, 3, 3, 3, 4, 4]
+    assert lenders(line, usable & False).tolist() == list(range(6))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
+from continuous_models import MODELS
 from dpsolve.solvers.curvature.proof import prove
 from dpsolve.solvers.curvature.proved import cross_sign, proved, reason
 from dpsolve.solvers.library.savings import savings
@@ -19,9 +20,7 @@ from dpsolve.solvers.library.savings import savings
 from . import economies
 
 LITERATURE = [
-    economies.aiyagari, economies.labour, economies.portfolio, economies.entrepreneur,
-    economies.life_cycle, economies.irreversible, economies.cash_on_hand, economies.brock_mirman,
-    economies.two_capitals, economies.leisure, savings,
+    *MODELS.values(), economies.brock_mirman, economies.two_capitals, economies.leisure, savings,
 ]  # fmt: skip
 
 
