@@ -15,7 +15,7 @@ import click
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import UsageError, did_you_mean
 
-from .options import examples, trust_option, word_for
+from .options import PATH, examples, trust_option, word_for
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         "dpsolve status growth.zarr --events",
     )
 )  # fmt: skip
-@click.argument("store")
+@click.argument("store", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--events", is_flag=True, help="What happened to tasks and jobs, in order of time.")
 def status(store: str, as_json: bool, events: bool) -> None:
@@ -90,7 +90,7 @@ def _without_nan(value: Any) -> Any:
         "dpsolve verify growth.zarr --all",
     )
 )
-@click.argument("store")
+@click.argument("store", type=PATH)
 @click.option("--all", "all_points", is_flag=True, help="Check every point, and all its states.")
 @click.option("--sample", type=click.IntRange(min=0), default=32, show_default=True,
               help="Number of points to check against the model's definition.")  # fmt: skip
@@ -126,7 +126,7 @@ def verify(
         "dpsolve plot sizes.zarr --group n_k=400 --output sizes.pdf",
     )
 )
-@click.argument("store")
+@click.argument("store", type=PATH)
 @click.option("--var", help="What to draw; by default the value and the first policy.")
 @click.option("--select", multiple=True, metavar="NAME=VALUE",
               help="Hold a parameter or state fixed, at the nearest value.")  # fmt: skip
@@ -215,7 +215,7 @@ def _dataset(opened: xr.Dataset | xr.DataTree, group: str | None) -> xr.Dataset:
 
 
 @click.command(epilog=examples("dpsolve doctor", "dpsolve doctor growth.zarr --fix"))
-@click.argument("store", required=False)
+@click.argument("store", type=PATH, required=False)
 @click.option(
     "--fix", is_flag=True,
     help="Remove what killed processes left behind, and take back commits whose data are "

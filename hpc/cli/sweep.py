@@ -16,6 +16,7 @@ from dpsolve.solvers.numerics.memory import shown_bytes
 from dpsolve.solvers.outcomes import accuracy
 
 from .options import (
+    PATH,
     command_line,
     examples,
     executor_options,
@@ -46,7 +47,7 @@ _TARGET = "SWEEP.toml|MODEL"
         "dpsolve sweep growth.toml --on slurm --profile gpu --detach",
     )
 )
-@click.argument("target", metavar=_TARGET)
+@click.argument("target", type=PATH, metavar=_TARGET)
 @sweep_options
 @executor_options
 @click.option(
@@ -100,7 +101,7 @@ def sweep(
         "dpsolve resume growth.zarr --repair",
     )
 )
-@click.argument("store")
+@click.argument("store", type=PATH)
 @executor_options
 @click.option("--repair", is_flag=True,
               help="Compare all that is committed with its checksums, and compute tasks whose "
@@ -154,7 +155,7 @@ def resume(
         "dpsolve plan savings --grid beta=0.9:0.96:100 --set n_a=20000 --mesh points=8",
     )
 )
-@click.argument("target", metavar=_TARGET)
+@click.argument("target", type=PATH, metavar=_TARGET)
 @sweep_options
 @mesh_option
 @click.option("--probe/--no-probe", default=True, show_default=True,
