@@ -21,9 +21,10 @@ from dpsolve.solvers.errors import DpsolveError, ModelError
 
 from .models import check, describe, models
 from .options import COMMAND_LINE, examples
+from .results import export, plot
 from .solve import solve
 from .start import completion, init
-from .store import doctor, plot, status, verify
+from .store import doctor, status, verify
 from .submit import cancel, logs, profiles, submit
 from .sweep import plan, resume, sweep
 
@@ -91,8 +92,8 @@ def cli() -> None:
 
 
 for _command in (
-    init, models, describe, check, solve, sweep, plan, status, resume, verify, plot, profiles,
-    submit, logs, cancel, doctor, completion,
+    init, models, describe, check, solve, sweep, plan, status, resume, verify, plot, export,
+    profiles, submit, logs, cancel, doctor, completion,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -51,6 +51,14 @@ def household(beta=0.96, gamma=2.0, r=0.03, rho=0.9, sigma=0.1, *, n_a=200, n_z=
         # Optional. With both, the numerical error is told as a share of consumption, too.
         marginal={"consumption": lambda c: c**-gamma},
         inverse_marginal={"consumption": lambda m: m ** (-1 / gamma)},
+        # What pictures, reports and the store call them; units stand in parentheses.
+        labels={
+            "a": "assets (annual income)",
+            "z": "log income",
+            "consumption": "consumption (annual income)",
+            "r": "interest rate",
+            "gamma": "relative risk aversion",
+        },
     )
 '''
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
+from dpsolve.solvers.labels import check_labels
 
 Factory = Callable[..., Any]
 Seen = TypeVar("Seen")
@@ -240,7 +241,11 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
             raise ModelError(f"{error} (in {line})") from error
         raise
     if not isinstance(made, type):
-        _refuse_shadows(signature(factory), getattr(made, "later_arguments", ()))
+        own = signature(factory)
+        _refuse_shadows(own, getattr(made, "later_arguments", ()))
+        check_labels(
+            getattr(made, "labels", ()), (*getattr(made, "labelled_names", ()), *own.names)
+        )
     return made
 
 
