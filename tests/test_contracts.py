@@ -88,6 +88,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.numerics.memory",
         "dpsolve.solvers.numerics.given",
         "dpsolve.solvers.probability.iid",
+        "dpsolve.solvers.probability.unfolding",
         "dpsolve.solvers.errors",
         "dpsolve.solvers.model.grids",
         "dpsolve.solvers.model.mdp",

@@ -4,7 +4,16 @@ A store keeps a checksum of its model's file. So the built-in ones have one impo
 which stays as it is when a definition moves; and importing the package itself costs nothing.
 """
 
-from dpsolve.solvers.probability.distributions import lognormal
+from dpsolve.solvers.probability.distributions import (
+    beta,
+    exponential,
+    gamma,
+    lognormal,
+    normal,
+    poisson,
+    student_t,
+    uniform,
+)
 from dpsolve.solvers.probability.iid import iid
 from dpsolve.solvers.probability.markov import markov, rouwenhorst, tauchen
 
@@ -15,7 +24,10 @@ from .utility import crra
 
 __all__ = [
     "Model",
+    "beta",
     "crra",
+    "exponential",
+    "gamma",
     "grid",
     "iid",
     "integers",
@@ -23,6 +35,10 @@ __all__ = [
     "lognormal",
     "markov",
     "mdp",
+    "normal",
+    "poisson",
     "rouwenhorst",
+    "student_t",
     "tauchen",
+    "uniform",
 ]

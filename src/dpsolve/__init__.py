@@ -50,7 +50,14 @@ if TYPE_CHECKING:
     from .solvers.numerics.fixed_point import implicit as implicit
     from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
     from .solvers.options import SolveOptions as SolveOptions
+    from .solvers.probability.distributions import beta as beta
+    from .solvers.probability.distributions import exponential as exponential
+    from .solvers.probability.distributions import gamma as gamma
     from .solvers.probability.distributions import lognormal as lognormal
+    from .solvers.probability.distributions import normal as normal
+    from .solvers.probability.distributions import poisson as poisson
+    from .solvers.probability.distributions import student_t as student_t
+    from .solvers.probability.distributions import uniform as uniform
     from .solvers.probability.iid import iid as iid
     from .solvers.probability.markov import markov as markov
     from .solvers.probability.markov import rouwenhorst as rouwenhorst
@@ -68,7 +75,14 @@ _HOME = {
     "integers": "solvers.model.grids",
     "iid": "solvers.probability.iid",
     "interval": "solvers.model.grids",
+    "normal": "solvers.probability.distributions",
     "lognormal": "solvers.probability.distributions",
+    "student_t": "solvers.probability.distributions",
+    "uniform": "solvers.probability.distributions",
+    "exponential": "solvers.probability.distributions",
+    "gamma": "solvers.probability.distributions",
+    "beta": "solvers.probability.distributions",
+    "poisson": "solvers.probability.distributions",
     "markov": "solvers.probability.markov",
     "rouwenhorst": "solvers.probability.markov",
     "tauchen": "solvers.probability.markov",
