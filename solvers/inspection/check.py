@@ -19,7 +19,6 @@ from dpsolve.solvers.model.factory_signature import signature, split
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import REMEDY, ROW_SUM_TOLERANCE
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import GridOperator
@@ -29,6 +28,7 @@ from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, multiply
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.operators.validation import probability_rows, some_choice
 from dpsolve.solvers.outcomes import listed
+from dpsolve.solvers.probability.probabilities import REMEDY, ROW_SUM_TOLERANCE
 
 from .concavity import promise_at
 from .outputs import bad_somewhere, fault_at_optimum, no_number

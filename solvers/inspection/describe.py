@@ -13,12 +13,13 @@ from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.array_factory import no_model, shapes_of
 from dpsolve.solvers.model.factory_signature import Signature, build, look_over, signature, split
-from dpsolve.solvers.model.grids import Grid, Iid, Interval
-from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.model.grids import Grid, Interval
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
 
 from .concavity import promise_at
 from .forecast import Outlook, footprint_of, outlook_of

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
+from dpsolve.solvers.numerics.given import MOST, vector
 from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
 
 from .arguments import Conjunction, bind, bind_after_number
-from .grids import MOST, Grid, Iid, Integers, Interval, vector
-from .markov import Markov
+from .grids import Grid, Integers, Interval
 from .post_decision import PostDecision
 from .returns import Argument, check_returns
 from .user_functions import numbers

@@ -22,11 +22,12 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.probability.iid import Iid
 
 from .arguments import Conjunction, named_fields, read_dict
 from .construction import STATISTIC as STATISTIC
 from .construction import Constructed, Rule, read_specification
-from .grids import Grid, Iid, Interval
+from .grids import Grid, Interval
 from .post_decision import read_post
 
 

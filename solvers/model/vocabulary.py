@@ -4,8 +4,11 @@ A store keeps a checksum of its model's file. So the built-in ones have one impo
 which stays as it is when a definition moves; and importing the package itself costs nothing.
 """
 
-from .grids import grid, iid, integers, interval, lognormal
-from .markov import markov, rouwenhorst, tauchen
+from dpsolve.solvers.probability.distributions import lognormal
+from dpsolve.solvers.probability.iid import iid
+from dpsolve.solvers.probability.markov import markov, rouwenhorst, tauchen
+
+from .grids import grid, integers, interval
 from .mdp import mdp
 from .model import Model
 from .utility import crra

@@ -20,10 +20,10 @@ from scipy.special import ndtr
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray
+from dpsolve.solvers.numerics.given import MOST, check_number, vector
 from dpsolve.solvers.numerics.memory import check_chain
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
-from .grids import MOST, check_number, vector
 from .probabilities import check_distribution, normalised
 
 
