@@ -27,7 +27,7 @@ from dpsolve.sharding.devices.fit import automatic, bytes_on_device, check_fits,
 from dpsolve.sharding.devices.mesh import ONE_DEVICE, MeshShape, device_memory
 from dpsolve.sharding.devices.threads import cores
 from dpsolve.solvers.curvature.proved import MOST_TRIES, THOROUGH, proved
-from dpsolve.solvers.inspection.concavity import asks, promised
+from dpsolve.solvers.inspection.concavity import promised
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.inspection.limits import check_time
 from dpsolve.solvers.model.array_factory import rebuild
@@ -35,7 +35,6 @@ from dpsolve.solvers.model.factory_signature import (
     Factory,
     Signature,
     Sizes,
-    look_over,
     signature,
 )
 from dpsolve.solvers.numerics.arrays import Numpy
@@ -365,25 +364,19 @@ class Program:
         """
         columns = {k: np.asarray(points[k], np.float64) for k in self.signature.parameters}
         n = max((len(c) for c in columns.values()), default=1)
-        if not (self.outline.shape.continuous and self._asks):
+        if not self.outline.asks:
             return np.zeros(n, bool)
         missing = np.isnan([*columns.values()]).any(0) if columns else np.zeros(n, bool)
         # Where it was declared a proof is worth a word; where it was not, the certificate.
-        tries = THOROUGH if self._asks == "proof" else MOST_TRIES
+        tries = THOROUGH if self.outline.asks == "proof" else MOST_TRIES
         found = np.broadcast_to(proved(self.factory, self.sizes, columns, tries), (n,))
         return found | (missing & found.any())
 
     def promise(self, points: Mapping[str, Numpy]) -> str:
         """Say in words what bounds will be of, at points (n,), before anything is solved."""
-        if self._asks != "proof":
+        if self.outline.asks != "proof":
             return self.outline.shape.promise
         return promised(np.atleast_1d(proved(self.factory, self.sizes, points)))
-
-    @cached_property
-    def _asks(self) -> str:
-        """Whether concavity is "declared", asked to be proved ("proof"), or neither ("")."""
-        found: str = look_over(self.factory, self.sizes, asks)
-        return found
 
     @property
     def workers(self) -> int:
