@@ -332,10 +332,10 @@ def cholesky(cov: AnyArray, what: str) -> AnyArray:
     if is_concrete(cov):
         apart = np.abs(np.asarray(cov) - np.asarray(cov).T)
         if (apart > slack).any():
-            i, j = np.unravel_index(np.argmax(apart), apart.shape)
+            row, column = np.unravel_index(np.argmax(apart), apart.shape)
             raise ModelError(
-                f"{what} is not symmetric: {cov[i, j]:g} in row {i}, column {j}, and {cov[j, i]:g} "
-                "across the diagonal"
+                f"{what} is not symmetric: {cov[row, column]:g} in row {row}, "
+                f"column {column}, and {cov[column, row]:g} across the diagonal"
             )
         if (least := np.linalg.eigvalsh(cov)[0]) < -slack:
             raise ModelError(
@@ -344,17 +344,17 @@ def cholesky(cov: AnyArray, what: str) -> AnyArray:
             )
     rows: list[list[Any]] = []
     for i in range(m):
-        row: list[Any] = []
+        part: list[Any] = []
         for above in rows:
-            left = cov[i, len(row)] - sum(x * y for x, y in zip(row, above, strict=False))
+            left = cov[i, len(part)] - sum(x * y for x, y in zip(part, above, strict=False))
             pivot = above[-1]
             some = pivot > 0
-            row.append(xp.where(some, left / xp.where(some, pivot, 1.0), 0.0))
-        left = cov[i, i] - sum(x**2 for x in row)
+            part.append(xp.where(some, left / xp.where(some, pivot, 1.0), 0.0))
+        left = cov[i, i] - sum(x**2 for x in part)
         some = left > slack
         root = xp.where(some, xp.sqrt(xp.where(some, left, 1.0)), 0.0)
-        row.append(xp.where(left < -slack, xp.nan, root))
-        rows.append(row)
+        part.append(xp.where(left < -slack, xp.nan, root))
+        rows.append(part)
     zero = xp.zeros(())
     return xp.stack([xp.stack([*row, *[zero] * (m - len(row))]) for row in rows])  # type: ignore[no-any-return]
 
