@@ -50,7 +50,7 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
     import xarray
     from zarr.storage import LocalStore
 
-    from . import accessor as accessor  # registers ds.dpsolve
+    from dpsolve.hpc import dataset_accessor as dataset_accessor  # registers ds.dpsolve
 
     store = open_store(path)
     if missing := ", ".join(_missing(store)):

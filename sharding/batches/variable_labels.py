@@ -63,7 +63,7 @@ _STATISTICS = {"mean": "mean", "sd": "standard deviation", "var": "variance", "g
                "top": "mass at the upper end", "bottom": "mass at the lower end"}  # fmt: skip
 
 
-class Named(NamedTuple):
+class Called(NamedTuple):
     """What an array is called, and what it is."""
 
     label: Label
@@ -76,7 +76,7 @@ class Named(NamedTuple):
         return self.label.attributes | told
 
 
-def named(name: str, names: Collection[str], shape: ModelShape) -> Named:
+def named(name: str, names: Collection[str], shape: ModelShape) -> Called:
     """Return what an array is called, by the model's labels where it has some.
 
     Parameters
@@ -90,7 +90,7 @@ def named(name: str, names: Collection[str], shape: ModelShape) -> Named:
     if not description and name not in LONG_NAMES and shape.own is None:
         prefix = next((p for p in BY_PREFIX if name.startswith(p)), "")
         description = BY_PREFIX.get(prefix, "")
-    return Named(_label(name, names, shape), description)
+    return Called(_label(name, names, shape), description)
 
 
 def _label(name: str, names: Collection[str], shape: ModelShape) -> Label:
