@@ -29,10 +29,10 @@ from jax.typing import ArrayLike
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import normalised
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.probabilities import normalised
 
 ROUNDED = 1e-12
 """How far a lower end may lie above an upper one by rounding, of their size."""

@@ -15,18 +15,21 @@ With post-decision variables :math:`p = f(s, c, w)` the next state and the rewar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.labels import read_labels
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.unfolding import unfold
 
 from .arguments import Conjunction, named_fields, read_dict
 from .construction import STATISTIC as STATISTIC
 from .construction import Constructed, Rule, read_specification
-from .grids import Grid, Iid, Interval
+from .grids import Grid, Interval
 from .post_decision import read_post
 
 
@@ -40,7 +43,10 @@ class Model(Constructed):
     states : dict
         Ordered; the names become the dimensions of the result. Each is a continuous grid
         (``dp.grid`` or an array), an integer range (``dp.integers``) or a Markov chain
-        (``dp.markov``, ``dp.rouwenhorst``, ``dp.tauchen``).
+        (``dp.markov``, ``dp.rouwenhorst``, ``dp.tauchen``). A distribution is a chain with equal
+        rows: drawn anew each period, and known when the choice is made. Several states that move
+        together stand under a tuple of names, ``("g", "r"): dp.var1(...)``: one dimension, ``g_r``,
+        of their joint values; functions take `g` and `r`, and these are outputs, too.
     choices : dict
         Each is a continuous range (``dp.interval``), a grid, an integer range, or the name of a
         state whose grid it shares. Several choices form a product; the ends of an interval may
@@ -64,7 +70,9 @@ class Model(Constructed):
         that name a continuous state or choice, the true set is taken to be connected along each
         interval, and may leave out its ends (consumption above 0).
     shocks : dict, optional
-        ``dp.iid`` draws, or a distribution's (``dp.lognormal``); independent of each other.
+        ``dp.iid`` draws, or a distribution's (``dp.normal``, ``dp.lognormal``, ``dp.poisson``, …);
+        independent of each other. Correlated ones stand under a tuple of names,
+        ``("ret", "y"): dp.normal(means, cov, n)``.
     post : dict, optional
         Post-decision variables: ``{"stock": (dp.integers(0, 20), f)}`` gives each its grid
         (``dp.grid``, ``dp.integers`` or the name of a state or choice that has one) and its rule,
@@ -101,6 +109,11 @@ class Model(Constructed):
         Number of periods; functions may then take ``t`` = 0, ..., horizon - 1.
     terminal : function, optional
         Value of each state after the last period (default 0).
+    labels : dict of str to str, optional
+        Words, with units in parentheses: ``{"a": "assets (annual income)", "beta": "discount
+        factor"}``, for states, choices, outputs, moments, ``value`` and the factory's parameters.
+        Stores keep them as ``long_name`` and ``units``, and pictures and reports show them. A
+        choice that is the next value of a labelled state needs none of its own.
 
     Raises
     ------
@@ -127,12 +140,18 @@ class Model(Constructed):
     inverse_marginal: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     horizon: int | None = None
     terminal: Callable[..., Any] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    parts: ClassVar[tuple[str, ...]] = ()  # names of what is drawn together
 
     def __post_init__(self) -> None:
         for name in ("states", "choices"):
             if not isinstance(getattr(self, name), Mapping) or not getattr(self, name):
                 raise ModelError(f"{name} must be a dict with at least one entry")
         put = object.__setattr__  # the way a frozen dataclass normalises its own fields
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, x in (unfold(given) or {}).items():
+            put(self, name, x)
         put(self, "states", {k: read_specification("state", k, v) for k, v in self.states.items()})
         put(
             self,
@@ -146,6 +165,8 @@ class Model(Constructed):
             put(self, name, read_dict(name, getattr(self, name)))
         for name in ("marginal", "inverse_marginal"):
             put(self, name, read_dict(name, getattr(self, name)))
+        put(self, "labels", read_dict("labels", self.labels))
+        read_labels(self.labels)
         put(self, "reward", _listed(self.reward))
         put(self, "increasing", _listed(self.increasing))
         conditions = () if self.feasible is None else _listed(self.feasible)

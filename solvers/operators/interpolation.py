@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpsolve.solvers.model.grids import MOST, Grid, Integers
+from dpsolve.solvers.model.grids import Grid, Integers
+from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .named_arrays import NamedArray, add, greatest, multiply, take, where
