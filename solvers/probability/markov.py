@@ -57,9 +57,8 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
         What the state can be; of m states that move together, and stand under a tuple of m names,
         what each is at each joint value.
     transition_matrix : array (n, n)
-        Row i holds the probabilities of the next value, given value i now.
-
-    Rows within 1e-9 of a distribution are divided by their sum (:mod:`.probabilities`).
+        Row i holds the probabilities of the next value, given value i now. Rows within 1e-9 of a
+        distribution are divided by their sum (:mod:`.probabilities`).
 
     Raises
     ------
