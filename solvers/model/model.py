@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,11 +24,12 @@ from jax import Array
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.probability.unfolding import unfold
 
 from .arguments import Conjunction, named_fields, read_dict
 from .construction import STATISTIC as STATISTIC
-from .construction import Constructed, Rule, read_specification
+from .construction import Constructed, Rule, is_horizon, read_specification
 from .grids import Grid, Interval
 from .post_decision import read_post
 
@@ -135,7 +137,7 @@ class Model(Constructed):
     horizon: int | None = None
     terminal: Callable[..., Any] | None = None
 
-    parts: ClassVar[tuple[str, ...]] = ()  # names of what is drawn together
+    parts: ClassVar[Mapping[str, str]] = MappingProxyType({})  # of what is drawn together: in what
 
     def __post_init__(self) -> None:
         for name in ("states", "choices"):
@@ -145,7 +147,13 @@ class Model(Constructed):
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, x in (unfold(given) or {}).items():
             put(self, name, x)
-        put(self, "states", {k: read_specification("state", k, v) for k, v in self.states.items()})
+        states = {k: read_specification("state", k, v) for k, v in self.states.items()}
+        if is_horizon(self.horizon):
+            states = {
+                k: s.over(k, self.horizon) if isinstance(s, Markov) else s
+                for k, s in states.items()
+            }
+        put(self, "states", states)
         put(
             self,
             "choices",

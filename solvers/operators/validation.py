@@ -14,6 +14,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
@@ -85,7 +86,7 @@ def survey_pairs(
             spread = spread * jnp.maximum(top(reached(weights, pairs)), 1.0)
     row_low = row_high = jnp.ones(())
     least = jnp.zeros(())
-    for _, row, matters in probability_rows(functions.model, pairs):
+    for _, row, matters in probability_rows(functions.model, pairs, functions.t):
         sums = total(row, row.dims[-1:])
         high = top if matters else _largest
         # No pair of this block may be feasible; including 1 in the range only widens bounds.
@@ -114,11 +115,13 @@ def survey_pairs(
     )
 
 
-def probability_rows(model: Model, pairs: PairTable) -> Iterator[tuple[str, NamedArray, bool]]:
+def probability_rows(
+    model: Model, pairs: PairTable, t: ArrayLike | None
+) -> Iterator[tuple[str, NamedArray, bool]]:
     """Yield each chain's and shock's probabilities, rows last, and whether feasibility matters."""
     for name, spec in model.states.items():
         if isinstance(spec, Markov):
-            matrix = jnp.asarray(spec.transition_matrix)
+            matrix = jnp.asarray(spec.at(t))
             yield name, NamedArray(matrix, (name, name + "'")), False
     for name in model.shocks:
         row = pairs.probabilities[name]
