@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .hpc.python_sweep import sweep as sweep
     from .hpc.store.load import load as load
     from .hpc.store.open import open as open
+    from .hpc.sweep_file.array_file import read_mdp as read_mdp
     from .hpc.verify.verification import verify as verify
     from .sharding.convergence import convergence as convergence
     from .sharding.panels.simulate import Panel as Panel
@@ -93,6 +94,7 @@ _HOME = {
     "var1": "solvers.probability.vector_chains",
     "markov_from_data": "solvers.probability.estimated",
     "mdp": "solvers.model.mdp",
+    "read_mdp": "hpc.sweep_file.array_file",
     "SolveOptions": "solvers.options",
     "Solution": "solvers.solution",
     "solve": "sharding.solve",
