@@ -87,6 +87,7 @@ class Constructed:
     inverse_marginal: Mapping[str, Callable[..., Any]]
     horizon: int | None
     terminal: Callable[..., Any] | None
+    labels: Mapping[str, str]
 
     # -- what is asked of a model ---------------------------------------------------------------
 
@@ -148,6 +149,11 @@ class Constructed:
     def later_arguments(self) -> tuple[str, ...]:
         """Names that what comes after a decision can take: post variables, too."""
         return (*self.arguments, *self.post)
+
+    @property
+    def labelled_names(self) -> tuple[str, ...]:
+        """Names that `labels` may have, beside the factory's parameters."""
+        return (*self.later_arguments, *self.outputs, *self.moments, "value")
 
     def rule_of(self, name: str) -> Rule:
         """Return the rule of a state that follows one, or of a post variable."""

@@ -23,6 +23,7 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.labels import read_labels
 from dpsolve.solvers.probability.iid import Iid
 from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.probability.unfolding import unfold
@@ -110,6 +111,11 @@ class Model(Constructed):
         Number of periods; functions may then take ``t`` = 0, ..., horizon - 1.
     terminal : function, optional
         Value of each state after the last period (default 0).
+    labels : dict of str to str, optional
+        Words, with units in parentheses: ``{"a": "assets (annual income)", "beta": "discount
+        factor"}``, for states, choices, outputs, moments, ``value`` and the factory's parameters.
+        Stores keep them as ``long_name`` and ``units``, and pictures and reports show them. A
+        choice that is the next value of a labelled state needs none of its own.
 
     Raises
     ------
@@ -136,6 +142,7 @@ class Model(Constructed):
     inverse_marginal: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     horizon: int | None = None
     terminal: Callable[..., Any] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     parts: ClassVar[Mapping[str, str]] = MappingProxyType({})  # of what is drawn together: in what
 
@@ -166,6 +173,8 @@ class Model(Constructed):
             put(self, name, read_dict(name, getattr(self, name)))
         for name in ("marginal", "inverse_marginal"):
             put(self, name, read_dict(name, getattr(self, name)))
+        put(self, "labels", read_dict("labels", self.labels))
+        read_labels(self.labels)
         put(self, "reward", _listed(self.reward))
         put(self, "increasing", _listed(self.increasing))
         conditions = () if self.feasible is None else _listed(self.feasible)
