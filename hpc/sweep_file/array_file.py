@@ -12,13 +12,15 @@ import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dpsolve.solvers.errors import RefusedError, UsageError, did_you_mean
-from dpsolve.solvers.model.mdp import TabularModel, mdp
+
+if TYPE_CHECKING:
+    from dpsolve.solvers.model.mdp import TabularModel
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -64,6 +66,8 @@ def read_mdp(path: str | Path, beta: Any = None, *, sha256: str | None = None) -
     ModelError
         If they are no decision process.
     """
+    from dpsolve.solvers.model.mdp import mdp
+
     arrays, found = _read(*_version(Path(path).expanduser()))
     if sha256 not in (None, found):
         raise RefusedError(
@@ -170,6 +174,7 @@ def _transitions(arrays: Arrays) -> Any:
         raise UsageError(f"a sparse P is {', '.join(SPARSE)}; {', '.join(missing)} is missing")
     parts = tuple(arrays[name] for name in SPARSE[:3])
     try:
-        return csr_array(parts, shape=tuple(int(n) for n in arrays["P_shape"]))
+        rows, columns = (int(n) for n in arrays["P_shape"])
+        return csr_array(parts, shape=(rows, columns))
     except ValueError as error:
         raise UsageError(f"the parts of the sparse P make no matrix: {error}") from None

@@ -2,8 +2,9 @@
 
 A reference is a built-in (``growth``), an importable function (``package.module:function``), a
 function in a file (``file.py:function``) or a file of arrays (``file.npz``, :mod:`.array_file`).
-A file's factory is executed from the text that was read once, so an edit during a sweep, or before a resume, cannot change what the sweep computes; the
-text is registered with :mod:`linecache`, so tracebacks still show its lines.
+A file's factory is executed from the text that was read once, so an edit during a sweep, or before
+a resume, cannot change what the sweep computes; the text is registered with :mod:`linecache`, so
+tracebacks still show its lines.
 
 What the file imports from its own folder, and what that imports, travels with it (see
 :mod:`.local_imports`) and is compared as the file itself is: as programs, so that comments and
