@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .solvers.model.mdp import mdp as mdp
     from .solvers.model.model import Model as Model
     from .solvers.model.utility import crra as crra
+    from .solvers.named_arguments.families import family as family
     from .solvers.numerics.fixed_point import fixed_point as fixed_point
     from .solvers.numerics.fixed_point import implicit as implicit
     from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
@@ -73,6 +74,7 @@ _HOME = {
     "rouwenhorst": "solvers.model.markov",
     "tauchen": "solvers.model.markov",
     "mdp": "solvers.model.mdp",
+    "family": "solvers.named_arguments.families",
     "SolveOptions": "solvers.options",
     "Solution": "solvers.solution",
     "solve": "sharding.solve",
