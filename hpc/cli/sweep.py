@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.sharding.batches.solving_order import START, STRAND
@@ -229,8 +230,9 @@ def _sweeps(plan: Plan) -> Iterator[str]:
     for part in plan.buckets:
         group = f"{part.bucket.group}: " if part.bucket.group else ""
         shape = part.program.outline.shape
-        if shape.promise:
-            yield f"  certifies:  {group}{shape.promise}"
+        every = part.bucket.points(np.arange(part.points)) if shape.promise else {}
+        if promise := shape.promise and part.program.promise(every):
+            yield f"  certifies:  {group}{promise}"
         if shape.continuous:
             if refined := part.program.options.refine:
                 sizes = part.program.refinement.finer(0)

@@ -160,9 +160,11 @@ class TaskRunner:
         try:
             program = prepare(self.store, task.bucket, halvings, self._mesh)
             self.smallest = program.lanes == 1
+            bucket = self.store.buckets[task.bucket].bucket
+            points = bucket.points(numbers_of(program, bucket, task))
             began = time.perf_counter()
             with counting() as use:
-                program.compile()
+                program.compile(points)
         except Exception as error:
             if cause_of(error) == "memory":
                 raise

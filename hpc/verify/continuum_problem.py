@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsolve.solvers.model.grids import Grid
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.probability.markov import Markov
 
 from .array_definition import normalised
 from .definition import chances, evaluate, round_length

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.probability.markov import Markov
 
 from .array_definition import check_rows, define_arrays, normalised
 from .bellman import WIDE, Array, Definition, Index, Mask, PairValues

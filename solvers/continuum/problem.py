@@ -29,13 +29,13 @@ from jax.typing import ArrayLike
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.arguments import arguments, named_by
 from dpsolve.solvers.model.grids import Grid
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import normalised
 from dpsolve.solvers.named_arguments.order import ancestors
 from dpsolve.solvers.named_arguments.positions import SUFFIX
 from dpsolve.solvers.named_arguments.reading import looks_up
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.probabilities import normalised
 
 ROUNDED = 1e-12
 """How far a lower end may lie above an upper one by rounding, of their size."""

@@ -18,9 +18,9 @@ import numpy as np
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.factory_signature import Factory, build, signature
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.probability.markov import Markov
 
 
 class NotProvable(Exception):

@@ -38,7 +38,6 @@ from jax import Array
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.model.arguments import bind
 from dpsolve.solvers.model.grids import Grid
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import STATISTIC, Model
 from dpsolve.solvers.numerics.partition import Partition
@@ -53,6 +52,7 @@ from dpsolve.solvers.operators.named_arrays import (
     total,
 )
 from dpsolve.solvers.operators.tabular import TabularPolicy
+from dpsolve.solvers.probability.markov import Markov
 
 from .top_mass import PREFIX
 

@@ -15,10 +15,10 @@ from jax import Array, lax
 
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.factory_signature import build, look_over
-from dpsolve.solvers.model.grids import MOST
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray
+from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.named_arrays import NamedArray

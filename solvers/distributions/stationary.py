@@ -15,14 +15,18 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError, UsageError
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import ROW_SUM_TOLERANCE, check_distribution, normalised
 from dpsolve.solvers.numerics.arrays import AnyArray, Sparse
 from dpsolve.solvers.numerics.compiling import tell_compiling
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import STATIONARY_METHODS, canonical
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.probabilities import (
+    ROW_SUM_TOLERANCE,
+    check_distribution,
+    normalised,
+)
 from dpsolve.solvers.solution import Problem, Solution
 
 from .distribution import Distribution

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dpsolve.solvers.certified import of_what, promise
+from dpsolve.solvers.certified import of_what
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.methods.bounds import modulus
@@ -19,7 +19,6 @@ from dpsolve.solvers.model.factory_signature import signature, split
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import REMEDY, ROW_SUM_TOLERANCE
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import GridOperator
@@ -29,7 +28,9 @@ from dpsolve.solvers.operators.named_arrays import NamedArray, add, mapped, mult
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.operators.validation import probability_rows, some_choice
 from dpsolve.solvers.outcomes import listed
+from dpsolve.solvers.probability.probabilities import REMEDY, ROW_SUM_TOLERANCE
 
+from .concavity import promise_at
 from .outputs import bad_somewhere, fault_at_optimum, no_number
 from .pairs import ListedPairs, Place, TriedPairs, entry, largest_at, looked_at, worst
 
@@ -69,6 +70,7 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> Answer:
         off its grid, a discount at which no bound can be certified.
     """
     name, given = "the model", ""
+    origin: tuple[Any, dict[str, Any], dict[str, Any]] = (model, {}, {})
     if not isinstance(model, Model | TabularModel):
         factory = as_factory(model)
         values, sizes = split(factory, params)
@@ -81,13 +83,14 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> Answer:
                 raise ModelError(f"{signature(factory).name}: parameter '{name}' is {value}")
         name = signature(factory).name
         given = f" at {listed({**values, **sizes})}" if values or sizes else ""
+        origin = factory, sizes, values
         model = rebuild(factory, values, sizes)
         if not isinstance(model, Model | TabularModel | Mapping):
             raise no_model(factory, model)
     found = diagnose(model)
     if found:
         raise ModelError(found)
-    what = f" A solution certifies: {promise(model)}." if of_what(model) else ""
+    what = f" A solution certifies: {promise_at(model, *origin)}." if of_what(model) else ""
     return Answer(f"{name}: no fault found{given}.{what}")
 
 

@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from dpsolve.solvers.certified import promise
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.array_factory import no_model, shapes_of
 from dpsolve.solvers.model.factory_signature import Signature, build, look_over, signature, split
-from dpsolve.solvers.model.grids import Grid, Iid, Interval
-from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.model.grids import Grid, Interval
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
 
+from .concavity import promise_at
 from .forecast import Outlook, footprint_of, outlook_of
 
 
@@ -172,7 +173,7 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             outputs=tuple(arrays),
         )
     made = build(factory, values, sizes)
-    common["certifies"] = promise(made)
+    common["certifies"] = promise_at(made, factory, sizes, values)
     if isinstance(made, Model):
         t = None if made.horizon is None else np.int32(0)
         operator = GridOperator(made.on_grids(), t=t, memory=1)

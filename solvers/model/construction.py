@@ -17,11 +17,13 @@ import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.named_arguments.order import drawing_order
-from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.numerics.given import MOST, vector
+from dpsolve.solvers.numerics.tracing import is_concrete, namespace
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
 
 from .arguments import Conjunction, bind, bind_after_number, named_by
-from .grids import MOST, Grid, Iid, Integers, Interval, vector
-from .markov import Markov
+from .grids import Grid, Integers, Interval
 from .post_decision import PostDecision
 from .returns import Argument, check_returns
 from .user_functions import numbers
@@ -48,7 +50,16 @@ def read_specification(kind: str, name: str, given: Any) -> State:
     if isinstance(given, Grid | Integers | Markov):
         return given
     if isinstance(given, Iid):
-        raise ModelError(f"{kind} '{name}' is an iid shock; put it under shocks={{...}}")
+        if kind != "state":
+            raise ModelError(f"{kind} '{name}' is an iid shock; put it under shocks={{...}}")
+        if callable(given.probs):
+            raise ModelError(
+                f"state '{name}' is a distribution whose probabilities are a function, and a "
+                "chain's are numbers; put it under shocks={...}, or make it a dp.integers with a "
+                "transition"
+            )
+        rows = namespace(given.probs).tile(given.probs, (given.size, 1))
+        return Markov(given.values, rows)
     try:
         return Grid(vector(given, f"the grid of {kind} '{name}'"))
     except (TypeError, ValueError):
@@ -208,7 +219,10 @@ class Constructed:
                 raise ModelError(f"choice '{name}' is a Markov chain; a choice is a grid")
         for name, shock in self.shocks.items():
             if not isinstance(shock, Iid):
-                raise ModelError(f"shock '{name}' is {shock!r}; make it with dp.iid(values, probs)")
+                raise ModelError(
+                    f"shock '{name}' is {shock!r}; make it with dp.iid(values, "
+                    "probs), or by a distribution: dp.normal(mean, sd, n)"
+                )
         for kind in ("outputs", "moments"):
             for name in getattr(self, kind):
                 if not str(name).isidentifier():

@@ -240,14 +240,16 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
             raise ModelError(f"{error} (in {line})") from error
         raise
     if not isinstance(made, type):
-        _refuse_shadows(signature(factory), getattr(made, "later_arguments", ()))
+        names = (*getattr(made, "later_arguments", ()), *getattr(made, "parts", ()))
+        _refuse_shadows(signature(factory), names)
     return made
 
 
 # Made before the model is, and so without knowing their own name: the line that makes them has it.
 _OURS = str(Path(__file__).parents[1])
 _PIECES = ("iid:", "markov:", "rouwenhorst:", "tauchen:", "grid:", "a grid", "integers:",
-           "the transition matrix", "row ")  # fmt: skip
+           "normal:", "lognormal:", "student_t:", "uniform:", "exponential:", "gamma:", "beta:",
+           "poisson:", "the transition matrix", "row ")  # fmt: skip
 
 
 def _line_of(error: ModelError) -> str:

@@ -15,8 +15,8 @@ With post-decision variables :math:`p = f(s, c, w)` the next state and the rewar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from jax import Array
@@ -24,11 +24,13 @@ from jax import Array
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.named_arguments.families import Family, members, rules_of_members
 from dpsolve.solvers.named_arguments.reading import Reading
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.unfolding import unfold
 
 from .arguments import Conjunction, named_fields, read_dict
 from .construction import STATISTIC as STATISTIC
 from .construction import Constructed, Rule, read_specification
-from .grids import Grid, Iid, Interval
+from .grids import Grid, Interval
 from .post_decision import read_post
 
 
@@ -42,13 +44,17 @@ class Model(Constructed):
     states : dict
         Ordered; the names become the dimensions of the result. Each is a continuous grid
         (``dp.grid`` or an array), an integer range (``dp.integers``) or a Markov chain
-        (``dp.markov``, ``dp.rouwenhorst``, ``dp.tauchen``).
+        (``dp.markov``, ``dp.rouwenhorst``, ``dp.tauchen``). A distribution is a chain with equal
+        rows: drawn anew each period, and known when the choice is made. Several states that move
+        together stand under a tuple of names, ``("g", "r"): dp.var1(...)``: one dimension, ``g_r``,
+        of their joint values; functions take `g` and `r`, and these are outputs, too.
     choices : dict
-        Each is a continuous range (``dp.interval``), a grid, an integer range, or the name of a
-        state whose grid it shares. Several choices form a product; the ends of an interval may
-        depend on choices before it in the dict. A continuous choice from which a possible shock
-        leaves a grid with ``outside="error"`` is infeasible; of a choice from a list that is an
-        error, and `feasible` says what is not allowed.
+        Empty where nothing is chosen, and the model is only evaluated. Each is a continuous range
+        (``dp.interval``), a grid, an integer range, or the name of a state whose grid it shares.
+        Several choices form a product; the ends of an interval may depend on choices before it in
+        the dict. A continuous choice from which a possible shock leaves a grid with
+        ``outside="error"`` is infeasible; of a choice from a list that is an error, and `feasible`
+        says what is not allowed.
     reward : function or list of functions
         Of states, choices and shocks; a list is summed, each averaged over just the shocks it
         names.
@@ -66,7 +72,9 @@ class Model(Constructed):
         that name a continuous state or choice, the true set is taken to be connected along each
         interval, and may leave out its ends (consumption above 0).
     shocks : dict, optional
-        ``dp.iid`` draws, or a distribution's (``dp.lognormal``); independent of each other.
+        ``dp.iid`` draws, or a distribution's (``dp.normal``, ``dp.lognormal``, ``dp.poisson``, …);
+        independent of each other. Correlated ones stand under a tuple of names,
+        ``("ret", "y"): dp.normal(means, cov, n)``.
     post : dict, optional
         Post-decision variables: ``{"stock": (dp.integers(0, 20), f)}`` gives each its grid
         (``dp.grid``, ``dp.integers`` or the name of a state or choice that has one) and its rule,
@@ -130,6 +138,8 @@ class Model(Constructed):
     horizon: int | None = None
     terminal: Callable[..., Any] | None = None
 
+    parts: ClassVar[tuple[str, ...]] = ()  # names of what is drawn together
+
     def __post_init__(self) -> None:
         if not isinstance(self.states, Mapping) or not self.states:
             raise ModelError("states must be a dict with at least one entry")
@@ -140,6 +150,9 @@ class Model(Constructed):
             )
         put = object.__setattr__  # the way a frozen dataclass normalises its own fields
         families = self._expand_families()
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, x in (unfold(given) or {}).items():
+            put(self, name, x)
         put(self, "states", {k: read_specification("state", k, v) for k, v in self.states.items()})
         put(
             self,
@@ -228,13 +241,13 @@ class Model(Constructed):
 
     def _reading(self, families: Mapping[str, tuple[str, ...]]) -> Reading:
         names = (*self.states, *self.gridded, *self.shocks, *self.post)
-        values: dict[str, Any] = {n: self.grid_of(n).values for n in names}
+        specs: dict[str, Any] = {n: self.grid_of(n) for n in names}
         between = {n: "as a choice from an interval does" for n in self.continuous}
         for own in list(self.continuous)[:1]:
-            grids = (n for n in names if isinstance(self.grid_of(n), Grid))
+            grids = (n for n in names if isinstance(specs[n], Grid))
             between |= {n: f"beside the continuous choice '{own}'" for n in grids}
-        values |= dict.fromkeys(self.continuous)
-        reading = Reading(values, families, between)
+        specs |= dict.fromkeys(self.continuous)
+        reading = Reading(specs, families, between)
         rules = {n: reading.of(p.rule, f"the rule of post variable '{n}'")
                  for n, p in self.post.items()}  # fmt: skip
         return replace(reading, rules=rules)

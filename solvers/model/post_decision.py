@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
+from dpsolve.solvers.numerics.given import vector
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
 
 from .arguments import bind
-from .grids import Grid, Iid, Integers, vector
-from .markov import Markov
+from .grids import Grid, Integers
 
 
 @dataclass(frozen=True, eq=False)

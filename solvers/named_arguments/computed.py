@@ -85,7 +85,7 @@ class Stack:
 
 
 @dataclass(frozen=True, eq=False)
-class Named:
+class ValueOf:
     """A function of one name: what it stands for."""
 
     name: str

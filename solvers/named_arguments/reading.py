@@ -8,7 +8,7 @@ from typing import Any
 
 from dpsolve.solvers.errors import ModelError
 
-from .computed import Computed, Named, Stack, parameters_of
+from .computed import Computed, Stack, ValueOf, parameters_of
 from .positions import SUFFIX, Position, Positions, looked_up
 
 
@@ -18,8 +18,9 @@ class Reading:
 
     Attributes
     ----------
-    values : dict of str to array (n,) or None
-        Of each state, choice, shock and post variable; None of what has no list of values.
+    specs : dict of str to spec or None
+        Of each state, choice, shock and post variable what has its ``values`` (n,); None of what
+        has no list of them.
     families : dict of str to tuple of str
         The members of each family.
     between : dict of str to str
@@ -28,7 +29,7 @@ class Reading:
         Of the post variables.
     """
 
-    values: Mapping[str, Any]
+    specs: Mapping[str, Any]
     families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     between: Mapping[str, str] = field(default_factory=dict)
     rules: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +42,7 @@ class Reading:
         ModelError
         """
         for name in self.families:
-            if name in self.values:
+            if name in self.specs:
                 raise ModelError(f"'{name}' is a family and something else; rename one of them")
 
     def of(self, f: Any, what: str, *, decided: bool = False) -> Any:
@@ -66,21 +67,21 @@ class Reading:
         parts: dict[str, Callable[..., Any]] = {}
         for name in parameters_of(f):
             base = looked_up(name)
-            if name in self.values:
-                if base in self.values or base in self.families:
+            if name in self.specs:
+                if base in self.specs or base in self.families:
                     raise ModelError(
                         f"{what} takes '{name}', which is a name of the model, and the position of "
                         f"'{base}' as well; rename one of them"
                     )
                 if decided and name in self.rules:
                     rule = self.rules[name]
-                    parts[name] = Named(rule) if isinstance(rule, str) else rule
+                    parts[name] = ValueOf(rule) if isinstance(rule, str) else rule
             elif name in self.families:
                 parts[name] = Stack(self.families[name])
             elif base is not None and base in self.families:
                 each = (self._position(n, what) for n in self.families[base])
                 parts[name] = Positions(tuple(each))
-            elif base is not None and base in self.values:
+            elif base is not None and base in self.specs:
                 parts[name] = self._position(base, what)
         return self.of(Computed(f, parts), what, decided=decided) if parts else f
 
@@ -91,7 +92,7 @@ class Reading:
                 f"between the points, too, {self.between[name]}; interpolate instead: "
                 f"jnp.interp({name}, points, table)"
             )
-        position = Position(name, self.values[name])
+        position = Position(name, self.specs[name].values)
         position.check(what)
         return position
 

@@ -32,8 +32,8 @@ from typing import Any, cast
 import jax.numpy as jnp
 from jax import Array, lax
 
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.named_arguments.order import ancestors
+from dpsolve.solvers.probability.markov import Markov
 
 from .interpolation import Location, at_members, corners, flattened
 from .model_functions import CHOICE, ModelFunctions, PairTable

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpsolve.solvers.model.grids import MOST, Grid, Integers
+from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.named_arguments.order import ancestors
+from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .named_arrays import NamedArray, add, greatest, multiply, take, where

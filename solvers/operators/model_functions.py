@@ -22,10 +22,10 @@ from jax.typing import ArrayLike
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import normalised
 from dpsolve.solvers.named_arguments.order import ancestors
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.probability.probabilities import normalised
 
 from .interpolation import Location, corners, eliminated, greatest_reached, locate, looked_up
 from .named_arrays import NamedArray, add, least, mapped, multiply, take, top, total, where

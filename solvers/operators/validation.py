@@ -16,10 +16,10 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.model.grids import Grid
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.finite import all_finite, largest
+from dpsolve.solvers.probability.markov import Markov
 
 from .base import Survey
 from .interpolation import Location

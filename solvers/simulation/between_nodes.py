@@ -26,11 +26,11 @@ from jax import Array, lax
 from dpsolve.solvers.distributions.policy_function import PolicyFunction
 from dpsolve.solvers.distributions.solved_points import model_of
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import normalised
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.operators.named_arrays import NamedArray, mapped
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.probabilities import normalised
 from dpsolve.solvers.solution import Problem
 
 from .agents import invert

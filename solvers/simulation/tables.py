@@ -19,7 +19,6 @@ from jax import Array, lax
 
 from dpsolve.solvers.distributions.solved_points import fixed_policy
 from dpsolve.solvers.errors import ModelError
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
@@ -27,6 +26,7 @@ from dpsolve.solvers.operators.bellman import GridPolicy
 from dpsolve.solvers.operators.interpolation import SLACK
 from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, ordered
 from dpsolve.solvers.operators.tabular import PickedRows, TabularPolicy
+from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.solution import Problem
 
 

@@ -29,11 +29,11 @@ from jax import Array, lax
 from dpsolve.solvers.distributions.policy_function import PolicyFunction
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers, Interval
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import normalised
 from dpsolve.solvers.operators.interpolation import Location, locate, looked_up
 from dpsolve.solvers.operators.named_arrays import NamedArray
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.probabilities import normalised
 
 AT_END = 1e-7  # of an interval's length: a choice this near to an end lies on it
 RIDGE = 1e-13  # of the moves' own size: a choice that moves no state has a column of zeros

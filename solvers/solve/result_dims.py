@@ -16,10 +16,10 @@ from dpsolve.solvers.distributions.finer_grid import SUFFIX, lived_dims
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.model.array_factory import Dims, Shapes, shapes_of
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.outcomes import PER_POINT
+from dpsolve.solvers.probability.markov import Markov
 
 from .statistics import CLASSES
 

@@ -40,13 +40,8 @@ if TYPE_CHECKING:
     from .solvers.inspection.check import check as check
     from .solvers.inspection.describe import describe as describe
     from .solvers.model.grids import grid as grid
-    from .solvers.model.grids import iid as iid
     from .solvers.model.grids import integers as integers
     from .solvers.model.grids import interval as interval
-    from .solvers.model.grids import lognormal as lognormal
-    from .solvers.model.markov import markov as markov
-    from .solvers.model.markov import rouwenhorst as rouwenhorst
-    from .solvers.model.markov import tauchen as tauchen
     from .solvers.model.mdp import TabularModel as TabularModel
     from .solvers.model.mdp import mdp as mdp
     from .solvers.model.model import Model as Model
@@ -56,6 +51,18 @@ if TYPE_CHECKING:
     from .solvers.numerics.fixed_point import implicit as implicit
     from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
     from .solvers.options import SolveOptions as SolveOptions
+    from .solvers.probability.distributions import beta as beta
+    from .solvers.probability.distributions import exponential as exponential
+    from .solvers.probability.distributions import gamma as gamma
+    from .solvers.probability.distributions import lognormal as lognormal
+    from .solvers.probability.distributions import normal as normal
+    from .solvers.probability.distributions import poisson as poisson
+    from .solvers.probability.distributions import student_t as student_t
+    from .solvers.probability.distributions import uniform as uniform
+    from .solvers.probability.iid import iid as iid
+    from .solvers.probability.markov import markov as markov
+    from .solvers.probability.markov import rouwenhorst as rouwenhorst
+    from .solvers.probability.markov import tauchen as tauchen
     from .solvers.solution import Solution as Solution
     from .solvers.solve.certify import certify as certify
     from .solvers.solve.euler_errors import euler_errors as euler_errors
@@ -67,12 +74,19 @@ _HOME = {
     "TabularModel": "solvers.model.mdp",
     "grid": "solvers.model.grids",
     "integers": "solvers.model.grids",
-    "iid": "solvers.model.grids",
+    "iid": "solvers.probability.iid",
     "interval": "solvers.model.grids",
-    "lognormal": "solvers.model.grids",
-    "markov": "solvers.model.markov",
-    "rouwenhorst": "solvers.model.markov",
-    "tauchen": "solvers.model.markov",
+    "normal": "solvers.probability.distributions",
+    "lognormal": "solvers.probability.distributions",
+    "student_t": "solvers.probability.distributions",
+    "uniform": "solvers.probability.distributions",
+    "exponential": "solvers.probability.distributions",
+    "gamma": "solvers.probability.distributions",
+    "beta": "solvers.probability.distributions",
+    "poisson": "solvers.probability.distributions",
+    "markov": "solvers.probability.markov",
+    "rouwenhorst": "solvers.probability.markov",
+    "tauchen": "solvers.probability.markov",
     "mdp": "solvers.model.mdp",
     "family": "solvers.named_arguments.families",
     "SolveOptions": "solvers.options",

@@ -123,6 +123,7 @@ def test_laws_on_shocks_and_posts_give_the_value_of_sums_by_hand(solution: dp.So
             assert solution.outputs[name][s] == pytest.approx(mean, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_they_hold_in_distributions_simulation_and_verification(solution: dp.Solution) -> None:
     _, _, moves, drawn = by_hand()
     best = np.asarray(solution.policy["order"]).astype(int)
@@ -154,6 +155,7 @@ def test_they_hold_in_distributions_simulation_and_verification(solution: dp.Sol
     assert "demand" in str(dp.describe(shop))
 
 
+@pytest.mark.slow
 def test_a_law_names_the_period(solution: dp.Solution) -> None:
     finite = dp.solve(shop, {"horizon": PERIODS})
     v = np.broadcast_to(0.5 * np.asarray(STOCK)[:, None, None], (4, 3, 2))
