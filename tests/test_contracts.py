@@ -95,6 +95,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.probability.iid",
         "dpsolve.solvers.probability.unfolding",
         "dpsolve.solvers.errors",
+        "dpsolve.solvers.labels",
         "dpsolve.solvers.model.grids",
         "dpsolve.solvers.model.mdp",
         "dpsolve.solvers.model.model",
@@ -183,6 +184,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
     [
         "dpsolve",
         "dpsolve.solvers.errors",
+        "dpsolve.solvers.labels",
         "dpsolve.hpc.cli.main",
         "dpsolve.hpc.sweep_file.fields",
         "dpsolve.hpc.store.status",

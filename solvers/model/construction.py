@@ -89,6 +89,7 @@ class Constructed:
     inverse_marginal: Mapping[str, Callable[..., Any]]
     horizon: int | None
     terminal: Callable[..., Any] | None
+    labels: Mapping[str, str]
 
     # -- what is asked of a model ---------------------------------------------------------------
 
@@ -173,6 +174,11 @@ class Constructed:
         words = {n: f"the function of probabilities of shock '{n}'" for n in self.shocks}
         words |= {n: f"the rule of post variable '{n}'" for n in self.post}
         return drawing_order(self.needs, words)
+
+    @property
+    def labelled_names(self) -> tuple[str, ...]:
+        """Names that `labels` may have, beside the factory's parameters."""
+        return (*self.later_arguments, *self.outputs, *self.moments, "value")
 
     def rule_of(self, name: str) -> Rule:
         """Return the rule of a state that follows one, or of a post variable."""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
+from dpsolve.solvers.labels import check_labels
 
 Factory = Callable[..., Any]
 Seen = TypeVar("Seen")
@@ -240,8 +241,10 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
             raise ModelError(f"{error} (in {line})") from error
         raise
     if not isinstance(made, type):
-        names = (*getattr(made, "later_arguments", ()), *getattr(made, "parts", ()))
-        _refuse_shadows(signature(factory), names)
+        own, parts = signature(factory), getattr(made, "parts", ())
+        _refuse_shadows(own, (*getattr(made, "later_arguments", ()), *parts))
+        known = (*getattr(made, "labelled_names", ()), *parts, *own.names)
+        check_labels(getattr(made, "labels", ()), known)
     return made
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.labels import read_labels
 from dpsolve.solvers.named_arguments.families import Family, members, rules_of_members
 from dpsolve.solvers.named_arguments.reading import Reading
 from dpsolve.solvers.probability.iid import Iid
@@ -111,6 +112,11 @@ class Model(Constructed):
         Number of periods; functions may then take ``t`` = 0, ..., horizon - 1.
     terminal : function, optional
         Value of each state after the last period (default 0).
+    labels : dict of str to str, optional
+        Words, with units in parentheses: ``{"a": "assets (annual income)", "beta": "discount
+        factor"}``, for states, choices, outputs, moments, ``value`` and the factory's parameters.
+        Stores keep them as ``long_name`` and ``units``, and pictures and reports show them. A
+        choice that is the next value of a labelled state needs none of its own.
 
     Raises
     ------
@@ -137,6 +143,7 @@ class Model(Constructed):
     inverse_marginal: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     horizon: int | None = None
     terminal: Callable[..., Any] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     parts: ClassVar[tuple[str, ...]] = ()  # names of what is drawn together
 
@@ -164,6 +171,8 @@ class Model(Constructed):
         )
         for name in ("outputs", "moments", "monotone", "marginal", "inverse_marginal"):
             put(self, name, read_dict(name, getattr(self, name)))
+        put(self, "labels", read_dict("labels", self.labels))
+        read_labels(self.labels)
         put(self, "reward", _listed(self.reward))
         put(self, "feasible", _all_of(() if self.feasible is None else _listed(self.feasible)))
         if not self.reward:
