@@ -2,7 +2,7 @@
 
 The public names are loaded when first used, so that ``import dpsolve`` (and with it
 ``dpsolve --help``) costs nothing. Numbers are float64: importing this package switches JAX's
-64-bit mode on, before any array exists.
+64-bit mode on, before any array exists; and it lets JAX keep what it compiles (``DPSOLVE_CACHE``).
 """
 
 import os
@@ -11,11 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
+from .hpc.run.compiled_programs import keep_compiled_programs
 
 if "jax" in sys.modules:
     sys.modules["jax"].config.update("jax_enable_x64", True)
 else:
     os.environ["JAX_ENABLE_X64"] = "1"  # read by JAX when it is first imported
+keep_compiled_programs()
 
 if TYPE_CHECKING:
     from . import plot as plot
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from .solvers.model.mdp import mdp as mdp
     from .solvers.model.model import Model as Model
     from .solvers.model.utility import crra as crra
+    from .solvers.named_arguments.families import family as family
     from .solvers.numerics.fixed_point import fixed_point as fixed_point
     from .solvers.numerics.fixed_point import implicit as implicit
     from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
@@ -95,6 +98,7 @@ _HOME = {
     "markov_from_data": "solvers.probability.estimated",
     "mdp": "solvers.model.mdp",
     "read_mdp": "hpc.sweep_file.array_file",
+    "family": "solvers.named_arguments.families",
     "SolveOptions": "solvers.options",
     "Solution": "solvers.solution",
     "solve": "sharding.solve",
