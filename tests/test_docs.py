@@ -46,3 +46,10 @@ def test_python_blocks_run_and_print_what_stands_there(page: Path, models: None)
         with contextlib.redirect_stdout(printed):
             exec(compile(body, cell, "exec"), names)
         assert printed.getvalue() == expected
+
+
+def test_the_reference_has_every_public_name(root: Path) -> None:
+    page = (root / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    listed = re.findall(r"auto\w+:: ([\w.]+)", page)
+    public = set(dir(dp)) - {"__version__", "plot"}
+    assert {name for name in listed if "." not in name} == public
