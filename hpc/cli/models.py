@@ -19,7 +19,11 @@ def models() -> None:
     for name, factory in BUILTIN.items():
         sig = signature(factory)
         click.echo(f"{click.style(f'{name:<{width}}', bold=True)}{sig.doc.splitlines()[0]}")
-        given = ", ".join(f"{k}={v:g}" for k, v in sig.parameters.items() if v is not None)
+        given = ", ".join(
+            f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
+            for k, v in sig.parameters.items()
+            if v is not None
+        )
         sizes = ", ".join(f"{k}={v}" for k, v in sig.sizes.items())
         click.echo(f"{'':<{width}}{given}" + f"; sizes {sizes}" * bool(sizes))
     click.echo("\nYour own: file.py:function or package.module:function.")

@@ -120,7 +120,7 @@ def load(
         every = {**dict.fromkeys(over, np.empty(shape)), **arrays}
     else:
         every = arrays
-    dims = tuple(arrays_dims(shape_of(made), every).items())
+    dims = tuple(arrays_dims(shape_of(made), every, signature(factory).array_dims).items())
     problem = Problem(factory, None, problem.sizes, store.options, dims)
     return Solution(jax.tree.map(jnp.asarray, arrays), values, problem, message, seconds)
 

@@ -74,7 +74,7 @@ def strands(
 
     Parameters
     ----------
-    columns : dict of str to float array (points,)
+    columns : dict of str to float array (points, ...)
         Every parameter.
     left : collection of int
         Points that are not done; if one of a strand is, its neighbours are solved again.
@@ -85,7 +85,7 @@ def strands(
         yield from ([Start(point)] for point in sorted(left))
         return
     points = max((len(c) for c in columns.values()), default=1)
-    table = np.array([columns[name] for name in columns]).reshape(len(columns), -1).T
+    table = as_table(columns, points)
     for first in sorted({point - point % length for point in left}):
         found = [Start(first)]
         for point in range(first + 1, min(first + length, points)):
@@ -93,6 +93,12 @@ def strands(
             reach = _reach(*table[point - 2 : point + 1]) if two else 0.0
             found.append(Start(point, point - 1, reach))
         yield found
+
+
+def as_table(columns: Mapping[str, Numpy], points: int) -> Numpy:
+    """Return every number that a point is told by, in a row: (points, numbers)."""
+    flat = [np.reshape(x, (points, -1)) for x in columns.values()]
+    return np.concatenate(flat, axis=1) if flat else np.zeros((points, 0))
 
 
 def _reach(first: Numpy, second: Numpy, third: Numpy) -> float:

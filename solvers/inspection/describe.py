@@ -20,6 +20,7 @@ from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import shown
 
 from .forecast import Outlook, footprint_of, outlook_of
 
@@ -83,7 +84,7 @@ class Description:
             if table:
                 lines += ["", title]
                 width = max(len(k) for k in table)
-                lines += [f"  {k:<{width}}  {v}" for k, v in table.items()]
+                lines += [f"  {k:<{width}}  {shown(v)}" for k, v in table.items()]
         if self.structure:
             lines += ["", "expectation"]
             lines += [f"  {step}" for step in self.structure]

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .solvers.numerics.fixed_point import implicit as implicit
     from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
     from .solvers.options import SolveOptions as SolveOptions
+    from .solvers.parameters.array import array as array
     from .solvers.solution import Solution as Solution
     from .solvers.solve.certify import certify as certify
     from .solvers.solve.euler_errors import euler_errors as euler_errors
@@ -73,6 +74,7 @@ _HOME = {
     "rouwenhorst": "solvers.model.markov",
     "tauchen": "solvers.model.markov",
     "mdp": "solvers.model.mdp",
+    "array": "solvers.parameters.array",
     "SolveOptions": "solvers.options",
     "Solution": "solvers.solution",
     "solve": "sharding.solve",
