@@ -86,7 +86,7 @@ def _check_sweep(target: str, fixed: tuple[str, ...]) -> None:
     for bucket in design.buckets:
         ends = bucket.points(np.array([0, bucket.size - 1]))
         for i in (0, 1):
-            check_model(factory, {k: float(v[i]) for k, v in ends.items()} | bucket.sizes)
+            check_model(factory, {k: v[i] for k, v in ends.items()} | bucket.sizes)
     click.echo(
         f"{target}: {design.size} points, no fault found; the model was looked at in the first "
         "and the last of them."

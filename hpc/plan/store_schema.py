@@ -63,14 +63,20 @@ def coordinates(bucket: Bucket, layout: Layout, variables: Mapping[str, Variable
         If a swept parameter has the name of a state or of a variable.
     """
     used = {dim for variable in variables.values() for dim in variable.dims}
-    _check_names([*bucket.axes, *bucket.parameters], used, [*variables, *RECORDS])
+    used |= {dim for dims in bucket.own.values() for dim in dims}
+    swept = [*bucket.axes, *bucket.parameters]
+    _check_names([*swept, *(n for n in bucket.own if n not in swept)], used, [*variables, *RECORDS])
     found: Coordinates = {}
     for name, values in bucket.axes.items():
         label = f"parameter {name}" if name in bucket.parameters else "number of the point"
         found[name] = _coordinate((name,), values, label)
     for name, (dims, values) in bucket.parameters.items():
         if name not in found:
-            found[name] = _coordinate(dims, values, f"parameter {name}")
+            along = (*dims, *bucket.own.get(name, ()))
+            found[name] = _coordinate(along, values, f"parameter {name}")
+    for name, along in bucket.own.items():
+        if name in bucket.fixed:
+            found[name] = _coordinate(along, bucket.fixed[name], f"parameter {name}")
     for name, values in layout.coords.items():
         if name in used:
             found[name] = _coordinate((name,), values, name)
@@ -99,7 +105,12 @@ def results(
         What error bounds are of: attributes of theirs.
     """
     axes, shape = tuple(bucket.axes), bucket.shape
-    beside = {name: dims for name, (dims, _) in bucket.parameters.items() if name not in axes}
+    beside = {
+        name: (*dims, *bucket.own.get(name, ()))
+        for name, (dims, _) in bucket.parameters.items()
+        if name not in axes
+    }
+    beside |= {name: dims for name, dims in bucket.own.items() if name in bucket.fixed}
     beside |= {v.name: (*axes, *v.dims) for v in variables.values() if _is_grid(v.name)}
     found: dict[str, ZarrArray] = {}
     for name, variable in variables.items():
@@ -199,6 +210,6 @@ def _check_names(swept: Iterable[str], states: Iterable[str], variables: Iterabl
         kind = "state" if name in set(states) else "result" if name in set(variables) else ""
         if kind:
             raise UsageError(
-                f"the swept parameter '{name}' has the name of a {kind}, and a store holds one "
-                f"array of that name. Rename the parameter in the model, or keep it fixed."
+                f"the parameter '{name}' has the name of a {kind}, and a store holds one array of "
+                "that name. Rename the parameter in the model, or keep it fixed, if it is a number."
             )

@@ -26,6 +26,7 @@ STRAND = 8
 """Points to a strand: an eighth of them start cold, and a lane is held no longer than that."""
 
 MOST = 4096  # points in a row beyond which the search for the nearest, of n**2 steps, is left out
+MOST_NUMBERS = 2**29  # that this search would compare; where arrays tell points apart it is more
 FARTHEST = 4.0  # steps ahead, as multiples of the step before, that a secant is trusted for
 ALIKE = 1e-6  # relative difference of two directions that are one
 
@@ -124,8 +125,8 @@ def _turning(shape: tuple[int, ...]) -> Numpy:
 
 def _nearest(table: Numpy) -> Numpy:
     """Return the places of points in a row, from nearest to nearest."""
-    points = len(table)
-    if points > MOST:
+    points, numbers = table.shape
+    if points > MOST or points * points * numbers > MOST_NUMBERS:
         return np.arange(points)
     width = np.ptp(table, axis=0)
     table = table / np.where(width > 0, width, 1.0)

@@ -132,9 +132,7 @@ def _solve_ready(
         known = isinstance(model, Model) and bool(model.continuous and proved(model, {}, {}))
         arrays = jax.jit(lambda: solve_model(model, options, proved=known))()
         arrays = with_proof(arrays, known) if is_concrete(arrays) else arrays
-    problem = Problem(
-        None, model, (), options, tuple(arrays_dims(shape_of(model), arrays, {}).items())
-    )
+    problem = Problem(None, model, (), options, tuple(arrays_dims(shape_of(model), arrays).items()))
     if not is_concrete(arrays):
         return Solution(arrays, {}, problem)
     jax.block_until_ready(arrays)

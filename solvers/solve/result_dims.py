@@ -87,7 +87,7 @@ def shape_of(made: Any) -> ModelShape:
 
 
 def arrays_dims(
-    shape: ModelShape, arrays: Mapping[str, Any], by: Mapping[str, Dims]
+    shape: ModelShape, arrays: Mapping[str, Any], by: Mapping[str, Dims] | None = None
 ) -> dict[str, Dims]:
     """Return the dimensions of every array that a solve returns, but for the numbers.
 
@@ -96,9 +96,10 @@ def arrays_dims(
     shape : ModelShape
     arrays : mapping
         What it returns.
-    by : mapping of str to tuple of str
+    by : mapping of str to tuple of str, optional
         The factory's parameters that are arrays, with their dimensions.
     """
+    by = by or {}
     if shape.own is not None:
         own = {name: dims for name, (dims, _) in shape.own.items()}
         gradients = {
