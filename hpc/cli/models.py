@@ -43,8 +43,8 @@ def describe(model: str, fixed: tuple[str, ...]) -> None:
     from dpsolve.hpc.sweep_file.model_source import resolve
     from dpsolve.solvers.inspection.describe import describe as describe_model
 
-    params = assignments(fixed)
-    click.echo(str(describe_model(resolve(model).load(), params)))
+    factory = resolve(model).load()
+    click.echo(str(describe_model(factory, assignments(fixed, factory))))
 
 
 @click.command(
@@ -69,7 +69,8 @@ def check(target: str, fixed: tuple[str, ...]) -> None:
     if Path(target).suffix == ".toml":
         _check_sweep(target, fixed)
         return
-    click.echo(check_model(resolve(target).load(), assignments(fixed)))
+    factory = resolve(target).load()
+    click.echo(check_model(factory, assignments(fixed, factory)))
 
 
 def _check_sweep(target: str, fixed: tuple[str, ...]) -> None:

@@ -278,7 +278,8 @@ def solve(
         )
         return
     target = _place_to_save(save)
-    factory, params = resolve(model).load(), assignments(fixed)
+    factory = resolve(model).load()
+    params = assignments(fixed, factory)
     began = time.perf_counter()
 
     def solved() -> tuple[Solution, float]:

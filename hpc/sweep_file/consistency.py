@@ -174,9 +174,8 @@ def _unfit(key: Key, raw: Mapping[str, Any], signature: Signature) -> Iterator[M
     if name not in signature.names or section == "sample":
         return
     if _is_array(given := look_up(raw, key)) and (section == "fixed" or is_nested(given)):
-        one = f"'{name}' takes {'one value' if section == 'fixed' else 'one number a point'}"
-        more = f"; {ONE_VALUE}" if section == "fixed" else ", and this is an array for each."
-        yield Mistake(key, one + more)
+        rows = f"'{name}' takes one number a point, and this is an array for each."
+        yield Mistake(key, ONE_VALUE if section == "fixed" else rows)
         return
     for where, value in _values(key, raw):
         if name in signature.parameters:
