@@ -64,8 +64,9 @@ def coordinates(bucket: Bucket, layout: Layout, variables: Mapping[str, Variable
     """
     used = {dim for variable in variables.values() for dim in variable.dims}
     used |= {dim for dims in bucket.own.values() for dim in dims}
-    swept = [*bucket.axes, *bucket.parameters]
-    _check_names([*swept, *(n for n in bucket.own if n not in swept)], used, [*variables, *RECORDS])
+    swept = dict.fromkeys((*bucket.axes, *bucket.parameters), "swept parameter")
+    named = dict.fromkeys(bucket.own, "parameter") | swept
+    _check_names(named, used, [*variables, *RECORDS])
     found: Coordinates = {}
     for name, values in bucket.axes.items():
         label = f"parameter {name}" if name in bucket.parameters else "number of the point"
@@ -198,7 +199,7 @@ def _fill(dtype: np.dtype[Any]) -> Any:
     return {"i": -1, "b": False}.get(dtype.kind, 0)
 
 
-def _check_names(swept: Iterable[str], states: Iterable[str], variables: Iterable[str]) -> None:
+def _check_names(swept: Mapping[str, str], states: Iterable[str], variables: Iterable[str]) -> None:
     variables = list(variables)
     for name in RECORDS:
         if variables.count(name) > 1:
@@ -206,10 +207,11 @@ def _check_names(swept: Iterable[str], states: Iterable[str], variables: Iterabl
                 f"the model returns an array '{name}', and so the store calls what it records of "
                 "every point. Rename the array in the model."
             )
-    for name in swept:
+    for name, what in swept.items():
         kind = "state" if name in set(states) else "result" if name in set(variables) else ""
         if kind:
             raise UsageError(
-                f"the parameter '{name}' has the name of a {kind}, and a store holds one array of "
-                "that name. Rename the parameter in the model, or keep it fixed, if it is a number."
+                f"the {what} '{name}' has the name of a {kind}, and a store holds one array of "
+                "that name. Rename the parameter in the model"
+                f"{', or keep it fixed' if what.startswith('swept') else ''}."
             )
