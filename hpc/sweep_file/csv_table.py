@@ -11,7 +11,7 @@ from typing import Any
 
 from dpsolve.solvers.errors import did_you_mean
 
-from .array_values import read_rows
+from .array_values import FILES, read_rows
 from .mistakes import Mistake, path_fault
 
 # A broken file usually has the same mistake in every row; the first ones tell it.
@@ -52,7 +52,7 @@ def read_table(table: Any, folder: Path) -> tuple[dict[str, Any] | None, list[Mi
     mistakes = list(_shape(table))
     if mistakes:
         return None, mistakes
-    if Path(table["file"]).suffix == ".npz":
+    if Path(table["file"]).suffix in FILES:
         columns, values, mistakes = read_rows(
             folder / table["file"], table["file"], table.get("columns")
         )

@@ -151,6 +151,8 @@ def _policy(place: Place, stored: Stored) -> tuple[Index | None, list[str]]:
         wrong = list(_choice_faults(place, stored, name, index))
         faults += wrong
         parts += [] if wrong else [index]
+    if not choices:
+        return np.zeros((place.definition.horizon or 1, place.definition.n), np.int64), []
     if len(parts) < len(choices):
         return None, faults
     return np.asarray(np.ravel_multi_index(parts, place.definition.choice_shape)), faults
