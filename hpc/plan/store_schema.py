@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsolve.hpc.zarr_format import STRING, ZarrArray
-from dpsolve.solvers.distributions.finer_grid import SUFFIX
 from dpsolve.solvers.distributions.top_mass import PREFIX
 from dpsolve.solvers.errors import UsageError
 
@@ -83,6 +82,8 @@ def coordinates(bucket: Bucket, layout: Layout, variables: Mapping[str, Variable
     UsageError
         If a swept parameter has the name of a state or of a variable.
     """
+    from dpsolve.solvers.distributions.finer_grid import SUFFIX
+
     used = {dim for variable in variables.values() for dim in variable.dims}
     used |= {dim for dims in bucket.own.values() for dim in dims}
     swept = dict.fromkeys((*bucket.axes, *bucket.parameters), "swept parameter")
