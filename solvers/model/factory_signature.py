@@ -22,8 +22,6 @@ import numpy as np
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.labels import check_labels
 from dpsolve.solvers.parameters.array import ArrayParameter, Shape, read_default
-from dpsolve.solvers.parameters.given import check_array
-from dpsolve.solvers.program_keys.fingerprint import keyed
 
 Factory = Callable[..., Any]
 Seen = TypeVar("Seen")
@@ -187,6 +185,8 @@ def _arrays(
     factory: Factory, params: Mapping[str, Any], sizes: Mapping[str, Any], many: bool
 ) -> dict[str, Any]:
     """Return the parameters that are arrays, checked against the model's shapes."""
+    from dpsolve.solvers.parameters.given import check_array
+
     sig = signature(factory)
     found: dict[str, Any] = {}
     shapes = parameter_shapes(factory, sizes) if sig.arrays else {}
@@ -370,6 +370,8 @@ def parameter_shapes(factory: Factory, sizes: Mapping[str, Any]) -> dict[str, Sh
     sig = signature(factory)
     if not sig.arrays:
         return dict.fromkeys(sig.parameters, ())
+    from dpsolve.solvers.program_keys.fingerprint import keyed
+
     return dict(_parameter_shapes(keyed(factory), Sizes(sizes.items())))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
-from dpsolve.solvers.numerics.arrays import Numpy
+
+if TYPE_CHECKING:
+    from dpsolve.solvers.numerics.arrays import Numpy
 
 Shape = tuple[int, ...]
 
