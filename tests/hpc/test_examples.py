@@ -22,6 +22,7 @@ SIZES = {
     "surface": (21, ["n=80", "n=400", "n=2000"]),
     "cake": (30, ["n_x=50", "n_x=100", "n_x=200"]),
     "calibrations": (5, [""]),
+    "default": (8, [""]),
     "growth": (1025, [""]),
     "growth_zip": (9, [""]),
     "job_search": (45, [""]),
@@ -79,3 +80,30 @@ def test_what_policies_of_other_codes_lose_is_bounded(root: Path) -> None:
     assert by_euler[0] < by_euler[1]  # few points where the policy bends
     assert by_euler[0] < 0.3 * by_search[0]
     assert by_euler[1] < 0.3 * by_search[1]
+
+
+def test_a_price_loop_compiles_once_and_ends_in_equilibrium(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the schedule found, values of payers and of the excluded by plain iteration in NumPy."""
+    example = runpy.run_path(str(root / "examples" / "default.py"))
+    n_b, n_y, beta, back = 21, 5, 0.953, 0.282
+    with caplog.at_level("INFO", "dpsolve"):
+        found, rounds = example["equilibrium"](n_b=n_b, n_y=n_y, tol=1e-10)
+    assert rounds > 4
+    assert caplog.text.count("compiling default") == 1
+    b, p = np.linspace(-0.45, 0.45, n_b), np.asarray(found.transition_matrix("y"))
+    y = np.exp(np.asarray(found.grids["y"]))
+    q = np.asarray(found.parameters["q"])  # (b', y)
+    c = y + b[:, None, None] - (q * b[:, None])  # (b, b', y)
+    pay = np.where(c > 0, -1 / np.where(c > 0, c, 1.0), -np.inf)
+    excluded = -1 / np.minimum(y, 0.969 * y.mean())
+    v, out = np.zeros((n_b, n_y)), np.zeros(n_y)
+    for _ in range(600):
+        again = excluded + beta * p @ (back * v[n_b // 2] + (1 - back) * out)
+        v, out = np.maximum((pay + beta * (v @ p.T)).max(axis=1), again), again
+    assert np.abs(np.asarray(found.value)[:, :, 0] - v).max() < 1e-6
+    assert np.abs(np.asarray(found.value)[:, :, 1] - out).max() < 1e-6
+    chance = (v <= out + 1e-12) @ p.T
+    assert np.abs(q - (1 - chance) / 1.017).max() < 1e-9
+    assert 0.05 < (q < 0.9 / 1.017).mean() < 0.95

@@ -17,8 +17,8 @@ PRICES = 1 + np.arange(30).reshape(3, 10) / 30
 
 def shop(
     beta: float = 0.9,
-    prices: Any = dp.array("k", fill=1.0),  # noqa: B008  # what a default is for
-    tax: Any = jnp.zeros(3),  # noqa: B008
+    prices: Any = dp.array("k", fill=1.0),
+    tax: Any = jnp.zeros(3),
     *,
     n: int = 10,
 ) -> dp.Model:
@@ -47,7 +47,7 @@ def by_hand(prices: Any, beta: float = 0.9) -> Any:
     return value
 
 
-def survival(beta: float = 0.9, alive: Any = dp.array("t", fill=1.0), *, periods: int = 5) -> Any:  # noqa: B008
+def survival(beta: float = 0.9, alive: Any = dp.array("t", fill=1.0), *, periods: int = 5) -> Any:
     return dp.Model(
         states={"k": dp.integers(0, 1)},
         choices={"k_next": "k"},
