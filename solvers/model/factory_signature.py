@@ -391,7 +391,7 @@ def _parameter_shapes(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> d
         try:
             lengths = _look_over(factory, static, _lengths, shapes)
         except (ModelError, TypeError, ValueError, IndexError) as error:
-            if not unknown:
+            if not unknown or _also_of_two(factory, static, shapes, unknown, error):
                 raise
             raise ModelError(
                 f"{error} (seen while the shape of '{unknown[0]}' was asked of the model: it had "
@@ -410,6 +410,19 @@ def _parameter_shapes(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> d
             break
         shapes, unknown = shapes | found, []
     return shapes
+
+
+def _also_of_two(
+    factory: Factory, sizes: Mapping[str, Any], shapes: Mapping[str, Shape], unknown: list[str],
+    error: Exception,
+) -> bool:  # fmt: skip
+    """Tell whether a fault has nothing to do with the number of an array's entries."""
+    two = {n: (2,) * len(s) if n in unknown else s for n, s in shapes.items()}
+    try:
+        _look_over(factory, sizes, _lengths, two)
+    except Exception as other:
+        return str(other) == str(error)
+    return False
 
 
 def _lengths(made: Any) -> dict[str, int]:
