@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import jax
@@ -86,14 +87,15 @@ MOST_LINES = 8_192
 def falls_short(problem: ContinuousProblem, lower: Array, wide: Array, lines: Lines) -> Array:
     """Return how far (z,) the interpolation of `lower` may lie below its concave envelope.
 
-    The envelope is below the upper bound, which is concave, so by no more than the width. With one
-    state it is below the function whose slopes are the greatest from there on, too, below that
-    whose slopes are the least up to there, and below the least of lines with the upper bound's
-    slopes, each as high as it has to be. All of these are concave. Where a state is cut off at its
-    top the envelope may not fall, either, for it is read beyond; the upper bound does not.
+    The envelope is below the upper bound, which is concave, so by no more than the width; and below
+    lines that are above all nodes (:func:`below_lines`). With one state it is below the function
+    whose slopes are the greatest from there on, too, and below that whose slopes are the least up
+    to there. All of these are concave. Where a state is cut off at its top the envelope may not
+    fall, either, for it is read beyond; the upper bound does not.
     """
+    least = jnp.minimum(wide, below_lines(problem, lower, lines))
     if len(problem.states) > 1:
-        return jnp.broadcast_to(wide, (problem.shape[0],))
+        return least
     x = problem.nodes[:, 0]
     step = jnp.diff(x)
     slope = jnp.diff(lower, axis=1) / step
@@ -101,26 +103,43 @@ def falls_short(problem: ContinuousProblem, lower: Array, wide: Array, lines: Li
     steepest = jnp.maximum(lax.cummax(slope, axis=1, reverse=True), floor)
     from_right = jnp.sum((steepest - slope) * step, 1)
     from_left = jnp.sum((slope - lax.cummin(slope, axis=1)) * step, 1)
-    least = jnp.where(problem.clips[0], from_right, jnp.minimum(from_right, from_left))
-    least = jnp.minimum(least, wide)
-    if x.size > MOST_LINES:
-        return least
+    one_way = jnp.where(problem.clips[0], from_right, jnp.minimum(from_right, from_left))
+    return jnp.minimum(least, one_way)
 
-    def raised(at: tuple[Array, Array]) -> Array:
-        """Return how high a line of one slope (z,) is at its own node, to be above all nodes."""
-        slope, here = at
-        found: Array = jnp.max(lower - slope[:, None] * (x - here), 1)
-        return found
 
-    own = lines.slope[..., 0]
-    height = lax.map(raised, (own.T, x), batch_size=64).T
-    rounding = 8 * EPS * jnp.max(jnp.abs(height))
-    above = jax.vmap(
-        lambda height, slope, base: _above_line(
-            problem, Lines(height[None], slope[None, :, None], height[None]), base[None]
-        )
-    )(height, own, lower)
-    return jnp.minimum(least, above + rounding)
+def below_lines(problem: ContinuousProblem, lower: Array, lines: Lines) -> Array:
+    """Return how far (z,) the interpolation of `lower` may lie below lines above all nodes.
+
+    The least of such lines is concave, and above the interpolation, which is a mean of nodes. Each
+    cell has two: with the slopes of `lower` in it, and with those of the upper bound, for those of
+    a policy that is wrong may be anything. What is subtracted is multilinear, so that the largest
+    difference is at a corner. With many nodes none is looked for, and the answer is inf.
+    """
+    if problem.shape[1] > MOST_LINES:
+        return jnp.full(problem.shape[0], jnp.inf)
+    cells = jnp.asarray(cell_corners(problem.sizes))
+    corners_of = list(product((0, 1), repeat=len(problem.sizes)))
+
+    def chords(axis: int) -> Array:
+        low, high = ([k for k, c in enumerate(corners_of) if c[axis] == end] for end in (0, 1))
+        rise = jnp.mean(lower[:, cells[:, high]], -1) - jnp.mean(lower[:, cells[:, low]], -1)
+        return rise / (problem.nodes[cells[:, -1], axis] - problem.nodes[cells[:, 0], axis])
+
+    own = jnp.stack([chords(i) for i in range(len(problem.sizes))], -1)  # (z, cell, d)
+    own = jnp.where(problem.clips, jnp.maximum(own, 0.0), own)
+    theirs = jnp.mean(lines.slope[:, cells], 2)
+
+    def above(at: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Return how far lines of slopes (2, z, d) are above a cell's corners, and their size."""
+        slopes, corner = at
+        along = jnp.einsum("szd,nd->szn", slopes, problem.nodes)
+        height = jnp.max(lower - along, -1, keepdims=True)
+        far = jnp.max(height + (along - lower)[..., corner], -1)
+        return jnp.min(far, 0), jnp.max(jnp.abs(along), (0, 2))
+
+    slopes = jnp.moveaxis(jnp.stack([own, theirs]), 2, 0)
+    far, size = lax.map(above, (slopes, cells), batch_size=64)
+    return jnp.max(far, 0) + 8 * EPS * (jnp.max(size, 0) + jnp.max(jnp.abs(lower)))
 
 
 def optimal_choices(

@@ -25,6 +25,8 @@ from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 
+from .concavity import asks
+
 NO_GRADIENTS = (
     "criterion='average' has no gradients: relative values are not differentiated here. Leave "
     "gradients out, and take differences of the gain between points"
@@ -81,7 +83,8 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
         if wrong:
             yield "distribution_grid", None, wrong
             return
-        if options.distribution_grid and options.differentiated_by:
+        listed = not (isinstance(made, Model) and made.continuous)
+        if options.distribution_grid and options.differentiated_by and listed:
             yield (
                 "distribution_grid",
                 None,
@@ -191,7 +194,7 @@ def _refusals_of_continuous(made: Model, options: SolveOptions, name: str) -> It
 def _refusals_not_yet(made: Model, options: SolveOptions, name: str) -> Iterator[Refusal]:
     """Refuse what a continuous choice could have, and has not."""
     choice = next(iter(made.continuous))
-    if options.gradients:
+    if options.gradients and not asks(made):
         yield "gradients", None, no_slopes(name, choice)
     if options.warm:
         why = "each point is solved cold, by itself; leave warm out"
@@ -201,9 +204,9 @@ def _refusals_not_yet(made: Model, options: SolveOptions, name: str) -> Iterator
 def no_slopes(name: str, choice: str) -> str:
     """Say why there are no derivatives."""
     return (
-        f"{name} has a continuous choice, '{choice}' (dp.interval), and its solution is not "
-        "differentiated here. It moves smoothly with the parameters: take differences between "
-        "points"
+        f"{name} has a continuous choice, '{choice}' (dp.interval), and derivatives with its "
+        "response are those of a concave model, which this one is not, or is not known to be here: "
+        "write dp.Model(..., concave=True) if it is one, or take differences between points"
     )
 
 

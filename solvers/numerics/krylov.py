@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -135,3 +136,17 @@ def resolvent(
 
     _, x, size = lax.while_loop(proceed, step, (jnp.int32(0), b, gap(b)))
     return jnp.where(jnp.isfinite(size) & (size <= tol**0.5 * scale), x, jnp.nan)
+
+
+def transposable_resolvent(
+    apply: Callable[[Array], Array], b: Array, tol: float, over: Reductions = ALONE
+) -> Array:
+    """Solve ``x - L x = b`` as :func:`resolvent` does, so that JAX can transpose the solution."""
+    transposed = jax.linear_transpose(apply, b)
+    x: Array = lax.custom_linear_solve(
+        lambda x: x - apply(x),
+        b,
+        solve=lambda _, b: resolvent(apply, b, tol, over),
+        transpose_solve=lambda _, b: resolvent(lambda y: transposed(y)[0], b, tol, over),
+    )
+    return x

@@ -47,14 +47,21 @@ from jax import Array, lax
 from dpsolve.solvers.distributions.path import pushed
 from dpsolve.solvers.distributions.stationary_derivatives import respond
 from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.inspection.concavity import asks
 from dpsolve.solvers.inspection.requests import FIXED, NO_GRADIENTS, chooses, no_slopes
 from dpsolve.solvers.methods.finite_horizon import follow
 from dpsolve.solvers.methods.loop import finish
-from dpsolve.solvers.model.factory_signature import Factory, build, gradient_mistake, signature
+from dpsolve.solvers.model.factory_signature import (
+    Factory,
+    build,
+    gradient_mistake,
+    look_over,
+    signature,
+)
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray
-from dpsolve.solvers.numerics.krylov import resolvent
+from dpsolve.solvers.numerics.krylov import transposable_resolvent
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.choose_operator import Operators, make_operator
@@ -62,6 +69,7 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, Outcome
 
 from .point import read_model, read_off, solve_point
+from .policy_response import moving, responds, stored, with_policy
 from .statistics import follows, horizon_path, mask
 
 Arrays = dict[str, Array]  # of one point, by name
@@ -93,6 +101,7 @@ def point_with_gradients(
     options: SolveOptions,
     values: Values,
     partition: Partition | None = None,
+    proved: bool = False,
 ) -> Arrays:
     """Solve a point as :func:`~.point.solve_point` does, and add the gradients asked for.
 
@@ -110,7 +119,7 @@ def point_with_gradients(
         sizes,
         options,
         values,
-        lambda v: solve_point(factory, sizes, options, v, partition),
+        lambda v: solve_point(factory, sizes, options, v, partition, proved),
         partition,
     )
 
@@ -137,7 +146,6 @@ def _with_gradients(
 ) -> Arrays:
     if not options.differentiated_by:
         return solve(values)
-    check_smooth(factory, sizes, values)
     out, push, exact = _linearized(factory, sizes, options, values, solve, partition)
     failed = out["code"] >= 10
     # One after the other, in one compiled loop: each linear solve ends by itself.
@@ -153,15 +161,19 @@ def _with_gradients(
                 found[f"d_{variable}_d_{name}"] = slope
             if name in options.gradients_fixed_policy:
                 found[f"d_{variable}_d_{name}{FIXED}"] = slope
-    return out | found
+    return stored(out) | found
 
 
 def differentiable_point(
-    factory: Factory, sizes: Mapping[str, Any], options: SolveOptions
+    factory: Factory, sizes: Mapping[str, Any], options: SolveOptions, proved: bool = False
 ) -> Callable[[Values], Arrays]:
     """Return :func:`point_with_gradients` as a function of the parameters, with derivatives."""
+    # What derivatives are found from is kept where some are asked for; here they all may be.
+    every = replace(options, gradients=tuple(signature(factory).parameters))
 
     def plain(values: Values) -> Arrays:
+        if look_over(factory, sizes, asks):
+            return solve_point(factory, sizes, every, values, proved=proved)
         return solve_point(factory, sizes, options, values)
 
     run = jax.custom_jvp(plain)
@@ -172,27 +184,32 @@ def differentiable_point(
             return jax.jvp(plain, (values,), (dots,))
         if options.criterion == "average":
             raise UsageError(NO_GRADIENTS)
-        check_smooth(factory, sizes, values)
         out = run(values)
-        moved = _response(factory, sizes, options, values, out)(dots)
+        moved = _moves(factory, sizes, options, values, out)(dots)
         moved["lower"] = moved["upper"] = moved["value"]
         return out, {name: _tangent(x, moved.get(name)) for name, x in out.items()}
 
     run.defjvp(jvp)
     check_gradients(factory, options)
-    return lambda values: _with_gradients(factory, sizes, options, values, run)
+    return lambda values: stored(_with_gradients(factory, sizes, options, values, run))
 
 
-def check_smooth(factory: Factory, sizes: Mapping[str, Any], values: Values) -> None:
-    """Refuse derivatives of a model with continuous choices.
+def _moves(
+    factory: Factory, sizes: Mapping[str, Any], options: SolveOptions, values: Values, out: Arrays
+) -> Callable[[Values], Arrays]:
+    """Return how a solution moves, in somebody's trace.
 
     Raises
     ------
     UsageError
-        Naming the choice.
+        Naming the continuous choice of a model that is not known to be concave.
     """
-    for choice in getattr(build(factory, values, sizes), "continuous", ()):
-        raise UsageError(no_slopes(signature(factory).name, choice))
+    choices = getattr(build(factory, values, sizes), "continuous", ())
+    if not choices:
+        return _response(factory, sizes, options, values, out)
+    if not responds(out):
+        raise UsageError(no_slopes(signature(factory).name, next(iter(choices))))
+    return with_policy(factory, sizes, options, values, out)
 
 
 def _is_own(factory: Factory, sizes: Mapping[str, Any], values: Values) -> bool:
@@ -219,8 +236,16 @@ def _linearized(
 
         _, push, out = jax.linearize(own, values, has_aux=True)
         return out, push, lambda _: True
-    free = not chooses(build(factory, values, sizes))
-    out = solve(values)
+    made = build(factory, values, sizes)
+    free, out = not chooses(made), solve(values)
+    if isinstance(made, Model) and made.continuous:
+        names = moving(made, out)
+        # Where concavity is neither declared nor proved nothing is known.
+        moved = {n: jnp.full_like(out[n], jnp.nan) for n in names}
+        if responds(out):
+            whole = with_policy(factory, sizes, options, values, out)
+            return out, lambda dots: {n: whole(dots)[n] for n in names}, lambda _: True
+        return out, lambda _: moved, lambda _: True
     respond_to = _response(factory, sizes, options, values, out, partition)
 
     def exact(name: str) -> bool:
@@ -291,7 +316,9 @@ def _response(
 
     def respond_to(dots: Values) -> Arrays:
         moved: Arrays = step(dots)
-        moved["value"] = _resolvent(fixed, moved["value"])
+        moved["value"] = transposable_resolvent(
+            fixed.apply, moved["value"], TOLERANCE, fixed.reductions
+        )
         if options.stationary:
             assert mass is not None
             moving = respond(fixed.expect, mass, moved["distribution"], fixed.reductions)
@@ -308,19 +335,6 @@ def _tangent(primal: Array, moved: Array | None) -> AnyArray:
     if not jnp.issubdtype(primal.dtype, jnp.floating):
         return np.zeros(np.shape(primal), jax.dtypes.float0)
     return jnp.zeros_like(primal) if moved is None else moved
-
-
-def _resolvent(fixed: PolicyOperator, b: Array) -> Array:
-    """Solve ``x - L x = b``, so that JAX can transpose the solution."""
-    transposed = jax.linear_transpose(fixed.apply, b)
-    over = fixed.reductions
-    x: Array = lax.custom_linear_solve(
-        lambda x: x - fixed.apply(x),
-        b,
-        solve=lambda _, b: resolvent(fixed.apply, b, TOLERANCE, over),
-        transpose_solve=lambda _, b: resolvent(lambda y: transposed(y)[0], b, TOLERANCE, over),
-    )
-    return x
 
 
 def read_point(operators: Operators, run: Any, wanted: Array | bool = True) -> dict[str, Array]:
