@@ -17,6 +17,7 @@ from dpsolve.solvers.numerics.memory import shown_bytes
 from dpsolve.solvers.outcomes import accuracy
 
 from .options import (
+    PATH,
     command_line,
     examples,
     executor_options,
@@ -47,7 +48,7 @@ _TARGET = "SWEEP.toml|MODEL"
         "dpsolve sweep growth.toml --on slurm --profile gpu --detach",
     )
 )
-@click.argument("target", metavar=_TARGET)
+@click.argument("target", type=PATH, metavar=_TARGET)
 @sweep_options
 @executor_options
 @click.option(
@@ -101,7 +102,7 @@ def sweep(
         "dpsolve resume growth.zarr --repair",
     )
 )
-@click.argument("store")
+@click.argument("store", type=PATH)
 @executor_options
 @click.option("--repair", is_flag=True,
               help="Compare all that is committed with its checksums, and compute tasks whose "
@@ -155,7 +156,7 @@ def resume(
         "dpsolve plan savings --grid beta=0.9:0.96:100 --set n_a=20000 --mesh points=8",
     )
 )
-@click.argument("target", metavar=_TARGET)
+@click.argument("target", type=PATH, metavar=_TARGET)
 @sweep_options
 @mesh_option
 @click.option("--probe/--no-probe", default=True, show_default=True,

@@ -193,7 +193,7 @@ class Program:
             finer = self.options.distribution_grid
             own = self.outline.grids
             grids = coordinates(own, self.factory, self.sizes, fixed, varying, finer)
-            made = make_layout(self.outline.results, *grids)
+            made = make_layout(self.outline.shape, self.outline.results, *grids)
             made = with_starts(made) if self.warm else made
             refined = self.refinement.named(0) if self.options.refine else ()
             self._layouts[key] = with_refined(made, tuple(refined))

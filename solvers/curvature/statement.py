@@ -190,8 +190,9 @@ def _functions(
         for which, end in cuts:
             room = at[name] - end if which == "lower" else end - at[name]
             found.append((("room", name), room))
-    for name, post in model.post.items():  # what follows a decision follows from its rule
-        at[name] = at[post.rule] if isinstance(post.rule, str) else value(post.rule)
+    for name in (n for n in model.drawn if n in model.post):
+        rule = model.post[name].rule  # what follows a decision follows from its rule
+        at[name] = at[rule] if isinstance(rule, str) else value(rule)
     conditions = model.feasible
     if conditions is not None:
         several = conditions if isinstance(conditions, list | tuple) else (conditions,)

@@ -97,6 +97,11 @@ def stationary(
     if distribution_grid:
         raise UsageError("distribution_grid is for a solution; a chain's states are what they are")
     if isinstance(target, Markov):
+        if target.moves:
+            raise ModelError(
+                "the chain moves with the period, and has no stationary distribution; dp.path "
+                "follows one that is solved with a horizon"
+            )
         return _of_array(target.transition_matrix, target.values, options, initial)
     return _of_array(target, None, options, initial)
 
@@ -121,7 +126,8 @@ def _of_solution(
             "through the periods."
         )
     start = () if initial is None else (initial_of(solution, initial),)
-    program, told = _program(solution.problem, options)
+    n = math.prod(int(np.shape(grid)[-1]) for grid in states.values())
+    program, told = _program(solution.problem, options, n)
     given = (solution.parameters, solution.decisions, solution.code, *start)
     if is_concrete(given) and not told:
         told.append(
@@ -134,8 +140,10 @@ def _of_solution(
 
 
 @lru_cache(maxsize=64)
-def _program(problem: Problem, options: tuple[tuple[str, Any], ...]) -> tuple[Any, list[float]]:
-    """Return the program that finds the distributions of a problem's points.
+def _program(
+    problem: Problem, options: tuple[tuple[str, Any], ...], n: int
+) -> tuple[Any, list[float]]:
+    """Return the program that finds the distributions of a problem's points, over `n` states.
 
     Beside it is a list that holds, once it was told that it is compiled, how long that takes.
     """
@@ -152,7 +160,6 @@ def _program(problem: Problem, options: tuple[tuple[str, Any], ...]) -> tuple[An
         return arrays | top_masses(made, found.mass)
 
     def run(*args: Any) -> Any:
-        n = math.prod(np.shape(args[1][next(iter(args[1]))])[problem.batched :])
         vectors = 64 if n > DENSE_MOST else 64 + 6 * n
         return at_points(problem, one, *args, vectors=vectors)
 

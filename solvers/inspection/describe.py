@@ -72,6 +72,11 @@ class Description:
     continuous: tuple[str, ...] = ()
     certifies: str = ""
 
+    @property
+    def chooses(self) -> bool:
+        """Whether there is anything to choose."""
+        return "policy" in self.outputs
+
     def __str__(self) -> str:
         lines = [self.name]
         if self.doc:
@@ -98,9 +103,9 @@ class Description:
             ]
         elif self.choices:
             how = "recomputed block by block" if self.streams else "kept"
+            pairs = f" x {self.choices:,} choices = {self.states * self.choices:,} pairs"
             lines += [
-                f"  {self.states:,} states x {self.choices:,} choices = "
-                f"{self.states * self.choices:,} pairs",
+                f"  {self.states:,} states{pairs if self.chooses else ', and nothing to choose'}",
                 f"  {_bytes(self.bytes)} to solve one point (rewards {how})",
                 *(f"  {line}" for line in self.sweeps),
             ]
@@ -173,6 +178,7 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
         t = None if made.horizon is None else np.int32(0)
         operator = GridOperator(made.on_grids(), t=t, memory=1)
         index = ("policy_index",) if made.gridded else ()
+        policy = ("policy",) if made.choices else ()
         return Description(
             **common,
             dimensions=_dimensions(made),
@@ -181,7 +187,7 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             structure=tuple(_structure(operator)),
             bytes=size.bytes,
             streams=size.streams,
-            outputs=("value", "lower", "upper", "policy", *index, *_ends(made), *made.outputs),
+            outputs=("value", "lower", "upper", *policy, *index, *_ends(made), *made.outputs),
             sweeps=_sweeps(ahead),
             continuous=tuple(made.continuous),
         )

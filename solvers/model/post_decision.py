@@ -50,7 +50,7 @@ class PostDecision:
             bind(self.rule, known, what)
         elif self.rule not in names:
             raise ModelError(
-                f"{what} is '{self.rule}', which is no choice or state."
+                f"{what} is '{self.rule}', which is no choice, state or shock."
                 f"{did_you_mean(self.rule, names)} It can be: {', '.join(names)}, or a function."
             )
 

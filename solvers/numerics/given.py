@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from dpsolve.solvers.errors import ModelError
 
 from .arrays import AnyArray
-from .tracing import is_concrete
+from .tracing import is_concrete, namespace
 
 MOST = 2**31 - 1  # values of one variable, and joint choices: policies are int32
 
@@ -36,6 +36,24 @@ def vector(values: ArrayLike, what: str) -> AnyArray:
     if array.dtype.kind != "f":
         raise ModelError(f"{what} must hold numbers, but its dtype is {array.dtype}")
     return array.astype(np.float64)
+
+
+def vectors(values: ArrayLike, what: str) -> AnyArray:
+    """Return `values` as :func:`vector` does, (n,), or as several of one length, (m, n)."""
+    if depth(values) != 2:
+        return vector(values, what)
+    rows = [vector(row, f"row {i} of {what}") for i, row in enumerate(cast("Any", values))]
+    if len({row.shape for row in rows}) > 1:
+        raise ModelError(f"{what} has rows of {', '.join(str(len(r)) for r in rows)} numbers")
+    found: AnyArray = namespace(*rows).stack([row.astype(np.float64) for row in rows])
+    return found
+
+
+def depth(x: Any) -> int:
+    """Return the number of dimensions of an array, or of nested lists, traced or not."""
+    if isinstance(x, list | tuple):
+        return 1 + depth(x[0]) if x else 1
+    return int(getattr(x, "ndim", 0))
 
 
 def check_number(x: Any, what: str) -> None:
