@@ -61,6 +61,11 @@ class Problem:
         """The model's name."""
         return signature(self.factory).name if self.factory is not None else "model"
 
+    @property
+    def array_dims(self) -> dict[str, tuple[str, ...]]:
+        """The dimensions of the parameters that are arrays."""
+        return signature(self.factory).array_dims if self.factory is not None else {}
+
 
 @jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
@@ -333,7 +338,7 @@ class Solution:
     def gradients(self) -> dict[str, dict[str, AnyArray]]:
         """Derivatives by parameter, then by variable; empty if none was asked for.
 
-        Each has the shape of its variable.
+        Each has the shape of its variable, and then that of its parameter.
         """
         return self._slopes(self.problem.options.gradients, "")
 

@@ -96,9 +96,8 @@ def load(
     if status == "failed":
         raise StoreError(f"{store.path}: the point {where} failed: {message}")
     factory = store.source.load()
-    values = {
-        name: jnp.float64(x[0]) for name, x in stored.bucket.points(np.array([index])).items()
-    }
+    given = stored.bucket.points(np.array([index]))
+    values = {name: jnp.asarray(x[0], jnp.float64) for name, x in given.items()}
     sizes = {**signature(factory).sizes, **stored.bucket.sizes}
     made = build(factory, values, sizes)
     seconds = float(arrays.pop("seconds"))
@@ -120,7 +119,7 @@ def load(
         every = {**dict.fromkeys(over, np.empty(shape)), **arrays}
     else:
         every = arrays
-    dims = tuple(arrays_dims(shape_of(made), every).items())
+    dims = tuple(arrays_dims(shape_of(made), every, signature(factory).array_dims).items())
     problem = Problem(factory, None, problem.sizes, store.options, dims)
     return Solution(jax.tree.map(jnp.asarray, arrays), values, problem, message, seconds)
 
@@ -336,6 +335,11 @@ def _check(store: Store, point: Any, parameters: Mapping[str, Any]) -> None:
                 f"{store.source.name} has no parameter '{name}'.{did_you_mean(name, known)} "
                 f"Its parameters are: {', '.join(known)}."
             )
+        if any(name in s.bucket.own for s in store.buckets):
+            raise UsageError(
+                f"'{name}' is an array, and no point is told by one: give the number of the point, "
+                "point=, or the parameters that are numbers"
+            )
         economic = any(name in (*s.bucket.parameters, *s.bucket.fixed) for s in store.buckets)
         if economic and (np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "iuf"):
             raise UsageError(f"{name}={value!r}; it is one number")
@@ -343,10 +347,11 @@ def _check(store: Store, point: Any, parameters: Mapping[str, Any]) -> None:
 
 def _held(stored: StoredBucket) -> Held:
     bucket = stored.bucket
-    held: Held = {n: ((), np.asarray(x)) for n, x in (*bucket.fixed.items(), *bucket.sizes.items())}
+    numbers = {n: x for n, x in bucket.fixed.items() if n not in bucket.own}
+    held: Held = {n: ((), np.asarray(x)) for n, x in (*numbers.items(), *bucket.sizes.items())}
     if POINT in bucket.axes:
         held[POINT] = ((POINT,), bucket.axes[POINT])
-    return held | bucket.parameters
+    return held | {n: x for n, x in bucket.parameters.items() if n not in bucket.own}
 
 
 def _meant(stored: StoredBucket, held: Held, given: Mapping[str, Any]) -> NDArray[np.bool_]:

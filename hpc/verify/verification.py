@@ -30,6 +30,7 @@ from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import DamagedError, ModelError, UsageError
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.outcomes import listed
 from dpsolve.solvers.solution import Solution
 
 from . import audit
@@ -114,10 +115,7 @@ class Verification:
         if self.of_what:
             yield f"  claims     certified errors {self.of_what}"
         if not math.isnan(self.worst_error):
-            at = ", ".join(
-                f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}"
-                for k, v in self.worst_point.items()
-            )
+            at = listed(self.worst_point)
             yield f"  residual   at most {self.worst_residual:.3g}"
             yield f"  error      at most {self.worst_error:.3g}" + (f" (at {at})" if at else "")
         if not math.isnan(self.widest):

@@ -15,7 +15,7 @@ from dpsolve.solvers.methods.bounds import modulus
 from dpsolve.solvers.methods.finite_horizon import terminal_value
 from dpsolve.solvers.model.array_factory import named as named_arrays
 from dpsolve.solvers.model.array_factory import no_model, rebuild, refusal
-from dpsolve.solvers.model.factory_signature import signature, split
+from dpsolve.solvers.model.factory_signature import check_numbers, signature, split
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
@@ -74,12 +74,9 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> Answer:
     if not isinstance(model, Model | TabularModel):
         factory = as_factory(model)
         values, sizes = split(factory, params)
+        check_numbers(factory, values, "dp.check looks at one point")
         for name, value in values.items():
-            if np.ndim(value):
-                raise ModelError(
-                    f"parameter '{name}' has shape {np.shape(value)}; dp.check looks at one point"
-                )
-            if not np.isfinite(value):
+            if np.ndim(value) == 0 and not np.isfinite(value):
                 raise ModelError(f"{signature(factory).name}: parameter '{name}' is {value}")
         name = signature(factory).name
         given = f" at {listed({**values, **sizes})}" if values or sizes else ""

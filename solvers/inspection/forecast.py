@@ -18,8 +18,15 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.distributions.stationary_methods import DENSE_MOST
-from dpsolve.solvers.model.array_factory import abstract_points, named, no_model
-from dpsolve.solvers.model.factory_signature import Factory, build, look_over, signature
+from dpsolve.solvers.model.array_factory import named, no_model
+from dpsolve.solvers.model.factory_signature import (
+    Factory,
+    abstract,
+    build,
+    look_over,
+    parameter_shapes,
+    signature,
+)
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.compiling import equations
@@ -29,6 +36,7 @@ from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.parameters.array import Shape
 
 from .limits import PAIR, TESTED, arrays_of_a_solve
 from .requests import chooses
@@ -224,7 +232,7 @@ def lane_cost(factory: Factory, sizes: Mapping[str, Any]) -> LaneCost:
         jax.eval_shape(run, {})
         return LaneCost(2 * results, False)
     two, three = (
-        [*equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
+        [*equations(jax.make_jaxpr(jax.vmap(run))(abstract(factory, sizes, (n,))).jaxpr)]
         for n in (2, 3)
     )
     grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
@@ -296,11 +304,14 @@ def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions)
 DENSE_COPIES = 6  # of a small chain's matrix, alive in its search
 
 
-def population_bytes(model: Model | TabularModel, options: SolveOptions) -> int:
+def population_bytes(
+    model: Model | TabularModel, options: SolveOptions, shapes: Mapping[str, Shape]
+) -> int:
     """Forecast the memory that one point's distributions and gradients take.
 
     The stationary distribution is looked for when the value's loop is over: what it takes more
-    than the loop does is a small chain's matrix, and what is kept of it.
+    than the loop does is a small chain's matrix, and what is kept of it. The `shapes` are the
+    parameters': there is a gradient for each entry of one.
     """
     finer = dict(options.distribution_grid)
     states = prod(model.shape)
@@ -312,8 +323,11 @@ def population_bytes(model: Model | TabularModel, options: SolveOptions) -> int:
     arrays += ((path_periods(model, options) or -1) + 1) * 2
     # Of the value, of each output, of the distribution, and of the path; or of the value alone.
     every = 2 + len(getattr(model, "outputs", ())) + arrays
-    differentiated = every * len(options.gradients_fixed_policy)
-    differentiated += (2 if chooses(model) else every) * len(options.gradients)
+    by = [
+        sum(prod(shapes.get(name, ())) for name in names)
+        for names in (options.gradients_fixed_policy, options.gradients)
+    ]
+    differentiated = every * by[0] + (2 if chooses(model) else every) * by[1]
     return 8 * states * (arrays + differentiated)
 
 
@@ -328,15 +342,18 @@ def footprint_of(
     made: Any, factory: Factory, sizes: Mapping[str, Any], options: SolveOptions
 ) -> Footprint:
     """Size up one point of what a factory made, inside a trace."""
+    shapes = parameter_shapes(factory, sizes)
     if isinstance(made, TabularModel):
         pairs = 8 * prod(np.shape(made.reward))
         dense = getattr(made.transition, "values", made.transition)
         total = pairs + 8 * prod(np.shape(dense)) + 8 * VECTORS * made.n_states
-        total += population_bytes(made, options)
+        total += population_bytes(made, options, shapes)
         return Footprint(made.n_states, made.n_actions, total, False)
     if isinstance(made, Model) and made.continuous:
         states, listed = prod(made.shape), prod(made.size_of(choice) for choice in made.gridded)
-        total = 8 * states * arrays_of_a_solve(made) + population_bytes(made, options) + TESTED
+        total = (
+            8 * states * arrays_of_a_solve(made) + population_bytes(made, options, shapes) + TESTED
+        )
         return Footprint(states, listed, total, False, whole=True)
     if isinstance(made, Model):
         t = None if made.horizon is None else jnp.int32(0)
@@ -344,7 +361,7 @@ def footprint_of(
         states = prod(made.shape)
         at_once = operator.block_size or operator.n_choices
         total = at_once * operator.bytes_per_choice + 8 * states * arrays_of_a_solve(made)
-        total += population_bytes(made, options)
+        total += population_bytes(made, options, shapes)
         return Footprint(states, operator.n_choices, total, operator.block_size is not None)
     if not isinstance(made, Mapping):
         raise no_model(factory, made)

@@ -142,6 +142,13 @@ class Constructed:
         return tuple(s.size for s in self.states.values())
 
     @property
+    def lengths(self) -> dict[str, int]:
+        """What an array can have an entry for: states, choices from a list and ``t``."""
+        names = dict.fromkeys((*self.states, *self.gridded))
+        time = {"t": int(self.horizon)} if self.horizon is not None else {}
+        return {name: self.size_of(name) for name in names} | time
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         """Names a function of this model can take: states, choices, shocks, and ``t``."""
         time = ("t",) if self.horizon is not None else ()

@@ -54,6 +54,11 @@ class TabularModel:
         """Number of states, as a tuple."""
         return (self.n_states,)
 
+    @property
+    def lengths(self) -> dict[str, int]:
+        """What an array can have an entry for."""
+        return {"state": self.n_states, "action": self.n_actions}
+
     horizon = None
 
 

@@ -26,6 +26,7 @@ from dpsolve.solvers.model.factory_signature import (
     Factory,
     Sizes,
     build,
+    check_numbers,
     refuse_parameters,
     signature,
     split,
@@ -128,11 +129,7 @@ def certify(
     check_sizes(sizes)
     if not is_concrete(values):
         raise UsageError("dp.certify looks at numbers: it cannot be called inside jit or grad")
-    for name, value in values.items():
-        if np.ndim(value) != 0:
-            raise UsageError(
-                f"parameter '{name}' has shape {np.shape(value)}; dp.certify takes one point"
-            )
+    check_numbers(factory, values, "dp.certify takes one point")
     values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
     known = bool(proved(factory, sizes, values))
     problem = read_problem(rebuild(factory, values, sizes), signature(factory).name, known)
@@ -203,7 +200,7 @@ class _Task:
             message = points_that_would_do(problem.model, error, self.tol)
         arrays["code"] = jnp.int32(code)
         options = made.options if self.tol is None else SolveOptions(tol=self.tol)
-        dims = arrays_dims(shape_of(problem.model), arrays)
+        dims = arrays_dims(shape_of(problem.model), arrays, made.array_dims)
         made = replace(made, options=options, dims=tuple(dims.items()))
         seconds = time.perf_counter() - began - compiling.seconds
         return Solution(arrays, self.values, made, message, seconds, compiling.seconds)

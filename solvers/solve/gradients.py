@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -73,7 +74,7 @@ from .policy_response import moving, responds, stored, with_policy
 from .statistics import follows, horizon_path, mask
 
 Arrays = dict[str, Array]  # of one point, by name
-Values = Mapping[str, Array]  # a number for each parameter
+Values = Mapping[str, Array]  # a number, or an array, for each parameter
 TOLERANCE = 1e-13  # of a derivative's residual, relative to its right-hand side
 
 # What is differentiated at the fixed policy: not the bounds, which move with the value, not the
@@ -111,7 +112,7 @@ def point_with_gradients(
         And ``d_value_d_<parameter>``, or ``d_<variable>_d_<parameter>`` of each of a factory's own
         float arrays and of all that a model without choices gives; and
         ``d_<variable>_d_<parameter>_fixed_policy`` of the value, the outputs, the distribution, its
-        moments and its path. Each has its variable's shape.
+        moments and its path. Each has its variable's shape, and then that of its parameter.
     """
     check_gradients(factory, options)
     return _with_gradients(
@@ -149,14 +150,24 @@ def _with_gradients(
     out, push, exact = _linearized(factory, sizes, options, values, solve, partition)
     failed = out["code"] >= 10
     # One after the other, in one compiled loop: each linear solve ends by itself.
-    names, by = list(values), options.differentiated_by
-    dots = jnp.stack([jnp.eye(len(names))[names.index(name)] for name in by])
-    moved = lax.map(lambda row: push(dict(zip(names, row, strict=True))), dots)
+    by = {name: jnp.asarray(values[name]) for name in options.differentiated_by}
+    ends = list(accumulate(x.size for x in by.values()))
+
+    def unit(i: Array) -> Arrays:
+        """Return a step of one entry of one parameter, and of no other."""
+        one = jnp.split(jnp.zeros(ends[-1]).at[i].set(1.0), ends[:-1])
+        moving = {n: d.reshape(x.shape) for (n, x), d in zip(by.items(), one, strict=True)}
+        return {n: moving[n] if n in by else jnp.zeros_like(x) for n, x in values.items()}
+
+    moved = lax.map(lambda i: push(unit(i)), jnp.arange(ends[-1]))
     found = {}
-    for i, name in enumerate(by):
-        for variable, x in moved.items():
+    for (name, at), end in zip(by.items(), ends, strict=True):
+        for variable, rows in moved.items():
+            x = jnp.moveaxis(rows[end - at.size : end], 0, -1)
+            x = x.reshape(*x.shape[:-1], *at.shape)
             # What is no number has no derivative, either.
-            slope = mask(x[i], failed | jnp.isnan(out[variable]))
+            none = (failed | jnp.isnan(out[variable])).reshape(rows.shape[1:] + (1,) * at.ndim)
+            slope = mask(x, jnp.broadcast_to(none, x.shape))
             if name in options.gradients and exact(variable):
                 found[f"d_{variable}_d_{name}"] = slope
             if name in options.gradients_fixed_policy:

@@ -93,7 +93,8 @@ def solve_made(
 
 def is_live(values: Mapping[str, Any]) -> Array:
     """Tell whether no parameter is NaN; one that is makes the point fail at once."""
-    return ~jnp.isnan(jnp.stack([jnp.asarray(v) for v in values.values()] or [0.0])).any()
+    found = [jnp.isnan(v).any() for v in values.values()]
+    return ~jnp.stack(found).any() if found else jnp.asarray(True)
 
 
 def solve_model(

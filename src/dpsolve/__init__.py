@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .solvers.numerics.fixed_point import implicit as implicit
     from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
     from .solvers.options import SolveOptions as SolveOptions
+    from .solvers.parameters.array import array as array
     from .solvers.probability.distributions import beta as beta
     from .solvers.probability.distributions import exponential as exponential
     from .solvers.probability.distributions import gamma as gamma
@@ -97,6 +98,7 @@ _HOME = {
     "var1": "solvers.probability.vector_chains",
     "markov_from_data": "solvers.probability.estimated",
     "mdp": "solvers.model.mdp",
+    "array": "solvers.parameters.array",
     "read_mdp": "hpc.sweep_file.array_file",
     "family": "solvers.named_arguments.families",
     "SolveOptions": "solvers.options",
