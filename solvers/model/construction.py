@@ -17,7 +17,7 @@ import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.named_arguments.order import drawing_order
-from dpsolve.solvers.numerics.given import MOST, vector
+from dpsolve.solvers.numerics.given import MOST, check_horizon, vector
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 from dpsolve.solvers.probability.iid import Iid
 from dpsolve.solvers.probability.markov import Markov
@@ -430,14 +430,8 @@ class Constructed:
                         f"{spec.values[i]:g} is followed by {spec.values[i + 1]:g}; sort it and "
                         "remove duplicates"
                     )
-        if self.horizon is not None and (
-            isinstance(self.horizon, bool)
-            or not isinstance(self.horizon, int | np.integer)
-            or not 1 <= self.horizon <= MOST
-        ):
-            raise ModelError(
-                f"horizon={self.horizon!r}; it is a positive number of periods, at most {MOST:,}"
-            )
+        if self.horizon is not None:
+            check_horizon(self.horizon)
         if not callable(self.discount):
             number = numbers(self.discount, "discount", "is")
             if number.ndim or number.dtype.kind not in "biuf":
