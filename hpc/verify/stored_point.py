@@ -338,7 +338,7 @@ def _output_faults(step: ValueProof, policy: Index | None, stored: Stored, t: in
 def _closest_outputs(step: ValueProof, held: Mapping[str, Array]) -> dict[str, Array]:
     """Return the output closest to the stored one, of all choices that the error bound allows."""
     definition, states = step.place.definition, step.place.states
-    ahead = definition.ahead(step.ahead.value)
+    ahead = definition.ahead(step.ahead.value, step.t)
     closest = {name: np.full(states.size, np.nan) for name in held}
     for down, across, look in definition.blocks(step.t, states):
         s, c = np.meshgrid(states[down], np.arange(definition.m)[across], indexing="ij")

@@ -441,6 +441,17 @@ class Constructed:
                 )
 
 
+def is_horizon(given: Any) -> bool:
+    """Tell whether a horizon is none, or a number of periods."""
+    if given is None:
+        return True
+    try:
+        check_horizon(given)
+    except ModelError:
+        return False
+    return True
+
+
 def _argument(spec: State | Iid) -> Argument:
     """Return what a function is given of a state, a choice or a shock; no range is written out."""
     if isinstance(spec, Integers):
