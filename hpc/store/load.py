@@ -271,6 +271,7 @@ def _filled_in(
 
     def along(values: Any, index: Any) -> dict[str, Array]:
         made = build(problem.factory, values, dict(problem.sizes))  # type: ignore[arg-type]
+        assert isinstance(made, Model | TabularModel)
         found = follow(made, problem.options, index)
         return {name: x for name, x in found.items() if name != "value"}
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.named_arguments.order import drawing_order
-from dpsolve.solvers.numerics.given import MOST, vector
+from dpsolve.solvers.numerics.given import MOST, check_horizon, vector
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 from dpsolve.solvers.probability.iid import Iid
 from dpsolve.solvers.probability.markov import Markov
@@ -437,10 +437,8 @@ class Constructed:
                         f"{spec.values[i]:g} is followed by {spec.values[i + 1]:g}; sort it and "
                         "remove duplicates"
                     )
-        if not is_horizon(self.horizon):
-            raise ModelError(
-                f"horizon={self.horizon!r}; it is a positive number of periods, at most {MOST:,}"
-            )
+        if self.horizon is not None:
+            check_horizon(self.horizon)
         if not callable(self.discount):
             number = numbers(self.discount, "discount", "is")
             if number.ndim or number.dtype.kind not in "biuf":
@@ -454,8 +452,11 @@ def is_horizon(given: Any) -> bool:
     """Tell whether a horizon is none, or a number of periods."""
     if given is None:
         return True
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    return whole and 1 <= given <= MOST
+    try:
+        check_horizon(given)
+    except ModelError:
+        return False
+    return True
 
 
 def _argument(spec: State | Iid) -> Argument:

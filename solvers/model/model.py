@@ -62,26 +62,30 @@ class Model(Constructed):
         Of states, choices and shocks; a list is summed, each averaged over just the shocks it
         names.
     discount : float or function
-        A function takes states and choices.
+        A function takes states, choices and post variables whose rules take no shock; such a one
+        stands for what its rule returns, before its grid.
     transition : dict
-        For every state that is not a Markov chain: the name of a choice, the name of another
-        state, or a function of states, choices and shocks. On an integer state the result must be
+        For every state that is not a Markov chain: the name of a choice, of another state or of a
+        shock, or a function of states, choices and shocks. On an integer state the result must be
         a member; on a continuous grid it is interpolated linearly, and what lies beyond its ends
         means what the grid's `outside` says.
     feasible : function or list of functions, optional
         Of states, choices and shocks (feasible means: for every shock): true or false, never a
-        number. Of a list all must be true. Infeasible choices are masked before their reward is
-        used. What can bind on a continuous choice belongs in its interval's ends: of the functions
-        that name a continuous state or choice, the true set is taken to be connected along each
-        interval, and may leave out its ends (consumption above 0).
+        number. A post variable stands for what its rule returns, before its grid. Of a list all
+        must be true. Infeasible choices are masked before their reward is used. What can bind on a
+        continuous choice belongs in its interval's ends: of the functions that name a continuous
+        state or choice, the true set is taken to be connected along each interval, and may leave
+        out its ends (consumption above 0).
     shocks : dict, optional
         ``dp.iid`` draws, or a distribution's (``dp.normal``, ``dp.lognormal``, ``dp.poisson``, …);
-        independent of each other. Correlated ones stand under a tuple of names,
+        independent of each other, but for one whose ``probs`` are a function of others, of post
+        variables or of ``t``. Correlated ones stand under a tuple of names,
         ``("ret", "y"): dp.normal(means, cov, n)``.
     post : dict, optional
         Post-decision variables: ``{"stock": (dp.integers(0, 20), f)}`` gives each its grid
         (``dp.grid``, ``dp.integers`` or the name of a state or choice that has one) and its rule,
-        a function of states, choices and shocks, or the name of a choice. `transition`, `reward`
+        a function of states, choices, shocks and other post variables, or the name of one of
+        these. `transition`, `reward`, `feasible`, `discount`, ``probs`` of shocks
         and `outputs` may name them in place of, or beside, states and choices. Shocks that enter
         only after them are averaged once per value of the variable, not once per state and
         choice. On an integer range the rule must return a member; on a continuous grid what
@@ -119,6 +123,11 @@ class Model(Constructed):
         factor"}``, for states, choices, outputs, moments, ``value`` and the factory's parameters.
         Stores keep them as ``long_name`` and ``units``, and pictures and reports show them. A
         choice that is the next value of a labelled state needs none of its own.
+
+    Notes
+    -----
+    In every function ``a_index`` is the position of `a`, a state, choice, shock or post variable,
+    among its values. A family of states (:func:`~dpsolve.family`) is an array of its members.
 
     Raises
     ------

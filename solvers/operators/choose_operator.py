@@ -12,6 +12,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+from jax.typing import ArrayLike
+
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Partition
@@ -89,8 +91,9 @@ def make_operator(
     options: SolveOptions,
     partition: Partition | None = None,
     kept: PairTable | None = None,
+    t: ArrayLike | None = None,
 ) -> BellmanOperator:
-    """Return the Bellman operator of an infinite-horizon model, over all of its states.
+    """Return the Bellman operator of a model, over all of its states.
 
     Parameters
     ----------
@@ -100,11 +103,13 @@ def make_operator(
         The state of which this device has a part.
     kept : PairTable, optional
         What an operator of the same model kept.
+    t : int, optional
+        The period, with a horizon.
     """
     if isinstance(model, TabularModel):
         return TabularOperator(model, partition)
     return GridOperator(
-        model, block=options.block, memory=options.memory, kept=kept, partition=partition
+        model, t=t, block=options.block, memory=options.memory, kept=kept, partition=partition
     )
 
 

@@ -131,7 +131,8 @@ def policy_tables(
     """
     plain, compiled = _tables(problem, tuple(variables), periods)
     if isinstance(model, TabularModel):
-        return cast("PolicyTables", plain(dict(parameters), dict(policy_index)))
+        made: PolicyTables = plain(dict(parameters), dict(policy_index))
+        return made
     tables: PolicyTables = jax.tree.map(np.asarray, compiled(dict(parameters), dict(policy_index)))
     _refuse_extrapolation(model, tables, periods is not None)
     shocks, chains = (
@@ -174,7 +175,13 @@ def _tables(problem: Problem, variables: tuple[str, ...], periods: int | None) -
         tables: PolicyTables = lax.map(lambda x: one(parameters, x[0], x[1]), (early, ts))
         return tables
 
-    return one, jax.jit(one if periods is None else many)
+    def arrays(parameters: Any, index: Any) -> PolicyTables:
+        if periods is None:
+            return one(parameters, index)
+        now = [{c: i[t] for c, i in index.items()} for t in range(periods)]
+        return _stacked([one(parameters, own) for own in now])
+
+    return arrays, jax.jit(one if periods is None else many)
 
 
 def _tables_of_grids(fixed: GridPolicy, variables: Sequence[str]) -> PolicyTables:
@@ -222,6 +229,32 @@ def _tables_of_arrays(fixed: TabularPolicy, variables: Sequence[str]) -> PolicyT
         drawn=(),
         draws=("state",),
     )
+
+
+def _stacked(each: Sequence[PolicyTables]) -> PolicyTables:
+    """Return the periods' tables of a model of arrays as one; rows are padded to equal lengths."""
+    found = [table.rows for table in each if table.rows is not None]
+    most = max(len(rows.cumulative) for rows in found)
+
+    def padded(name: str) -> Array:
+        arrays = [np.asarray(getattr(rows, name)) for rows in found]
+        return _on_host(np.stack([np.pad(x, (0, most - len(x))) for x in arrays]))
+
+    def whole(name: str) -> Array:
+        return _on_host(np.stack([np.asarray(getattr(rows, name)) for rows in found]))
+
+    rows = Rows(
+        cumulative=padded("cumulative"),
+        columns=padded("columns"),
+        start=whole("start"),
+        last=whole("last"),
+        longest=max(rows.longest for rows in found),
+    )
+    values = {}
+    for name, x in each[0].values.items():
+        recorded = np.stack([np.asarray(table.values[name].array) for table in each])
+        values[name] = NamedArray(_on_host(recorded), x.dims)
+    return replace(each[0], rows=rows, values=values)
 
 
 def _rows(fixed: TabularPolicy, n: int) -> Rows:

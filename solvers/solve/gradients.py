@@ -294,7 +294,7 @@ def _response(
 
     def through_time(values: Values) -> Arrays:
         made = build(factory, values, sizes)
-        assert isinstance(made, Model)
+        assert isinstance(made, Model | TabularModel)
         path, _ = horizon_path(made, options, index, False, partition)
         return follow(made, options, index, partition) | path
 

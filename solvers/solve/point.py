@@ -18,7 +18,13 @@ from jax import Array
 from dpsolve.solvers.inspection.requests import check_asked
 from dpsolve.solvers.methods.average import GAINS, RelativeValue
 from dpsolve.solvers.methods.discounted import Fixpoint
-from dpsolve.solvers.methods.finite_horizon import backward
+from dpsolve.solvers.methods.finite_horizon import (
+    backward,
+    chosen,
+    grids_of,
+    has_outputs,
+    outputs_of,
+)
 from dpsolve.solvers.methods.loop import Found, begin, solve
 from dpsolve.solvers.methods.stopping import told_by
 from dpsolve.solvers.model.array_factory import no_model, own_arrays
@@ -27,7 +33,7 @@ from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.operators.base import BellmanOperator
-from dpsolve.solvers.operators.bellman import GridOperator, GridPolicy
+from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.operators.cyclic import CyclicOperator, Turn
 from dpsolve.solvers.operators.model_functions import PairTable
@@ -113,11 +119,12 @@ def solve_model(
     if isinstance(model, Model) and model.continuous:
         arrays = solved_point(model, options, live, proved)
         return _with_code(arrays, *statistics_of(model, options, arrays))
-    if isinstance(model, Model) and model.horizon is not None:
+    if model.horizon is not None:
         arrays = backward(model, options, live, partition)
-        if options.distribution_grid:
+        if options.distribution_grid and isinstance(model, Model):
             return _with_code(arrays, *statistics_of(model, options, arrays, partition))
-        policies = {c: arrays[f"policy_index_{c}"] for c in model.choices}
+        before = "policy_index_"
+        policies = {n.removeprefix(before): x for n, x in arrays.items() if n.startswith(before)}
         more, code = horizon_path(model, options, policies, arrays["code"] >= 10, partition)
         return _with_code(arrays, more, code)
     operators = Operators(model, options, partition)
@@ -168,14 +175,9 @@ def read_off(
 ) -> dict[str, Array]:
     """Return what follows from a policy (states...): choices' values, outputs; and grids (n,)."""
     labels = operator.labels(policy)
-    if isinstance(model, TabularModel):
-        return {"policy_action": labels["action"], "grid_state": jnp.arange(model.n_states)}
-    arrays = {f"policy_{c}": jnp.asarray(model.grid_of(c).values)[i] for c, i in labels.items()}
-    if model.outputs:
-        fixed = operator.at(policy)
-        assert isinstance(fixed, GridPolicy)
-        arrays |= {f"output_{name}": x for name, x in fixed.outputs().items()}
-    return arrays | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
+    found = outputs_of(operator.at(policy)) if has_outputs(model) else {}
+    outputs = {f"output_{name}": x for name, x in found.items()}
+    return chosen(model, labels) | outputs | grids_of(model)
 
 
 def begin_point(

@@ -77,7 +77,10 @@ def shape_of(made: Any) -> ModelShape:
         If it is neither.
     """
     if isinstance(made, TabularModel):
-        return ModelShape({"state": made.n_states}, certifies=at_best(made), promise=promise(made))
+        return ModelShape(
+            {"state": made.n_states}, horizon=made.horizon,
+            certifies=at_best(made), promise=promise(made),
+        )  # fmt: skip
     if isinstance(made, Model):
         chains = frozenset(n for n, s in made.states.items() if isinstance(s, Markov))
         sizes = {n: s.size for n, s in made.states.items()}
