@@ -251,7 +251,10 @@ class _Law:
 
     def of(self, x: NamedArray) -> tuple[Array, Array]:
         """Return values and masses, flattened together; what `x` does not depend on is summed."""
-        w = multiply(self.mass, *(p for name, p in self.probabilities.items() if name in x.dims))
+        w, drawn = self.mass, set(x.dims)
+        for name, p in [*self.probabilities.items()][::-1]:  # chances may depend on draws before
+            if name in drawn:
+                w, drawn = multiply(w, p), drawn | set(p.dims)
         w = total(w, [d for d in w.dims if d not in x.dims])
         weights = ordered(w, x.dims).array
         values = jnp.broadcast_to(aligned(x, x.dims), weights.shape).astype(jnp.float64)
@@ -272,14 +275,14 @@ def _law(model: Any, fixed: PolicyOperator | None, mass: Array) -> _Law:
     if isinstance(fixed, GridPolicy):
         functions, states = fixed.operator.functions, fixed.operator.states
         env = dict(fixed.env)
-        order = (*states, *functions.model.shocks, *functions.model.post)
+        order = (*states, *fixed.lottery, *functions.model.shocks, *functions.model.post)
         decided, chances = functions.drawn_posts(fixed.pairs.posts)
         # Outputs as they are drawn, not averaged over their shocks.
         drawn = {
             name: mapped(f, decided | env, order, f"output '{name}'")
             for name, f in functions.model.outputs.items()
         }
-        probabilities = fixed.pairs.probabilities | chances
+        probabilities = dict(fixed.lottery) | fixed.pairs.probabilities | chances
         return _Law(NamedArray(mass, states), drawn | env, order, probabilities, fixed.partition)
     if isinstance(fixed, TabularPolicy):
         own = jnp.arange(model.n_states) if fixed.partition is None else fixed.partition.index()

@@ -13,6 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.discrete_choice.operator import operator_on_grids
+from dpsolve.solvers.logit.taste_shocks import ERROR
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.partition import ALONE, Partition
@@ -54,7 +56,7 @@ def backward(
     over = ALONE if partition is None else partition.reductions
 
     def usual(t: Array) -> GridOperator:
-        return GridOperator(
+        return operator_on_grids(
             model, t=t, block=options.block, memory=options.memory, partition=partition
         )
 
@@ -65,18 +67,20 @@ def backward(
         fault = first_fault(survey, None)
         tv, policy = operator.greedy(v)
         scale = over.max(jnp.maximum(jnp.abs(tv), jnp.abs(v))) + survey.magnitude
+        more = operator.chances(policy) | operator.chance_error(v, error)
         error = operator.depth * (EPS * scale + 2 * TINY) + jnp.abs(survey.rate) * error
         # An earlier fault (later in time) stands; NaN is found where it first arises.
         fault = jnp.where(fault == Outcome.RUNNING, unsound(v, tv, over), fault)
         labels = operator.labels(policy)
-        out = {"value": tv, "error": error}
+        out = {"value": tv, "error": error, **more}
         out |= {f"policy_index_{c}": i for c, i in labels.items()}
         for c, i in labels.items():
             out[f"policy_{c}"] = jnp.asarray(model.grid_of(c).values)[i]
         if model.outputs:
             outputs = operator.at(policy).outputs()
             out |= {f"output_{n}": x for n, x in outputs.items()}
-            fault = jnp.where(fault == Outcome.RUNNING, told_by(outputs, over), fault)
+            told = told_by(operator.likely(outputs, policy), over)
+            fault = jnp.where(fault == Outcome.RUNNING, told, fault)
         return (tv, error, jnp.where(code == Outcome.RUNNING, fault, code)), out
 
     terminal = terminal_value(model, partition)
@@ -84,6 +88,8 @@ def backward(
     code = jnp.where(live, jnp.int32(Outcome.RUNNING), jnp.int32(Outcome.NOT_FINITE))
     start = (terminal, jnp.zeros(()), code)
     (_, _, code), out = lax.scan(period, start, jnp.arange(horizon), reverse=True)
+    if ERROR in out:
+        out[ERROR] = largest(out[ERROR])
     errors = out.pop("error").reshape(-1, *(1 for _ in model.shape))
     error = largest(errors)
     code = jnp.where(
@@ -98,7 +104,7 @@ def backward(
         missing = jnp.nan if x.dtype.kind == "f" else -1
         out[name] = jnp.where(failed, missing, x)
     out |= {"lower": out["value"] - errors, "upper": out["value"] + errors}
-    out |= {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
+    out |= grids_of(model)
     nan = jnp.asarray(jnp.nan)
     return out | {
         "residual": jnp.where(failed, nan, 0.0),
@@ -118,8 +124,8 @@ def follow(
 
     Parameters
     ----------
-    policies : dict of str to int array (t, states...)
-        An index for each choice.
+    policies : dict of str to array (t, states...)
+        An index for each choice; and with taste shocks its probabilities, by their name.
 
     Returns
     -------
@@ -130,17 +136,25 @@ def follow(
 
     def period(v: Array, x: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
         t, labels = x
-        operator = GridOperator(
+        operator = operator_on_grids(
             model, t=t, block=options.block or 1, memory=options.memory, partition=partition
         )
-        fixed = operator.at(operator.policy_of(labels))
+        policy = operator.responding(operator.policy_of(labels), v)
+        fixed = operator.at(policy)
         v = fixed.reward + fixed.apply(v)
-        out = {f"policy_{c}": jnp.asarray(model.grid_of(c).values)[i] for c, i in labels.items()}
+        values = {c: jnp.asarray(model.grid_of(c).values) for c in model.choices}
+        out = {f"policy_{c}": x[labels[c]] for c, x in values.items()} | operator.chances(policy)
         return v, {"value": v, **out, **{f"output_{n}": y for n, y in fixed.outputs().items()}}
 
     xs = (jnp.arange(horizon), dict(policies))
     _, out = lax.scan(period, terminal_value(model, partition), xs, reverse=True)
-    return out | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
+    return out | grids_of(model)
+
+
+def grids_of(model: Model) -> dict[str, Array]:
+    """Return the values (n,) of states, and of choices that results have an axis of."""
+    names = (*model.states, *(() if model.taste is None else model.taste.choices))
+    return {f"grid_{n}": jnp.asarray(model.grid_of(n).values) for n in names}
 
 
 def terminal_value(model: Model, partition: Partition | None = None) -> Array:

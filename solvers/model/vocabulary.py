@@ -4,6 +4,8 @@ A store keeps a checksum of its model's file. So the built-in ones have one impo
 which stays as it is when a definition moves; and importing the package itself costs nothing.
 """
 
+from dpsolve.solvers.logit.taste_shocks import nested
+
 from .grids import grid, iid, integers, interval, lognormal
 from .markov import markov, rouwenhorst, tauchen
 from .mdp import mdp
@@ -20,6 +22,7 @@ __all__ = [
     "lognormal",
     "markov",
     "mdp",
+    "nested",
     "rouwenhorst",
     "tauchen",
 ]

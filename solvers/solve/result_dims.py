@@ -40,6 +40,9 @@ class ModelShape:
         The choices that are made from an interval.
     own : dict or None
         Dimensions and shapes of a factory's own arrays, where it returned no model.
+    taste : tuple of str
+        The choices that taste shocks are on: what differs between their values has them as
+        dimensions.
     certifies, of_what, promise : str
         What bounds are of, where there are some: the word; in words; and before anything is solved
         (:mod:`.certified`).
@@ -53,6 +56,7 @@ class ModelShape:
     certifies: str = "none"
     of_what: str = ""
     promise: str = ""
+    taste: tuple[str, ...] = ()
 
     @property
     def iterates(self) -> bool:
@@ -76,6 +80,7 @@ def shape_of(made: Any) -> ModelShape:
         return ModelShape(
             sizes, chains, made.horizon, None,
             tuple(made.continuous), at_best(made), of_what(made), promise(made),
+            made.taste.choices if made.taste is not None else (),
         )  # fmt: skip
     own = shapes_of(made)
     if own is None:
@@ -105,8 +110,11 @@ def arrays_dims(shape: ModelShape, arrays: Mapping[str, Any]) -> dict[str, Dims]
             dims[name] = ("time", *lived)
         elif variable == "distribution":
             dims[name] = lived
+        elif not np.ndim(arrays[name]):
+            dims[name] = ()
         else:
-            dims[name] = full if np.ndim(arrays[name]) else ()
+            apart = shape.taste and np.ndim(arrays[name]) > len(full)
+            dims[name] = (*full, *shape.taste) if apart else full
     return dims
 
 

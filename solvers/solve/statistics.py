@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.discrete_choice.operator import operator_on_grids
 from dpsolve.solvers.distributions.distribution import explain_distribution
 from dpsolve.solvers.distributions.finer_grid import SUFFIX, lived_grids, on_distribution_grid
 from dpsolve.solvers.distributions.initial import read_initial
@@ -29,7 +30,6 @@ from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import ALONE, Partition, Reductions
 from dpsolve.solvers.operators.base import PolicyOperator
-from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence
 
@@ -243,7 +243,8 @@ def horizon_path(
             now = {c: x[t] for c, x in policies.items()}
             _, moving = policy_operator(model, now, options, t)
             return jnp.where(moving.proper, pushed(moving.expect, mass), jnp.nan)
-        operator = GridOperator(model, t=t, block=1, memory=options.memory, partition=partition)
+        keywords = {"block": 1, "memory": options.memory, "partition": partition}
+        operator = operator_on_grids(model, t=t, **keywords)
         # A failed point has -1 for a policy; its path is masked.
         policy = operator.policy_of({c: jnp.maximum(i[t], 0) for c, i in policies.items()})
         fixed = operator.at(policy)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .solvers.errors import VerificationError as VerificationError
     from .solvers.inspection.check import check as check
     from .solvers.inspection.describe import describe as describe
+    from .solvers.logit.taste_shocks import nested as nested
     from .solvers.model.grids import grid as grid
     from .solvers.model.grids import iid as iid
     from .solvers.model.grids import integers as integers
@@ -65,6 +66,7 @@ _HOME = {
     "crra": "solvers.model.utility",
     "TabularModel": "solvers.model.mdp",
     "grid": "solvers.model.grids",
+    "nested": "solvers.logit.taste_shocks",
     "integers": "solvers.model.grids",
     "iid": "solvers.model.grids",
     "interval": "solvers.model.grids",
