@@ -11,6 +11,8 @@ from dpsolve.solvers.distributions.top_mass import PREFIX
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.inspection.requests import FIXED
 from dpsolve.solvers.labelled import choices_of
+from dpsolve.solvers.logit.taste_shocks import ERROR
+from dpsolve.solvers.logit.taste_shocks import PREFIX as PROBABILITY
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.outcomes import CERTIFIES, CONCAVITY, OF_CONTINUUM, PER_POINT
@@ -39,6 +41,7 @@ LONG_NAMES = {
     "concavity": "concavity of the model: " + _numbered(CONCAVITY),
     "policy_loss": "bound on what the policy loses at any state, interpolated between nodes",
     "consumption_equivalent": "width of the bounds, as a share of consumption in every period",
+    ERROR: "certified bound on the error of the probabilities",
     "distribution": "stationary distribution",
     "distribution_path": "distribution over time",
     "distribution_residual": "change of the distribution in one period, L1 norm",
@@ -46,7 +49,9 @@ LONG_NAMES = {
     "distribution_period": "period of the chain",
 }
 REFINED = "refined_size"  # how the names of refined sizes begin
-DEFAULT_KEEP = ("value", "lower", "upper", "policy", "policy_lower", "policy_upper")
+DEFAULT_KEEP = (
+    "value", "lower", "upper", "policy", "policy_lower", "policy_upper", "probability",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,8 @@ class Layout:
         wanted += [n for n in self.variables if n.startswith(("grid_", REFINED)) or n in always]
         if "lower" not in self.variables:  # the average reward: numbers that say what was found
             wanted += [n for n in GAINS if n in self.variables]
+        if any(n.startswith(PROBABILITY) for n in wanted):
+            wanted += [ERROR]
         wanted += [n for n in self._gradients() if self._gradients()[n] in wanted]
         if "value" in self.variables and any(_of_distribution(n) for n in wanted):
             wanted += [n for n in OF_DISTRIBUTION if n in self.variables]
@@ -134,6 +141,7 @@ class Layout:
             "policy": [f"policy_{c}" for c in choices],
             **{kind: [n for c in choices if (n := f"{kind}_{c}") in self.variables]
                for kind in ("policy_index", "policy_lower", "policy_upper")},
+            "probability": [n for n in self.variables if n.startswith(PROBABILITY) and n != ERROR],
             "moments": [n for n in self.variables if n.startswith("moment_")],
             "gradients": [*self._gradients()],
         }  # fmt: skip
@@ -238,6 +246,8 @@ def with_refined(layout: Layout, names: Sequence[str]) -> Layout:
 
 
 def _long_name(name: str, names: Collection[str]) -> str:
+    if name in LONG_NAMES:
+        return LONG_NAMES[name]
     variable = differentiated(name, names)
     if variable != name:
         parameter = name.removeprefix(f"d_{variable}_d_")
@@ -249,6 +259,7 @@ def _long_name(name: str, names: Collection[str]) -> str:
         ("policy_lower_", "certified lower end of the optimal choice: "),
         ("policy_upper_", "certified upper end of the optimal choice: "),
         ("policy_", "optimal choice: "),
+        (PROBABILITY, "probability of the choice: "),
         ("output_", "at the optimum: "),
         ("moment_", "under the stationary distribution: "),
         ("grid_", "grid of "),
@@ -256,4 +267,4 @@ def _long_name(name: str, names: Collection[str]) -> str:
     ):
         if name.startswith(prefix):
             return words + name.removeprefix(prefix)
-    return LONG_NAMES.get(name, name)
+    return name

@@ -29,7 +29,7 @@ below, its relative error counts with :math:`P_j |q_j - V| \le \sigma / e`, and
 few units in the last place, and a sum of :math:`J` terms to :math:`J / 2` of them: absolutely, for
 the sum is at least one. :func:`rounding` adds this up.
 
-*Probabilities.* If each :math:`q_j` is off by at most :math:`\delta`, then :math:`P_j` is at most by
+*Probabilities.* If each :math:`q_j` is off by :math:`\delta` at most, then :math:`P_j` is so by
 :math:`\delta \max \sum_i |\partial P_j / \partial q_i| = \delta \max 2 P_j (1 - P_j) / \sigma =
 \delta / (2 \sigma)`, whatever the number of alternatives. With nests, of :math:`a = P_{j|k}` and
 :math:`b = P_k`, it is at most :math:`2 \delta\, ab\, [(1 - a) / \lambda_k + (1 - b) / \sigma]

@@ -56,6 +56,7 @@ def nested(scale: Any, nests: Mapping[str, tuple[Any, Any]]) -> Nested:
             f"nested: nests is {nests!r}; it is a dict by name of members and a scale, "
             '{"buy": ([1, 2], 0.5)}'
         )
+    _check_scale(scale, "nested: the outer scale")
     for name, nest in nests.items():
         if not (isinstance(nest, tuple | list) and len(nest) == 2 and _is_list(nest[0])):
             raise ModelError(
@@ -69,7 +70,6 @@ def nested(scale: Any, nests: Mapping[str, tuple[Any, Any]]) -> Nested:
                 f"{float(scale):g}: no tastes make such choices (McFadden 1978); it is at most "
                 "that"
             )
-    _check_scale(scale, "nested: the outer scale")
     return Nested(scale, dict(nests))
 
 

@@ -66,7 +66,7 @@ def band_solver(band: Array) -> Callable[[Array], Array]:
     band : array (n, m, 2 REACH + 1)
         Of m lines of n members each: nonnegative, with row sums below one.
     """
-    n, m, wide = band.shape
+    _, m, wide = band.shape
     rows = jnp.moveaxis(jnp.where(jnp.arange(wide) == REACH, 1.0 - band, -band), 2, 1)
 
     def eliminate(above: Array, row: Array) -> tuple[Array, tuple[Array, Array]]:

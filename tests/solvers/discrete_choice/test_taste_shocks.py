@@ -87,7 +87,8 @@ def solved():
 def test_value_bounds_and_probabilities_are_those_of_the_definition(solved, kind):
     found, v = solved[kind], fixed_point(kind)
     assert found.status == "solved"
-    assert (found.lower <= v).all() and (v <= found.upper).all()
+    assert (found.lower <= v).all()
+    assert (v <= found.upper).all()
     np.testing.assert_allclose(found.value, v, atol=found.error_bound)
     _, p, at = sweep(v, kind)
     p = p.astype(np.float64)
@@ -126,7 +127,8 @@ def test_at_a_tiny_scale_the_log_sum_is_the_maximum(solved):
     # What tastes of that scale add is at most scale log(alternatives) / (1 - beta).
     gap = np.asarray(sharp.value) - np.asarray(plain.value)
     error = float(sharp.error_bound + plain.error_bound)
-    assert (gap >= -error).all() and (gap <= 1e-6 * np.log(3) / 0.05 + error).all()
+    assert (gap >= -error).all()
+    assert (gap <= 1e-6 * np.log(3) / 0.05 + error).all()
     np.testing.assert_array_equal(sharp.policy_index["hours"], plain.policy_index["hours"])
     assert np.asarray(sharp.probability["hours"]).max(-1).min() > 1 / 3
 
@@ -184,7 +186,8 @@ def test_a_panel_chooses_by_the_probabilities(solved):
         here = np.isclose(panel["a"][:, 0], GRID[i]) & np.isclose(panel["z"][:, 0], wage)
         n = int(here.sum())
         share = np.array([(panel["hours"].values[:, 0][here] == h).mean() for h in HOURS])
-        assert n > 300 and (np.abs(share - p[i, z]) < 4.5 * np.sqrt(0.25 / n)).all()
+        assert n > 300
+        assert (np.abs(share - p[i, z]) < 4.5 * np.sqrt(0.25 / n)).all()
     assert "consumption" in panel
 
 
