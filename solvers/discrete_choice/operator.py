@@ -26,6 +26,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.logit.log_sum import log_sum_of
 from dpsolve.solvers.logit.taste_shocks import ERROR, TasteShocks
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.finite import largest
@@ -52,7 +53,7 @@ class TasteOperator(GridOperator):
     def __init__(self, model: Model, *args: Any, **keywords: Any) -> None:
         assert model.taste is not None
         self.taste: TasteShocks = model.taste
-        self.log_sum = self.taste.log_sum
+        self.log_sum = log_sum_of(self.taste)
         self.alternatives = self.taste.alternatives
         self.others = [c for c in model.choices if c not in self.taste.choices]
         super().__init__(model, *args, **keywords)

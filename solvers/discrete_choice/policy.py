@@ -9,14 +9,17 @@ are its derivative. Rewards where an alternative has no chance are not looked at
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpsolve.solvers.logit.log_sum import log_sum_of
 from dpsolve.solvers.logit.taste_shocks import TasteShocks
-from dpsolve.solvers.numerics.banded import band_solver, bands
+from dpsolve.solvers.numerics.banded import band_solver, bands, transposed
 from dpsolve.solvers.numerics.krylov import bicgstab
+from dpsolve.solvers.operators.base import Inverse
 from dpsolve.solvers.operators.bellman import GridOperator, GridPolicy
 from dpsolve.solvers.operators.interpolation import SLACK
 from dpsolve.solvers.operators.model_functions import BLOCK
@@ -69,7 +72,7 @@ class TastePolicy(GridPolicy):
         self.pairs = operator.pairs(index)
         assert self.pairs.raw_reward is not None
         self.env = {**operator.functions.env, **operator.functions.choice_values(index)}
-        entropy = taste.log_sum.entropy(policy.probability)
+        entropy = log_sum_of(taste).entropy(policy.probability)
         self.reward = self._averaged(self.pairs.raw_reward) + entropy
         self.discount = self._averaged(self.pairs.discount)
         if operator.constant_discount:
@@ -107,7 +110,18 @@ class TastePolicy(GridPolicy):
         return found
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
-        """Approach the policy's value from `start`, to a residual of `tol`.
+        """Approach the policy's value from `start`, to a residual of `tol`."""
+        if self.line is None or not self.operator.constant_discount:
+            return super().evaluate(start, tol, max_iter)
+        solve, _ = self.preconditioners()
+        assert solve is not None
+        value, k = bicgstab(
+            self.apply, self.reward, start, tol, max_iter, self.reductions, precondition=solve
+        )
+        return value, (k >= max_iter) & (max_iter > 0)
+
+    def preconditioners(self) -> tuple[Inverse, Inverse]:
+        """Return approximate inverses of ``x - L x`` (states...) and of its transpose.
 
         Alternatives that move a long state by a few steps make a band, which is solved directly
         (:mod:`dpsolve.solvers.numerics.banded`); what the others add, a return to one place say,
@@ -115,7 +129,7 @@ class TastePolicy(GridPolicy):
         """
         axis = self.line
         if axis is None or not self.operator.constant_discount:
-            return super().evaluate(start, tol, max_iter)
+            return super().preconditioners()
         shape = self.operator.shape
         n = shape[axis]
 
@@ -127,16 +141,13 @@ class TastePolicy(GridPolicy):
             return jnp.moveaxis(x.reshape(n, *shape[:axis], *shape[axis + 1 :]), 0, axis)
 
         def expected(f: Array) -> Array:
-            whole = back(jnp.broadcast_to(f[:, None], (n, start.size // n)))
+            whole = back(jnp.broadcast_to(f[:, None], (n, prod(shape) // n)))
             return along(self.over_alternatives(self.operator.expectation(whole, self.pairs)))
 
         weight = along(self.discount[..., None] * self.probability.array)
-        solve = band_solver((weight[..., None] * bands(expected, n)).sum(-2))
-        value, k = bicgstab(
-            self.apply, self.reward, start, tol, max_iter, self.reductions,
-            precondition=lambda r: back(solve(along(r))),
-        )  # fmt: skip
-        return value, (k >= max_iter) & (max_iter > 0)
+        band = (weight[..., None] * bands(expected, n)).sum(-2)
+        solve, other = band_solver(band), band_solver(transposed(band))
+        return (lambda r: back(solve(along(r)))), (lambda r: back(other(along(r))))
 
     def outputs(self) -> dict[str, Array]:
         """Evaluate the model's outputs (states..., choices...) at each alternative, by name.

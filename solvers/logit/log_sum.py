@@ -49,6 +49,8 @@ from numpy.typing import NDArray
 from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.tracing import EPS
 
+from .taste_shocks import TasteShocks
+
 OF_LOG_SUM = 16  # units of eps that exponentials, their sum, its logarithm and scaling may lose
 
 
@@ -157,6 +159,12 @@ class LogSum:
         listed = np.concatenate([*(np.asarray(n) for n in self.nests), self._alone(alternatives)])
         order: NDArray[np.int64] = np.argsort(listed.astype(np.int64))
         return order
+
+
+def log_sum_of(taste: TasteShocks) -> LogSum:
+    """Return the log-sum of values with a model's taste shocks."""
+    scales = tuple(jnp.asarray(x, jnp.float64) for x in taste.nest_scales)
+    return LogSum(jnp.asarray(taste.scale, jnp.float64), scales, taste.nests)
 
 
 def _log_sum(q: Array, scale: Array) -> tuple[Array, Array]:

@@ -8,13 +8,10 @@ from itertools import product
 from math import prod
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.numerics.tracing import is_concrete
-
-from .log_sum import LogSum
 
 PREFIX = "probability_"  # of the names of results
 ERROR = "probability_error"
@@ -108,12 +105,6 @@ class TasteShocks:
     def name(self) -> str:
         """What the probabilities are called in results."""
         return PREFIX + "_".join(self.choices)
-
-    @property
-    def log_sum(self) -> LogSum:
-        """The log-sum of values with these shocks."""
-        scales = tuple(jnp.asarray(x, jnp.float64) for x in self.nest_scales)
-        return LogSum(jnp.asarray(self.scale, jnp.float64), scales, self.nests)
 
 
 def read_taste_shocks(

@@ -58,6 +58,18 @@ def bands(expect: Callable[[Array], Array], n: int) -> Array:
     return jnp.where(short[..., None], jnp.stack(found, -1), 0.0)
 
 
+def transposed(band: Array) -> Array:
+    """Return the band (n, m, 2 REACH + 1) of the transposed matrix."""
+    n = band.shape[0]
+    rows = []
+    for step in range(-REACH, REACH + 1):
+        source = jnp.arange(n) + step
+        inside = ((source >= 0) & (source < n))[:, None]
+        row = band[jnp.clip(source, 0, n - 1), :, REACH - step]
+        rows.append(jnp.where(inside, row, 0.0))
+    return jnp.stack(rows, -1)
+
+
 def band_solver(band: Array) -> Callable[[Array], Array]:
     r"""Return the inverse of :math:`I - B`, as a function of right-hand sides (n, m).
 

@@ -109,13 +109,18 @@ SMOOTHING = 20  # plain steps between two of them
 
 
 def resolvent(
-    apply: Callable[[Array], Array], b: Array, tol: float, over: Reductions = ALONE
+    apply: Callable[[Array], Array],
+    b: Array,
+    tol: float,
+    over: Reductions = ALONE,
+    precondition: Callable[[Array], Array] | None = None,
 ) -> Array:
     r"""Solve :math:`x - L x = b` for any right-hand side (...), or return NaN.
 
     A right-hand side with few non-zeros can break BiCGSTAB down. So it is restarted, after plain
     steps, which converge by themselves and fill in the zeros, until the residual is within `tol`
-    of the right-hand side's size. A residual that stays above the square root of `tol` gives NaN:
+    of the right-hand side's size; with a preconditioner, which fills them in, too, only from the
+    second round on. A residual that stays above the square root of `tol` gives NaN:
     no answer instead of a wrong one.
     """
     scale = over.max(jnp.abs(b))
@@ -125,8 +130,10 @@ def resolvent(
 
     def step(c: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         k, x, _ = c
-        x = richardson(apply, b, x, jnp.int32(SMOOTHING))
-        x, _ = bicgstab(apply, b, x, 0.1 * tol * scale, jnp.int32(200), over)
+        first = 0 if precondition else SMOOTHING
+        x = richardson(apply, b, x, jnp.where(c[0] == 0, first, SMOOTHING))
+        near = {"precondition": precondition} if precondition else {}
+        x, _ = bicgstab(apply, b, x, 0.1 * tol * scale, jnp.int32(200), over, **near)
         return k + 1, x, gap(x)
 
     def proceed(c: tuple[Array, Array, Array]) -> Array:

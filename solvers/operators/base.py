@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,8 @@ class Survey:
         )
 
 
+Inverse = Callable[[Array], Array] | None  # of a linear map, approximately
+
 OWN_DEPTH = 6
 """Units of eps that one entry of ``Tv`` may lose beside its expectation's: one for discounting and
 adding the reward, the others for a reward that another program may round otherwise."""
@@ -153,6 +155,10 @@ class PolicyOperator(ABC):
     def apply(self, v: Array) -> Array:
         r"""Return :math:`L_\pi v = \beta_\pi P_\pi v` (states...), the discounted expectation."""
         return self.discount * self.expect(v)
+
+    def preconditioners(self) -> tuple[Inverse, Inverse]:
+        """Return approximate inverses of ``x - L x`` (states...) and of its transpose, if any."""
+        return None, None
 
     @property
     def proper(self) -> Array:

@@ -297,7 +297,7 @@ def _response(
     further = jax.linearize(rest, values, out["value"], mass)[1]
 
     def respond_to(dots: Values) -> Arrays:
-        moved: Arrays = {"value": _resolvent(fixed, step(dots))}
+        moved: Arrays = {"value": resolved(fixed, step(dots))}
         if options.stationary:
             assert mass is not None
             moving = respond(fixed.expect, mass, push_on(dots, moved["value"]), fixed.reductions)
@@ -316,15 +316,21 @@ def _tangent(primal: Array, moved: Array | None) -> AnyArray:
     return jnp.zeros_like(primal) if moved is None else moved
 
 
-def _resolvent(fixed: PolicyOperator, b: Array) -> Array:
+def resolved(fixed: PolicyOperator, b: Array) -> Array:
     """Solve ``x - L x = b``, so that JAX can transpose the solution."""
     transposed = jax.linear_transpose(fixed.apply, b)
     over = fixed.reductions
+    near, beside = fixed.preconditioners()
+
+    def back(y: Array) -> Array:
+        found: Array = transposed(y)[0]
+        return found
+
     x: Array = lax.custom_linear_solve(
         lambda x: x - fixed.apply(x),
         b,
-        solve=lambda _, b: resolvent(fixed.apply, b, TOLERANCE, over),
-        transpose_solve=lambda _, b: resolvent(lambda y: transposed(y)[0], b, TOLERANCE, over),
+        solve=lambda _, b: resolvent(fixed.apply, b, TOLERANCE, over, near),
+        transpose_solve=lambda _, b: resolvent(back, b, TOLERANCE, over, beside),
     )
     return x
 

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .solvers.solution import Solution as Solution
     from .solvers.solve.certify import certify as certify
     from .solvers.solve.euler_errors import euler_errors as euler_errors
+    from .solvers.solve.log_likelihood import log_likelihood as log_likelihood
 
 # Where each public name lives.
 _HOME = {
@@ -80,6 +81,7 @@ _HOME = {
     "solve": "sharding.solve",
     "certify": "solvers.solve.certify",
     "euler_errors": "solvers.solve.euler_errors",
+    "log_likelihood": "solvers.solve.log_likelihood",
     "check": "solvers.inspection.check",
     "describe": "solvers.inspection.describe",
     "stationary": "solvers.distributions.stationary",
