@@ -283,6 +283,12 @@ class Solution:
         return self.policy | self.policy_index | chances
 
     @property
+    def is_of_model(self) -> bool:
+        """Whether it is of a model's states, and not of arrays that a factory returned."""
+        states = [n for n in dict(self.problem.dims).get("value", ()) if n != "t"]
+        return bool(states) and all(f"grid_{n}" in self.arrays for n in states)
+
+    @property
     def outputs(self) -> dict[str, AnyArray]:
         """The model's outputs (states...) at the optimum, by name."""
         return self._group("output_")

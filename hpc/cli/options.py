@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 COMMAND_LINE = "dpsolve.command_line"
 """Where a click context keeps what the user typed."""
 
+PATH = click.Path(readable=False)
+"""Completed by shells, and not looked at before the command does."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import STATISTIC, Model
+from dpsolve.solvers.probability.markov import Markov
 
 from .bellman import Array, Decisions
 from .proofs import EPS, Place, axes

@@ -165,6 +165,8 @@ def _policy(place: Place, stored: Stored) -> tuple[Decisions | None, list[str]]:
         wrong = list(_choice_faults(place, stored, name, index))
         faults += wrong
         parts |= {} if wrong else {name: index}
+    if not choices:
+        return Decisions.sure(np.zeros((definition.horizon or 1, definition.n), np.int64)), []
     if len(parts) < len(choices):
         return None, faults
     if tastes is None:

@@ -17,13 +17,14 @@ from jax import Array
 
 from dpsolve.solvers.logit.log_sum import log_sum_of
 from dpsolve.solvers.logit.taste_shocks import TasteShocks
-from dpsolve.solvers.numerics.banded import band_solver, bands, transposed
 from dpsolve.solvers.numerics.krylov import bicgstab
 from dpsolve.solvers.operators.base import Inverse
 from dpsolve.solvers.operators.bellman import GridOperator, GridPolicy
 from dpsolve.solvers.operators.interpolation import SLACK
 from dpsolve.solvers.operators.model_functions import BLOCK
 from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, multiply, total, where
+
+from .banded import band_solver, bands, transposed
 
 NOTHING = NamedArray(jnp.zeros(()))
 
@@ -124,7 +125,7 @@ class TastePolicy(GridPolicy):
         """Return approximate inverses of ``x - L x`` (states...) and of its transpose.
 
         Alternatives that move a long state by a few steps make a band, which is solved directly
-        (:mod:`dpsolve.solvers.numerics.banded`); what the others add, a return to one place say,
+        (:mod:`.banded`); what the others add, a return to one place say,
         is of low rank, and left to a Krylov iteration or two.
         """
         axis = self.line

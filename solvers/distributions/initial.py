@@ -12,13 +12,14 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
-from dpsolve.solvers.model.grids import Grid, Integers, check_number
-from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.given import check_number
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.operators.interpolation import locate
 from dpsolve.solvers.operators.named_arrays import NamedArray
+from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.solution import Solution
 
 from .finer_grid import on_distribution_grid

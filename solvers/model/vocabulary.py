@@ -5,16 +5,30 @@ which stays as it is when a definition moves; and importing the package itself c
 """
 
 from dpsolve.solvers.logit.taste_shocks import nested
+from dpsolve.solvers.probability.distributions import (
+    beta,
+    exponential,
+    gamma,
+    lognormal,
+    normal,
+    poisson,
+    student_t,
+    uniform,
+)
+from dpsolve.solvers.probability.iid import iid
+from dpsolve.solvers.probability.markov import markov, rouwenhorst, tauchen
 
-from .grids import grid, iid, integers, interval, lognormal
-from .markov import markov, rouwenhorst, tauchen
+from .grids import grid, integers, interval
 from .mdp import mdp
 from .model import Model
 from .utility import crra
 
 __all__ = [
     "Model",
+    "beta",
     "crra",
+    "exponential",
+    "gamma",
     "grid",
     "iid",
     "integers",
@@ -23,6 +37,10 @@ __all__ = [
     "markov",
     "mdp",
     "nested",
+    "normal",
+    "poisson",
     "rouwenhorst",
+    "student_t",
     "tauchen",
+    "uniform",
 ]

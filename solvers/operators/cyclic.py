@@ -39,12 +39,12 @@ from jax import Array, lax
 
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.model.post_decision import PostDecision
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tracing import EPS, is_concrete
+from dpsolve.solvers.probability.markov import Markov
 
 from .base import BellmanOperator, PolicyOperator, Survey
 from .bellman import GridOperator

@@ -26,11 +26,11 @@ from jax import Array, lax
 from dpsolve.solvers.distributions.policy_function import PolicyFunction
 from dpsolve.solvers.distributions.solved_points import model_of
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import normalised
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.operators.named_arrays import NamedArray, mapped
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.probabilities import normalised
 from dpsolve.solvers.solution import Problem
 
 from .agents import invert
@@ -132,12 +132,13 @@ class _Agents:
         env |= self.policy.at(named)
         if model.horizon is not None:
             env["t"] = NamedArray(self.t)
-        for w in model.shocks:
-            env[w] = NamedArray(jnp.asarray(model.shocks[w].values)[self._drawn(w, env)], (AGENT,))
-        post = {}
-        for name, variable in model.post.items():
-            post[name] = self._value(name, self._reached(name, variable.spec, env))
-        env |= post
+        for name in model.drawn:
+            if name in model.post:
+                at_post = self._reached(name, model.post[name].spec, env)
+                env[name] = self._value(name, at_post)
+            else:
+                values = jnp.asarray(model.shocks[name].values)
+                env[name] = NamedArray(values[self._drawn(name, env)], (AGENT,))
         after = {}
         for name, spec in model.states.items():
             if isinstance(spec, Markov):

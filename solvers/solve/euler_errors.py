@@ -36,10 +36,10 @@ from jax import Array, lax
 from dpsolve.solvers.distributions.solved_points import model_of, states_of
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.arguments import arguments
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.solution import Problem, Solution
 
 from .euler_equation import EulerEquation

@@ -20,10 +20,10 @@ from scipy.special import ndtr
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray
+from dpsolve.solvers.numerics.given import MOST, check_number, vectors
 from dpsolve.solvers.numerics.memory import check_chain
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 
-from .grids import MOST, check_number, vector
 from .probabilities import check_distribution, normalised
 
 
@@ -33,8 +33,8 @@ class Markov:
 
     Attributes
     ----------
-    values : array (n,)
-        What the state can be.
+    values : array (n,) or (m, n)
+        What the state can be; of m states that move together, what each is at each joint value.
     transition_matrix : array (n, n)
         Row i holds the probabilities of the next value, given value i now.
     """
@@ -44,8 +44,8 @@ class Markov:
 
     @property
     def size(self) -> int:
-        """Number of values."""
-        return int(self.values.shape[0])
+        """Number of values, or of joint values."""
+        return int(self.values.shape[-1])
 
 
 def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
@@ -53,8 +53,9 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
 
     Parameters
     ----------
-    values : array (n,)
-        What the state can be.
+    values : array (n,) or (m, n)
+        What the state can be; of m states that move together, and stand under a tuple of m names,
+        what each is at each joint value.
     transition_matrix : array (n, n)
         Row i holds the probabilities of the next value, given value i now.
 
@@ -65,7 +66,7 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
     ModelError
         If the shapes disagree, an entry is negative, or a row does not sum to one.
     """
-    values = vector(values, "markov: values")
+    values = vectors(values, "markov: values")
     xp = namespace(transition_matrix)
     try:
         p = xp.asarray(transition_matrix, dtype=np.float64)
@@ -73,7 +74,7 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
         raise ModelError(
             f"markov: the transition matrix is {transition_matrix!r}; it is a matrix of numbers"
         ) from None
-    n = values.shape[0]
+    n = values.shape[-1]
     if p.shape != (n, n):
         raise ModelError(
             f"markov: {n} values need a transition matrix of shape ({n}, {n}), not {p.shape}"
@@ -84,7 +85,12 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
 
 
 def rouwenhorst(
-    n: int, rho: Array | float, sigma: Array | float, mu: Array | float = 0.0
+    n: int,
+    rho: Array | float,
+    sigma: Array | float,
+    mu: Array | float = 0.0,
+    *,
+    mean: Array | float | None = None,
 ) -> Markov:
     """Approximate an AR(1) by Rouwenhorst's method.
 
@@ -98,14 +104,23 @@ def rouwenhorst(
         Standard deviation of the innovation.
     mu : float
         Constant of the process; its mean is ``mu / (1 - rho)``.
+    mean : float, optional
+        The process's mean, in place of `mu`.
 
     Returns
     -------
     Markov
-        Values (n,), evenly spaced around the mean, and transition matrix (n, n).
+        With ``values`` (n,), evenly spaced around the mean, and ``transition_matrix`` (n, n), whose
+        row i holds the probabilities of the next value, given value i now.
+
+    Raises
+    ------
+    ModelError
+        If `n` is no positive integer, `rho` is not in (-1, 1), `sigma` is not positive, or both
+        `mu` and `mean` are given.
     """
-    _check_ar1("rouwenhorst", n, rho, sigma, mu=mu)
-    xp = namespace(rho, sigma, mu)
+    mean = _check_ar1("rouwenhorst", n, rho, sigma, mu, mean)
+    xp = namespace(rho, sigma, mean)
     p = (1.0 + rho) / 2.0
     matrix = xp.ones((1, 1))
     for m in range(2, n + 1):
@@ -119,7 +134,7 @@ def rouwenhorst(
         inner[1:-1] = 0.5  # the recursion counts every inner row twice
         matrix = matrix * inner[:, None]
     width = sigma * xp.sqrt((n - 1) / (1.0 - rho**2))
-    values = mu / (1.0 - rho) + width * np.linspace(-1.0, 1.0, n)
+    values = mean + width * np.linspace(-1.0, 1.0, n)
     return Markov(values, normalised(matrix))
 
 
@@ -129,6 +144,8 @@ def tauchen(
     sigma: Array | float,
     mu: Array | float = 0.0,
     width: float = 3.0,
+    *,
+    mean: Array | float | None = None,
 ) -> Markov:
     """Approximate an AR(1) by Tauchen's method.
 
@@ -136,7 +153,7 @@ def tauchen(
     ----------
     n : int
         Number of values (static).
-    rho, sigma, mu : float
+    rho, sigma, mu, mean : float
         As for :func:`rouwenhorst`.
     width : float
         The grid reaches this many stationary standard deviations to each side of the mean.
@@ -144,29 +161,35 @@ def tauchen(
     Returns
     -------
     Markov
-        As :func:`rouwenhorst` returns it.
+        With ``values`` (n,) and ``transition_matrix`` (n, n), as :func:`rouwenhorst` returns it.
+
+    Raises
+    ------
+    ModelError
+        As for :func:`rouwenhorst`.
     """
-    _check_ar1("tauchen", n, rho, sigma, mu=mu, width=width)
-    xp = namespace(rho, sigma, mu)
+    mean = _check_ar1("tauchen", n, rho, sigma, mu, mean, width=width)
+    xp = namespace(rho, sigma, mean)
     reach = width * sigma / xp.sqrt(1.0 - rho**2)
     centred = reach * np.linspace(-1.0, 1.0, n)
     if n == 1:
-        return Markov(xp.zeros(1) + mu / (1.0 - rho), xp.ones((1, 1)))
+        return Markov(xp.zeros(1) + mean, xp.ones((1, 1)))
     step = 2.0 * reach / (n - 1)
     cdf = ndtr if xp is np else traced_ndtr
     edges = centred[None, :-1] + step / 2 - rho * centred[:, None]
     below = cdf(edges / sigma)
     matrix = xp.diff(below, axis=1, prepend=xp.zeros((n, 1)), append=xp.ones((n, 1)))
-    return Markov(mu / (1.0 - rho) + centred, normalised(matrix))
+    return Markov(mean + centred, normalised(matrix))
 
 
-def _check_ar1(what: str, n: Any, rho: Any, sigma: Any, **more: Any) -> None:
+def _check_ar1(what: str, n: Any, rho: Any, sigma: Any, mu: Any, mean: Any, **more: Any) -> Any:
+    """Refuse what no AR(1) is; return its mean."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ModelError(
             f"{what}: n={n!r}; the number of values is a positive integer, and static: in a "
             "factory, put it after the '*'"
         )
-    for name, x in (("rho", rho), ("sigma", sigma), *more.items()):
+    for name, x in (("rho", rho), ("sigma", sigma), ("mu", mu), *more.items()):
         check_number(x, f"{what}: {name}")
     check_chain(what, int(n))
     if n * n > MOST:
@@ -179,3 +202,11 @@ def _check_ar1(what: str, n: Any, rho: Any, sigma: Any, **more: Any) -> None:
         raise ModelError(f"{what}: rho={rho} must lie strictly between -1 and 1")
     if is_concrete(sigma) and float(sigma) <= 0:
         raise ModelError(f"{what}: sigma={sigma} must be positive")
+    if mean is None:
+        return mu / (1.0 - rho)
+    check_number(mean, f"{what}: mean")
+    if not is_concrete(mu) or float(mu) != 0.0:
+        raise ModelError(
+            f"{what}: mu={mu} beside mean={mean}: the mean is mu / (1 - rho); leave one of them out"
+        )
+    return mean
