@@ -99,3 +99,16 @@ def test_false_claims_are_found():
             np.searchsorted([0, 0.5, 1], x)]
     )  # fmt: skip
     assert "lower" in claim(lower=lambda x: x + 1e-3)
+
+
+def test_the_bus_engine_is_swept_at_a_small_size(root, tmp_path):
+    source = f"{root / 'examples' / 'bus_engine.py'}:bus_engine"
+    found = dp.sweep(
+        source, grid={"RC": [8.0, 10.0]}, fixed={"n_x": 40, "beta": 0.99}, moments=["mean_replace"],
+        keep=["value", "probability", "distribution"], store=tmp_path / "bus.zarr", quiet=True,
+    )  # fmt: skip
+    assert (found["status"] == "solved").all()
+    chance = found["probability_replace"].sel(replace=1)
+    mean = (found["distribution"] * chance).sum("x")
+    np.testing.assert_allclose(found["moment_mean_replace"], mean, rtol=1e-12)
+    assert float(mean[0]) > float(mean[1]) > 0.0
