@@ -37,7 +37,7 @@ from dpsolve.solvers.operators.maximum import FEW, argmax, best_of_blocks, max_a
 from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE
 from dpsolve.solvers.operators.named_arrays import NamedArray
 
-from .policy import Mixed, TastePolicy, apart
+from .policy import Line, Mixed, TastePolicy, apart
 
 SETTLED = 1e-3  # a probability that moves by less than this has hardly moved
 
@@ -58,6 +58,15 @@ class TasteOperator(GridOperator):
         self.others = [c for c in model.choices if c not in self.taste.choices]
         super().__init__(model, *args, **keywords)
         self.by_rows = False  # the best of each alternative is looked for by lookups
+        self.line = self._line()
+
+    def _line(self) -> Line | None:
+        """Find how the alternatives move a long state, once where nothing else is chosen."""
+        axis = self.walking
+        if axis is None or self.each > 1 or self.model.horizon is not None:
+            return None
+        choice = self.joint(jnp.arange(self.alternatives), jnp.zeros((), jnp.int32))
+        return Line.of(self, axis, self.alternatives, self.pairs(NamedArray(choice, (BLOCK,))))
 
     # -- choices, numbered by alternatives ------------------------------------------------------
 
@@ -158,7 +167,7 @@ class TasteOperator(GridOperator):
 
     def at(self, policy: Mixed) -> TastePolicy:  # type: ignore[override]  # a mixed policy
         """Fix probabilities of the alternatives, and the other choices at each."""
-        return TastePolicy(self, self.taste, policy)
+        return TastePolicy(self, self.taste, policy, self.line)
 
     def survey(self) -> Survey:
         """Look over all pairs once; what a log-sum may lose counts with the terms of a reward."""

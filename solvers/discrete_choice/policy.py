@@ -21,7 +21,7 @@ from dpsolve.solvers.numerics.krylov import bicgstab
 from dpsolve.solvers.operators.base import Inverse
 from dpsolve.solvers.operators.bellman import GridOperator, GridPolicy
 from dpsolve.solvers.operators.interpolation import SLACK
-from dpsolve.solvers.operators.model_functions import BLOCK
+from dpsolve.solvers.operators.model_functions import BLOCK, PairTable
 from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, multiply, total, where
 
 from .banded import band_solver, bands, transposed
@@ -50,11 +50,59 @@ def apart(x: Array, taste: TasteShocks) -> Array:
     return x.reshape(*x.shape[:-1], *taste.shape)
 
 
-class TastePolicy(GridPolicy):
-    """The operator of a mixed policy."""
+@dataclass(frozen=True)
+class Line:
+    """A long state, and how the alternatives move it.
 
-    def __init__(self, operator: GridOperator, taste: TasteShocks, policy: Mixed) -> None:
-        self.operator, self.taste = operator, taste
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the states.
+    axis : int
+        The long state's.
+    bands : array (n, others, alternatives, steps)
+        Chances of short steps (:func:`.bands`).
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    bands: Array
+
+    @classmethod
+    def of(cls, operator: GridOperator, axis: int, alternatives: int, pairs: PairTable) -> Line:
+        """Find how the pairs of states and alternatives move a state."""
+        line = cls(operator.shape, axis, jnp.zeros(()))
+        n, dims = operator.shape[axis], (*operator.states, BLOCK)
+
+        def expected(f: Array) -> Array:
+            whole = line.back(jnp.broadcast_to(f[:, None], (n, prod(line.shape) // n)))
+            found = aligned(operator.expectation(whole, pairs), dims)
+            return line.along(jnp.broadcast_to(found, (*line.shape, alternatives)))
+
+        return cls(operator.shape, axis, bands(expected, n))
+
+    def along(self, x: Array) -> Array:
+        """Move the long state to the front: (states..., ...) to (n, others, ...)."""
+        n = self.shape[self.axis]
+        return jnp.moveaxis(x, self.axis, 0).reshape(n, -1, *x.shape[len(self.shape) :])
+
+    def back(self, x: Array) -> Array:
+        """Move it to its place again: (n, others) to (states...)."""
+        axis, shape = self.axis, self.shape
+        return jnp.moveaxis(x.reshape(shape[axis], *shape[:axis], *shape[axis + 1 :]), 0, axis)
+
+
+class TastePolicy(GridPolicy):
+    """The operator of a mixed policy; `line` is how alternatives move a state, where known."""
+
+    def __init__(
+        self,
+        operator: GridOperator,
+        taste: TasteShocks,
+        policy: Mixed,
+        line: Line | None = None,
+    ) -> None:
+        self.operator, self.taste, self._line = operator, taste, line
         self.reductions, self.partition = operator.reductions, operator.partition
         self.on_grid = False  # where a pair leads is a lottery
         self.line = operator.walking
@@ -110,12 +158,18 @@ class TastePolicy(GridPolicy):
                 found &= ~(where(likely, beyond, NOTHING).array > 0.0).any()
         return found
 
+    @property
+    def line_of_walks(self) -> Line | None:
+        """How the alternatives move a long state, if there is one that may walk step by step."""
+        if self._line is not None or self.line is None:
+            return self._line
+        return Line.of(self.operator, self.line, self.taste.alternatives, self.pairs)
+
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
         """Approach the policy's value from `start`, to a residual of `tol`."""
-        if self.line is None or not self.operator.constant_discount:
-            return super().evaluate(start, tol, max_iter)
         solve, _ = self.preconditioners()
-        assert solve is not None
+        if solve is None:
+            return super().evaluate(start, tol, max_iter)
         value, k = bicgstab(
             self.apply, self.reward, start, tol, max_iter, self.reductions, precondition=solve
         )
@@ -128,27 +182,15 @@ class TastePolicy(GridPolicy):
         (:mod:`.banded`); what the others add, a return to one place say,
         is of low rank, and left to a Krylov iteration or two.
         """
-        axis = self.line
-        if axis is None or not self.operator.constant_discount:
+        line = self.line_of_walks
+        if line is None or not self.operator.constant_discount:
             return super().preconditioners()
-        shape = self.operator.shape
-        n = shape[axis]
-
-        def along(x: Array) -> Array:
-            """Move the long state to the front: (states..., ...) to (n, others, ...)."""
-            return jnp.moveaxis(x, axis, 0).reshape(n, -1, *x.shape[len(shape) :])
-
-        def back(x: Array) -> Array:
-            return jnp.moveaxis(x.reshape(n, *shape[:axis], *shape[axis + 1 :]), 0, axis)
-
-        def expected(f: Array) -> Array:
-            whole = back(jnp.broadcast_to(f[:, None], (n, prod(shape) // n)))
-            return along(self.over_alternatives(self.operator.expectation(whole, self.pairs)))
-
-        weight = along(self.discount[..., None] * self.probability.array)
-        band = (weight[..., None] * bands(expected, n)).sum(-2)
+        weight = line.along(self.discount[..., None] * self.probability.array)
+        band = (weight[..., None] * line.bands).sum(-2)
         solve, other = band_solver(band), band_solver(transposed(band))
-        return (lambda r: back(solve(along(r)))), (lambda r: back(other(along(r))))
+        return (lambda r: line.back(solve(line.along(r)))), (
+            lambda r: line.back(other(line.along(r)))
+        )
 
     def outputs(self) -> dict[str, Array]:
         """Evaluate the model's outputs (states..., choices...) at each alternative, by name.

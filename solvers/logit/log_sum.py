@@ -39,6 +39,7 @@ the sum is at least one. :func:`rounding` adds this up.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,7 @@ from dpsolve.solvers.numerics.tracing import EPS
 
 from .taste_shocks import TasteShocks
 
+FEW = 16  # alternatives that are added one after another
 OF_LOG_SUM = 16  # units of eps that exponentials, their sum, its logarithm and scaling may lose
 
 
@@ -168,14 +170,21 @@ def log_sum_of(taste: TasteShocks) -> LogSum:
 
 
 def _log_sum(q: Array, scale: Array) -> tuple[Array, Array]:
-    top = lax.stop_gradient(largest(q, -1))
+    # Over few alternatives by operations on whole arrays, which XLA turns into vectors.
+    few = [q[..., j] for j in range(q.shape[-1])] if q.shape[-1] <= FEW else []
+    if few:
+        top = reduce(jnp.maximum, (jnp.where(jnp.isnan(x), jnp.inf, x) for x in few))
+    else:
+        top = largest(q, -1)
+    top = lax.stop_gradient(top)
     good = jnp.isfinite(top)
     base = jnp.where(good, top, 0.0)
     possible = q > -jnp.inf
     # Masked twice: what has no chance must not put a NaN into derivatives, either.
     below = jnp.where(possible, q - base[..., None], 0.0) / scale
     weight = jnp.where(possible, jnp.exp(below), 0.0)
-    total = jnp.where(good, weight.sum(-1), 1.0)
+    parts = reduce(jnp.add, (weight[..., j] for j in range(len(few)))) if few else weight.sum(-1)
+    total = jnp.where(good, parts, 1.0)
     return jnp.where(good, base + scale * jnp.log(total), top), weight / total[..., None]
 
 
