@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.solvers.logit.taste_shocks import ERROR, PREFIX
+from dpsolve.solvers.model.chains import transition_matrix
 from dpsolve.solvers.model.factory_signature import Factory, look_over, signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
@@ -297,6 +298,10 @@ class Solution:
     def grids(self) -> dict[str, AnyArray]:
         """The states' values (n,), by state name."""
         return self._group("grid_")
+
+    def transition_matrix(self, state: str) -> AnyArray:
+        """Return a Markov state's chances (n, n) of each next value, or (horizon, n, n)."""
+        return transition_matrix(self.problem, self.parameters, state)
 
     @property
     def distribution(self) -> AnyArray:

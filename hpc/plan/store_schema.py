@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsolve.hpc.zarr_format import STRING, ZarrArray
-from dpsolve.solvers.distributions.finer_grid import SUFFIX
 from dpsolve.solvers.distributions.top_mass import PREFIX
 from dpsolve.solvers.errors import UsageError
 
@@ -85,6 +84,8 @@ def coordinates(bucket: Bucket, layout: Layout, variables: Mapping[str, Variable
     """
     used = {dim for variable in variables.values() for dim in variable.dims}
     _check_names([*bucket.axes, *bucket.parameters], used, [*variables, *RECORDS])
+    from dpsolve.solvers.distributions.finer_grid import SUFFIX
+
     found: Coordinates = {}
     for name, values in bucket.axes.items():
         if name in bucket.parameters:

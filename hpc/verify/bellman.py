@@ -199,11 +199,11 @@ class Definition(ABC):
         """Evaluate a list of pairs, given by flat numbers of state and choice."""
 
     @abstractmethod
-    def ahead(self, value: Array) -> Array:
-        """Do what can be done of the expectation of a value (n,) once for all pairs."""
+    def ahead(self, value: Array, t: int | None = None) -> Array:
+        """Do what can be done of the expectation of a value (n,) once for all pairs of a period."""
 
     @abstractmethod
-    def behind(self, pushed: Array) -> Array:
+    def behind(self, pushed: Array, t: int | None = None) -> Array:
         """Return the masses (n,) of next period's states: the transpose of ``ahead``."""
 
     @abstractmethod
@@ -279,7 +279,7 @@ def bellman(
     tastes, rows = definition.tastes, definition.n if states is None else states.size
     of_choice = np.zeros(definition.m, np.int64) if tastes is None else tastes.of_choice
     best = [_Best(len(values), rows) for _ in range(int(of_choice.max()) + 1)]
-    ahead = [definition.ahead(value) for value in values]
+    ahead = [definition.ahead(value, t) for value in values]
     least, greatest, cancelled, monotone = np.inf, -np.inf, 0.0, True
     for down, across, look in definition.blocks(t, states):
         products = (np.abs(look.discount) * look.mass)[look.feasible]

@@ -110,13 +110,12 @@ class ContinuousProblem:
         draws = prod(s.size for s in self.model.shocks.values())
         return len(self.nodes) * self.nz**2 * draws
 
-    @cached_property
-    def chances(self) -> Floats:
-        """The joint chain's matrix (z, z)."""
+    def chances(self, t: int | None) -> Floats:
+        """Return the joint chain's matrix (z, z)."""
         joint: Floats = np.ones((1, 1))
         for name in self.chains:
             spec: Any = self.model.states[name]
-            matrix = np.asarray(spec.transition_matrix, np.float64)
+            matrix = np.asarray(spec.at(t), np.float64)
             joint = np.asarray(np.kron(joint, normalised(matrix)), np.float64)
         return joint
 
@@ -262,9 +261,9 @@ class ContinuousProblem:
         """Return discount times the chances (z, z') of the next member."""
         discount = self.model.discount
         if not callable(discount):
-            return float(discount) * self.chances
+            return float(discount) * self.chances(t)
         at = self._at(np.zeros((self.nz, 1, len(self.states))), self._no_choice(1), t)
-        return self._value(discount, at, self.nz)[:, :1] * self.chances
+        return self._value(discount, at, self.nz)[:, :1] * self.chances(t)
 
     def reward(self, x: Floats, y: Floats, t: int | None) -> Floats:
         """Return F (z, i), −inf where a choice is infeasible."""

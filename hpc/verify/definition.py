@@ -106,7 +106,8 @@ class _Functions(Definition):
         put(self, "depth", self.width + sum(chain.size for chain in chains.values()))
         put(self, "tastes", _tastes(model))
         for name, chain in chains.items():
-            check_rows(f"Markov state '{name}'", np.asarray(chain.transition_matrix))
+            rows = np.asarray(chain.transition_matrix).reshape(-1, chain.size)
+            check_rows(f"Markov state '{name}'", rows)
 
     def look(self, s: Index, c: Index, t: int | None = None) -> PairValues:
         model, at = self.model, self._named(s, c, t)
@@ -151,18 +152,18 @@ class _Functions(Definition):
         monotone = not (discount < 0).any() and not any((w < 0).any() for _, w in targets)
         return PairValues(reward, discount, feasible, mass, cancelled, monotone, expect, push)
 
-    def ahead(self, value: Array) -> Array:
-        return self._over_chains(value.astype(WIDE), 1)
+    def ahead(self, value: Array, t: int | None = None) -> Array:
+        return self._over_chains(value.astype(WIDE), 1, t)
 
-    def behind(self, pushed: Array) -> Array:
-        return self._over_chains(pushed, 0).reshape(-1).astype(np.float64)
+    def behind(self, pushed: Array, t: int | None = None) -> Array:
+        return self._over_chains(pushed, 0, t).reshape(-1).astype(np.float64)
 
-    def _over_chains(self, x: Array, side: int) -> Array:
+    def _over_chains(self, x: Array, side: int, t: int | None) -> Array:
         """Sum over one side of every chain's matrix: 1 is tomorrow, 0 is today."""
         result = x.reshape(self.shape)
         for axis, spec in enumerate(self.model.states.values()):
             if isinstance(spec, Markov):
-                matrix = normalised(np.asarray(spec.transition_matrix, dtype=np.float64))
+                matrix = normalised(np.asarray(spec.at(t), dtype=np.float64))
                 result = np.moveaxis(np.tensordot(matrix, result, axes=(side, axis)), 0, axis)
         return np.ascontiguousarray(result)
 

@@ -127,7 +127,7 @@ class _Chain:
                 (definition.look(states, choice, t), chance)
                 for choice, chance in self.policy.at(t or 0)
             ]
-        return definition.behind(sum(look.push(mass * p) for look, p in self._looks[t]))
+        return definition.behind(sum(look.push(mass * p) for look, p in self._looks[t]), t)
 
     @cached_property
     def rounding(self) -> float:
@@ -224,7 +224,7 @@ def _initial(model: Any, given: Mapping[str, Any]) -> Array:
         if said == "uniform":
             mass = np.full(values.size, 1.0 / values.size)
         elif isinstance(said, str):
-            if not isinstance(spec, Markov):
+            if not isinstance(spec, Markov) or spec.moves:
                 raise ModelError(f"initial says nothing of state '{name}'")
             found = _solved(np.asarray(spec.transition_matrix, dtype=np.float64))
             mass = np.full(values.size, np.nan) if found is None else found

@@ -319,7 +319,7 @@ class ValueProof:
         """
         states, definition = self.place.states, self.place.definition
         names = ", ".join(f"policy_{name}" for name in menus(self.place.model))
-        ahead = definition.ahead(self.ahead.value)
+        ahead = definition.ahead(self.ahead.value, self.t)
         for j, (choice, chance) in enumerate(policy.at(self.t or 0)):
             look, likely = definition.look(states, choice[states], self.t), chance[states] > 0
             if not (look.feasible | ~likely).all():
@@ -336,32 +336,6 @@ class ValueProof:
                     f"{self.allowed_loss:.3g} that error_bound={self.bound:.3g} leaves room for"
                 )
                 return
-
-    def chance_faults(self, chance: Array, claimed: float) -> Iterator[str]:
-        """Check stored probabilities (n, alternatives) against those at the stored value."""
-        tastes, meant = self.place.definition.tastes, self.sweep.chance
-        assert tastes is not None
-        assert meant is not None
-        here = chance[self.place.states]
-        off = np.abs(here - meant[0])
-        if not claimed >= 0.0:
-            yield f"probability_error is {claimed}, which is no bound"
-            return
-        (before, _), steep = self.around, tastes.steepest
-        wide = self.rounding + EPS * float(np.abs(before)) * self.place.definition.units
-        allowed = claimed + 2.0 * steep * wide + (tastes.alternatives + 32) * EPS
-        if not off.max() <= allowed:
-            i, j = np.unravel_index(int(np.argmax(np.where(np.isnan(off), np.inf, off))), off.shape)
-            values = np.unravel_index(j, tastes.shape)
-            which = ", ".join(
-                f"{name}={menus(self.place.model)[name][k]:.6g}"
-                for name, k in zip(tastes.choices, values, strict=True)
-            )
-            yield (
-                f"{tastes.name} at {self.at(int(i))}, {which} is {here[i, j]:.12g}, but the "
-                f"definition gives {meant[0][i, j]:.12g} at the stored value, and "
-                f"probability_error claims {claimed:.3g}"
-            )
 
     @property
     def allowed_loss(self) -> float:

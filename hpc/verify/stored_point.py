@@ -345,10 +345,37 @@ def _step_through(
             found.faults += step.policy_faults(policy)
             if definition.tastes is not None:
                 claimed = float(stored.arrays.get("probability_error", np.inf))
-                found.faults += step.chance_faults(policy.chance[t], claimed)
+                found.faults += _chance_differences(step, policy.chance[t], claimed)
         if not found.faults:
             found.faults += _output_faults(step, policy, stored, t)
         ahead = claims[t]
+
+
+def _chance_differences(step: ValueProof, chance: Array, claimed: float) -> Iterator[str]:
+    """Check stored probabilities (n, alternatives) against those at the stored value."""
+    tastes, meant = step.place.definition.tastes, step.sweep.chance
+    assert tastes is not None
+    assert meant is not None
+    here = chance[step.place.states]
+    off = np.abs(here - meant[0])
+    if not claimed >= 0.0:
+        yield f"probability_error is {claimed}, which is no bound"
+        return
+    (before, _), steep = step.around, tastes.steepest
+    wide = step.rounding + EPS * float(np.abs(before)) * step.place.definition.units
+    allowed = claimed + 2.0 * steep * wide + (tastes.alternatives + 32) * EPS
+    if not off.max() <= allowed:
+        i, j = np.unravel_index(int(np.argmax(np.where(np.isnan(off), np.inf, off))), off.shape)
+        values = np.unravel_index(j, tastes.shape)
+        which = ", ".join(
+            f"{name}={menus(step.place.model)[name][k]:.6g}"
+            for name, k in zip(tastes.choices, values, strict=True)
+        )
+        yield (
+            f"{tastes.name} at {step.at(int(i))}, {which} is {here[i, j]:.12g}, but the "
+            f"definition gives {meant[0][i, j]:.12g} at the stored value, and "
+            f"probability_error claims {claimed:.3g}"
+        )
 
 
 def _step_of_average(
@@ -416,7 +443,7 @@ def _output_differences(
 def _closest_outputs(step: ValueProof, held: Mapping[str, Array]) -> dict[str, Array]:
     """Return the output closest to the stored one, of all choices that the error bound allows."""
     definition, states = step.place.definition, step.place.states
-    ahead = definition.ahead(step.ahead.value)
+    ahead = definition.ahead(step.ahead.value, step.t)
     closest = {name: np.full(states.size, np.nan) for name in held}
     for down, across, look in definition.blocks(step.t, states):
         s, c = np.meshgrid(states[down], np.arange(definition.m)[across], indexing="ij")

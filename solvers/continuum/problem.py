@@ -85,7 +85,7 @@ class ContinuousProblem:
         for name in chains:
             spec = model.states[name]
             assert isinstance(spec, Markov)
-            joint = jnp.kron(joint, jnp.asarray(spec.transition_matrix))
+            joint = jnp.kron(joint, jnp.asarray(spec.at(t)))
         members = {n: x.ravel() for n, x in zip(chains, meshes, strict=True)}
         grids = tuple(s for s in model.states.values() if isinstance(s, Grid))
         weights = _discounts(model, members, joint.shape[0], t) * joint

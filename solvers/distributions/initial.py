@@ -99,6 +99,11 @@ def _one_state(name: str, spec: Grid | Integers | Markov, given: Any) -> Array:
 
 
 def _own_stationary(what: str, spec: Markov) -> Array:
+    if spec.moves:
+        raise ModelError(
+            f"{what}: the chain moves with the period, and has no stationary distribution; give a "
+            f"value, 'uniform' or an array of {spec.size} masses"
+        )
     matrix = jnp.asarray(spec.transition_matrix)
     found = stationary_of(lambda f: matrix @ f, (spec.size,))
     if is_concrete(found.mass) and bool(jnp.isnan(found.mass).any()):

@@ -96,6 +96,11 @@ def stationary(
     if distribution_grid:
         raise UsageError("distribution_grid is for a solution; a chain's states are what they are")
     if isinstance(target, Markov):
+        if target.moves:
+            raise ModelError(
+                "the chain moves with the period, and has no stationary distribution; dp.path "
+                "follows one that is solved with a horizon"
+            )
         return _of_array(target.transition_matrix, target.values, options, initial)
     return _of_array(target, None, options, initial)
 

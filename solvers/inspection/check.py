@@ -275,7 +275,9 @@ def _discounts(pairs: PairTable, place: Place, when: str) -> str:
 
 
 def _rows(grid_operator: GridOperator, pairs: PairTable, place: Place, when: str) -> str:
-    for name, row, matters in probability_rows(grid_operator.model, pairs):
+    for name, row, matters in probability_rows(
+        grid_operator.model, pairs, grid_operator.functions.t
+    ):
         sums = NamedArray(row.array.sum(-1), row.dims[:-1])
         feasible = pairs.feasible if matters else None
         if grid_operator.functions.depends(name):

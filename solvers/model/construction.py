@@ -454,11 +454,7 @@ class Constructed:
                         f"{spec.values[i]:g} is followed by {spec.values[i + 1]:g}; sort it and "
                         "remove duplicates"
                     )
-        if self.horizon is not None and (
-            isinstance(self.horizon, bool)
-            or not isinstance(self.horizon, int | np.integer)
-            or not 1 <= self.horizon <= MOST
-        ):
+        if not is_horizon(self.horizon):
             raise ModelError(
                 f"horizon={self.horizon!r}; it is a positive number of periods, at most {MOST:,}"
             )
@@ -469,6 +465,14 @@ class Constructed:
                 raise ModelError(
                     f"discount is {what}; give a number, or a function of named states and choices"
                 )
+
+
+def is_horizon(given: Any) -> bool:
+    """Tell whether a horizon is none, or a number of periods."""
+    if given is None:
+        return True
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    return whole and 1 <= given <= MOST
 
 
 def _argument(spec: State | Iid) -> Argument:

@@ -252,7 +252,8 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
 _OURS = str(Path(__file__).parents[1])
 _PIECES = ("iid:", "markov:", "rouwenhorst:", "tauchen:", "grid:", "a grid", "integers:",
            "normal:", "lognormal:", "student_t:", "uniform:", "exponential:", "gamma:", "beta:",
-           "poisson:", "the transition matrix", "row ")  # fmt: skip
+           "poisson:", "tauchen_hussey:", "var1:", "markov_from_data:",
+           "the transition matrix", "row ")  # fmt: skip
 
 
 def _line_of(error: ModelError) -> str:

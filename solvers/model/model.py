@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,11 +27,12 @@ from dpsolve.solvers.labels import read_labels
 from dpsolve.solvers.named_arguments.families import Family, members, rules_of_members
 from dpsolve.solvers.named_arguments.reading import Reading
 from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.probability.unfolding import unfold
 
 from .arguments import Conjunction, named_fields, read_dict
 from .construction import STATISTIC as STATISTIC
-from .construction import Constructed, Rule, read_specification
+from .construction import Constructed, Rule, is_horizon, read_specification
 from .grids import Grid, Interval
 from .post_decision import read_post
 
@@ -156,7 +158,7 @@ class Model(Constructed):
     terminal: Callable[..., Any] | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
-    parts: ClassVar[tuple[str, ...]] = ()  # names of what is drawn together
+    parts: ClassVar[Mapping[str, str]] = MappingProxyType({})  # of what is drawn together: in what
 
     def __post_init__(self) -> None:
         if not isinstance(self.states, Mapping) or not self.states:
@@ -171,7 +173,13 @@ class Model(Constructed):
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, x in (unfold(given) or {}).items():
             put(self, name, x)
-        put(self, "states", {k: read_specification("state", k, v) for k, v in self.states.items()})
+        states = {k: read_specification("state", k, v) for k, v in self.states.items()}
+        if is_horizon(self.horizon):
+            states = {
+                k: s.over(k, self.horizon) if isinstance(s, Markov) else s
+                for k, s in states.items()
+            }
+        put(self, "states", states)
         put(
             self,
             "choices",

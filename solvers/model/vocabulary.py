@@ -15,8 +15,10 @@ from dpsolve.solvers.probability.distributions import (
     student_t,
     uniform,
 )
+from dpsolve.solvers.probability.estimated import markov_from_data
 from dpsolve.solvers.probability.iid import iid
 from dpsolve.solvers.probability.markov import markov, rouwenhorst, tauchen
+from dpsolve.solvers.probability.vector_chains import tauchen_hussey, var1
 
 from .grids import grid, integers, interval
 from .mdp import mdp
@@ -35,6 +37,7 @@ __all__ = [
     "interval",
     "lognormal",
     "markov",
+    "markov_from_data",
     "mdp",
     "nested",
     "normal",
@@ -42,5 +45,7 @@ __all__ = [
     "rouwenhorst",
     "student_t",
     "tauchen",
+    "tauchen_hussey",
     "uniform",
+    "var1",
 ]

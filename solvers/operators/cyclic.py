@@ -286,7 +286,7 @@ def _successors(model: Model, name: str) -> Numpy | None:
     """Return the position that follows each of a state's, if that hangs on nothing else."""
     spec = model.states[name]
     if isinstance(spec, Markov):
-        if not is_concrete(spec.transition_matrix):
+        if spec.moves or not is_concrete(spec.transition_matrix):
             return None
         p = np.asarray(spec.transition_matrix)
         return p.argmax(1) if ((p == 0.0) | (p == 1.0)).all() and (p.sum(1) == 1.0).all() else None

@@ -295,7 +295,7 @@ class Expectation:
         dims = tuple(n if n in self.chains else next_axis(n) for n in self.states)
         for name in self.chains:
             chain = cast("Markov", self.functions.model.states[name])
-            p = jnp.asarray(chain.transition_matrix, v.dtype)
+            p = jnp.asarray(chain.at(self.functions.t), v.dtype)
             axis = self.states.index(name)
             if self.partition is not None and name == self.partition.state:
                 v = self._across_parts(v, p[self.partition.index()], axis)

@@ -68,6 +68,7 @@ class ModelFunctions:
             name: NamedArray(lax.optimization_barrier(jnp.asarray(post.spec.values)), (name,))
             for name, post in model.post.items()
         }
+        self.t = t
         if t is not None:
             self.env["t"] = NamedArray(jnp.asarray(t))
         self.members: dict[str, Array] = {}  # of states of which not all are at hand

@@ -14,6 +14,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
@@ -85,7 +86,7 @@ def survey_pairs(
             spread = spread * jnp.maximum(top(reached(weights, pairs)), 1.0)
     row_low = row_high = jnp.ones(())
     least = jnp.zeros(())
-    for name, row, matters in probability_rows(functions.model, pairs):
+    for name, row, matters in probability_rows(functions.model, pairs, functions.t):
         sums = total(row, row.dims[-1:])
         if functions.depends(name):  # what no pair leads to is no matter
             off = [sums.map(lambda s: s - 1.0), sums.map(lambda s: 1.0 - s)]
@@ -121,11 +122,13 @@ def survey_pairs(
     )
 
 
-def probability_rows(model: Model, pairs: PairTable) -> Iterator[tuple[str, NamedArray, bool]]:
+def probability_rows(
+    model: Model, pairs: PairTable, t: ArrayLike | None
+) -> Iterator[tuple[str, NamedArray, bool]]:
     """Yield each chain's and shock's probabilities, rows last, and whether feasibility matters."""
     for name, spec in model.states.items():
         if isinstance(spec, Markov):
-            matrix = jnp.asarray(spec.transition_matrix)
+            matrix = jnp.asarray(spec.at(t))
             yield name, NamedArray(matrix, (name, name + "'")), False
     for name in model.shocks:
         row = pairs.probabilities[name]

@@ -330,6 +330,8 @@ def cholesky(cov: AnyArray, what: str) -> AnyArray:
     size = xp.abs(cov).max()
     slack = 1e-12 * size
     if is_concrete(cov):
+        if not np.isfinite(np.asarray(cov)).all():
+            raise ModelError(f"{what} holds {cov.tolist()}, and its entries are finite numbers")
         apart = np.abs(np.asarray(cov) - np.asarray(cov).T)
         if (apart > slack).any():
             row, column = np.unravel_index(np.argmax(apart), apart.shape)
@@ -349,7 +351,9 @@ def cholesky(cov: AnyArray, what: str) -> AnyArray:
             left = cov[i, len(part)] - sum(x * y for x, y in zip(part, above, strict=False))
             pivot = above[-1]
             some = pivot > 0
-            part.append(xp.where(some, left / xp.where(some, pivot, 1.0), 0.0))
+            # Of what does not vary, nothing covaries with anything.
+            none = xp.where(xp.abs(left) > 1e-5 * size, xp.nan, 0.0)
+            part.append(xp.where(some, left / xp.where(some, pivot, 1.0), none))
         left = cov[i, i] - sum(x**2 for x in part)
         some = left > slack
         root = xp.where(some, xp.sqrt(xp.where(some, left, 1.0)), 0.0)

@@ -9,9 +9,13 @@ variance and, by a binomial law, its stationary distribution, and stays accurate
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.special import ndtr as traced_ndtr
@@ -23,6 +27,7 @@ from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.given import MOST, check_number, vectors
 from dpsolve.solvers.numerics.memory import check_chain
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
+from dpsolve.solvers.program_keys.fingerprint import refuse_randomness
 
 from .probabilities import check_distribution, normalised
 
@@ -35,20 +40,62 @@ class Markov:
     ----------
     values : array (n,) or (m, n)
         What the state can be; of m states that move together, what each is at each joint value.
-    transition_matrix : array (n, n)
-        Row i holds the probabilities of the next value, given value i now.
+    transition_matrix : array (n, n), (horizon, n, n) or function
+        Row i holds the probabilities of the next value, given value i now; of a chain that moves
+        with the period, from each period to the next. A model with a horizon makes an array of a
+        function of ``t``.
     """
 
     values: AnyArray
-    transition_matrix: AnyArray
+    transition_matrix: Any
 
     @property
     def size(self) -> int:
         """Number of values, or of joint values."""
         return int(self.values.shape[-1])
 
+    @property
+    def moves(self) -> bool:
+        """Whether the transition matrix moves with the period."""
+        return callable(self.transition_matrix) or self.transition_matrix.ndim == 3
 
-def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
+    def at(self, t: ArrayLike | None) -> AnyArray:
+        """Return the transition matrix (n, n) from period `t` to the next."""
+        p: Any = self.transition_matrix
+        matrix: AnyArray = p if p.ndim == 2 else (p if is_concrete(t) else jnp.asarray(p))[t]
+        return matrix
+
+    def over(self, name: str, horizon: int | None) -> Markov:
+        """Return the chain with an array for a function of ``t``, checked against the horizon.
+
+        Raises
+        ------
+        ModelError
+            If it moves with the period, and there is no horizon, or another.
+        """
+        p = self.transition_matrix
+        if not self.moves:
+            return self
+        if horizon is None:
+            raise ModelError(
+                f"the transition matrix of state '{name}' moves with the period, and the model has "
+                "no end; add horizon=T, or make the period a state: dp.integers(...)"
+            )
+        if callable(p):
+            matrices = jax.vmap(lambda t: jnp.asarray(p(t=t), jnp.float64))(jnp.arange(horizon))
+            p = np.asarray(matrices) if is_concrete(matrices) else matrices
+        n = self.size
+        if p.shape != (horizon, n, n):
+            raise ModelError(
+                f"the transition matrix of state '{name}' has shape {p.shape}, and {horizon} "
+                f"periods of {n} values need {(horizon, n, n)}: one from each period to the next"
+            )
+        if is_concrete(p):
+            check_distribution(np.asarray(p), f"the transition matrix of state '{name}'")
+        return replace(self, transition_matrix=normalised(p))
+
+
+def markov(values: ArrayLike, transition_matrix: ArrayLike | Callable[..., Any]) -> Markov:
     """Make a Markov chain from its values and its transition matrix.
 
     Parameters
@@ -56,8 +103,10 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
     values : array (n,) or (m, n)
         What the state can be; of m states that move together, and stand under a tuple of m names,
         what each is at each joint value.
-    transition_matrix : array (n, n)
-        Row i holds the probabilities of the next value, given value i now.
+    transition_matrix : array (n, n), (T, n, n) or function
+        Row i holds the probabilities of the next value, given value i now. With a horizon T it may
+        move with the period: an array (T, n, n), from each period to the next, or a function of
+        ``t`` that returns (n, n).
 
     Rows within 1e-9 of a distribution are divided by their sum (:mod:`.probabilities`).
 
@@ -67,6 +116,15 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
         If the shapes disagree, an entry is negative, or a row does not sum to one.
     """
     values = vectors(values, "markov: values")
+    if callable(transition_matrix):
+        taken = tuple(inspect.signature(transition_matrix).parameters)
+        if taken != ("t",):
+            raise ModelError(
+                f"markov: a transition matrix that moves is a function of t, and this one takes "
+                f"({', '.join(taken)}): lambda t: ..."
+            )
+        refuse_randomness(transition_matrix, "the transition matrix")
+        return Markov(values, transition_matrix)
     xp = namespace(transition_matrix)
     try:
         p = xp.asarray(transition_matrix, dtype=np.float64)
@@ -75,9 +133,10 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike) -> Markov:
             f"markov: the transition matrix is {transition_matrix!r}; it is a matrix of numbers"
         ) from None
     n = values.shape[-1]
-    if p.shape != (n, n):
+    if p.shape != (n, n) and not (p.ndim == 3 and p.shape[1:] == (n, n)):
         raise ModelError(
-            f"markov: {n} values need a transition matrix of shape ({n}, {n}), not {p.shape}"
+            f"markov: {n} values need a transition matrix of shape ({n}, {n}), not {p.shape}; one "
+            f"that moves with the period has shape (horizon, {n}, {n})"
         )
     if is_concrete(p):
         check_distribution(np.asarray(p), "the transition matrix")
@@ -119,7 +178,7 @@ def rouwenhorst(
         If `n` is no positive integer, `rho` is not in (-1, 1), `sigma` is not positive, or both
         `mu` and `mean` are given.
     """
-    mean = _check_ar1("rouwenhorst", n, rho, sigma, mu, mean)
+    mean = check_ar1("rouwenhorst", n, rho, sigma, mu, mean)
     xp = namespace(rho, sigma, mean)
     p = (1.0 + rho) / 2.0
     matrix = xp.ones((1, 1))
@@ -168,7 +227,7 @@ def tauchen(
     ModelError
         As for :func:`rouwenhorst`.
     """
-    mean = _check_ar1("tauchen", n, rho, sigma, mu, mean, width=width)
+    mean = check_ar1("tauchen", n, rho, sigma, mu, mean, width=width)
     xp = namespace(rho, sigma, mean)
     reach = width * sigma / xp.sqrt(1.0 - rho**2)
     centred = reach * np.linspace(-1.0, 1.0, n)
@@ -182,7 +241,7 @@ def tauchen(
     return Markov(mean + centred, normalised(matrix))
 
 
-def _check_ar1(what: str, n: Any, rho: Any, sigma: Any, mu: Any, mean: Any, **more: Any) -> Any:
+def check_ar1(what: str, n: Any, rho: Any, sigma: Any, mu: Any, mean: Any, **more: Any) -> Any:
     """Refuse what no AR(1) is; return its mean."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise ModelError(

@@ -162,7 +162,7 @@ def unfold(given: Mapping[str, Any]) -> dict[str, Any] | None:
             found[field] = unfolding.functions(x, first="marginal" in field)
     own = {n: unfolding.rule(n) for n in lasting}
     found["outputs"] = own | dict(found["outputs"] or {})
-    return found | {"parts": tuple(unfolding.parts)}
+    return found | {"parts": {n: position for n, (position, _) in unfolding.parts.items()}}
 
 
 def _named(name: str) -> Callable[..., Any]:

@@ -72,7 +72,7 @@ class Point:
     ----------
     parameters, decisions
         Of a :class:`~dpsolve.Solution` with one point.
-    chains : dict of str to array (n, n)
+    chains : dict of str to array (n, n) or (horizon, n, n)
         Cumulative, of each Markov state.
     shocks : dict of str to array (n,)
         Cumulative, of the shocks whose probabilities are not a function.
@@ -164,6 +164,7 @@ class _Agents:
 
     def _by_chain(self, name: str, at: Array) -> Array:
         rows = jnp.asarray(self.point.chains[name])
+        rows = rows if rows.ndim == 2 else rows[self.t]
         n = rows.shape[-1]
         return invert(rows.ravel(), at * n, n - 1, n, self.luck(name))
 

@@ -194,7 +194,7 @@ def _tables_of_grids(fixed: GridPolicy, variables: Sequence[str]) -> PolicyTable
         shocks={w: ordered(p, (*(d for d in p.dims if d != w), w)) for w, p in chances.items()},
         moves={name: (at.index, at.weight) for name, at in found.items()},
         chains={
-            name: NamedArray(jnp.asarray(spec.transition_matrix), (name, f"{name}'"))
+            name: NamedArray(jnp.asarray(spec.at(operator.functions.t)), (name, f"{name}'"))
             for name, spec in model.states.items()
             if isinstance(spec, Markov)
         },

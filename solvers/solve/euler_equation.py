@@ -174,7 +174,9 @@ class EulerEquation:
         d = self.model.discount
         return self._call(d, env) if callable(d) else jnp.asarray(d, jnp.float64)
 
-    def over_chains(self, at: Array, reached: Array, f: Callable[[Array], Array]) -> Array:
+    def over_chains(
+        self, at: Array, reached: Array, f: Callable[[Array], Array], t: Array
+    ) -> Array:
         """Average a function of the next positions (k,) over the Markov states' chains."""
         chains = [i for i, n in enumerate(self.others) if isinstance(self.model.states[n], Markov)]
         if not chains:
@@ -183,7 +185,7 @@ class EulerEquation:
         sizes = []
         for i in chains:
             spec: Any = self.model.states[self.others[i]]
-            p = p[..., None] * jnp.asarray(spec.transition_matrix)[at[i]]
+            p = p[..., None] * jnp.asarray(spec.at(t))[at[i]]
             sizes.append(np.arange(spec.size))
         each = np.stack([g.ravel() for g in np.meshgrid(*sizes, indexing="ij")], -1)
         places = jnp.asarray(chains)
@@ -282,7 +284,7 @@ class EulerEquation:
 
         def after(i: Mapping[str, Array], k: Array) -> Array:
             reached, places = self.following(env, i)
-            nodal = self.over_chains(members, places, lambda z: self._between(later, reached, z))
+            nodal = self.over_chains(members, places, lambda z: self._between(later, reached, z), t)
             return jnp.where((k != 0.0).any(), k.T @ nodal, 0.0)
 
         follows = jnp.tensordot(chances, jax.vmap(after)(self.draws, left), 1)

@@ -281,7 +281,7 @@ def _at(
     def after(i: Mapping[str, Array]) -> Array:
         reached, places = equation.following(env, i)
         f_y = jax.jacobian(lambda y: equation.following(env_of(x, y), i)[0])(y)
-        p = equation.over_chains(z, places, lambda k: next_slope(reached, k))
+        p = equation.over_chains(z, places, lambda k: next_slope(reached, k), t)
         # What moves no state is multiplied by no marginal value, which may be infinite.
         return jnp.sum(jnp.where(f_y @ free != 0.0, (f_y @ free) * p[:, None], 0.0), 0)
 

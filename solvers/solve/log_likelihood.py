@@ -182,7 +182,7 @@ def _likelihood(made: Model, q: Array, rows: Observations, each: bool) -> Array:
         some = jax.nn.logsumexp(jnp.where(rows.consistent, logs, -jnp.inf), axis=-1)
         first = jnp.where(only, first, some)
     told = jnp.where(known, jnp.where(inside, first, jnp.nan), 0.0)
-    told = jnp.where(jnp.isnan(q).any(), jnp.nan, told)
+    told = jnp.where((jnp.isnan(q) | (q == jnp.inf)).any(), jnp.nan, told)
     return told[rows.number] if each else jnp.sum(rows.count * told)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .hpc.python_sweep import sweep as sweep
     from .hpc.store.load import load as load
     from .hpc.store.open import open as open
+    from .hpc.sweep_file.array_file import read_mdp as read_mdp
     from .hpc.verify.verification import verify as verify
     from .sharding.convergence import convergence as convergence
     from .sharding.panels.simulate import Panel as Panel
@@ -62,10 +63,13 @@ if TYPE_CHECKING:
     from .solvers.probability.distributions import poisson as poisson
     from .solvers.probability.distributions import student_t as student_t
     from .solvers.probability.distributions import uniform as uniform
+    from .solvers.probability.estimated import markov_from_data as markov_from_data
     from .solvers.probability.iid import iid as iid
     from .solvers.probability.markov import markov as markov
     from .solvers.probability.markov import rouwenhorst as rouwenhorst
     from .solvers.probability.markov import tauchen as tauchen
+    from .solvers.probability.vector_chains import tauchen_hussey as tauchen_hussey
+    from .solvers.probability.vector_chains import var1 as var1
     from .solvers.solution import Solution as Solution
     from .solvers.solve.certify import certify as certify
     from .solvers.solve.euler_errors import euler_errors as euler_errors
@@ -92,7 +96,11 @@ _HOME = {
     "markov": "solvers.probability.markov",
     "rouwenhorst": "solvers.probability.markov",
     "tauchen": "solvers.probability.markov",
+    "tauchen_hussey": "solvers.probability.vector_chains",
+    "var1": "solvers.probability.vector_chains",
+    "markov_from_data": "solvers.probability.estimated",
     "mdp": "solvers.model.mdp",
+    "read_mdp": "hpc.sweep_file.array_file",
     "family": "solvers.named_arguments.families",
     "SolveOptions": "solvers.options",
     "Solution": "solvers.solution",
