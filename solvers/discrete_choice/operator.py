@@ -37,7 +37,7 @@ from dpsolve.solvers.operators.maximum import FEW, argmax, best_of_blocks, max_a
 from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE
 from dpsolve.solvers.operators.named_arrays import NamedArray
 
-from .policy import Line, Mixed, TastePolicy, apart
+from .policy import Walk, Mixed, TastePolicy, apart
 
 SETTLED = 1e-3  # a probability that moves by less than this has hardly moved
 
@@ -60,13 +60,13 @@ class TasteOperator(GridOperator):
         self.by_rows = False  # the best of each alternative is looked for by lookups
         self.line = self._line()
 
-    def _line(self) -> Line | None:
+    def _line(self) -> Walk | None:
         """Find how the alternatives move a long state, once where nothing else is chosen."""
         axis = self.walking
         if axis is None or self.each > 1 or self.model.horizon is not None:
             return None
         choice = self.joint(jnp.arange(self.alternatives), jnp.zeros((), jnp.int32))
-        return Line.of(self, axis, self.alternatives, self.pairs(NamedArray(choice, (BLOCK,))))
+        return Walk.of(self, axis, self.alternatives, self.pairs(NamedArray(choice, (BLOCK,))))
 
     # -- choices, numbered by alternatives ------------------------------------------------------
 

@@ -51,7 +51,7 @@ def apart(x: Array, taste: TasteShocks) -> Array:
 
 
 @dataclass(frozen=True)
-class Line:
+class Walk:
     """A long state, and how the alternatives move it.
 
     Attributes
@@ -69,7 +69,7 @@ class Line:
     bands: Array
 
     @classmethod
-    def of(cls, operator: GridOperator, axis: int, alternatives: int, pairs: PairTable) -> Line:
+    def of(cls, operator: GridOperator, axis: int, alternatives: int, pairs: PairTable) -> Walk:
         """Find how the pairs of states and alternatives move a state."""
         line = cls(operator.shape, axis, jnp.zeros(()))
         n, dims = operator.shape[axis], (*operator.states, BLOCK)
@@ -100,7 +100,7 @@ class TastePolicy(GridPolicy):
         operator: GridOperator,
         taste: TasteShocks,
         policy: Mixed,
-        line: Line | None = None,
+        line: Walk | None = None,
     ) -> None:
         self.operator, self.taste, self._line = operator, taste, line
         self.reductions, self.partition = operator.reductions, operator.partition
@@ -159,11 +159,11 @@ class TastePolicy(GridPolicy):
         return found
 
     @property
-    def line_of_walks(self) -> Line | None:
+    def line_of_walks(self) -> Walk | None:
         """How the alternatives move a long state, if there is one that may walk step by step."""
         if self._line is not None or self.line is None:
             return self._line
-        return Line.of(self.operator, self.line, self.taste.alternatives, self.pairs)
+        return Walk.of(self.operator, self.line, self.taste.alternatives, self.pairs)
 
     def evaluate(self, start: Array, tol: Array, max_iter: Array) -> tuple[Array, Array]:
         """Approach the policy's value from `start`, to a residual of `tol`."""
