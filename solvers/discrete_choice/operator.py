@@ -37,7 +37,7 @@ from dpsolve.solvers.operators.maximum import FEW, argmax, best_of_blocks, max_a
 from dpsolve.solvers.operators.model_functions import BLOCK, CHOICE
 from dpsolve.solvers.operators.named_arrays import NamedArray
 
-from .policy import Walk, Mixed, TastePolicy, apart
+from .policy import Mixed, TastePolicy, Walk, apart
 
 SETTLED = 1e-3  # a probability that moves by less than this has hardly moved
 
