@@ -69,6 +69,7 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
             if options.refine:
                 yield "refine", None, no_refinement(name)
             yield from _refusals_of_average(made, options, name)
+            yield from _refusals_of_taste(made, options, name)
         if options.distribution and finite:
             yield "distribution", None, _finite(name, "", made)
         for i, moment in enumerate(options.moments):
@@ -101,6 +102,9 @@ def chooses(made: Model | TabularModel) -> bool:
     """Tell whether there is anything to choose; where there is not, no policy is held fixed."""
     if isinstance(made, TabularModel):
         return made.n_actions > 1
+    if made.taste is not None:  # all of whose values are chosen, with chances that are smooth
+        names = set(made.gridded) - set(made.taste.choices)
+        return prod(made.size_of(choice) for choice in names) > 1
     return bool(made.continuous) or prod(made.size_of(choice) for choice in made.gridded) > 1
 
 
@@ -153,6 +157,36 @@ def _refusals_of_average(
     for option in ("gradients", "gradients_fixed_policy"):
         if getattr(options, option):
             yield option, None, NO_GRADIENTS
+
+
+def _refusals_of_taste(
+    made: Model | TabularModel, options: SolveOptions, name: str
+) -> Iterator[Refusal]:
+    """Refuse what is about policies that choose one thing."""
+    if not isinstance(made, Model) or made.taste is None:
+        return
+    of = f"{name} has taste shocks on {' and '.join(repr(c) for c in made.taste.choices)}"
+    if options.criterion == "average":
+        yield (
+            "criterion",
+            None,
+            f"{of}, and criterion='average' bounds the gain of maximised values: leave criterion "
+            "out, and take a discount near 1",
+        )
+    if options.certificate == "sampled":
+        yield (
+            "certificate",
+            None,
+            f"{of}, all of whose values count, so that no sample of choices stands for the rest: "
+            "leave certificate out",
+        )
+    if options.distribution_grid:
+        yield (
+            "distribution_grid",
+            None,
+            f"{of}, whose chances are known at the nodes of the value's grid: leave "
+            "distribution_grid out, and take more nodes",
+        )
 
 
 def _refusals_of_continuous(made: Model, options: SolveOptions, name: str) -> Iterator[Refusal]:

@@ -14,6 +14,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.logit.taste_shocks import ERROR
+from dpsolve.solvers.methods.choose_operator import make_operator
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.finite import largest
@@ -21,7 +23,6 @@ from dpsolve.solvers.numerics.partition import ALONE, Partition
 from dpsolve.solvers.numerics.tracing import EPS, TINY
 from dpsolve.solvers.operators.base import BellmanOperator, PolicyOperator
 from dpsolve.solvers.operators.bellman import GridPolicy
-from dpsolve.solvers.operators.choose_operator import make_operator
 from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, multiply, ordered
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
@@ -67,17 +68,19 @@ def backward(
         fault = first_fault(survey, None)
         tv, policy = operator.greedy(v)
         scale = over.max(jnp.maximum(jnp.abs(tv), jnp.abs(v))) + survey.magnitude
+        more = operator.chances(policy) | operator.chance_error(v, error)
         error = operator.depth * (EPS * scale + 2 * TINY) + jnp.abs(survey.rate) * error
         # An earlier fault (later in time) stands; NaN is found where it first arises.
         fault = jnp.where(fault == Outcome.RUNNING, unsound(v, tv, over), fault)
         labels = operator.labels(policy)
-        out = {"value": tv, "error": error}
+        out = {"value": tv, "error": error, **more}
         out |= {f"policy_index_{c}": i for c, i in labels.items()}
         out |= chosen(model, labels)
         outputs = outputs_of(operator.at(policy)) if has_outputs(model) else {}
         if outputs:
             out |= {f"output_{n}": x for n, x in outputs.items()}
-            fault = jnp.where(fault == Outcome.RUNNING, told_by(outputs, over), fault)
+            told = told_by(operator.likely(outputs, policy), over)
+            fault = jnp.where(fault == Outcome.RUNNING, told, fault)
         return (tv, error, jnp.where(code == Outcome.RUNNING, fault, code)), out
 
     terminal = terminal_value(model, partition)
@@ -85,6 +88,8 @@ def backward(
     code = jnp.where(live, jnp.int32(Outcome.RUNNING), jnp.int32(Outcome.NOT_FINITE))
     start = (terminal, jnp.zeros(()), code)
     (_, _, code), out = lax.scan(period, start, jnp.arange(horizon), reverse=True)
+    if ERROR in out:
+        out[ERROR] = largest(out[ERROR])
     errors = out.pop("error").reshape(-1, *(1 for _ in model.shape))
     error = largest(errors)
     code = jnp.where(
@@ -119,8 +124,8 @@ def follow(
 
     Parameters
     ----------
-    policies : dict of str to int array (t, states...)
-        An index for each choice.
+    policies : dict of str to array (t, states...)
+        An index for each choice; and with taste shocks its probabilities, by their name.
 
     Returns
     -------
@@ -132,10 +137,11 @@ def follow(
     def period(v: Array, x: tuple[Array, dict[str, Array]]) -> tuple[Array, dict[str, Array]]:
         t, labels = x
         operator = make_operator(model, replace(options, block=options.block or 1), partition, t=t)
-        fixed = operator.at(operator.policy_of(labels))
+        policy = operator.responding(operator.policy_of(labels), v)
+        fixed = operator.at(policy)
         v = fixed.reward + fixed.apply(v)
-        found = {f"output_{n}": y for n, y in outputs_of(fixed).items()}
-        return v, {"value": v, **chosen(model, labels), **found}
+        out = chosen(model, labels) | operator.chances(policy)
+        return v, {"value": v, **out, **{f"output_{n}": y for n, y in outputs_of(fixed).items()}}
 
     xs = (jnp.arange(horizon), dict(policies))
     _, out = lax.scan(period, terminal_value(model, partition), xs, reverse=True)
@@ -150,10 +156,11 @@ def chosen(model: Model | TabularModel, labels: Mapping[str, Array]) -> dict[str
 
 
 def grids_of(model: Model | TabularModel) -> dict[str, Array]:
-    """Return each state's values (n,), as ``grid_<state>``."""
+    """Return the values (n,) of states, and of choices that results have an axis of."""
     if isinstance(model, TabularModel):
         return {"grid_state": jnp.arange(model.n_states)}
-    return {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
+    names = (*model.states, *(() if model.taste is None else model.taste.choices))
+    return {f"grid_{n}": jnp.asarray(model.grid_of(n).values) for n in names}
 
 
 def outputs_of(fixed: PolicyOperator) -> dict[str, Array]:

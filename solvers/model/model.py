@@ -95,6 +95,16 @@ class Model(Constructed):
     moments : dict, optional
         Functions of states, choices, shocks and outputs, by name; their expectation under the
         stationary distribution is ``moment_<name>``. An output named like a state is the state.
+    taste_shocks : dict, optional
+        ``{"choice": scale}``: to the value of each value of a choice from a list comes a shock,
+        known before choosing: type-I extreme value (Gumbel) of mean zero, independent, of that
+        scale in units of the reward. ``{("a", "b"): scale}`` has one for each combination;
+        ``{"choice": dp.nested(scale, nests)}`` correlates them within nests. The value is the
+        log-sum over that choice of the values maximised over all others, and
+        ``probability_<choice>`` (states..., choice) the chances (see
+        :mod:`dpsolve.solvers.logit.log_sum`). `policy` of the choice is the likeliest; that of
+        other choices, and `outputs`, have its dimension; distributions, moments and panels take
+        each value by its chance.
     monotone : dict, optional
         A hint, never trusted: ``{"a_next": "a"}`` says that the optimal choice rises with the
         state. Of a continuous choice it is used where the model is not concave.
@@ -147,6 +157,7 @@ class Model(Constructed):
     post: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     moments: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    taste_shocks: Mapping[Any, Any] = field(default_factory=dict)
     monotone: Mapping[str, str] = field(default_factory=dict)
     concave: bool | None = None
     increasing: Sequence[str] = ()
@@ -188,6 +199,7 @@ class Model(Constructed):
         )
         for name in ("outputs", "moments", "monotone", "marginal", "inverse_marginal"):
             put(self, name, read_dict(name, getattr(self, name)))
+        put(self, "taste_shocks", read_dict("taste_shocks", self.taste_shocks))
         put(self, "labels", read_dict("labels", self.labels))
         read_labels(self.labels)
         put(self, "reward", _listed(self.reward))

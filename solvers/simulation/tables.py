@@ -187,10 +187,10 @@ def _tables(problem: Problem, variables: tuple[str, ...], periods: int | None) -
 def _tables_of_grids(fixed: GridPolicy, variables: Sequence[str]) -> PolicyTables:
     operator = fixed.operator
     model = operator.model
-    order = (*model.states, *model.post, *model.shocks)
+    order = (*model.states, *fixed.lottery, *model.post, *model.shocks)
     env = operator.functions.post_env | fixed.env
     found = operator.expectation.early_locations | fixed.pairs.locations | fixed.pairs.posts
-    last = {w: p.dims for w, p in fixed.pairs.probabilities.items()}
+    chances = dict(fixed.lottery) | fixed.pairs.probabilities  # in the order of the draws
     values = {}
     for name in variables:
         if name in env:
@@ -198,10 +198,7 @@ def _tables_of_grids(fixed: GridPolicy, variables: Sequence[str]) -> PolicyTable
         else:
             values[name] = mapped(model.outputs[name], env, order, f"output '{name}'")
     return PolicyTables(
-        shocks={
-            w: ordered(p, (*(d for d in last[w] if d != w), w))
-            for w, p in fixed.pairs.probabilities.items()
-        },
+        shocks={w: ordered(p, (*(d for d in p.dims if d != w), w)) for w, p in chances.items()},
         moves={name: (at.index, at.weight) for name, at in found.items()},
         chains={
             name: NamedArray(jnp.asarray(spec.at(operator.functions.t)), (name, f"{name}'"))
@@ -211,8 +208,8 @@ def _tables_of_grids(fixed: GridPolicy, variables: Sequence[str]) -> PolicyTable
         rows=None,
         values=values,
         states=tuple(zip(operator.states, operator.shape, strict=True)),
-        drawn=model.drawn,
-        draws=(*model.shocks, *model.states, *model.post),
+        drawn=(*fixed.lottery, *model.drawn),
+        draws=(*chances, *model.states, *model.post),
     )
 
 

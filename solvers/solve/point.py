@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpsolve.solvers.inspection.requests import check_asked
+from dpsolve.solvers.logit.taste_shocks import ERROR, PREFIX
 from dpsolve.solvers.methods.average import GAINS, RelativeValue
+from dpsolve.solvers.methods.choose_operator import Operators
 from dpsolve.solvers.methods.discounted import Fixpoint
 from dpsolve.solvers.methods.finite_horizon import (
     backward,
@@ -33,9 +35,7 @@ from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.operators.base import BellmanOperator
-from dpsolve.solvers.operators.bellman import GridOperator
-from dpsolve.solvers.operators.choose_operator import Operators
-from dpsolve.solvers.operators.cyclic import CyclicOperator, Turn
+from dpsolve.solvers.operators.cyclic import Turn
 from dpsolve.solvers.operators.model_functions import PairTable
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import RECORDS, Outcome
@@ -123,8 +123,7 @@ def solve_model(
         arrays = backward(model, options, live, partition)
         if options.distribution_grid and isinstance(model, Model):
             return _with_code(arrays, *statistics_of(model, options, arrays, partition))
-        before = "policy_index_"
-        policies = {n.removeprefix(before): x for n, x in arrays.items() if n.startswith(before)}
+        policies = decisions_in(arrays)
         more, code = horizon_path(model, options, policies, arrays["code"] >= 10, partition)
         return _with_code(arrays, more, code)
     operators = Operators(model, options, partition)
@@ -161,9 +160,11 @@ def fields(
     bounds = GAINS if isinstance(found, RelativeValue) else ("lower", "upper")
     arrays = {name: getattr(found, name) for name in ("value", *bounds, *RECORDS[:2])}
     arrays |= {f"policy_index_{c}": i for c, i in operator.labels(found.policy).items()}
+    arrays |= operator.chances(found.policy)
+    arrays |= operator.chance_error(found.value, found.error_bound)
     arrays |= read_off(model, operator, found.policy)
     outputs = {name: x for name, x in arrays.items() if name.startswith("output_")}
-    told = told_by(outputs, operator.reductions)
+    told = told_by(operator.likely(outputs, found.policy), operator.reductions)
     code = jnp.where((found.code >= 10) | (told == Outcome.RUNNING), found.code, told)
     for name, x in arrays.items():
         arrays[name] = x if name.startswith("grid_") else mask(x, code >= 10)
@@ -178,6 +179,13 @@ def read_off(
     found = outputs_of(operator.at(policy)) if has_outputs(model) else {}
     outputs = {f"output_{name}": x for name, x in found.items()}
     return chosen(model, labels) | outputs | grids_of(model)
+
+
+def decisions_in(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a result's positions (states...) by choice, and probabilities by their name."""
+    before = "policy_index_"
+    found = {n.removeprefix(before): x for n, x in arrays.items() if n.startswith(before)}
+    return found | {n: x for n, x in arrays.items() if n.startswith(PREFIX) and n != ERROR}
 
 
 def begin_point(
@@ -214,5 +222,5 @@ def begin_point(
         operator.opening = jnp.where(started, start, operator.start())
     live = is_live(values)
     run = begin(operators, operators.options, live & wanted)
-    kept = operator.kept if isinstance(operator, GridOperator | CyclicOperator) else None
+    kept = operator.kept
     return None if kept is None else kept.lean(), run, started & live

@@ -26,11 +26,11 @@ from dpsolve.solvers.distributions.solved_points import policy_operator
 from dpsolve.solvers.distributions.stationary_derivatives import stationary_of
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.forecast import path_periods
+from dpsolve.solvers.methods.choose_operator import make_operator
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import ALONE, Partition, Reductions
 from dpsolve.solvers.operators.base import PolicyOperator
-from dpsolve.solvers.operators.choose_operator import make_operator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence
 
