@@ -81,7 +81,7 @@ def solve_many(
     with compile_clock() as compiling:
         compiled = program_for(factory, sizes, chosen, points, shape)
         _check_results(compiled, points)
-        compiled.compile()
+        compiled.compile(columns)
         batch = compiled.run(columns, Countdown(signature(factory).name, points))
     arrays = dict(batch.variables)
     for name in PER_POINT:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 POINT = "point"
 TIME = "time"
+PERIOD = "t"
 
 
 def entry(arrays: Mapping[str, AnyArray], name: Any, what: str) -> AnyArray:
@@ -82,8 +83,8 @@ def labelled(
             continue
         # A grid that moves with a parameter is a coordinate too, of more dimensions than its own.
         (coords if is_grid else variables)[name] = ((*point, *dims), array)
-        if TIME in dims:
-            coords[TIME] = np.arange(array.shape[len(point)])
+        for dim in {TIME, PERIOD} & {*dims}:
+            coords[dim] = np.arange(array.shape[len(point) + dims.index(dim)])
     variables |= {name: (point, np.asarray(x)) for name, x in numbers.items()}
     variables["status"] = (point, np.asarray(found.status, dtype=object))
     variables["message"] = (point, np.asarray(found.message, dtype=object))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpsolve.solvers.model.chains import transition_matrix
 from dpsolve.solvers.model.factory_signature import Factory, look_over, signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
@@ -269,6 +270,12 @@ class Solution:
         return self.policy | self.policy_index
 
     @property
+    def is_of_model(self) -> bool:
+        """Whether it is of a model's states, and not of arrays that a factory returned."""
+        states = [n for n in dict(self.problem.dims).get("value", ()) if n != "t"]
+        return bool(states) and all(f"grid_{n}" in self.arrays for n in states)
+
+    @property
     def outputs(self) -> dict[str, AnyArray]:
         """The model's outputs (states...) at the optimum, by name."""
         return self._group("output_")
@@ -277,6 +284,10 @@ class Solution:
     def grids(self) -> dict[str, AnyArray]:
         """The states' values (n,), by state name."""
         return self._group("grid_")
+
+    def transition_matrix(self, state: str) -> AnyArray:
+        """Return a Markov state's chances (n, n) of each next value, or (horizon, n, n)."""
+        return transition_matrix(self.problem, self.parameters, state)
 
     @property
     def distribution(self) -> AnyArray:

@@ -35,6 +35,12 @@ OWN_CONFIG = "dpsolve-tests-config-"
 if OWN_CONFIG not in os.environ.get("XDG_CONFIG_HOME", ""):
     os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix=OWN_CONFIG)
     atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
+# What one process of the tests compiles, the others find, in all steps of scripts/test.
+OWN_PROGRAMS = "dpsolve-tests-programs-"
+if OWN_PROGRAMS not in os.environ.get("DPSOLVE_CACHE", ""):
+    os.environ["DPSOLVE_CACHE"] = tempfile.mkdtemp(prefix=OWN_PROGRAMS)
+    atexit.register(shutil.rmtree, os.environ["DPSOLVE_CACHE"], ignore_errors=True)
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 # Whether compiling is long enough to be told of depends on the machine, and on what else it does.
 logging.getLogger("dpsolve.waiting").setLevel("WARNING")

@@ -1,8 +1,8 @@
 """The command ``dpsolve``: its commands, errors and exit codes.
 
-The commands live in ``commands_*.py``. Nothing heavy is imported before a command needs it, so
-that help and ``dpsolve status`` answer at once. Exit codes: 0 done, 1 some points not solved (or
-not verified), 2 usage, 3 refused, 130 interrupted and resumable.
+The commands live in the modules beside this one. Nothing heavy is imported before a command needs
+it, so that help and ``dpsolve status`` answer at once. Exit codes: 0 done, 1 some points not solved
+(or not verified), 2 usage, 3 refused, 130 interrupted and resumable.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from dpsolve.solvers.errors import DpsolveError, ModelError
 
 from .models import check, describe, models
 from .options import COMMAND_LINE, examples
+from .results import export, plot
 from .solve import solve
-from .store import doctor, plot, status, verify
+from .start import completion, init
+from .store import doctor, status, verify
 from .submit import cancel, logs, profiles, submit
 from .sweep import plan, resume, sweep
 
@@ -77,6 +79,7 @@ def _of_users_file(error: Exception) -> str | None:
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 96},
     epilog=examples(
+        "dpsolve init                       # a first model and its sweep",
         "dpsolve sweep growth --grid beta=0.90:0.98:40 --set n_k=300",
         "dpsolve sweep growth.toml          # the same command again resumes",
         "dpsolve status growth.zarr",
@@ -89,8 +92,8 @@ def cli() -> None:
 
 
 for _command in (
-    models, describe, check, solve, sweep, plan, status, resume, verify, plot, profiles, submit,
-    logs, cancel, doctor,
+    init, models, describe, check, solve, sweep, plan, status, resume, verify, plot, export,
+    profiles, submit, logs, cancel, doctor, completion,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .options import assignments, examples, read_target, set_option
+from .options import PATH, assignments, examples, read_target, set_option
+
+KINDS = {
+    "continuum": "Continuous choices, with bounds on the true value over a whole continuum",
+    "lists": "Choices from lists of values, with bounds on the value",
+    "arrays": "Arrays of a factory's own: any computation of its parameters",
+}
 
 
 @click.command(epilog=examples("dpsolve models", "dpsolve describe savings"))
 def models() -> None:
-    """List the built-in models with their parameters."""
+    """List the built-in models, by what is chosen in them."""
     from dpsolve.solvers.library import BUILTIN
     from dpsolve.solvers.model.factory_signature import signature
 
-    width = max(len(name) for name in BUILTIN) + 2
-    for name, factory in BUILTIN.items():
-        sig = signature(factory)
-        click.echo(f"{click.style(f'{name:<{width}}', bold=True)}{sig.doc.splitlines()[0]}")
-        given = ", ".join(f"{k}={v:g}" for k, v in sig.parameters.items() if v is not None)
-        sizes = ", ".join(f"{k}={v}" for k, v in sig.sizes.items())
-        click.echo(f"{'':<{width}}{given}" + f"; sizes {sizes}" * bool(sizes))
-    click.echo("\nYour own: file.py:function or package.module:function.")
+    width = max(map(len, BUILTIN)) + 2
+    kinds = {name: _kind(factory) for name, factory in BUILTIN.items()}
+    for kind, words in KINDS.items():
+        click.secho(words, bold=True)
+        for name in (name for name in BUILTIN if kinds[name] == kind):
+            click.echo(f"  {name:<{width}}{signature(BUILTIN[name]).doc.splitlines()[0]}")
+        click.echo()
+    click.echo("Parameters and sizes of one: dpsolve describe savings")
+    click.echo(
+        "Your own: file.py:function or package.module:function; dpsolve init writes a first."
+    )
+
+
+def _kind(factory: Callable[..., Any]) -> str:
+    """Return what kind of model a factory makes at its defaults; nothing is computed."""
+    import jax
+
+    from dpsolve.solvers.model.factory_signature import build, signature
+    from dpsolve.solvers.solve.result_dims import ModelShape, shape_of
+
+    own, seen = signature(factory), list[ModelShape]()
+    values = {name: value for name, value in own.parameters.items() if value is not None}
+    jax.eval_shape(lambda values: seen.append(shape_of(build(factory, values, own.sizes))), values)
+    if seen[0].own is not None:
+        return "arrays"
+    return "continuum" if seen[0].continuous else "lists"
 
 
 @click.command(
@@ -32,7 +58,7 @@ def models() -> None:
         "dpsolve describe examples/job_search.py:job_search",
     )
 )
-@click.argument("model")
+@click.argument("model", type=PATH)
 @set_option
 def describe(model: str, fixed: tuple[str, ...]) -> None:
     """Show a model's parameters, sizes, dimensions and memory."""
@@ -50,7 +76,7 @@ def describe(model: str, fixed: tuple[str, ...]) -> None:
         "dpsolve check growth.toml          # the file, and the model at its first and last point",
     )
 )
-@click.argument("target", metavar="MODEL|SWEEP.toml")
+@click.argument("target", type=PATH, metavar="MODEL|SWEEP.toml")
 @set_option
 def check(target: str, fixed: tuple[str, ...]) -> None:
     """Look for faults in a model or a sweep file.

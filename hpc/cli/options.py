@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 COMMAND_LINE = "dpsolve.command_line"
 """Where a click context keeps what the user typed."""
 
+PATH = click.Path(readable=False)
+"""Completed by shells, and not looked at before the command does."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -116,10 +119,13 @@ def read_target(target: str, **given: Any) -> Reading:
     UsageError
         With every mistake of file and options.
     """
+    from dpsolve.hpc.sweep_file.array_file import is_array_file
     from dpsolve.hpc.sweep_file.overrides import Overrides
     from dpsolve.hpc.sweep_file.reader import read_sweep
 
     path = Path(target).expanduser()
+    if is_array_file(path):
+        return read_sweep(None, Overrides(model=target, **given))
     if (path / "zarr.json").is_file():
         raise UsageError(
             f"{target} is a store; a sweep is a TOML file or a model's name. To go on with what "

@@ -18,7 +18,7 @@ import click
 from dpsolve.solvers.errors import AgreedError, DpsolveError, PeerError, UsageError
 from dpsolve.solvers.outcomes import accuracy, listed
 
-from .options import assignments, command_line, examples, read_target, set_option
+from .options import PATH, assignments, command_line, examples, read_target, set_option
 
 if TYPE_CHECKING:
     from dpsolve.hpc.distributed_solve.stored_solve import SolveReport
@@ -221,7 +221,7 @@ def _summary(reading: Reading, ending: SolveReport, group: ProcessGroup) -> Iter
         "srun dpsolve solve my_model.py --set n_a=200000 --distributed --store mine.zarr",
     )
 )
-@click.argument("model")
+@click.argument("model", type=PATH)
 @set_option
 @click.option("--tol", type=float, show_default="1e-6; for continuous choices what the grid allows",
               help="Certified error of the value to reach.")  # fmt: skip

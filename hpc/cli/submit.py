@@ -11,7 +11,7 @@ import click
 
 from dpsolve.hpc.terminal_text import printable
 
-from .options import command_line, examples, read_target, sweep_options
+from .options import PATH, command_line, examples, read_target, sweep_options
 from .sweep import page
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _in_short(profile: Profile) -> str:
         "dpsolve submit growth --grid beta=0.90:0.98:40 --store growth.zarr --profile cpu",
     )
 )
-@click.argument("target", metavar="SWEEP.toml|MODEL")
+@click.argument("target", type=PATH, metavar="SWEEP.toml|MODEL")
 @sweep_options
 @click.option("--profile", required=True, metavar="NAME|FILE",
               help="What jobs ask for; see dpsolve profiles.")  # fmt: skip
@@ -143,7 +143,7 @@ def _preview(plan: Plan, found: ProfileFile, probe: bool) -> Iterator[str]:
         "dpsolve logs growth.zarr --task 17 --lines 40",
     )
 )  # fmt: skip
-@click.argument("store")
+@click.argument("store", type=PATH)
 @click.option("--failed", is_flag=True, help="Every attempt that went wrong, with its log.")
 @click.option("--task", type=click.IntRange(min=0), help="Every attempt at one task.")
 @click.option("--lines", type=click.IntRange(min=0), default=10, show_default=True,
@@ -180,7 +180,7 @@ def logs(store: str, failed: bool, task: int | None, lines: int) -> None:
 
 
 @click.command(epilog=examples("dpsolve cancel growth.zarr"))
-@click.argument("store")
+@click.argument("store", type=PATH)
 def cancel(store: str) -> None:
     """End a sweep's driver and its jobs.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from dpsolve.hpc.terminal_text import printable
 from dpsolve.sharding.batches.solving_order import START, STRAND
@@ -16,6 +17,7 @@ from dpsolve.solvers.numerics.memory import shown_bytes
 from dpsolve.solvers.outcomes import accuracy
 
 from .options import (
+    PATH,
     command_line,
     examples,
     executor_options,
@@ -46,7 +48,7 @@ _TARGET = "SWEEP.toml|MODEL"
         "dpsolve sweep growth.toml --on slurm --profile gpu --detach",
     )
 )
-@click.argument("target", metavar=_TARGET)
+@click.argument("target", type=PATH, metavar=_TARGET)
 @sweep_options
 @executor_options
 @click.option(
@@ -100,7 +102,7 @@ def sweep(
         "dpsolve resume growth.zarr --repair",
     )
 )
-@click.argument("store")
+@click.argument("store", type=PATH)
 @executor_options
 @click.option("--repair", is_flag=True,
               help="Compare all that is committed with its checksums, and compute tasks whose "
@@ -154,7 +156,7 @@ def resume(
         "dpsolve plan savings --grid beta=0.9:0.96:100 --set n_a=20000 --mesh points=8",
     )
 )
-@click.argument("target", metavar=_TARGET)
+@click.argument("target", type=PATH, metavar=_TARGET)
 @sweep_options
 @mesh_option
 @click.option("--probe/--no-probe", default=True, show_default=True,
@@ -229,8 +231,9 @@ def _sweeps(plan: Plan) -> Iterator[str]:
     for part in plan.buckets:
         group = f"{part.bucket.group}: " if part.bucket.group else ""
         shape = part.program.outline.shape
-        if shape.promise:
-            yield f"  certifies:  {group}{shape.promise}"
+        every = part.bucket.points(np.arange(part.points)) if shape.promise else {}
+        if promise := shape.promise and part.program.promise(every):
+            yield f"  certifies:  {group}{promise}"
         if shape.continuous:
             if refined := part.program.options.refine:
                 sizes = part.program.refinement.finer(0)

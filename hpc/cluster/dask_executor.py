@@ -7,14 +7,15 @@ scheduler that is not ours nothing is set, but what would suit is said.
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from dpsolve.hpc.run.compiled_programs import VARIABLE
 from dpsolve.hpc.run.executor import AUTO
-from dpsolve.hpc.run.job_paths import cache_folder
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.hpc.store.trust import digest
@@ -82,7 +83,7 @@ class DaskExecutor:
                 run_info = RunInfo(
                     store=str(store.path.resolve()),
                     topic=f"dpsolve-{uuid.uuid4().hex}",
-                    cache=str(cache_folder(store.path)),
+                    cache=os.environ.get(VARIABLE, ""),
                     mesh=self._mesh,
                     trusted=digest(store),
                     folder=store.source.folder,

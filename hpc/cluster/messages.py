@@ -26,7 +26,7 @@ class RunInfo:
     topic : str
         Of this run: where reports go.
     cache : str
-        Folder of compiled programs; empty to leave JAX as it is.
+        Where compiled programs are kept, if the driver was told (``DPSOLVE_CACHE``).
     gpus : int
         GPUs that every worker was given.
     memory : int

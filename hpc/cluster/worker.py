@@ -33,6 +33,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpsolve.hpc.run.compiled_programs import VARIABLE, counting, keep_compiled_programs
 from dpsolve.hpc.run.executor import numbers_of, prepare
 from dpsolve.hpc.run.job_logs import mark
 from dpsolve.hpc.store.buckets import Dropped, Receipt
@@ -151,8 +152,6 @@ class TaskRunner:
         return _token(found, seconds, computed=True) | {"solving": solving}
 
     def _compiled(self, task: Task, halvings: int, tell: Tell) -> tuple[Program, float]:
-        from .compilation_cache import counting
-
         key = (task.bucket, halvings)
         if key in self._programs:
             self.smallest = self._programs[key].lanes == 1
@@ -160,9 +159,11 @@ class TaskRunner:
         try:
             program = prepare(self.store, task.bucket, halvings, self._mesh)
             self.smallest = program.lanes == 1
+            bucket = self.store.buckets[task.bucket].bucket
+            points = bucket.points(numbers_of(program, bucket, task))
             began = time.perf_counter()
             with counting() as use:
-                program.compile()
+                program.compile(points)
         except Exception as error:
             if cause_of(error) == "memory":
                 raise
@@ -238,12 +239,12 @@ def _token(found: Receipt, seconds: float, *, computed: bool) -> Report:
 
 def _prepare(run_info: RunInfo) -> str:
     """Set up JAX in this process; return what it computes on."""
-    from .compilation_cache import use_cache
     from .worker_devices import check_devices
 
     devices = check_devices(run_info.gpus)
     if run_info.cache:
-        use_cache(Path(run_info.cache))
+        os.environ[VARIABLE] = run_info.cache
+        keep_compiled_programs()
     return devices
 
 

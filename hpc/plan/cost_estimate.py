@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def estimate(plan: Plan) -> CostEstimate:
     begin, compiling, solving, probed = plan.seconds + MAKE_STORE, 0.0, 0.0, 0
     found: list[Batch] = []
     for part in plan.buckets:
-        compiling += part.program.compile()
+        compiling += part.program.compile(_spread(part, min(part.program.lanes, part.points)))
         began = time.perf_counter()
         if part.program.outline.shape.iterates:
             part.program.run({name: np.full(1, np.nan) for name in part.bucket.points(FIRST)})
@@ -144,12 +144,17 @@ def _probe(part: BucketPlan) -> tuple[Batch, int, float]:
 
 
 def _timed(part: BucketPlan, number: int) -> tuple[Batch, float]:
-    """Solve so many points, each in the middle of its share of the bucket's, and take the time."""
-    which = ((np.arange(number) + 0.5) * part.points / number).astype(np.int64)
-    points = part.bucket.points(which)
+    """Solve so many points, spread over the bucket, and take the time."""
+    points = _spread(part, number)
     began = time.perf_counter()
     batch = part.program.run(points)
     return batch, time.perf_counter() - began
+
+
+def _spread(part: BucketPlan, number: int) -> dict[str, Any]:
+    """Return the parameters of so many points, each in the middle of its share of the bucket's."""
+    which = ((np.arange(number) + 0.5) * part.points / number).astype(np.int64)
+    return part.bucket.points(which)
 
 
 def _loads(program: Program, size: int) -> float:

@@ -39,13 +39,33 @@ CERTIFIES, CONCAVITY = "certifies", "concavity"
 OF_WHAT = "of_what"
 
 RECORDS: dict[str, tuple[str, Any, dict[str, str]]] = {
-    "status": (STRING, PENDING, {"long_name": "solved, inexact, failed or pending"}),
-    "message": (STRING, "", {"long_name": "why a point is not solved"}),
-    "residual": ("float64", math.nan, {"long_name": "largest Bellman residual"}),
-    "error_bound": ("float64", math.nan, {"long_name": "certified sup-norm error of the value"}),
-    "iterations": ("int32", 0, {"long_name": "Bellman sweeps"}),
-    "seconds": ("float64", math.nan, {"long_name": "time to solve", "units": "s"}),
-}
+    "status": (STRING, PENDING, {
+        "long_name": "solved, inexact, failed or pending",
+        "description": "solved: certified within tol, or without a tol as well as the grid allows; "
+        "inexact: finished, with wider bounds; failed: no result; pending: not computed yet.",
+    }),
+    "message": (STRING, "", {
+        "long_name": "why a point is not solved",
+        "description": "The first cause in words; empty where the point is solved.",
+    }),
+    "residual": ("float64", math.nan, {
+        "long_name": "largest Bellman residual",
+        "description": "What one more sweep would change; it is no bound on the error.",
+    }),
+    "error_bound": ("float64", math.nan, {
+        "long_name": "certified sup-norm error of the value",
+        "description": "Proved: at no state is the value further than this from the true one.",
+    }),
+    "iterations": ("int32", 0, {
+        "long_name": "Bellman sweeps",
+        "description": "Until the point was done.",
+    }),
+    "seconds": ("float64", math.nan, {
+        "long_name": "time to solve",
+        "units": "s",
+        "description": "Its share of the time of the points that were solved beside it.",
+    }),
+}  # fmt: skip
 """What is recorded of every point: data type, fill value and attributes, by name."""
 
 CHUNK_BYTES = 256 * 2**10
@@ -64,16 +84,21 @@ def coordinates(bucket: Bucket, layout: Layout, variables: Mapping[str, Variable
     """
     used = {dim for variable in variables.values() for dim in variable.dims}
     _check_names([*bucket.axes, *bucket.parameters], used, [*variables, *RECORDS])
+    from dpsolve.solvers.distributions.finer_grid import SUFFIX
+
     found: Coordinates = {}
     for name, values in bucket.axes.items():
-        label = f"parameter {name}" if name in bucket.parameters else "number of the point"
-        found[name] = _coordinate((name,), values, label)
+        if name in bucket.parameters:
+            found[name] = _coordinate((name,), values, f"parameter {name}", layout.labels.get(name))
+        else:
+            found[name] = _coordinate((name,), values, "number of the point")
     for name, (dims, values) in bucket.parameters.items():
         if name not in found:
-            found[name] = _coordinate(dims, values, f"parameter {name}")
+            found[name] = _coordinate(dims, values, f"parameter {name}", layout.labels.get(name))
     for name, values in layout.coords.items():
         if name in used:
-            found[name] = _coordinate((name,), values, name)
+            label = layout.labels.get(name.removesuffix(SUFFIX))
+            found[name] = _coordinate((name,), values, name, label)
     return found
 
 
@@ -116,7 +141,7 @@ def results(
             if not variable.dims and (name.startswith(PREFIX) or name in (CERTIFIES, CONCAVITY))
             else inner_chunk(cell, np.dtype(variable.dtype).itemsize),
             fill=_fill(np.dtype(variable.dtype)),
-            attributes={"long_name": variable.long_name} | _beside(name, dims, beside),
+            attributes={**variable.attributes} | _beside(name, dims, beside),
         )
     for name, (dtype, fill, attributes) in RECORDS.items():
         labels = attributes | _beside(name, axes, beside)
@@ -150,7 +175,10 @@ def _closest_divisor(number: int, wanted: float) -> int:
 
 
 def _coordinate(
-    dims: tuple[str, ...], values: NDArray[Any], label: str
+    dims: tuple[str, ...],
+    values: NDArray[Any],
+    words: str,
+    label: Mapping[str, str] | None = None,
 ) -> tuple[ZarrArray, NDArray[Any]]:
     values = np.asarray(values)
     array = ZarrArray(
@@ -160,7 +188,7 @@ def _coordinate(
         cell=values.shape,
         chunk=None,
         fill=_fill(values.dtype),
-        attributes={"long_name": label},
+        attributes={"long_name": words, **(label or {})},
     )
     return array, values
 

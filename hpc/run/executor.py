@@ -203,14 +203,15 @@ def _solve(
     compiled = prepare(store, task.bucket, mesh=mesh)
     bucket = store.buckets[task.bucket].bucket
     began = time.perf_counter()
+    numbers = numbers_of(compiled, bucket, task)
+    points = bucket.points(numbers)
     with told_to(note) if note is not None else nullcontext():
-        compiled.compile()
+        compiled.compile(points)
     seconds = time.perf_counter() - began
     if note is not None and seconds > 0.1:
         where = f" {bucket.group}" if bucket.group else ""
         note(f"compiled {store.source.name}{where} in {seconds:.1f} s")
-    numbers = numbers_of(compiled, bucket, task)
-    batch = compiled.run(bucket.points(numbers))
+    batch = compiled.run(points)
     return batch.back_in_place(numbers), seconds
 
 

@@ -1,6 +1,6 @@
-"""Where logs, caches and job scripts of a store lie; the name of its jobs.
+"""Where logs and job scripts of a store lie; the name of its jobs.
 
-``growth.zarr.jobs`` holds logs and compiled programs: files that the results do not need, so that
+``growth.zarr.jobs`` holds files that the results do not need, so that
 the store itself can be copied or archived as it is, and the folder deleted at any time. It is its
 owner's alone (:mod:`.private_folders`).
 """
@@ -38,11 +38,6 @@ def make_logs_folder(store: Path) -> Path:
 def logs_folder(store: Path) -> Path:
     """Return where jobs write what they have to say."""
     return jobs_folder(store) / "logs"
-
-
-def cache_folder(store: Path) -> Path:
-    """Return where compiled programs lie, for all jobs of the sweep."""
-    return jobs_folder(store) / "compiled"
 
 
 def driver_log(store: Path) -> Path:

@@ -9,6 +9,7 @@ command then goes on, and first cancels whatever jobs its predecessor left.
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -18,9 +19,10 @@ from dpsolve.hpc.cluster.coordinator import Coordinator
 from dpsolve.hpc.cluster.dask_settings import quiet_dask
 from dpsolve.hpc.cluster.messages import RunInfo
 from dpsolve.hpc.cluster.run_keys import run_keys
+from dpsolve.hpc.run.compiled_programs import VARIABLE
 from dpsolve.hpc.run.executor import AUTO
-from dpsolve.hpc.run.job_paths import cache_folder, job_name, jobs_folder, make_logs_folder
-from dpsolve.hpc.run.private_folders import private_folder, scratch_folder
+from dpsolve.hpc.run.job_paths import job_name, jobs_folder, make_logs_folder
+from dpsolve.hpc.run.private_folders import scratch_folder
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.event_log import EventLog
 from dpsolve.hpc.store.trust import digest
@@ -75,7 +77,6 @@ class SlurmExecutor:
         if told := commands.kept_back():
             note(told)
         make_logs_folder(store.path)
-        private_folder(cache_folder(store.path))
         commands.cancel(job_name(store.path))  # of a driver that was killed a moment ago
         event_log = EventLog(store, "driver")
         event_log.write("begun", executor=self.kind, tasks=len(tasks))
@@ -116,7 +117,7 @@ class SlurmExecutor:
         run_info = RunInfo(
             store=str(store.path.resolve()),
             topic=f"dpsolve-{uuid.uuid4().hex}",
-            cache=str(cache_folder(store.path)),
+            cache=os.environ.get(VARIABLE, ""),
             gpus=profile.gpus_per_worker,
             memory=profile.memory_bytes // profile.workers_per_job,
             mesh=self._mesh,

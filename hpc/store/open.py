@@ -36,7 +36,8 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
     Returns
     -------
     xarray.Dataset
-        Dimensions: the swept parameters, then the model's states.
+        Dimensions: the swept parameters, then the model's states. ``ds.dpsolve`` has
+        ``.at(beta=0.95)``, ``.policy``, ``.expect("consumption")`` and ``.worst()``.
     xarray.DataTree
         If the sweep has several sets of static sizes: one dataset for each, by such a name as
         ``n_k=100``.
@@ -48,6 +49,8 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
     """
     import xarray
     from zarr.storage import LocalStore
+
+    from dpsolve.hpc import dataset_accessor as dataset_accessor  # registers ds.dpsolve
 
     store = open_store(path)
     if missing := ", ".join(_missing(store)):

@@ -1,9 +1,10 @@
 """From a model's name or file to its factory, by its source text.
 
-A reference is a built-in (``growth``), an importable function (``package.module:function``) or a
-function in a file (``file.py:function``). A file's factory is executed from the text that was read
-once, so an edit during a sweep, or before a resume, cannot change what the sweep computes; the
-text is registered with :mod:`linecache`, so tracebacks still show its lines.
+A reference is a built-in (``growth``), an importable function (``package.module:function``), a
+function in a file (``file.py:function``) or a file of arrays (``file.npz``, :mod:`.array_file`).
+A file's factory is executed from the text that was read once, so an edit during a sweep, or before
+a resume, cannot change what the sweep computes; the text is registered with :mod:`linecache`, so
+tracebacks still show its lines.
 
 What the file imports from its own folder, and what that imports, travels with it (see
 :mod:`.local_imports`) and is compared as the file itself is: as programs, so that comments and
@@ -28,6 +29,7 @@ from typing import Any, Literal
 
 from dpsolve.solvers.errors import DpsolveError, ModelError, RefusedError, UsageError, did_you_mean
 
+from .array_file import is_array_file, model_text
 from .local_imports import INIT, Importer, execute, files_beside, same_code
 
 Kind = Literal["builtin", "module", "file"]
@@ -167,6 +169,9 @@ def resolve(reference: str, relative_to: Path | None = None) -> ModelSource:
     where, _, function = reference.rpartition(":")
     if reference.endswith(".py") or where.endswith(".py"):
         return _from_file(*((where, function) if where else (reference, "")), folder=folder)
+    if is_array_file(folder / (where or reference)):
+        name, text = model_text(folder / (where or reference))
+        return _source(f"{where or reference}:{name}", name, "file", text, (), folder)
     _, text, files = _installed(reference, str(folder))
     kind: Kind = "module" if where else "builtin"
     return _source(reference, function, kind, text, files, folder)

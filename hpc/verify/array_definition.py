@@ -86,10 +86,10 @@ class _Arrays(Definition):
             push,
         )
 
-    def ahead(self, value: Array) -> Array:
+    def ahead(self, value: Array, t: int | None = None) -> Array:
         return np.asarray(self.rows @ value.reshape(-1).astype(WIDE))
 
-    def behind(self, pushed: Array) -> Array:
+    def behind(self, pushed: Array, t: int | None = None) -> Array:
         return np.asarray(self.rows.T @ pushed, np.float64)
 
     def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:

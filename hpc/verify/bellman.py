@@ -108,11 +108,11 @@ class Definition(ABC):
         """Evaluate a list of pairs, given by flat numbers of state and choice."""
 
     @abstractmethod
-    def ahead(self, value: Array) -> Array:
-        """Do what can be done of the expectation of a value (n,) once for all pairs."""
+    def ahead(self, value: Array, t: int | None = None) -> Array:
+        """Do what can be done of the expectation of a value (n,) once for all pairs of a period."""
 
     @abstractmethod
-    def behind(self, pushed: Array) -> Array:
+    def behind(self, pushed: Array, t: int | None = None) -> Array:
         """Return the masses (n,) of next period's states: the transpose of ``ahead``."""
 
     @abstractmethod
@@ -182,7 +182,7 @@ def bellman(
 ) -> BellmanSweep:
     """Apply the Bellman operator to each of several values (n,), at all or at some states."""
     best = _Best(len(values), definition.n if states is None else states.size)
-    ahead = [definition.ahead(value) for value in values]
+    ahead = [definition.ahead(value, t) for value in values]
     least, greatest, cancelled, monotone = np.inf, -np.inf, 0.0, True
     for down, across, look in definition.blocks(t, states):
         products = (np.abs(look.discount) * look.mass)[look.feasible]

@@ -386,10 +386,10 @@ class PolicyChain:
         index, weight = locate(problem, place)
         return Moves(_matrix(problem.probs(t), index, weight), self._flat)
 
-    def behind(self, pushed: Floats) -> Floats:
+    def behind(self, pushed: Floats, t: int | None = None) -> Floats:
         """Take mass (z, i) over the chains, and return it by flat numbers (n,)."""
         mass = np.zeros(self.n)
-        mass[self._flat] = self.problem.chances.T @ pushed
+        mass[self._flat] = self.problem.chances(t).T @ pushed
         return mass
 
     def draws(self, s: Ints, c: Ints) -> tuple[dict[str, Floats], Floats]:

@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsolve.solvers.model.grids import Grid
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.probability.markov import Markov
 
 from .array_definition import normalised
-from .definition import evaluate, round_length
+from .definition import chances, evaluate, round_length
 
 SLACK = 1e-9  # relative to a grid's larger end: what rounding may carry a next state past it
 
@@ -110,13 +110,12 @@ class ContinuousProblem:
         draws = prod(s.size for s in self.model.shocks.values())
         return len(self.nodes) * self.nz**2 * draws
 
-    @cached_property
-    def chances(self) -> Floats:
-        """The joint chain's matrix (z, z)."""
+    def chances(self, t: int | None) -> Floats:
+        """Return the joint chain's matrix (z, z)."""
         joint: Floats = np.ones((1, 1))
         for name in self.chains:
             spec: Any = self.model.states[name]
-            matrix = np.asarray(spec.transition_matrix, np.float64)
+            matrix = np.asarray(spec.at(t), np.float64)
             joint = np.asarray(np.kron(joint, normalised(matrix)), np.float64)
         return joint
 
@@ -144,7 +143,7 @@ class ContinuousProblem:
         if callable(model.discount) and varying & _named(model.discount):
             return "the discount depends on what is continuous"
         for name, shock in model.shocks.items():
-            if callable(shock.probs) and varying & _named(shock.probs):
+            if callable(shock.probs) and varying & _named(self._closed(shock.probs)):
                 return f"the probabilities of shock '{name}' depend on what is continuous"
         for name in self.states:
             bottom, top = self.sides(name)
@@ -247,15 +246,13 @@ class ContinuousProblem:
     def probs(self, t: int | None) -> Floats:
         """Return the chances (z, w) of the joint draws of the shocks."""
         at = self._at(np.zeros((self.nz, 1, len(self.states))), self._no_choice(1), t)
-        joint = np.ones((self.nz, 1))
-        for shock in self.model.shocks.values():
-            if callable(shock.probs):
-                each = evaluate(shock.probs, at, self.nz, vector=True)
-            else:
-                each = np.broadcast_to(np.asarray(shock.probs, np.float64), (self.nz, shock.size))
-            each = normalised(each).astype(np.float64)
-            joint = (joint[:, :, None] * each[:, None, :]).reshape(self.nz, -1)
-        return joint
+        joint = np.ones((self.nz, prod(s.size for s in self.model.shocks.values())))
+        for name in self.model.drawn:
+            if name in self.model.shocks:
+                probs = self.model.shocks[name].probs
+                closed = self._closed(probs) if callable(probs) else probs
+                joint = joint * chances(self.model, name, closed, at, joint != 0)
+        return joint.astype(np.float64)
 
     def _no_choice(self, size: int) -> Floats:
         return np.zeros((self.nz, size, len(self.choices)))
@@ -264,9 +261,9 @@ class ContinuousProblem:
         """Return discount times the chances (z, z') of the next member."""
         discount = self.model.discount
         if not callable(discount):
-            return float(discount) * self.chances
+            return float(discount) * self.chances(t)
         at = self._at(np.zeros((self.nz, 1, len(self.states))), self._no_choice(1), t)
-        return self._value(discount, at, self.nz)[:, :1] * self.chances
+        return self._value(discount, at, self.nz)[:, :1] * self.chances(t)
 
     def reward(self, x: Floats, y: Floats, t: int | None) -> Floats:
         """Return F (z, i), −inf where a choice is infeasible."""

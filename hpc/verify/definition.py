@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
 from typing import Any, cast
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.probability.markov import Markov
 
 from .array_definition import check_rows, define_arrays, normalised
 from .bellman import WIDE, Array, Definition, Index, Mask, PairValues
@@ -66,11 +66,14 @@ class _Branch:
         Positions of the post variables.
     weight : array (N, W)
         The share of this branch.
+    chance : array (N, W)
+        The joint probability of the shocks in it.
     """
 
     at: dict[str, NDArray[Any]]
     index: dict[str, Index]
     weight: Array
+    chance: Array
 
 
 @dataclass(frozen=True)
@@ -102,19 +105,19 @@ class _Functions(Definition):
         chains = {n: spec for n, spec in model.states.items() if isinstance(spec, Markov)}
         put(self, "depth", self.width + sum(chain.size for chain in chains.values()))
         for name, chain in chains.items():
-            check_rows(f"Markov state '{name}'", np.asarray(chain.transition_matrix))
+            rows = np.asarray(chain.transition_matrix).reshape(-1, chain.size)
+            check_rows(f"Markov state '{name}'", rows)
 
     def look(self, s: Index, c: Index, t: int | None = None) -> PairValues:
         model, at = self.model, self._named(s, c, t)
-        probs, feasible = self._probs(at, s.size), np.ones(s.size, dtype=bool)
+        feasible = np.ones(s.size, dtype=bool)
         if model.feasible is not None:
             feasible = (evaluate(model.feasible, at, s.size) != 0).all(1)
-        counts = feasible[:, None] & (probs > 0)  # what follows is never asked elsewhere
-        branches = self._branches(at, counts)
+        branches = self._branches(at, feasible)  # what follows is never asked elsewhere
         gains = losses = np.zeros(s.size, WIDE)
         for f in model.reward:
-            gain, loss = self._over(f, branches, counts)
-            gains, losses = gains + (probs * gain).sum(1), losses + (probs * loss).sum(1)
+            gain, loss = self._over(f, branches)
+            gains, losses = gains + gain.sum(1), losses + loss.sum(1)
         reward, cancelled = gains - losses, 2.0 * np.minimum(gains, losses)
         discount = np.broadcast_to(
             evaluate(model.discount, at, s.size)[:, 0]
@@ -124,11 +127,11 @@ class _Functions(Definition):
         )
         discount = np.where(feasible, discount, 0.0)
         # What rewards alone read has no part in the continuation, however far it extrapolates.
-        onward = self._branches(at, counts, self._continued())
+        onward = self._branches(at, feasible, self._continued())
         targets = [
-            (where, np.where(counts, probs * weight, 0.0))
+            (where, np.where(branch.chance != 0, branch.chance * weight, 0.0))
             for branch in onward
-            for where, weight in self._targets(s, c, branch, counts)
+            for where, weight in self._targets(s, c, branch)
         ]
 
         def expect(flat: Array, absolute: bool) -> Array:
@@ -148,32 +151,31 @@ class _Functions(Definition):
         monotone = not (discount < 0).any() and not any((w < 0).any() for _, w in targets)
         return PairValues(reward, discount, feasible, mass, cancelled, monotone, expect, push)
 
-    def ahead(self, value: Array) -> Array:
-        return self._over_chains(value.astype(WIDE), 1)
+    def ahead(self, value: Array, t: int | None = None) -> Array:
+        return self._over_chains(value.astype(WIDE), 1, t)
 
-    def behind(self, pushed: Array) -> Array:
-        return self._over_chains(pushed, 0).reshape(-1).astype(np.float64)
+    def behind(self, pushed: Array, t: int | None = None) -> Array:
+        return self._over_chains(pushed, 0, t).reshape(-1).astype(np.float64)
 
-    def _over_chains(self, x: Array, side: int) -> Array:
+    def _over_chains(self, x: Array, side: int, t: int | None) -> Array:
         """Sum over one side of every chain's matrix: 1 is tomorrow, 0 is today."""
         result = x.reshape(self.shape)
         for axis, spec in enumerate(self.model.states.values()):
             if isinstance(spec, Markov):
-                matrix = normalised(np.asarray(spec.transition_matrix, dtype=np.float64))
+                matrix = normalised(np.asarray(spec.at(t), dtype=np.float64))
                 result = np.moveaxis(np.tensordot(matrix, result, axes=(side, axis)), 0, axis)
         return np.ascontiguousarray(result)
 
     def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
-        at = self._named(s, c, None)
-        probs = self._probs(at, s.size)
+        at, width = self._named(s, c, None), prod(self.shock_shape)
         drawn: list[dict[str, Array]] = []
         chances = []
-        for branch in self._branches(at, probs > 0):
+        for branch in self._branches(at, np.ones(s.size, dtype=bool)):
             known = {n: evaluate(f, branch.at, s.size) for n, f in self.model.outputs.items()} | at
             own = {f"moment_{k}": evaluate(f, known, s.size) for k, f in self.model.moments.items()}
             values = {n: np.asarray(x, np.float64) for n, x in (known | own).items()}
-            drawn.append({n: np.broadcast_to(x, probs.shape) for n, x in values.items()})
-            chances.append(probs * branch.weight)
+            drawn.append({n: np.broadcast_to(x, (s.size, width)) for n, x in values.items()})
+            chances.append(branch.chance * branch.weight)
         return {n: np.hstack([x[n] for x in drawn]) for n in drawn[0]}, np.hstack(chances).astype(
             np.float64
         )
@@ -185,61 +187,85 @@ class _Functions(Definition):
         return evaluate(self.model.terminal, self._named(s, np.zeros_like(s), None), self.n)[:, 0]
 
     def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
-        at = self._named(s, c, t)
-        probs = self._probs(at, s.size)
-        branches = self._branches(at, probs > 0)
+        branches = self._branches(self._named(s, c, t), np.ones(s.size, dtype=bool))
         return {
-            name: (probs * (gain - loss)).sum(1).astype(np.float64)
+            name: (gain - loss).sum(1).astype(np.float64)
             for name, (gain, loss) in (
-                (name, self._over(f, branches, probs > 0)) for name, f in self.model.outputs.items()
+                (name, self._over(f, branches)) for name, f in self.model.outputs.items()
             )
         }
 
     def _continued(self) -> list[str]:
-        """Return the post variables that the rules of states name."""
+        """Return the post variables that hang together with the rules of states, and with laws."""
+        rules: list[Any] = list(self.model.transition.values())
+        rules += [shock.probs for shock in self.model.shocks.values()]
         named: set[str] = set()
-        for rule in self.model.transition.values():
-            named |= {rule} if isinstance(rule, str) else set(inspect.signature(rule).parameters)
-        return [name for name in self.model.post if name in named]
+        while rules:
+            rule = rules.pop()
+            taken = _taken(rule) & set(self.model.post) - named
+            rules += [self.model.post[n].rule for n in taken]
+            named |= taken
+        return list(named)
 
     def _branches(
-        self, at: dict[str, NDArray[Any]], counts: Mask, some: list[str] | None = None
+        self, at: dict[str, NDArray[Any]], feasible: Mask, some: list[str] | None = None
     ) -> list[_Branch]:
-        """Place (some of) the post variables on their grids: one branch for each corner."""
-        posts = {n: p for n, p in self.model.post.items() if some is None or n in some}
-        axes = []
-        for name, post in posts.items():
-            x = (
-                at[post.rule]
-                if isinstance(post.rule, str)
-                else evaluate(post.rule, at, len(counts))
-            )
-            x, counted = np.broadcast_arrays(x, counts)
-            fault = _Fault(f"the post variable {name}", at, counted)
-            axes.append(_place(post.spec, np.asarray(x, dtype=np.float64), fault))
-        branches = []
-        for corner in product(*axes):
-            index = {name: i for name, (i, _) in zip(posts, corner, strict=True)}
-            here = {n: np.asarray(self.model.post[n].spec.values)[i] for n, i in index.items()}
-            weight = prod((w for _, w in corner), start=np.ones((1, 1)))
-            branches.append(_Branch(at | here, index, weight))
+        """Draw the shocks, and place (some of) the post variables on their grids.
+
+        One after the other, each when all that it depends on is known: a post variable makes one
+        branch for each corner.
+        """
+        size, width = len(feasible), prod(self.shock_shape)
+        known = np.broadcast_to(feasible[:, None].astype(WIDE), (size, width))
+        branches = [_Branch(at, {}, np.ones((1, 1)), known)]
+        for name in self.model.drawn:
+            if name in self.model.shocks:
+                branches = [self._drawn(name, branch) for branch in branches]
+            elif some is None or name in some:
+                branches = [corner for b in branches for corner in self._corners(name, b)]
         return branches
 
-    def _over(
-        self, f: Callable[..., Any], branches: list[_Branch], counts: Mask
-    ) -> tuple[Array, Array]:
-        """Return a function over pairs and shocks, interpolated between the branches.
+    def _drawn(self, name: str, branch: _Branch) -> _Branch:
+        counts = (branch.chance != 0) & (branch.weight != 0)
+        probs = self.model.shocks[name].probs
+        mine = chances(self.model, name, probs, branch.at, counts)
+        return replace(branch, chance=np.where(counts, branch.chance * mine, 0.0))
+
+    def _corners(self, name: str, branch: _Branch) -> list[_Branch]:
+        post, size = self.model.post[name], len(branch.chance)
+        rule = post.rule
+        x = branch.at[rule] if isinstance(rule, str) else evaluate(rule, branch.at, size)
+        counts = (branch.chance != 0) & (branch.weight != 0)
+        x, counted = np.broadcast_arrays(x, counts)
+        fault = _Fault(f"the post variable {name}", branch.at, counted)
+        values = np.asarray(post.spec.values)
+        return [
+            _Branch(
+                branch.at | {name: values[i]},
+                branch.index | {name: i},
+                branch.weight * w,
+                branch.chance,
+            )
+            for i, w in _place(post.spec, np.asarray(x, dtype=np.float64), fault)
+        ]
+
+    def _over(self, f: Callable[..., Any], branches: list[_Branch]) -> tuple[Array, Array]:
+        """Return a function over pairs and shocks times their chances, summed over the branches.
 
         In two parts: what it has above zero, and below.
         """
-        if not set(inspect.signature(f).parameters) & set(self.model.post):
-            x = np.where(counts, evaluate(f, branches[0].at, len(counts)), 0.0)
-            return np.maximum(x, 0.0), np.maximum(-x, 0.0)
-        gain = loss = np.zeros(counts.shape, WIDE)
+        names = _taken(f)
+        if not names & set(self.model.post) and not any(
+            _taken(shock.probs) & set(self.model.post) for shock in self.model.shocks.values()
+        ):
+            (branch, *_) = branches
+            x = np.where(branch.chance != 0, evaluate(f, branch.at, len(branch.chance)), 0.0)
+            return branch.chance * np.maximum(x, 0.0), branch.chance * np.maximum(-x, 0.0)
+        gain = loss = np.zeros(branches[0].chance.shape, WIDE)
         for branch in branches:
-            asked = counts & (branch.weight != 0)
-            x = np.where(asked, evaluate(f, branch.at, len(counts)), 0.0)
-            weight = np.where(asked, branch.weight, 0.0)
+            asked = (branch.chance != 0) & (branch.weight != 0)
+            x = np.where(asked, evaluate(f, branch.at, len(branch.chance)), 0.0)
+            weight = np.where(asked, branch.chance * branch.weight, 0.0)
             gain = gain + weight * np.maximum(x, 0.0)
             loss = loss + weight * np.maximum(-x, 0.0)
         return gain, loss
@@ -264,23 +290,11 @@ class _Functions(Definition):
             at["t"] = np.full((1, 1), t)
         return at
 
-    def _probs(self, at: Mapping[str, NDArray[Any]], size: int) -> Array:
-        joint: Array = np.ones((size, 1), WIDE)
-        for name, shock in self.model.shocks.items():
-            if callable(shock.probs):
-                each = evaluate(shock.probs, at, size, vector=True)
-            else:
-                each = np.broadcast_to(np.asarray(shock.probs, np.float64), (size, shock.size))
-            _check_probs(name, each, at)
-            joint = (joint[:, :, None] * normalised(each)[:, None, :]).reshape(size, -1)
-        return joint
-
-    def _targets(
-        self, s: Index, c: Index, branch: _Branch, counts: Mask
-    ) -> tuple[tuple[Index, Array], ...]:
-        at, counts = branch.at, counts & (branch.weight != 0)
+    def _targets(self, s: Index, c: Index, branch: _Branch) -> tuple[tuple[Index, Array], ...]:
+        at, counts = branch.at, (branch.chance != 0) & (branch.weight != 0)
         here = np.unravel_index(s, self.shape)
-        chosen = dict(zip(self.model.choices, np.unravel_index(c, self.choice_shape), strict=True))
+        numbers = np.unravel_index(c, self.choice_shape) if self.choice_shape else ()
+        chosen = dict(zip(self.model.choices, numbers, strict=True))
         index_of = dict(zip(self.model.states, here, strict=True)) | chosen
         index_of = {name: i[:, None] for name, i in index_of.items()} | branch.index
         axes: list[list[tuple[Any, Any]]] = []
@@ -310,11 +324,14 @@ class _Functions(Definition):
 def evaluate(
     f: Callable[..., Any], at: Mapping[str, NDArray[Any]], size: int, vector: bool = False
 ) -> Array:
-    """Map a user's scalar function over pairs and shocks; the result is (N, W) or (N, 1)."""
+    """Map a user's scalar function over pairs and shocks; the result is (N, W) or (N, 1).
+
+    That of one which returns a `vector` has an axis more.
+    """
     names = [name for name in inspect.signature(f).parameters if name in at]
     if not names:
-        constant = np.asarray(f(), dtype=np.float64).reshape(1, -1)
-        return np.broadcast_to(constant, (size, constant.size))
+        constant = np.asarray(f(), dtype=np.float64).reshape((1, 1, -1) if vector else (1, -1))
+        return np.broadcast_to(constant, (size, *constant.shape[1:]))
     given = np.broadcast_arrays(*(at[name] for name in names))
     shape, length = given[0].shape, given[0].size
     # Each primitive is compiled once per length: few lengths, and most are compiled already.
@@ -322,7 +339,8 @@ def evaluate(
     columns = {n: np.pad(x.reshape(-1), padding, "edge") for n, x in zip(names, given, strict=True)}
     mapped = np.asarray(jax.vmap(lambda kw: f(**kw))(columns), dtype=np.float64)[:length]
     if vector:
-        return np.broadcast_to(mapped, (size, mapped.shape[-1]))
+        mapped = mapped.reshape(*shape, -1)
+        return np.broadcast_to(mapped, (size, *mapped.shape[1:]))
     return np.broadcast_to(mapped.reshape(shape), (size, shape[1]))
 
 
@@ -354,8 +372,44 @@ def _where(at: Mapping[str, NDArray[Any]], i: int, j: int) -> str:
     return ", ".join(f"{name}={value:.6g}" for name, value in here.items())
 
 
-def _check_probs(name: str, probs: Array, at: Mapping[str, NDArray[Any]]) -> None:
-    check_rows(f"shock '{name}'", probs, lambda i: _where(at, i, 0))
+def chances(
+    model: Model,
+    name: str,
+    probs: Any,
+    at: Mapping[str, NDArray[Any]],
+    counts: Mask,
+) -> Array:
+    """Return the probability (N, W) of a shock's value in each joint draw of all shocks.
+
+    Parameters
+    ----------
+    name : str
+    probs : array or function
+        Its law.
+    at : mapping
+    counts : bool array (N, W)
+        Where that is asked for; elsewhere a law may be anything.
+    """
+    (size, width), shock = counts.shape, model.shocks[name]
+    if callable(probs):
+        each = evaluate(probs, at, size, vector=True)
+    else:
+        each = np.broadcast_to(np.asarray(probs, np.float64), (size, 1, shock.size))
+    asked = np.any(counts, axis=1)[:, None] if each.shape[1] == 1 else counts
+    rows = np.where(asked[..., None], each, 1.0 / shock.size).reshape(-1, shock.size)
+    w = each.shape[1]
+    check_rows(f"shock '{name}'", rows, lambda i: _where(at, i // w, i % w))
+    own = np.unravel_index(np.arange(width), [s.size for s in model.shocks.values()])
+    index = own[list(model.shocks).index(name)]
+    found = normalised(rows).reshape(each.shape)
+    return np.asarray(found[np.arange(size)[:, None], np.arange(width) % w, index])
+
+
+def _taken(f: Any) -> set[str]:
+    """Return the names that a rule or function takes."""
+    if isinstance(f, str):
+        return {f}
+    return set(inspect.signature(f).parameters) if callable(f) else set()
 
 
 def _place(spec: Grid | Integers, x: Array, fault: _Fault) -> list[tuple[Index, Array]]:

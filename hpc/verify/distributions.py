@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import STATISTIC, Model
+from dpsolve.solvers.probability.markov import Markov
 
 from .bellman import Array, Index
 from .proofs import EPS, Place, axes
@@ -124,7 +124,7 @@ class _Chain:
             self._looks.clear()  # one period's next states at a time
             states = np.arange(definition.n)
             self._looks[t] = definition.look(states, self.policy[t or 0], t)
-        return definition.behind(self._looks[t].push(mass))
+        return definition.behind(self._looks[t].push(mass), t)
 
     @cached_property
     def rounding(self) -> float:
@@ -221,7 +221,7 @@ def _initial(model: Any, given: Mapping[str, Any]) -> Array:
         if said == "uniform":
             mass = np.full(values.size, 1.0 / values.size)
         elif isinstance(said, str):
-            if not isinstance(spec, Markov):
+            if not isinstance(spec, Markov) or spec.moves:
                 raise ModelError(f"initial says nothing of state '{name}'")
             found = _solved(np.asarray(spec.transition_matrix, dtype=np.float64))
             mass = np.full(values.size, np.nan) if found is None else found

@@ -303,7 +303,7 @@ class ValueProof:
         if not look.feasible.all():
             yield f"{names} at {self.at(int(np.argmin(look.feasible)))} is not feasible there"
             return
-        loss = self.sweep.value[0] - look.q(definition.ahead(self.ahead.value))
+        loss = self.sweep.value[0] - look.q(definition.ahead(self.ahead.value, self.t))
         if (loss > self.allowed_loss).any():
             i = int(np.argmax(loss))
             yield (

@@ -151,6 +151,8 @@ def _policy(place: Place, stored: Stored) -> tuple[Index | None, list[str]]:
         wrong = list(_choice_faults(place, stored, name, index))
         faults += wrong
         parts += [] if wrong else [index]
+    if not choices:
+        return np.zeros((place.definition.horizon or 1, place.definition.n), np.int64), []
     if len(parts) < len(choices):
         return None, faults
     return np.asarray(np.ravel_multi_index(parts, place.definition.choice_shape)), faults
@@ -336,7 +338,7 @@ def _output_faults(step: ValueProof, policy: Index | None, stored: Stored, t: in
 def _closest_outputs(step: ValueProof, held: Mapping[str, Array]) -> dict[str, Array]:
     """Return the output closest to the stored one, of all choices that the error bound allows."""
     definition, states = step.place.definition, step.place.states
-    ahead = definition.ahead(step.ahead.value)
+    ahead = definition.ahead(step.ahead.value, step.t)
     closest = {name: np.full(states.size, np.nan) for name in held}
     for down, across, look in definition.blocks(step.t, states):
         s, c = np.meshgrid(states[down], np.arange(definition.m)[across], indexing="ij")

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.inspection.concavity import asks
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, footprint_of, outlook_of
 from dpsolve.solvers.inspection.requests import Refusal, refusals
 from dpsolve.solvers.model.array_factory import Dims
@@ -45,6 +46,8 @@ class Outline:
     refused : tuple
         What the options ask for and the model does not have; see
         :mod:`dpsolve.solvers.inspection.requests`.
+    asks : str
+        Whether its concavity is "declared", asked to be proved ("proof"), or neither ("").
     grids : TracedGrids
     """
 
@@ -53,6 +56,7 @@ class Outline:
     lanes: int
     refused: tuple[Refusal, ...]
     _results: ResultShapes | None
+    asks: str
     grids: TracedGrids
 
     @property
@@ -141,7 +145,7 @@ def _seen(
         each = replace(options, memory=max(1, options.memory // lanes))
         trace = _iterated if shape.iterates else _at_once
         results = trace(factory, sizes, each, values, made)
-    return found | {"refused": refused, "_results": results}
+    return found | {"refused": refused, "_results": results, "asks": asks(made)}
 
 
 def _iterated(

@@ -26,7 +26,8 @@ import numpy as np
 from dpsolve.sharding.devices.fit import automatic, bytes_on_device, check_fits, partition_of
 from dpsolve.sharding.devices.mesh import ONE_DEVICE, MeshShape, device_memory
 from dpsolve.sharding.devices.threads import cores
-from dpsolve.solvers.curvature.proved import proved
+from dpsolve.solvers.curvature.proved import MOST_TRIES, THOROUGH, proved
+from dpsolve.solvers.inspection.concavity import promised
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.inspection.limits import check_time
 from dpsolve.solvers.model.array_factory import rebuild
@@ -34,7 +35,6 @@ from dpsolve.solvers.model.factory_signature import (
     Factory,
     Signature,
     Sizes,
-    look_over,
     signature,
 )
 from dpsolve.solvers.numerics.arrays import Numpy
@@ -175,8 +175,8 @@ class Program:
         self.lanes = 1 if self.alone else fitting_lanes(self.bytes_per_point)
         self.warm = self._starts_warm()
         self._layouts: dict[Any, Layout] = {}
-        self._compiled: Any = None
-        self._known = False  # that all points of a call are proved to be concave
+        # One for points that are proved to be concave (True), and one for all others.
+        self._compiled: dict[bool, Rounds | SinglePass] = {}
         self.compile_seconds = 0.0  # that compiling took, 0 before
 
     def _starts_warm(self) -> bool:
@@ -193,7 +193,7 @@ class Program:
             finer = self.options.distribution_grid
             own = self.outline.grids
             grids = coordinates(own, self.factory, self.sizes, fixed, varying, finer)
-            made = make_layout(self.outline.results, *grids)
+            made = make_layout(self.outline.shape, self.outline.results, *grids)
             made = with_starts(made) if self.warm else made
             refined = self.refinement.named(0) if self.options.refine else ()
             self._layouts[key] = with_refined(made, tuple(refined))
@@ -214,8 +214,9 @@ class Program:
     @property
     def compiled_bytes(self) -> int:
         """Memory of a batch on a device by the compiler's own account; compiles if need be."""
-        self.compile()
-        return int(self._compiled.memory)
+        if not self._compiled:
+            self.compile()
+        return max(int(compiled.memory) for compiled in self._compiled.values())
 
     def check_possible(self) -> None:
         """Refuse sizes that cannot work on this process's devices, by counting.
@@ -230,17 +231,28 @@ class Program:
         if self.outline.shape.own is None:
             check_time(states, self.footprint.choices, self.options, self.signature.name)
 
-    def compile(self) -> float:
+    def compile(self, points: Mapping[str, Numpy] | None = None) -> float:
         """Compile if need be; return the seconds it took when it did.
 
         A batch that the compiler finds too large for the device's memory is halved until it fits.
+
+        Parameters
+        ----------
+        points : dict of str to float array (points,), optional
+            Every parameter: what is proved of them decides what they are solved by.
 
         Raises
         ------
         UsageError
             If one point does not fit; the smallest mesh that would is named.
         """
-        while self._compiled is None:
+        verdicts = {False} if points is None else set(self.concave(points).tolist())
+        self.compile_seconds = sum(self._compile(known) for known in sorted(verdicts))
+        return self.compile_seconds
+
+    def _compile(self, known: bool) -> float:
+        seconds = 0.0
+        while known not in self._compiled:
             self.check_possible()
             several = self.lanes > 1 or self.shape.size > 1
             if self.warm or (several and self.outline.shape.iterates):
@@ -250,20 +262,25 @@ class Program:
             if self.outline.shape.continuous:
                 compiled: Rounds | SinglePass = _shared(
                     self.factory, Sizes(self.sizes.items()), shared_options(self.options),
-                    self.lanes, self.shape, self._known,
+                    self.lanes, self.shape, known,
                 )  # fmt: skip
             else:
                 compiled = kind(
                     self.factory, self.sizes, self.options, self.lanes, self.shape, self.partition
                 )
             compiled.warm = self.warm
-            self.compile_seconds = compiled.compile() if compiled.compile_seconds == 0 else 0.0
+            seconds = compiled.compile() if compiled.compile_seconds == 0 else 0.0
             if self.lanes > 1 and compiled.memory > device_memory():
                 log.info("%s lanes take %s bytes: halved", self.lanes, compiled.memory)
-                self.lanes //= 2
+                self._halve()
                 continue
-            self._compiled = compiled
-        return self.compile_seconds
+            self._compiled[known] = compiled
+        return seconds
+
+    def _halve(self) -> None:
+        """Take half as many lanes from now on."""
+        self.lanes //= 2
+        self._compiled.clear()
 
     def run(
         self, points: Mapping[str, Numpy], report: Callable[[int], None] = lambda done: None
@@ -301,21 +318,9 @@ class Program:
     ) -> Batch:
         n = max((len(c) for c in columns.values()), default=1)
         found = Results(n, report)
-        concave = self._concave(columns)
-        if concave.all() != self._known and self.outline.shape.continuous:
-            self._known, self._compiled = bool(concave.all()), None
-        while found.left:
-            self.compile()
-            try:
-                serve(self._compiled, columns, found, self.workers)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or self.lanes == 1:
-                    raise
-                self.lanes //= 2
-                log.warning(
-                    "the device ran out of memory; going on with batches of %s points", self.lanes
-                )
-                self._compiled = None
+        concave = self.concave(columns)
+        for known in sorted(set(concave.tolist())):
+            self._serve(known, columns, found, set(np.flatnonzero(concave == known).tolist()))
         numbers = {name: found.arrays.pop(name) for name in PER_POINT}
         if self.outline.shape.continuous:
             code = judged(numbers["code"], numbers["error_bound"], self.options.tol)
@@ -333,17 +338,45 @@ class Program:
             **numbers,
         )
 
-    def _concave(self, columns: Mapping[str, Numpy]) -> Numpy:
-        """Tell which points (n,) are proved to be concave, or have no parameters to be so with."""
-        if not self.outline.shape.continuous or not self._declared:
-            return np.asarray(False)
-        missing = np.isnan([*columns.values()]).any(0) if columns else np.asarray(False)
-        return np.asarray(proved(self.factory, self.sizes, columns)) | missing
+    def _serve(
+        self, known: bool, columns: Mapping[str, Numpy], found: Results, some: set[int]
+    ) -> None:
+        """Solve some points, of all of which the same is proved."""
+        while left := found.left & some:
+            self._compile(known)
+            try:
+                serve(self._compiled[known], columns, found, left, self.workers)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error) or self.lanes == 1:
+                    raise
+                self._halve()
+                log.warning(
+                    "the device ran out of memory; going on with batches of %s points", self.lanes
+                )
 
-    @cached_property
-    def _declared(self) -> bool:
-        said: bool = look_over(self.factory, self.sizes, lambda made: bool(made.concave))
-        return said
+    def concave(self, points: Mapping[str, Numpy]) -> Numpy:
+        """Tell which points (n,) are proved to be concave; with them those without parameters.
+
+        Parameters
+        ----------
+        points : dict of str to float array (points,)
+            Every parameter.
+        """
+        columns = {k: np.asarray(points[k], np.float64) for k in self.signature.parameters}
+        n = max((len(c) for c in columns.values()), default=1)
+        if not self.outline.asks:
+            return np.zeros(n, bool)
+        missing = np.isnan([*columns.values()]).any(0) if columns else np.zeros(n, bool)
+        # Where it was declared a proof is worth a word; where it was not, the certificate.
+        tries = THOROUGH if self.outline.asks == "proof" else MOST_TRIES
+        found = np.broadcast_to(proved(self.factory, self.sizes, columns, tries), (n,))
+        return found | (missing & found.any())
+
+    def promise(self, points: Mapping[str, Numpy]) -> str:
+        """Say in words what bounds will be of, at points (n,), before anything is solved."""
+        if self.outline.asks != "proof":
+            return self.outline.shape.promise
+        return promised(np.atleast_1d(proved(self.factory, self.sizes, points)))
 
     @property
     def workers(self) -> int:
@@ -354,7 +387,7 @@ class Program:
         """Return how many batches run at a time: on a CPU small programs keep one core busy."""
         small = self.bytes_per_point * self.lanes <= 4 * CPU_BYTES
         alone = self.shape.size == 1 and jax.local_devices()[0].platform == "cpu"
-        pooled = getattr(self._compiled, "pooled", False)
+        pooled = any(getattr(c, "pooled", False) for c in self._compiled.values())
         return cores() if alone and small and not (self.alone or pooled) else 1
 
     def _messages(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -76,7 +76,11 @@ class Results:
 
 
 def serve(
-    compiled: Rounds | SinglePass, columns: Mapping[str, Numpy], found: Results, workers: int
+    compiled: Rounds | SinglePass,
+    columns: Mapping[str, Numpy],
+    found: Results,
+    left: Collection[int],
+    workers: int,
 ) -> None:
     """Solve the points that are left, on some threads.
 
@@ -87,10 +91,12 @@ def serve(
         Every parameter.
     found : Results
         Where results go.
+    left : collection of int
+        Points to solve.
     workers : int
         Batches at a time.
     """
-    queue = _Queue(strands(columns, found.left, STRAND if compiled.warm else 1))
+    queue = _Queue(strands(columns, left, STRAND if compiled.warm else 1))
     crews = min(workers, -(-len(queue) // compiled.slots))
 
     def worker_count(_: int) -> None:

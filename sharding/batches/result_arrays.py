@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,38 +13,15 @@ from dpsolve.solvers.inspection.requests import FIXED
 from dpsolve.solvers.labelled import choices_of
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.numerics.arrays import Numpy
-from dpsolve.solvers.outcomes import CERTIFIES, CONCAVITY, OF_CONTINUUM, PER_POINT
+from dpsolve.solvers.outcomes import OF_CONTINUUM, PER_POINT
 from dpsolve.solvers.solution import CERTIFICATE
-from dpsolve.solvers.solve.result_dims import differentiated
+from dpsolve.solvers.solve.result_dims import ModelShape, differentiated
 from dpsolve.solvers.solve.statistics import OF_DISTRIBUTION
 
 from .outline import ResultShapes
 from .solving_order import START
+from .variable_labels import LONG_NAMES, named
 
-
-def _numbered(words: tuple[str, ...]) -> str:
-    return ", ".join(f"{i} {word}" for i, word in enumerate(words))
-
-
-LONG_NAMES = {
-    "value": "value function",
-    "lower": "certified lower bound on the value function",
-    "upper": "certified upper bound on the value function",
-    "gain": "average reward per period",
-    "gain_lower": "certified lower bound on the gain, from every state",
-    "gain_upper": "certified upper bound on the gain, from every state",
-    CERTIFICATE: "what was looked at: 0 full sweeps, which certify; 1 a sample of states, "
-    "which bounds no error",
-    "certifies": "what the bounds are of: " + _numbered(CERTIFIES),
-    "concavity": "concavity of the model: " + _numbered(CONCAVITY),
-    "policy_loss": "bound on what the policy loses at any state, interpolated between nodes",
-    "consumption_equivalent": "width of the bounds, as a share of consumption in every period",
-    "distribution": "stationary distribution",
-    "distribution_path": "distribution over time",
-    "distribution_residual": "change of the distribution in one period, L1 norm",
-    "distribution_error": "certified L1 distance of the distribution from the stationary one",
-    "distribution_period": "period of the chain",
-}
 REFINED = "refined_size"  # how the names of refined sizes begin
 DEFAULT_KEEP = ("value", "lower", "upper", "policy", "policy_lower", "policy_upper")
 
@@ -57,7 +34,7 @@ class Variable:
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: str
-    long_name: str
+    attributes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -75,12 +52,15 @@ class Layout:
         Everything the model can store.
     default_keep : tuple of str
         What is stored when nothing is asked for.
+    labels : dict of str to dict
+        Words and units of states and parameters, where the model labels them.
     """
 
     dims: dict[str, int]
     coords: dict[str, Numpy]
     variables: dict[str, Variable]
     default_keep: tuple[str, ...]
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def select(self, keep: Sequence[str] | None, also: Sequence[str] = ()) -> dict[str, Variable]:
         """Return the variables that `keep` asks for, and what always comes along with them.
@@ -183,12 +163,14 @@ def _of_distribution(name: str) -> bool:
 
 
 def make_layout(
-    results: ResultShapes, coords: dict[str, Numpy], depends: Collection[str]
+    shape: ModelShape, results: ResultShapes, coords: dict[str, Numpy], depends: Collection[str]
 ) -> Layout:
     """Lay out what points give.
 
     Parameters
     ----------
+    shape : ModelShape
+        Of the model, with its labels.
     results : ResultShapes
         Their arrays, in outline.
     coords, depends
@@ -199,12 +181,12 @@ def make_layout(
     dims: dict[str, int] = {}
     variables = {}
     for name, names in found.items():
-        shape = tuple(shapes[name].shape)
-        dims.update(zip(names, shape, strict=True))
+        extents = tuple(shapes[name].shape)
+        dims.update(zip(names, extents, strict=True))
         if name.startswith("grid_") and name.removeprefix("grid_") in coords:
             continue
         variables[name] = Variable(
-            name, names, shape, str(shapes[name].dtype), _long_name(name, found)
+            name, names, extents, str(shapes[name].dtype), named(name, found, shape).attributes
         )
     ordered = dict.fromkeys([*LONG_NAMES, *variables])
     variables = {n: variables[n] for n in ordered if n in variables}
@@ -216,13 +198,14 @@ def make_layout(
     ends = [n for n in DEFAULT_KEEP if any(v.startswith(f"{n}_") for v in variables)]
     usual = [n for n in DEFAULT_KEEP if n in variables or n == "policy" or n in ends]
     keep = tuple(usual if "value" in variables else variables)
-    return Layout(dims, coords, variables, keep)
+    labels = {name: label.attributes for name, label in shape.labels.items()}
+    return Layout(dims, coords, variables, keep, labels)
 
 
 def with_starts(layout: Layout) -> Layout:
     """Return the layout of points of which some start from others."""
     what = "number of the point that this one started from, -1 if from none"
-    start = Variable(START, (), (), "int32", what)
+    start = Variable(START, (), (), "int32", {"long_name": what})
     return replace(layout, variables={**layout.variables, START: start})
 
 
@@ -233,27 +216,5 @@ def with_refined(layout: Layout, names: Sequence[str]) -> Layout:
         "nodes of that size the interpolation of the value is within error_bound, at those kept "
     )
     what += "the value is"
-    more = {name: Variable(name, (), (), "int32", what) for name in names}
+    more = {name: Variable(name, (), (), "int32", {"long_name": what}) for name in names}
     return replace(layout, variables={**layout.variables, **more})
-
-
-def _long_name(name: str, names: Collection[str]) -> str:
-    variable = differentiated(name, names)
-    if variable != name:
-        parameter = name.removeprefix(f"d_{variable}_d_")
-        fixed = ", at the fixed policy," if parameter.endswith(FIXED) else ""
-        by = parameter.removesuffix(FIXED)
-        return f"derivative by {by}{fixed} of: {_long_name(variable, ())}"
-    for prefix, words in (
-        ("policy_index_", "optimal choice, as a position on its grid: "),
-        ("policy_lower_", "certified lower end of the optimal choice: "),
-        ("policy_upper_", "certified upper end of the optimal choice: "),
-        ("policy_", "optimal choice: "),
-        ("output_", "at the optimum: "),
-        ("moment_", "under the stationary distribution: "),
-        ("grid_", "grid of "),
-        (PREFIX, "mass on the last point of the grid of "),
-    ):
-        if name.startswith(prefix):
-            return words + name.removeprefix(prefix)
-    return LONG_NAMES.get(name, name)

@@ -313,7 +313,7 @@ def _check_solution(solution: Any) -> None:
             f"the solution of {name} has {np.size(solution.code)} points; pick one: "
             "dp.simulate(solution.point(0), ...)"
         )
-    if not solution.decisions:
+    if not solution.is_of_model:
         raise ModelError(
             f"{name} returns arrays, and no policy that an agent could follow: only a dp.Model or "
             "dp.mdp can be simulated"

@@ -27,12 +27,15 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
-from dpsolve.solvers.model.arguments import arguments
+from dpsolve.solvers.model.arguments import arguments, named_by
 from dpsolve.solvers.model.grids import Grid
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import normalised
+from dpsolve.solvers.named_arguments.order import ancestors
+from dpsolve.solvers.named_arguments.positions import SUFFIX
+from dpsolve.solvers.named_arguments.reading import looks_up
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.probabilities import normalised
 
 ROUNDED = 1e-12
 """How far a lower end may lie above an upper one by rounding, of their size."""
@@ -82,7 +85,7 @@ class ContinuousProblem:
         for name in chains:
             spec = model.states[name]
             assert isinstance(spec, Markov)
-            joint = jnp.kron(joint, jnp.asarray(spec.transition_matrix))
+            joint = jnp.kron(joint, jnp.asarray(spec.at(t)))
         members = {n: x.ravel() for n, x in zip(chains, meshes, strict=True)}
         grids = tuple(s for s in model.states.values() if isinstance(s, Grid))
         weights = _discounts(model, members, joint.shape[0], t) * joint
@@ -154,7 +157,11 @@ class ContinuousProblem:
 
     def _shocks(self, *fs: Any) -> list[str]:
         known: set[str] = set().union(*(self.depends_on(f) for f in fs))
-        return [w for w in self.model.shocks if w in known]
+        laws = self.model.shocks
+        while more := set[str]().union(*(self.depends_on(laws[w].probs) for w in known & {*laws}
+                                         if callable(laws[w].probs))) - known:  # fmt: skip
+            known |= more
+        return [w for w in self.model.drawn if w in laws and w in known]
 
     def _draws(self, shocks: list[str], env: Mapping[str, Array]) -> tuple[dict[str, Array], Array]:
         """Return the joint draws (w,) of some shocks, and their chances.
@@ -168,8 +175,13 @@ class ContinuousProblem:
             spec = self.model.shocks[name]
             probs = spec.probs
             if callable(probs):
-                own = arguments(probs, tuple(env))
-                probs = normalised(jnp.asarray(probs(**{n: env[n] for n in own})))
+                before = dict(zip(shocks, values, strict=False))
+                drawn = {n: before[n] for n in before if n in self.depends_on(probs)}
+
+                def law(draw: Mapping[str, Array], probs: Any = probs) -> Array:
+                    return normalised(self._call(probs, {**env, **draw}))
+
+                probs = jax.vmap(law)(drawn) if drawn else law({})
             points = jnp.asarray(spec.values)
             values = [jnp.repeat(v, points.size) for v in values]
             values.append(jnp.tile(points, chances.size))
@@ -448,9 +460,13 @@ def not_concave(model: Model) -> str:
     moving = {n for n, s in model.states.items() if isinstance(s, Grid)} | set(model.choices)
     if callable(model.discount) and (named := arguments(model.discount, moving)):
         return f"its discount depends on '{named[0]}'"
-    for shock, spec in model.shocks.items():
-        if callable(spec.probs) and (named := arguments(spec.probs, moving)):
+    for shock in model.shocks:
+        named = tuple(n for n in _law_names(model, shock) if n in moving)
+        if named:
             return f"the probabilities of shock '{shock}' depend on '{named[0]}'"
+    for f in model.functions:
+        for name in sorted(looks_up(f) & moving):
+            return f"a table is looked up at '{name}{SUFFIX}', in steps"
     for name, spec in model.states.items():
         if isinstance(spec, Grid) and spec.sides[0] == "clip":
             rule = model.transition[name]
@@ -459,6 +475,13 @@ def not_concave(model: Model) -> str:
         if isinstance(spec, Grid) and "extrapolate" in spec.sides:
             return f"next states are extrapolated beyond the grid of '{name}'"
     return ""
+
+
+def _law_names(model: Model, shock: str) -> list[str]:
+    """Return what a shock's law depends on, through other shocks and post variables, too."""
+    given = [shock, *sorted(ancestors(model.needs, shock))]
+    rules = [model.post[n].rule if n in model.post else model.shocks[n].probs for n in given]
+    return [n for rule in rules for n in sorted(named_by(rule))]
 
 
 def listed(names: Iterable[str]) -> str:

@@ -159,7 +159,7 @@ def fault(problem: ContinuousProblem) -> Array:
     code = jnp.where(discounts, code, Outcome.DISCOUNT)
     for name in problem.members:
         rows = jnp.asarray(model.states[name].transition_matrix)
-        even = (rows >= 0.0).all() & (jnp.abs(rows.sum(1) - 1.0) <= LEAKS).all()
+        even = (rows >= 0.0).all() & (jnp.abs(rows.sum(-1) - 1.0) <= LEAKS).all()
         code = jnp.where(even, code, Outcome.LEAK)
     rising = jnp.stack([(jnp.diff(jnp.asarray(g.values)) > 0.0).all() for g in problem.grids])
     code = jnp.where(rising.all(), code, Outcome.NOT_INCREASING)

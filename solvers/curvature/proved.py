@@ -20,8 +20,13 @@ from .proof import Proof, as_range, not_proved, prove_statement, reward_crosses
 from .signs import DOWN, UNKNOWN, UP, ZERO
 from .statement import Statement, filled, read
 
-MOST_TRIES = 33  # proofs for one call: of all points, of halves of them, of quarters ...
-KEPT = 1024
+MOST_TRIES = 33
+"""Proofs for one call: of all points, of halves of them, of quarters ..."""
+
+THOROUGH = 1_000
+"""Likewise, where much depends on it."""
+
+KEPT = 2_000
 
 Box = tuple[tuple[str, float, float], ...]
 
@@ -30,7 +35,10 @@ _lock = Lock()
 
 
 def proved(
-    factory: Factory | Model, sizes: Mapping[str, Any], values: Mapping[str, Any]
+    factory: Factory | Model,
+    sizes: Mapping[str, Any],
+    values: Mapping[str, Any],
+    most: int = MOST_TRIES,
 ) -> Numpy | bool:
     """Return at which points a model is proved to be concave.
 
@@ -42,7 +50,8 @@ def proved(
 
     Points are first taken together, as ranges of the parameters; where that proves nothing, they
     are halved along the parameter that varies most, again and again, so that what fails at some
-    points is proved at others. After 33 proofs what is left is taken for not proved.
+    points is proved at others. After `most` proofs what is left is taken for not proved; after
+    33 of which none was found, too.
 
     Parameters
     ----------
@@ -52,6 +61,8 @@ def proved(
     values : dict
         Of each parameter a number, or an array of many points; they broadcast. What is left out
         has its default.
+    most : int
+        Proofs to try. One takes some 5 ms.
 
     Returns
     -------
@@ -65,7 +76,7 @@ def proved(
     names, table, shape = points
     known = np.zeros(table.shape[1], bool)
     waiting, tries = [np.flatnonzero(np.isfinite(table).all(0))], 0
-    while waiting and tries < MOST_TRIES:
+    while waiting and tries < (most if known.any() else MOST_TRIES):
         some = waiting.pop(0)
         if not some.size:
             continue
@@ -78,7 +89,7 @@ def proved(
     return known.reshape(shape) if shape else bool(known[0])
 
 
-def reason(factory: Factory, sizes: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def reason(factory: Factory | Model, sizes: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """Return why points are not proved to be concave, together; empty where they are."""
     points = _points(factory, values)
     if points is None:

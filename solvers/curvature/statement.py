@@ -18,9 +18,9 @@ import numpy as np
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.factory_signature import Factory, build, signature
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.probability.markov import Markov
 
 
 class NotProvable(Exception):
@@ -190,8 +190,9 @@ def _functions(
         for which, end in cuts:
             room = at[name] - end if which == "lower" else end - at[name]
             found.append((("room", name), room))
-    for name, post in model.post.items():  # what follows a decision follows from its rule
-        at[name] = at[post.rule] if isinstance(post.rule, str) else value(post.rule)
+    for name in (n for n in model.drawn if n in model.post):
+        rule = model.post[name].rule  # what follows a decision follows from its rule
+        at[name] = at[rule] if isinstance(rule, str) else value(rule)
     conditions = model.feasible
     if conditions is not None:
         several = conditions if isinstance(conditions, list | tuple) else (conditions,)

@@ -240,7 +240,7 @@ class Distribution:
             (values,) = self.grids.values()
             return moments_of(Grid(values), None, self.mass, asked)
         problem = self.problem
-        finite = horizon_of(problem, self.policy_index) is not None
+        horizon = horizon_of(problem, self.policy_index)
         after_all: set[str] = set()  # what needs no choice
 
         def at_time(
@@ -255,10 +255,9 @@ class Distribution:
         def one(parameters: Any, index: Any, mass: Array) -> dict[str, Array]:
             if not self.is_path:
                 return at_time(parameters, index, mass)
-            if not finite:
+            if horizon is None:
                 return jax.vmap(partial(at_time, parameters, index))(mass)
             ts = jnp.arange(mass.shape[0], dtype=jnp.int32)
-            horizon = next(iter(index.values())).shape[0]
             found = jax.vmap(lambda m, t: at_time(parameters, index, m, t))(mass, ts)
             chosen = ts < horizon
             return {

@@ -17,10 +17,10 @@ from jax import Array
 
 from dpsolve.solvers.errors import did_you_mean
 from dpsolve.solvers.model.grids import Grid
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import namespace
+from dpsolve.solvers.probability.markov import Markov
 
 SUFFIX = "_distribution"  # of the dimension of a distribution that has a grid of its own
 

@@ -12,13 +12,14 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
-from dpsolve.solvers.model.grids import Grid, Integers, check_number
-from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.given import check_number
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.operators.interpolation import locate
 from dpsolve.solvers.operators.named_arrays import NamedArray
+from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.solution import Solution
 
 from .finer_grid import on_distribution_grid
@@ -98,6 +99,11 @@ def _one_state(name: str, spec: Grid | Integers | Markov, given: Any) -> Array:
 
 
 def _own_stationary(what: str, spec: Markov) -> Array:
+    if spec.moves:
+        raise ModelError(
+            f"{what}: the chain moves with the period, and has no stationary distribution; give a "
+            f"value, 'uniform' or an array of {spec.size} masses"
+        )
     matrix = jnp.asarray(spec.transition_matrix)
     found = stationary_of(lambda f: matrix @ f, (spec.size,))
     if is_concrete(found.mass) and bool(jnp.isnan(found.mass).any()):

@@ -38,7 +38,6 @@ from jax import Array
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.model.arguments import bind
 from dpsolve.solvers.model.grids import Grid
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import STATISTIC, Model
 from dpsolve.solvers.numerics.partition import Partition
@@ -53,6 +52,7 @@ from dpsolve.solvers.operators.named_arrays import (
     total,
 )
 from dpsolve.solvers.operators.tabular import TabularPolicy
+from dpsolve.solvers.probability.markov import Markov
 
 from .top_mass import PREFIX
 
@@ -251,7 +251,12 @@ class _Law:
 
     def of(self, x: NamedArray) -> tuple[Array, Array]:
         """Return values and masses, flattened together; what `x` does not depend on is summed."""
-        w = multiply(self.mass, *(p for name, p in self.probabilities.items() if name in x.dims))
+        named, new = set[str](), set(x.dims)  # and what the laws of these name
+        while new:
+            named |= new
+            new = {d for n in new if n in self.probabilities for d in self.probabilities[n].dims}
+            new -= named
+        w = multiply(self.mass, *(p for name, p in self.probabilities.items() if name in named))
         w = total(w, [d for d in w.dims if d not in x.dims])
         weights = ordered(w, x.dims).array
         values = jnp.broadcast_to(aligned(x, x.dims), weights.shape).astype(jnp.float64)
@@ -273,14 +278,13 @@ def _law(model: Any, fixed: PolicyOperator | None, mass: Array) -> _Law:
         functions, states = fixed.operator.functions, fixed.operator.states
         env = dict(fixed.env)
         order = (*states, *functions.model.shocks, *functions.model.post)
-        decided, chances = functions.drawn_posts(fixed.pairs.posts)
+        decided, chances = functions.drawn_posts(fixed.pairs.posts, fixed.pairs.probabilities)
         # Outputs as they are drawn, not averaged over their shocks.
         drawn = {
             name: mapped(f, decided | env, order, f"output '{name}'")
             for name, f in functions.model.outputs.items()
         }
-        probabilities = fixed.pairs.probabilities | chances
-        return _Law(NamedArray(mass, states), drawn | env, order, probabilities, fixed.partition)
+        return _Law(NamedArray(mass, states), drawn | env, order, chances, fixed.partition)
     if isinstance(fixed, TabularPolicy):
         own = jnp.arange(model.n_states) if fixed.partition is None else fixed.partition.index()
         values = own.astype(jnp.float64)

@@ -20,9 +20,9 @@ from jax import Array, lax
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import UsageError
-from dpsolve.solvers.model.grids import MOST
 from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.finite import all_finite
+from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.numerics.memory import machine_memory, round_down, shown_bytes
 from dpsolve.solvers.outcomes import Outcome
 from dpsolve.solvers.solution import Problem, Solution

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,10 @@ from jax import Array, lax
 
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.factory_signature import build, look_over
-from dpsolve.solvers.model.grids import MOST
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray
+from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.operators.base import PolicyOperator
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.named_arrays import NamedArray
@@ -126,7 +126,12 @@ def horizon_of(problem: Problem, policy_index: Mapping[str, AnyArray]) -> int | 
     """Return the number of periods of a finite horizon, else None."""
     if dict(problem.dims)["value"][:1] != ("t",):
         return None
-    return int(np.shape(next(iter(policy_index.values())))[1 if problem.batched else 0])
+    for index in policy_index.values():
+        return int(np.shape(index)[1 if problem.batched else 0])
+    if problem.factory is None:  # nothing is chosen
+        return cast("Model", problem.model).horizon
+    found: int = look_over(problem.factory, dict(problem.sizes), lambda made: made.horizon)
+    return found
 
 
 def states_of(solution: Solution, what: str) -> dict[str, AnyArray]:
@@ -143,7 +148,7 @@ def states_of(solution: Solution, what: str) -> dict[str, AnyArray]:
         raise UsageError(
             f"a {what} is of a solution, as dp.solve returns it, not of {solution!r:.60}"
         )
-    if not solution.decisions:
+    if not solution.is_of_model:
         raise ModelError(
             f"{solution.problem.name} returns arrays of its own and not a model: there is no "
             f"policy, and so no {what}. Its arrays are: {', '.join(solution.arrays)}."

@@ -15,14 +15,18 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError, UsageError
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import ROW_SUM_TOLERANCE, check_distribution, normalised
 from dpsolve.solvers.numerics.arrays import AnyArray, Sparse
 from dpsolve.solvers.numerics.compiling import tell_compiling
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import STATIONARY_METHODS, canonical
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.probabilities import (
+    ROW_SUM_TOLERANCE,
+    check_distribution,
+    normalised,
+)
 from dpsolve.solvers.solution import Problem, Solution
 
 from .distribution import Distribution
@@ -92,6 +96,11 @@ def stationary(
     if distribution_grid:
         raise UsageError("distribution_grid is for a solution; a chain's states are what they are")
     if isinstance(target, Markov):
+        if target.moves:
+            raise ModelError(
+                "the chain moves with the period, and has no stationary distribution; dp.path "
+                "follows one that is solved with a horizon"
+            )
         return _of_array(target.transition_matrix, target.values, options, initial)
     return _of_array(target, None, options, initial)
 
@@ -116,7 +125,8 @@ def _of_solution(
             "through the periods."
         )
     start = () if initial is None else (initial_of(solution, initial),)
-    program, told = _program(solution.problem, options)
+    n = math.prod(int(np.shape(grid)[-1]) for grid in states.values())
+    program, told = _program(solution.problem, options, n)
     given = (solution.parameters, solution.decisions, solution.code, *start)
     if is_concrete(given) and not told:
         told.append(
@@ -129,8 +139,10 @@ def _of_solution(
 
 
 @lru_cache(maxsize=64)
-def _program(problem: Problem, options: tuple[tuple[str, Any], ...]) -> tuple[Any, list[float]]:
-    """Return the program that finds the distributions of a problem's points.
+def _program(
+    problem: Problem, options: tuple[tuple[str, Any], ...], n: int
+) -> tuple[Any, list[float]]:
+    """Return the program that finds the distributions of a problem's points, over `n` states.
 
     Beside it is a list that holds, once it was told that it is compiled, how long that takes.
     """
@@ -147,7 +159,6 @@ def _program(problem: Problem, options: tuple[tuple[str, Any], ...]) -> tuple[An
         return arrays | top_masses(made, found.mass)
 
     def run(*args: Any) -> Any:
-        n = math.prod(np.shape(args[1][next(iter(args[1]))])[problem.batched :])
         vectors = 64 if n > DENSE_MOST else 64 + 6 * n
         return at_points(problem, one, *args, vectors=vectors)
 

@@ -24,11 +24,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from dpsolve.solvers.errors import UsageError
-from dpsolve.solvers.model.probabilities import ROW_SUM_TOLERANCE
 from dpsolve.solvers.numerics import dense
 from dpsolve.solvers.numerics.krylov import resolvent
 from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.outcomes import Outcome
+from dpsolve.solvers.probability.probabilities import ROW_SUM_TOLERANCE
 
 from .stationary_methods import DENSE_MOST
 from .stationary_search import DENSE, invariant

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dpsolve.solvers.certified import of_what, promise
+from dpsolve.solvers.certified import of_what
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.methods.bounds import modulus
@@ -19,17 +19,18 @@ from dpsolve.solvers.model.factory_signature import signature, split
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import REMEDY, ROW_SUM_TOLERANCE
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.interpolation import corners, greatest_reached
 from dpsolve.solvers.operators.model_functions import CHOICE, PairTable
-from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, multiply
+from dpsolve.solvers.operators.named_arrays import NamedArray, add, mapped, multiply
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.operators.validation import probability_rows, some_choice
 from dpsolve.solvers.outcomes import listed
+from dpsolve.solvers.probability.probabilities import REMEDY, ROW_SUM_TOLERANCE
 
+from .concavity import promise_at
 from .outputs import bad_somewhere, fault_at_optimum, no_number
 from .pairs import ListedPairs, Place, TriedPairs, entry, largest_at, looked_at, worst
 
@@ -69,6 +70,7 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> Answer:
         off its grid, a discount at which no bound can be certified.
     """
     name, given = "the model", ""
+    origin: tuple[Any, dict[str, Any], dict[str, Any]] = (model, {}, {})
     if not isinstance(model, Model | TabularModel):
         factory = as_factory(model)
         values, sizes = split(factory, params)
@@ -81,13 +83,14 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> Answer:
                 raise ModelError(f"{signature(factory).name}: parameter '{name}' is {value}")
         name = signature(factory).name
         given = f" at {listed({**values, **sizes})}" if values or sizes else ""
+        origin = factory, sizes, values
         model = rebuild(factory, values, sizes)
         if not isinstance(model, Model | TabularModel | Mapping):
             raise no_model(factory, model)
     found = diagnose(model)
     if found:
         raise ModelError(found)
-    what = f" A solution certifies: {promise(model)}." if of_what(model) else ""
+    what = f" A solution certifies: {promise_at(model, *origin)}." if of_what(model) else ""
     return Answer(f"{name}: no fault found{given}.{what}")
 
 
@@ -254,10 +257,10 @@ def _shocks_of(
     """
     functions, model = grid_operator.functions, grid_operator.model
     env = functions.env | place.chosen(at)
-    env = {name: entry(x, at) for name, x in env.items()}
+    env = {name: entry(x, at) for name, x in env.items()} | functions.post_env
     chances = {w: entry(functions.probability(w, env), at) for w in model.shocks}
     for f in fs:
-        x = mapped(f, env | functions.post_env, functions.order, "a function of the model")
+        x = mapped(f, env, functions.order, "a function of the model")
         bad = functions.possible(x.map(lambda a: 1.0 * no_number(a)), chances)
         if np.asarray(bad.array).any():
             return largest_at(bad, None)[1]
@@ -272,9 +275,13 @@ def _discounts(pairs: PairTable, place: Place, when: str) -> str:
 
 
 def _rows(grid_operator: GridOperator, pairs: PairTable, place: Place, when: str) -> str:
-    for name, row, matters in probability_rows(grid_operator.model, pairs):
+    for name, row, matters in probability_rows(
+        grid_operator.model, pairs, grid_operator.functions.t
+    ):
         sums = NamedArray(row.array.sum(-1), row.dims[:-1])
         feasible = pairs.feasible if matters else None
+        if grid_operator.functions.depends(name):
+            sums, row = _reached_rows(grid_operator, sums, row, pairs)
         gap, where = worst(sums.map(lambda s: jnp.abs(s - 1.0)), feasible, place)
         if gap > ROW_SUM_TOLERANCE:
             high, _ = worst(sums, feasible, place)
@@ -287,6 +294,23 @@ def _rows(grid_operator: GridOperator, pairs: PairTable, place: Place, when: str
         if least > 0:
             return f"the probabilities of '{name}' have a negative entry, {-least:g}, at {where}"
     return ""
+
+
+def _reached_rows(
+    grid_operator: GridOperator, sums: NamedArray, row: NamedArray, pairs: PairTable
+) -> tuple[NamedArray, NamedArray]:
+    """Return the sum farthest from one, and the least entry, of the rows that a pair leads to."""
+    reached = grid_operator.functions.reached
+    above, below, under = (
+        reached(x, pairs)
+        for x in (
+            sums.map(lambda s: jnp.maximum(s - 1.0, 0.0)),
+            sums.map(lambda s: jnp.maximum(1.0 - s, 0.0)),
+            row.map(lambda p: jnp.maximum(-p, 0.0)),
+        )
+    )
+    farther = add(above, below.map(jnp.negative))  # a row has one of them
+    return farther.map(lambda x: 1.0 + x), under.map(jnp.negative)
 
 
 def _next_states(grid_operator: GridOperator, pairs: PairTable, place: Place, when: str) -> str:
@@ -322,7 +346,7 @@ def _next_states(grid_operator: GridOperator, pairs: PairTable, place: Place, wh
 def _beyond(gap: NamedArray, pairs: PairTable, at: Mapping[str, int]) -> dict[str, int]:
     """Return where post variables and later shocks stand when a pair's gap is greatest."""
     named = {p: location for p, location in pairs.posts.items() if p in gap.dims}
-    if not named:
+    if not named or any(set(location.index.dims) & set(pairs.posts) for location in named.values()):
         return {}
     here = {p: location.map(lambda x: entry(x, at)) for p, location in named.items()}
     _, shocks = largest_at(greatest_reached(entry(gap, at), here), None)

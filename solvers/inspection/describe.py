@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from dpsolve.solvers.certified import promise
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.array_factory import no_model, shapes_of
 from dpsolve.solvers.model.factory_signature import Signature, build, look_over, signature, split
-from dpsolve.solvers.model.grids import Grid, Iid, Interval
-from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.model.grids import Grid, Interval
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
 
+from .concavity import promise_at
 from .forecast import Outlook, footprint_of, outlook_of
 
 
@@ -71,6 +72,11 @@ class Description:
     continuous: tuple[str, ...] = ()
     certifies: str = ""
 
+    @property
+    def chooses(self) -> bool:
+        """Whether there is anything to choose."""
+        return "policy" in self.outputs
+
     def __str__(self) -> str:
         lines = [self.name]
         if self.doc:
@@ -97,9 +103,9 @@ class Description:
             ]
         elif self.choices:
             how = "recomputed block by block" if self.streams else "kept"
+            pairs = f" x {self.choices:,} choices = {self.states * self.choices:,} pairs"
             lines += [
-                f"  {self.states:,} states x {self.choices:,} choices = "
-                f"{self.states * self.choices:,} pairs",
+                f"  {self.states:,} states{pairs if self.chooses else ', and nothing to choose'}",
                 f"  {_bytes(self.bytes)} to solve one point (rewards {how})",
                 *(f"  {line}" for line in self.sweeps),
             ]
@@ -167,11 +173,12 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             outputs=tuple(arrays),
         )
     made = build(factory, values, sizes)
-    common["certifies"] = promise(made)
+    common["certifies"] = promise_at(made, factory, sizes, values)
     if isinstance(made, Model):
         t = None if made.horizon is None else np.int32(0)
         operator = GridOperator(made.on_grids(), t=t, memory=1)
         index = ("policy_index",) if made.gridded else ()
+        policy = ("policy",) if made.choices else ()
         return Description(
             **common,
             dimensions=_dimensions(made),
@@ -180,7 +187,7 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             structure=tuple(_structure(operator)),
             bytes=size.bytes,
             streams=size.streams,
-            outputs=("value", "lower", "upper", "policy", *index, *_ends(made), *made.outputs),
+            outputs=("value", "lower", "upper", *policy, *index, *_ends(made), *made.outputs),
             sweeps=_sweeps(ahead),
             continuous=tuple(made.continuous),
         )

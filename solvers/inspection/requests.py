@@ -18,9 +18,10 @@ from dpsolve.solvers.distributions.moments import check_moments
 from dpsolve.solvers.distributions.solved_points import too_many_states
 from dpsolve.solvers.errors import DpsolveError, UsageError
 from dpsolve.solvers.model.array_factory import own_dims
-from dpsolve.solvers.model.grids import MOST, Integers
+from dpsolve.solvers.model.grids import Integers
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 

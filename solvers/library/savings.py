@@ -42,4 +42,14 @@ def savings(
         discount=beta,
         concave=True,
         outputs={"consumption": consumption},
+        labels={
+            "a": "assets",
+            "z": "log income",
+            "consumption": "consumption",
+            "beta": "discount factor",
+            "gamma": "relative risk aversion",
+            "r": "interest rate",
+            "rho": "persistence of log income",
+            "sigma": "standard deviation of innovations to log income",
+        },
     )

@@ -14,11 +14,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from dpsolve.solvers.model.probabilities import ROW_SUM_TOLERANCE
 from dpsolve.solvers.numerics.partition import ALONE, Reductions
 from dpsolve.solvers.operators.base import Survey
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
+from dpsolve.solvers.probability.probabilities import ROW_SUM_TOLERANCE
 
 from .bounds import Modulus
 

@@ -1,5 +1,5 @@
-"""What a user writes: models, grids, Markov chains, factories.
+"""What a user writes: models, grids, factories.
 
-Read ``model.py`` first, then ``grids.py`` and ``markov.py``; ``factory_signature.py`` is how a
-model gets its parameters.
+Read ``model.py`` first, then ``grids.py``; ``factory_signature.py`` is how a model gets its
+parameters. Shocks and Markov chains are in ``dpsolve.solvers.probability``.
 """

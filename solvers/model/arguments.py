@@ -35,6 +35,8 @@ def bind(f: Any, known: Iterable[str], what: str) -> tuple[str, ...]:
     if not callable(f):
         raise ModelError(f"{what} must be a function of {', '.join(known)}, not {f!r}")
     taken = _bound(inspect.signature(f).parameters.values(), known, what)
+    while hasattr(f, "written"):  # what a user wrote, of what it was read as
+        f = f.written
     refuse_randomness(f, what)
     return taken
 
@@ -63,6 +65,13 @@ def arguments(f: Callable[..., Any], known: Iterable[str]) -> tuple[str, ...]:
     """Return those of the `known` names that `f` takes, in the order of its signature."""
     known = set(known)
     return tuple(name for name in inspect.signature(f).parameters if name in known)
+
+
+def named_by(rule: Any) -> frozenset[str]:
+    """Return the names that a rule, a function or the name of something, may depend on."""
+    if isinstance(rule, str):
+        return frozenset({rule})
+    return frozenset(inspect.signature(rule).parameters) if callable(rule) else frozenset()
 
 
 def bind_after_number(f: Any, known: Iterable[str], what: str) -> tuple[str, ...]:

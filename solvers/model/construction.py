@@ -9,17 +9,21 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
-from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.named_arguments.order import drawing_order
+from dpsolve.solvers.numerics.given import MOST, vector
+from dpsolve.solvers.numerics.tracing import is_concrete, namespace
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
 
-from .arguments import Conjunction, bind, bind_after_number
-from .grids import MOST, Grid, Iid, Integers, Interval, vector
-from .markov import Markov
+from .arguments import Conjunction, bind, bind_after_number, named_by
+from .grids import Grid, Integers, Interval
 from .post_decision import PostDecision
 from .returns import Argument, check_returns
 from .user_functions import numbers
@@ -46,7 +50,16 @@ def read_specification(kind: str, name: str, given: Any) -> State:
     if isinstance(given, Grid | Integers | Markov):
         return given
     if isinstance(given, Iid):
-        raise ModelError(f"{kind} '{name}' is an iid shock; put it under shocks={{...}}")
+        if kind != "state":
+            raise ModelError(f"{kind} '{name}' is an iid shock; put it under shocks={{...}}")
+        if callable(given.probs):
+            raise ModelError(
+                f"state '{name}' is a distribution whose probabilities are a function, and a "
+                "chain's are numbers; put it under shocks={...}, or make it a dp.integers with a "
+                "transition"
+            )
+        rows = namespace(given.probs).tile(given.probs, (given.size, 1))
+        return Markov(given.values, rows)
     try:
         return Grid(vector(given, f"the grid of {kind} '{name}'"))
     except (TypeError, ValueError):
@@ -76,6 +89,7 @@ class Constructed:
     inverse_marginal: Mapping[str, Callable[..., Any]]
     horizon: int | None
     terminal: Callable[..., Any] | None
+    labels: Mapping[str, str]
 
     # -- what is asked of a model ---------------------------------------------------------------
 
@@ -138,6 +152,34 @@ class Constructed:
         """Names that what comes after a decision can take: post variables, too."""
         return (*self.arguments, *self.post)
 
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """All functions of states, choices and shocks that decide the value."""
+        given = (*self.conditions, *self.reward, *self.transition.values(), self.discount)
+        laws = (shock.probs for shock in self.shocks.values())
+        rules = (post.rule for post in self.post.values())
+        return tuple(f for f in (*given, *laws, *rules, self.terminal) if callable(f))
+
+    @cached_property
+    def needs(self) -> dict[str, frozenset[str]]:
+        """Of each shock and post variable the others that its law or its rule names."""
+        laws: dict[str, Any] = {n: s.probs for n, s in self.shocks.items()}
+        rules: dict[str, Any] = {n: p.rule for n, p in self.post.items()}
+        known = (*self.shocks, *self.post)
+        return {n: frozenset(known) & named_by(f) for n, f in (laws | rules).items()}
+
+    @cached_property
+    def drawn(self) -> tuple[str, ...]:
+        """Shocks and post variables in the order in which they come to be known."""
+        words = {n: f"the function of probabilities of shock '{n}'" for n in self.shocks}
+        words |= {n: f"the rule of post variable '{n}'" for n in self.post}
+        return drawing_order(self.needs, words)
+
+    @property
+    def labelled_names(self) -> tuple[str, ...]:
+        """Names that `labels` may have, beside the factory's parameters."""
+        return (*self.later_arguments, *self.outputs, *self.moments, "value")
+
     def rule_of(self, name: str) -> Rule:
         """Return the rule of a state that follows one, or of a post variable."""
         rule: Rule = self.post[name].rule if name in self.post else self.transition[name]
@@ -147,7 +189,6 @@ class Constructed:
 
     def _check_construction(self) -> None:
         """Refuse what no model is."""
-        self._check_names()
         self._check_continuous()
         self._check_sizes()
         self._check_functions()
@@ -184,7 +225,10 @@ class Constructed:
                 raise ModelError(f"choice '{name}' is a Markov chain; a choice is a grid")
         for name, shock in self.shocks.items():
             if not isinstance(shock, Iid):
-                raise ModelError(f"shock '{name}' is {shock!r}; make it with dp.iid(values, probs)")
+                raise ModelError(
+                    f"shock '{name}' is {shock!r}; make it with dp.iid(values, "
+                    "probs), or by a distribution: dp.normal(mean, sd, n)"
+                )
         for kind in ("outputs", "moments"):
             for name in getattr(self, kind):
                 if not str(name).isidentifier():
@@ -297,10 +341,11 @@ class Constructed:
         for name, f in self.moments.items():
             bind(f, (*everything, *self.outputs), f"moment '{name}'")
         for name, post in self.post.items():
-            post.check_rule(name, everything, (*self.choices, *self.states))
+            post.check_rule(name, later, (*self.choices, *self.states, *self.shocks, *self.post))
         for name, shock in self.shocks.items():
             if callable(shock.probs):
-                bind(shock.probs, known, f"the probabilities of shock '{name}'")
+                bind(shock.probs, later, f"the probabilities of shock '{name}'")
+        assert self.drawn is not None  # no circle
         if callable(self.discount):
             bind(self.discount, known, "discount")
         if self.terminal is not None:
@@ -329,10 +374,11 @@ class Constructed:
                     f"state, or a function of {', '.join(self.later_arguments)}"
                 )
             elif isinstance(rule, str):
-                names = (*self.choices, *self.states, *self.post)
+                names = (*self.choices, *self.states, *self.shocks, *self.post)
                 if rule not in names:
                     raise ModelError(
-                        f"the transition of '{name}' is '{rule}', which is no choice or state."
+                        f"the transition of '{name}' is '{rule}', which is no choice, state or "
+                        "shock."
                         f"{did_you_mean(rule, names)} It can be: {', '.join(names)}, or a function."
                     )
             else:
@@ -384,11 +430,7 @@ class Constructed:
                         f"{spec.values[i]:g} is followed by {spec.values[i + 1]:g}; sort it and "
                         "remove duplicates"
                     )
-        if self.horizon is not None and (
-            isinstance(self.horizon, bool)
-            or not isinstance(self.horizon, int | np.integer)
-            or not 1 <= self.horizon <= MOST
-        ):
+        if not is_horizon(self.horizon):
             raise ModelError(
                 f"horizon={self.horizon!r}; it is a positive number of periods, at most {MOST:,}"
             )
@@ -399,6 +441,14 @@ class Constructed:
                 raise ModelError(
                     f"discount is {what}; give a number, or a function of named states and choices"
                 )
+
+
+def is_horizon(given: Any) -> bool:
+    """Tell whether a horizon is none, or a number of periods."""
+    if given is None:
+        return True
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    return whole and 1 <= given <= MOST
 
 
 def _argument(spec: State | Iid) -> Argument:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
+from dpsolve.solvers.labels import check_labels
 
 Factory = Callable[..., Any]
 Seen = TypeVar("Seen")
@@ -240,13 +241,18 @@ def build(factory: Factory, values: Mapping[str, Any], sizes: Mapping[str, Any])
             raise ModelError(f"{error} (in {line})") from error
         raise
     if not isinstance(made, type):
-        _refuse_shadows(signature(factory), getattr(made, "later_arguments", ()))
+        own, parts = signature(factory), getattr(made, "parts", ())
+        _refuse_shadows(own, (*getattr(made, "later_arguments", ()), *parts))
+        known = (*getattr(made, "labelled_names", ()), *parts, *own.names)
+        check_labels(getattr(made, "labels", ()), known)
     return made
 
 
 # Made before the model is, and so without knowing their own name: the line that makes them has it.
 _OURS = str(Path(__file__).parents[1])
 _PIECES = ("iid:", "markov:", "rouwenhorst:", "tauchen:", "grid:", "a grid", "integers:",
+           "normal:", "lognormal:", "student_t:", "uniform:", "exponential:", "gamma:", "beta:",
+           "poisson:", "tauchen_hussey:", "var1:", "markov_from_data:",
            "the transition matrix", "row ")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""``dp.grid``, ``integers``, ``interval``, ``iid``, ``lognormal``: what a name of a model can be.
+"""``dp.grid``, ``integers``, ``interval``: what a state or a choice of a model can be.
 
 Each specification holds its ``values``, a one-dimensional array. Arrays made of plain numbers stay
 NumPy arrays, so that they can be looked at while JAX traces a model; arrays that depend on traced
@@ -14,56 +14,17 @@ from typing import Any, Literal, NamedTuple, overload
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import ndtr as traced_ndtr
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri, roots_hermitenorm
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
+from dpsolve.solvers.numerics.given import MOST, check_number, vector
 from dpsolve.solvers.numerics.memory import check_length
 from dpsolve.solvers.numerics.tracing import EPS, is_concrete, namespace
 
-from .probabilities import check_distribution, normalised
-
-MOST = 2**31 - 1  # values of one variable, and joint choices: policies are int32
 Side = Literal["error", "clip", "extrapolate"]
 Outside = Side | tuple[Side, Side]
 Spacing = Literal["linear", "log"]
-
-
-def vector(values: ArrayLike, what: str) -> AnyArray:
-    """Return `values` as a non-empty float64 or integer array (n,)."""
-    try:
-        if isinstance(values, list | tuple) and not is_concrete(*values):
-            values = jnp.stack([jnp.asarray(v) for v in values])
-        array = np.asarray(values) if is_concrete(values) else jnp.asarray(values)
-    except ValueError:  # of unequal parts
-        raise ModelError(f"{what} is {values!r}; it must be a one-dimensional array") from None
-    if array.ndim == 0:
-        raise ModelError(f"{what} is {values!r}; it must be a one-dimensional array")
-    if array.ndim != 1 or array.shape[0] == 0:
-        raise ModelError(
-            f"{what} must be a one-dimensional array with at least one value, but its shape is "
-            f"{array.shape}"
-        )
-    if array.dtype.kind in "iub":
-        return array.astype(np.int64)
-    if array.dtype.kind != "f":
-        raise ModelError(f"{what} must hold numbers, but its dtype is {array.dtype}")
-    return array.astype(np.float64)
-
-
-def check_number(x: Any, what: str) -> None:
-    """Refuse what is no real number, plain or traced."""
-    if isinstance(x, int | float):
-        return
-    try:
-        array = np.asarray(x) if is_concrete(x) else x
-        if array.ndim == 0 and array.dtype.kind in "biuf":
-            return
-    except (TypeError, ValueError, AttributeError):
-        pass
-    raise ModelError(f"{what}={x!r}; it is one number")
 
 
 class Span(NamedTuple):
@@ -182,27 +143,6 @@ class Interval:
     state: str | None
     lo: End
     hi: End
-
-
-@dataclass(frozen=True, eq=False)
-class Iid:
-    """A shock drawn afresh each period.
-
-    Attributes
-    ----------
-    values : array (n,)
-        What it can be.
-    probs : array (n,) or function
-        Probability of each value; a function takes named states and choices and returns (n,).
-    """
-
-    values: AnyArray
-    probs: AnyArray | Callable[..., Any]
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return int(self.values.shape[0])
 
 
 @overload
@@ -397,88 +337,3 @@ def interval(
     if len(numbers) == 2 and not numbers[0] <= numbers[1]:
         raise ModelError(f"interval: lo={lo} exceeds hi={hi}")
     return Interval(state, lo, hi)
-
-
-def iid(values: ArrayLike, probs: ArrayLike | Callable[..., Any]) -> Iid:
-    """Make a shock that is drawn independently each period.
-
-    Parameters
-    ----------
-    values : array (n,)
-        What it can be.
-    probs : array (n,) or function
-        Probability of each value. A function takes states and choices by name and returns (n,).
-        Probabilities within 1e-9 of a distribution are divided by their sum
-        (:mod:`.probabilities`), plain, traced or returned by a function.
-
-    Raises
-    ------
-    ModelError
-        If the lengths differ, an entry is negative, or the entries do not sum to one.
-    """
-    values = vector(values, "iid: values")
-    if callable(probs):
-        return Iid(values, probs)
-    probs = vector(probs, "iid: probs").astype(np.float64)
-    if probs.shape != values.shape:
-        raise ModelError(f"iid: {values.shape[0]} values but {probs.shape[0]} probabilities")
-    if is_concrete(probs):
-        check_distribution(np.asarray(probs), "iid: probs")
-    return Iid(values, normalised(probs))
-
-
-def lognormal(
-    mu: Array | float,
-    sigma: Array | float,
-    n: int,
-    *,
-    rule: Literal["gauss", "equal_mass"] = "gauss",
-) -> Iid:
-    r"""Make a lognormal shock: :math:`e^x` of a normal :math:`x \sim N(\mu, \sigma^2)`.
-
-    Parameters
-    ----------
-    mu, sigma : float
-        Mean and standard deviation of the shock's logarithm; they may be parameters. The shock's
-        own mean is ``exp(mu + sigma**2 / 2)``, so that ``mu = -sigma**2 / 2`` makes it one.
-    n : int
-        Number of values (static).
-    rule : {"gauss", "equal_mass"}
-        Gauss-Hermite nodes, :math:`e^{\mu + \sigma x_i}` (they give the expectation of a
-        polynomial of degree 2n - 1 in the logarithm exactly); or n equally likely values, the
-        means within n slices of equal probability.
-
-    Returns
-    -------
-    Iid
-        With increasing ``values`` (n,), and their ``probs`` (n,).
-
-    Raises
-    ------
-    ModelError
-        If `n` is no positive integer, `sigma` is negative, or `rule` is unknown.
-    """
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ModelError(
-            f"lognormal: n={n!r}; the number of values is a positive integer, and static: in a "
-            "factory, put it after the '*'"
-        )
-    for name, x in (("mu", mu), ("sigma", sigma)):
-        check_number(x, f"lognormal: {name}")
-    if is_concrete(sigma) and float(sigma) < 0:
-        raise ModelError(f"lognormal: sigma={sigma}; a standard deviation is not negative")
-    if not isinstance(rule, str) or rule not in ("gauss", "equal_mass"):
-        raise ModelError(f"lognormal: rule={rule!r}; it can be 'gauss' or 'equal_mass'")
-    check_length(f"lognormal: n={n}", int(n))
-    xp = namespace(mu, sigma)
-    if rule == "gauss":
-        nodes, weights = roots_hermitenorm(int(n))
-        return Iid(xp.exp(mu + sigma * nodes), normalised(weights / weights.sum()))
-    cuts = ndtri(np.linspace(0.0, 1.0, int(n) + 1))
-    below, above = cuts[:-1] - sigma, cuts[1:] - sigma
-    # Probabilities of slices to the right of zero are differences of small numbers on the left.
-    flip = below > 0
-    cdf = ndtr if xp is np else traced_ndtr
-    mass = cdf(xp.where(flip, -below, above)) - cdf(xp.where(flip, -above, below))
-    means = xp.exp(mu + sigma**2 / 2) * n * mass
-    return Iid(means, np.full(int(n), 1.0 / n))

@@ -13,10 +13,14 @@ from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy, Sparse
+from dpsolve.solvers.numerics.given import MOST, check_number
 from dpsolve.solvers.numerics.tracing import is_concrete
-
-from .grids import MOST, check_number
-from .probabilities import REMEDY, ROW_SUM_TOLERANCE, check_distribution, normalised
+from dpsolve.solvers.probability.probabilities import (
+    REMEDY,
+    ROW_SUM_TOLERANCE,
+    check_distribution,
+    normalised,
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,18 +15,25 @@ With post-decision variables :math:`p = f(s, c, w)` the next state and the rewar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.labels import read_labels
+from dpsolve.solvers.named_arguments.families import Family, members, rules_of_members
+from dpsolve.solvers.named_arguments.reading import Reading
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.unfolding import unfold
 
 from .arguments import Conjunction, named_fields, read_dict
 from .construction import STATISTIC as STATISTIC
-from .construction import Constructed, Rule, read_specification
-from .grids import Grid, Iid, Interval
+from .construction import Constructed, Rule, is_horizon, read_specification
+from .grids import Grid, Interval
 from .post_decision import read_post
 
 
@@ -40,13 +47,17 @@ class Model(Constructed):
     states : dict
         Ordered; the names become the dimensions of the result. Each is a continuous grid
         (``dp.grid`` or an array), an integer range (``dp.integers``) or a Markov chain
-        (``dp.markov``, ``dp.rouwenhorst``, ``dp.tauchen``).
+        (``dp.markov``, ``dp.rouwenhorst``, ``dp.tauchen``). A distribution is a chain with equal
+        rows: drawn anew each period, and known when the choice is made. Several states that move
+        together stand under a tuple of names, ``("g", "r"): dp.var1(...)``: one dimension, ``g_r``,
+        of their joint values; functions take `g` and `r`, and these are outputs, too.
     choices : dict
-        Each is a continuous range (``dp.interval``), a grid, an integer range, or the name of a
-        state whose grid it shares. Several choices form a product; the ends of an interval may
-        depend on choices before it in the dict. A continuous choice from which a possible shock
-        leaves a grid with ``outside="error"`` is infeasible; of a choice from a list that is an
-        error, and `feasible` says what is not allowed.
+        Empty where nothing is chosen, and the model is only evaluated. Each is a continuous range
+        (``dp.interval``), a grid, an integer range, or the name of a state whose grid it shares.
+        Several choices form a product; the ends of an interval may depend on choices before it in
+        the dict. A continuous choice from which a possible shock leaves a grid with
+        ``outside="error"`` is infeasible; of a choice from a list that is an error, and `feasible`
+        says what is not allowed.
     reward : function or list of functions
         Of states, choices and shocks; a list is summed, each averaged over just the shocks it
         names.
@@ -64,7 +75,9 @@ class Model(Constructed):
         that name a continuous state or choice, the true set is taken to be connected along each
         interval, and may leave out its ends (consumption above 0).
     shocks : dict, optional
-        ``dp.iid`` draws, or a distribution's (``dp.lognormal``); independent of each other.
+        ``dp.iid`` draws, or a distribution's (``dp.normal``, ``dp.lognormal``, ``dp.poisson``, …);
+        independent of each other. Correlated ones stand under a tuple of names,
+        ``("ret", "y"): dp.normal(means, cov, n)``.
     post : dict, optional
         Post-decision variables: ``{"stock": (dp.integers(0, 20), f)}`` gives each its grid
         (``dp.grid``, ``dp.integers`` or the name of a state or choice that has one) and its rule,
@@ -101,6 +114,11 @@ class Model(Constructed):
         Number of periods; functions may then take ``t`` = 0, ..., horizon - 1.
     terminal : function, optional
         Value of each state after the last period (default 0).
+    labels : dict of str to str, optional
+        Words, with units in parentheses: ``{"a": "assets (annual income)", "beta": "discount
+        factor"}``, for states, choices, outputs, moments, ``value`` and the factory's parameters.
+        Stores keep them as ``long_name`` and ``units``, and pictures and reports show them. A
+        choice that is the next value of a labelled state needs none of its own.
 
     Raises
     ------
@@ -127,13 +145,30 @@ class Model(Constructed):
     inverse_marginal: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     horizon: int | None = None
     terminal: Callable[..., Any] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    parts: ClassVar[Mapping[str, str]] = MappingProxyType({})  # of what is drawn together: in what
 
     def __post_init__(self) -> None:
-        for name in ("states", "choices"):
-            if not isinstance(getattr(self, name), Mapping) or not getattr(self, name):
-                raise ModelError(f"{name} must be a dict with at least one entry")
+        if not isinstance(self.states, Mapping) or not self.states:
+            raise ModelError("states must be a dict with at least one entry")
+        if not isinstance(self.choices, Mapping):
+            raise ModelError(
+                "choices must be a dict; of a model that has none, and is only evaluated, an empty "
+                "one: choices={}"
+            )
         put = object.__setattr__  # the way a frozen dataclass normalises its own fields
-        put(self, "states", {k: read_specification("state", k, v) for k, v in self.states.items()})
+        families = self._expand_families()
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, x in (unfold(given) or {}).items():
+            put(self, name, x)
+        states = {k: read_specification("state", k, v) for k, v in self.states.items()}
+        if is_horizon(self.horizon):
+            states = {
+                k: s.over(k, self.horizon) if isinstance(s, Markov) else s
+                for k, s in states.items()
+            }
+        put(self, "states", states)
         put(
             self,
             "choices",
@@ -142,25 +177,97 @@ class Model(Constructed):
                 for k, v in self.choices.items()
             },
         )
-        for name in ("shocks", "outputs", "moments", "transition", "monotone"):
+        for name in ("outputs", "moments", "monotone", "marginal", "inverse_marginal"):
             put(self, name, read_dict(name, getattr(self, name)))
-        for name in ("marginal", "inverse_marginal"):
-            put(self, name, read_dict(name, getattr(self, name)))
+        put(self, "labels", read_dict("labels", self.labels))
+        read_labels(self.labels)
         put(self, "reward", _listed(self.reward))
-        put(self, "increasing", _listed(self.increasing))
-        conditions = () if self.feasible is None else _listed(self.feasible)
-        put(self, "feasible", Conjunction(conditions) if len(conditions) > 1 else None)
-        if len(conditions) == 1:
-            put(self, "feasible", conditions[0])
+        put(self, "feasible", _all_of(() if self.feasible is None else _listed(self.feasible)))
         if not self.reward:
             raise ModelError("reward is an empty list; give a function, or a list to be summed")
         specs = {n: self.grid_of(n) for n in (*self.states, *self.gridded) if self._has_grid(n)}
         put(
             self,
             "post",
-            {k: read_post(k, v, specs) for k, v in read_dict("post", self.post).items()},
+            {k: read_post(k, v, specs) for k, v in self.post.items()},
         )
+        self._check_names()
+        self._read_functions(families)
         self._check_construction()
+
+    def _expand_families(self) -> dict[str, tuple[str, ...]]:
+        """Put families' members in their places, and return their names by family."""
+        put = object.__setattr__
+        families: dict[str, tuple[str, ...]] = {}
+        for kind in ("states", "choices", "shocks"):
+            found, own = members(kind, read_dict(kind, getattr(self, kind)))
+            put(self, kind, found)
+            families |= own
+        post = read_dict("post", self.post)
+        posts = {
+            n: Family((p[0].member, p[1]), p[0].size)
+            for n, p in post.items()
+            if isinstance(p, Sequence) and len(p) == 2 and isinstance(p[0], Family)
+        }
+        found, own = members("post", post | posts)
+        rules = rules_of_members({n: post[n][1] for n in posts}, own)
+        put(self, "post", {n: (p[0], rules[n]) if n in rules else p for n, p in found.items()})
+        families |= own
+        rules = rules_of_members(read_dict("transition", self.transition), families)
+        put(self, "transition", rules)
+        put(
+            self,
+            "increasing",
+            tuple(m for n in _listed(self.increasing) for m in families.get(n, (n,))),
+        )
+        return families
+
+    def _read_functions(self, families: Mapping[str, tuple[str, ...]]) -> None:
+        """Read all functions as functions of states, choices, shocks and post variables."""
+        put = object.__setattr__
+        reading = self._reading(families)
+        reading.check()
+
+        def named(kind: str, what: str) -> None:
+            given = getattr(self, kind).items()
+            put(self, kind, {n: reading.of(f, f"{what} '{n}'") for n, f in given})
+
+        conditions = (
+            reading.of(f, self._numbered("feasible", i), decided=True)
+            for i, f in enumerate(self.conditions)
+        )
+        put(self, "feasible", _all_of(tuple(conditions)))
+        numbered = enumerate(self.reward)
+        put(self, "reward", tuple(reading.of(f, self._numbered("reward", i)) for i, f in numbered))
+        put(self, "discount", reading.of(self.discount, "discount", decided=True))
+        put(self, "terminal", reading.of(self.terminal, "terminal"))
+        named("transition", "the transition of")
+        named("outputs", "output")
+        named("moments", "moment")
+        put(self, "post", {n: replace(p, rule=reading.rules[n]) for n, p in self.post.items()})
+        laws = {n: f"the probabilities of shock '{n}'" for n in self.shocks}
+        put(self, "shocks", {
+            n: replace(s, probs=reading.of(s.probs, laws[n])) if callable(s.probs) else s
+            for n, s in self.shocks.items()
+        })  # fmt: skip
+        ends = {
+            n: Interval(c.state, *(reading.of(e, f"an end of choice '{n}'") for e in (c.lo, c.hi)))
+            for n, c in self.continuous.items()
+        }
+        put(self, "choices", {n: ends.get(n, c) for n, c in self.choices.items()})
+
+    def _reading(self, families: Mapping[str, tuple[str, ...]]) -> Reading:
+        names = (*self.states, *self.gridded, *self.shocks, *self.post)
+        specs: dict[str, Any] = {n: self.grid_of(n) for n in names}
+        between = {n: "as a choice from an interval does" for n in self.continuous}
+        for own in list(self.continuous)[:1]:
+            grids = (n for n in names if isinstance(specs[n], Grid))
+            between |= {n: f"beside the continuous choice '{own}'" for n in grids}
+        specs |= dict.fromkeys(self.continuous)
+        reading = Reading(specs, families, between)
+        rules = {n: reading.of(p.rule, f"the rule of post variable '{n}'")
+                 for n, p in self.post.items()}  # fmt: skip
+        return replace(reading, rules=rules)
 
     def on_grids(self) -> Model:
         """Return the model with lists of values for its continuous choices.
@@ -172,6 +279,13 @@ class Model(Constructed):
             return self
         listed = {n: c.state or Grid(np.asarray([0.0, 1.0])) for n, c in self.continuous.items()}
         return replace(self, choices={n: listed.get(n, c) for n, c in self.choices.items()})
+
+
+def _all_of(conditions: tuple[Any, ...]) -> Any:
+    """Return one function that is true where all conditions are; None of none."""
+    if len(conditions) > 1:
+        return Conjunction(conditions)
+    return conditions[0] if conditions else None
 
 
 def _listed(given: Any) -> tuple[Any, ...]:

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
+from dpsolve.solvers.numerics.given import vector
+from dpsolve.solvers.probability.iid import Iid
+from dpsolve.solvers.probability.markov import Markov
 
 from .arguments import bind
-from .grids import Grid, Iid, Integers, vector
-from .markov import Markov
+from .grids import Grid, Integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class PostDecision:
             bind(self.rule, known, what)
         elif self.rule not in names:
             raise ModelError(
-                f"{what} is '{self.rule}', which is no choice or state."
+                f"{what} is '{self.rule}', which is no choice, state or shock."
                 f"{did_you_mean(self.rule, names)} It can be: {', '.join(names)}, or a function."
             )
 

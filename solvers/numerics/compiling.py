@@ -46,7 +46,7 @@ def tell_compiling(name: str, *traced: Any) -> float:
     size = sum(1 for program in traced for _ in equations(program.jaxpr.jaxpr))
     forecast = size * _pace[0]
     if forecast >= LONG:
-        tell(f"compiling {name}, some {in_words(forecast)}, once")
+        tell(f"compiling {name}, some {in_words(forecast)} the first time")
     return forecast
 
 

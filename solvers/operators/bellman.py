@@ -27,9 +27,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from dpsolve.solvers.model.grids import MOST
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.finite import largest
+from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tridiagonal import LEAST

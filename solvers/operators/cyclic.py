@@ -39,12 +39,12 @@ from jax import Array, lax
 
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.model.post_decision import PostDecision
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.path_doubling import path_doubling
 from dpsolve.solvers.numerics.tracing import EPS, is_concrete
+from dpsolve.solvers.probability.markov import Markov
 
 from .base import BellmanOperator, PolicyOperator, Survey
 from .bellman import GridOperator
@@ -286,7 +286,7 @@ def _successors(model: Model, name: str) -> Numpy | None:
     """Return the position that follows each of a state's, if that hangs on nothing else."""
     spec = model.states[name]
     if isinstance(spec, Markov):
-        if not is_concrete(spec.transition_matrix):
+        if spec.moves or not is_concrete(spec.transition_matrix):
             return None
         p = np.asarray(spec.transition_matrix)
         return p.argmax(1) if ((p == 0.0) | (p == 1.0)).all() and (p.sum(1) == 1.0).all() else None

@@ -4,11 +4,13 @@ The expected continuation value :math:`E\,v(x_1', \ldots, x_k', z)` starts as an
 next values of the states that follow a rule (axes ``x'``) and the current values of the Markov
 states. Each rule :math:`x_j' = f_j(\cdot)` replaces the axis ``x_j'`` by the axes of the arguments
 that :math:`f_j` takes. A shock's axis is summed as soon as no rule that is left names it, or, where
-its probabilities depend on what is no axis yet, once all rules are done: whichever costs less.
+its probabilities depend on what is no axis yet, once all rules are done: whichever costs less. Its
+law may name other shocks and post variables, whose axes come in with it.
 
 Post-decision variables are axes on the way. A rule :math:`x_j' = f_j(p, \cdot)` that names one has
 :math:`p` among its axes, and the variable's own rule :math:`p = g(\cdot)` replaces that axis in its
-turn, which can be done only after every rule that names :math:`p`. So what depends on :math:`p` and
+turn, which can be done only after every rule that names :math:`p`, and every shock whose law does.
+The rule of one post variable may name another. So what depends on :math:`p` and
 a shock is averaged once for each :math:`p`, whatever the number of pairs that lead there (Powell,
 2011, *Approximate Dynamic Programming*, ch. 4.6).
 
@@ -21,7 +23,7 @@ are few: 3 for two states, 13 for three), and the cheapest is taken.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from math import ceil, prod
@@ -30,7 +32,8 @@ from typing import Any, cast
 import jax.numpy as jnp
 from jax import Array, lax
 
-from dpsolve.solvers.model.markov import Markov
+from dpsolve.solvers.named_arguments.order import ancestors
+from dpsolve.solvers.probability.markov import Markov
 
 from .interpolation import Location, at_members, corners, flattened
 from .model_functions import CHOICE, ModelFunctions, PairTable
@@ -104,7 +107,7 @@ def plan(
     """
     best: tuple[float, tuple[Step, ...]] = (float("inf"), ())
     for groups in _ordered_partitions(tuple(rules)):
-        if not _in_order(groups):
+        if not _in_order(groups, shock_dims):
             continue
         for waiting in (False, True):
             cost, steps = _price(groups, rules, chains, shock_dims, sizes, waiting)
@@ -113,14 +116,23 @@ def plan(
     return best[1]
 
 
-def _in_order(groups: Sequence[tuple[Rule, ...]]) -> bool:
+def _in_order(groups: Sequence[tuple[Rule, ...]], shock_dims: Mapping[str, frozenset[str]]) -> bool:
     """Tell whether each post variable is looked up after every rule that names it."""
     gone: set[str] = set()
     for group in groups:
         gone |= {r.axis for r in group if r.post}
-        if any(gone & r.dims for r in group):
+        if any(gone & _named(r.dims, shock_dims) for r in group):
             return False
     return True
+
+
+def _named(dims: Iterable[str], shock_dims: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Return axes, and those that come with the laws of the shocks among them."""
+    found, new = frozenset[str](), frozenset(dims)
+    while new:
+        found |= new
+        new = frozenset().union(*(shock_dims.get(d, frozenset()) for d in new)) - found
+    return found
 
 
 def _price(
@@ -132,25 +144,37 @@ def _price(
     waiting: bool,
 ) -> tuple[float, tuple[Step, ...]]:
     dims = frozenset(chains) | {r.axis for r in rules if not r.post}
+    posts = {r.axis for r in rules if r.post}
     left = list(rules)
     cost = 0.0
     steps = []
     for group in groups:
         left = [r for r in left if r not in group]
         gone = {r.axis for r in group}
+        if any(gone & posts & _named([w], shock_dims) for w in shock_dims if w in dims):
+            return float("inf"), ()
         dims = (dims - gone).union(*(r.dims for r in group))
         cost += prod(sizes[d] for d in dims) * prod(r.corners for r in group)
-        named = frozenset().union(*(r.dims for r in left)) if left else frozenset()
-        done = tuple(
-            w
-            for w in shock_dims
-            if w in dims and w not in named and not (waiting and left and shock_dims[w] - dims)
-        )
-        weighed = dims.union(*(shock_dims[w] for w in done))
+        named = _named(frozenset().union(*(r.dims for r in left)), shock_dims)
+        weighed, done = dims, list[str]()
+        while True:
+            left_over = [w for w in shock_dims if w in weighed and w not in done]
+            laws = {w: _named(shock_dims[w], shock_dims) for w in left_over}
+            ready = [
+                w
+                for w in left_over
+                if w not in named
+                and not any(w in laws[other] for other in left_over)
+                and not (waiting and left and shock_dims[w] - weighed - posts)
+            ]
+            if not ready:
+                break
+            weighed = weighed.union(*(shock_dims[w] for w in ready))
+            done += ready
         if weighed - dims:
             cost += prod(sizes[d] for d in weighed)
         dims = weighed - set(done)
-        steps.append(Step(tuple(r.state for r in group), done, dims))
+        steps.append(Step(tuple(r.state for r in group), tuple(done), dims))
     return cost, tuple(steps)
 
 
@@ -177,8 +201,13 @@ def _usual(items: tuple[Rule, ...]) -> tuple[tuple[Rule, ...], ...]:
     free = tuple((r,) for r in items if CHOICE not in r.dims and not r.post)
     bound = [r for r in items if CHOICE in r.dims and not r.post]
     middle = tuple(r for r in bound if r.dims & axes)
-    last = (*(r for r in bound if not r.dims & axes), *(r for r in items if r.post))
-    return (*free, *(group for group in (middle, last) if group))
+    last = tuple(r for r in bound if not r.dims & axes)
+    posts = [r for r in items if r.post]
+    if any(r.dims & axes for r in posts):  # one after the other, each after those that name it
+        singly = tuple((r,) for r in reversed(posts))
+        return (*free, *(group for group in (middle, last) if group), *singly)
+    groups = (middle, (*last, *posts))
+    return (*free, *(group for group in groups if group))
 
 
 class Expectation:
@@ -212,7 +241,7 @@ class Expectation:
         self.late = self.steps[len(self.early) :]
         self.late_states = [n for s in self.late for n in s.states]
         self.axes = {rule.state: rule.axis for rule in rules}
-        env = functions.env
+        env = functions.env | functions.post_env
         self.early_probabilities = {
             w: functions.probability(w, env) for w, dims in shock_dims.items() if CHOICE not in dims
         }
@@ -266,7 +295,7 @@ class Expectation:
         dims = tuple(n if n in self.chains else next_axis(n) for n in self.states)
         for name in self.chains:
             chain = cast("Markov", self.functions.model.states[name])
-            p = jnp.asarray(chain.transition_matrix, v.dtype)
+            p = jnp.asarray(chain.at(self.functions.t), v.dtype)
             axis = self.states.index(name)
             if self.partition is not None and name == self.partition.state:
                 v = self._across_parts(v, p[self.partition.index()], axis)
@@ -363,5 +392,6 @@ def _rules(functions: ModelFunctions) -> list[Rule]:
 
     rules = [rule(name, given) for name, given in model.transition.items()]
     named = frozenset().union(*(r.dims for r in rules))
-    posts = [rule(name, post.rule, True) for name, post in model.post.items() if name in named]
-    return [*rules, *posts]
+    later = named.union(*(ancestors(model.needs, n) for n in named))
+    posts = [n for n in model.drawn if n in model.post and n in later]
+    return [*rules, *(rule(n, model.post[n].rule, True) for n in posts)]

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpsolve.solvers.model.grids import MOST, Grid, Integers
+from dpsolve.solvers.model.grids import Grid, Integers
+from dpsolve.solvers.named_arguments.order import ancestors
+from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .named_arrays import NamedArray, add, greatest, multiply, take, where
@@ -198,3 +200,34 @@ def greatest_reached(x: NamedArray, locations: Mapping[str, Location]) -> NamedA
             part = where(multiply(*weights).map(lambda w: w != 0.0), part, least)
         parts.append(part)
     return greatest(*parts)
+
+
+def eliminated(
+    x: NamedArray,
+    needs: Mapping[str, frozenset[str]],
+    posts: Mapping[str, Location],
+    laws: Mapping[str, NamedArray],
+    lookup: Callable[[NamedArray, Mapping[str, Location]], NamedArray],
+    over: Callable[[NamedArray, Mapping[str, NamedArray], tuple[str, ...]], NamedArray],
+) -> NamedArray:
+    """Take all shocks' and post variables' axes away, each after those of all that depends on it.
+
+    Parameters
+    ----------
+    x : NamedArray
+        Over states and choices, shocks, and the post variables' grids.
+    needs : mapping
+        Of each shock and post variable the others that its law or rule names.
+    posts, laws : mapping
+        Where post variables lie on their grids; the shocks' probabilities.
+    lookup, over : function
+        What is done with a post variable's axis, and with a shock's.
+    """
+    while left := [d for d in x.dims if d in needs]:
+        waiting = frozenset().union(*(ancestors(needs, d) for d in left))
+        own = {d: (laws[d] if d in laws else posts[d].index).dims for d in left}
+        # What brings in the fewest axes goes first: a shock whose law names what is there.
+        grown = {d: len(set(own[d]) - set(x.dims)) for d in left if d not in waiting}
+        d = min(grown, key=lambda d: (grown[d], d in posts))
+        x = lookup(x, {d: posts[d]}) if d in posts else over(x, laws, (d,))
+    return x

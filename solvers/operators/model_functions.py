@@ -22,12 +22,13 @@ from jax.typing import ArrayLike
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import normalised
+from dpsolve.solvers.named_arguments.order import ancestors
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.probability.probabilities import normalised
 
-from .interpolation import Location, corners, greatest_reached, locate, looked_up
-from .named_arrays import NamedArray, add, least, mapped, multiply, top, total, where
+from .interpolation import Location, corners, eliminated, greatest_reached, locate, looked_up
+from .named_arrays import NamedArray, add, least, mapped, multiply, take, top, total, where
 
 CHOICE = "*"  # the axis of all choices together, flattened in C order
 BLOCK = "#"  # the axis of blocks of choices, when all are looked at together
@@ -67,6 +68,7 @@ class ModelFunctions:
             name: NamedArray(lax.optimization_barrier(jnp.asarray(post.spec.values)), (name,))
             for name, post in model.post.items()
         }
+        self.t = t
         if t is not None:
             self.env["t"] = NamedArray(jnp.asarray(t))
         self.members: dict[str, Array] = {}  # of states of which not all are at hand
@@ -78,6 +80,9 @@ class ModelFunctions:
         choices = self.model.choices
         return frozenset(CHOICE if n in choices else n for n in names if n != "t")
 
+    def _axes_of_law(self, f: Any) -> frozenset[str]:
+        return self.axes_of(f) if callable(f) or isinstance(f, str) else frozenset()
+
     def spec_of(self, name: str) -> Grid | Integers:
         """Return what values a state that follows a rule, or a post variable, has."""
         return cast("Grid | Integers", self.model.grid_of(name))
@@ -85,7 +90,11 @@ class ModelFunctions:
     def shares_grid(self, name: str) -> bool:
         """Tell whether a state's (or post variable's) rule names what lies on its very grid."""
         rule = self.model.rule_of(name)
-        return isinstance(rule, str) and self.model.grid_of(rule) is self.model.grid_of(name)
+        if not isinstance(rule, str):
+            return False
+        if rule in self.model.shocks:
+            return same_values(self.model.shocks[rule].values, self.spec_of(name).values)
+        return self.model.grid_of(rule) is self.model.grid_of(name)
 
     def positions(self, state: str) -> Array:
         """Return the positions (n,) on its grid of a state's members that this device has."""
@@ -163,7 +172,12 @@ class ModelFunctions:
         parts = []
         for f in fs:
             named = {p: posts[p] for p in posts if p in arguments(f, posts)}
-            if not named:
+            if self._is_chained(f):
+                x = self._evaluated(f, {**env, **self.post_env}, what, of)
+                x = eliminated(
+                    x, self.model.needs, posts, probabilities, looked_up, self.over_shocks
+                )
+            elif not named:
                 x = self._evaluated(f, env, what, of)
             elif self._is_tabulated(f):
                 x = self._evaluated(f, {**env, **self.post_env}, what, of)
@@ -173,6 +187,19 @@ class ModelFunctions:
                 x = self._at_corners(f, env, named, what, of)
             parts.append(self.over_shocks(x, probabilities, self.model.shocks))
         return add(*parts)
+
+    def _is_chained(self, f: Any) -> bool:
+        """Tell whether what a function names is drawn by a law, or follows by a rule, of others."""
+        return any(self.depends(n) for n in self.axes_of(f))
+
+    def depends(self, name: str) -> bool:
+        """Tell whether a shock's law names others, or a post variable's rule comes after others."""
+        model, needs = self.model, self.model.needs
+        if name not in needs:
+            return False
+        if name in model.post and not needs[name] & set(model.post):
+            return any(self.depends(n) for n in needs[name])
+        return bool(needs[name])
 
     def _evaluated(
         self,
@@ -222,6 +249,12 @@ class ModelFunctions:
         """Return the axes of the largest array that averaging `f` makes, and how many of them."""
         model = self.model
         named = self.axes_of(f) & set(model.post)
+        if self._is_chained(f):
+            axes = self.axes_of(f)
+            rules = [model.post[n].rule if n in model.post else model.shocks[n].probs
+                     for n in axes.union(*(ancestors(model.needs, d) for d in axes))
+                     if n in model.needs]  # fmt: skip
+            return axes.union({*model.states, CHOICE}, *(map(self._axes_of_law, rules))), 1
         if not named:
             return self.axes_of(f) | {*model.states, CHOICE}, 1
         if self._is_tabulated(f):
@@ -266,22 +299,36 @@ class ModelFunctions:
         ]
 
     def drawn_posts(
-        self, posts: Mapping[str, Location]
+        self, posts: Mapping[str, Location], probabilities: Mapping[str, NamedArray]
     ) -> tuple[dict[str, NamedArray], dict[str, NamedArray]]:
         """Return post variables as shocks: values, and chances of those between grid points.
 
-        Such a one has an axis of its own, of the two points beside it.
+        Such a one has an axis of its own, of the two points beside it. The shocks' chances go
+        along: those that depended on post variables' grids are taken at these points.
         """
-        values, chances = {}, {}
-        for name, at in posts.items():
-            grid = self.post_env[name].array
-            low = grid[at.index.array]
-            if at.weight is None:
-                values[name] = NamedArray(low, at.index.dims)
+        values: dict[str, NamedArray] = {}
+        chances: dict[str, NamedArray] = {}
+        corners_of: dict[str, NamedArray] = {}
+
+        def here(x: NamedArray) -> NamedArray:
+            for p in corners_of:
+                if p in x.dims:
+                    nodes = NamedArray(x.array, tuple(d if d != p else "nodes" for d in x.dims))
+                    x = take(nodes, ["nodes"], corners_of[p])
+            return x
+
+        for name in self.model.drawn:
+            if name not in posts:
+                chances[name] = here(probabilities[name])
                 continue
-            dims, w = (*at.index.dims, name), at.weight.array
-            values[name] = NamedArray(jnp.stack([low, grid[at.index.array + 1]], -1), dims)
-            chances[name] = NamedArray(jnp.stack([1.0 - w, w], -1), dims)
+            at = posts[name].map(here)
+            corners_of[name], grid = at.index, self.post_env[name].array
+            if at.weight is not None:
+                both = jnp.stack([at.index.array, at.index.array + 1], -1)
+                corners_of[name] = NamedArray(both, (*at.index.dims, name))
+                w = at.weight.array
+                chances[name] = NamedArray(jnp.stack([1.0 - w, w], -1), (*at.weight.dims, name))
+            values[name] = NamedArray(grid[corners_of[name].array], corners_of[name].dims)
         return values, chances
 
     def reached(self, x: NamedArray, pairs: PairTable) -> NamedArray:
@@ -291,6 +338,13 @@ class ModelFunctions:
         """
         named = {p: at for p, at in pairs.posts.items() if p in x.dims}
         chances = pairs.probabilities
+        if any(self.depends(d) for d in x.dims):
+
+            def over(x: NamedArray, chances: Mapping[str, NamedArray], own: Any) -> NamedArray:
+                return top(self.possible(x, chances), own)
+
+            needs = self.model.needs
+            return eliminated(x, needs, pairs.posts, chances, greatest_reached, over)
         if named:
             soon = self._shocks_after(x, named, chances)
             x = top(self.possible(x, {w: chances[w] for w in soon}), soon)
@@ -340,7 +394,7 @@ class ModelFunctions:
         """Find a state's next value, or a post variable's value, on its grid."""
         rule = self.model.rule_of(name)
         is_post = name in self.model.post
-        env = env if is_post else {**env, **self.post_env}
+        env = {**env, **self.post_env}
         if self.shares_grid(name):
             if rule not in self.model.choices:
                 return Location(NamedArray(self.positions(str(rule)), env[str(rule)].dims))
@@ -411,8 +465,9 @@ class PairTable:
         index = choices if isinstance(choices, NamedArray) else None
         values = choices if isinstance(choices, Mapping) else functions.choice_values(choices)
         env = {**functions.env, **values}
+        known = env | functions.post_env
         probabilities = {
-            w: probabilities[w] if w in probabilities else functions.probability(w, env)
+            w: probabilities[w] if w in probabilities else functions.probability(w, known)
             for w in functions.model.shocks
         }
         feasible = None if all_feasible else functions.feasibility(env)
@@ -432,6 +487,15 @@ class PairTable:
         """Return what a sweep needs: infeasible choices are masked in `reward` already."""
         locations = {name: at.lean() for name, at in self.locations.items()}
         return replace(self, raw_reward=None, feasible=None, posts={}, locations=locations)
+
+
+def same_values(one: Any, other: Any) -> bool:
+    """Tell whether two lists of values are the same, as far as can be told of traced ones."""
+    if one is other:
+        return True
+    if not is_concrete(one, other):
+        return False
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
 
 
 def _all_positive(probs: Any) -> bool:

@@ -29,8 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from dpsolve.solvers.model.grids import MOST, Integers
+from dpsolve.solvers.model.grids import Integers
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .base import Shortcut

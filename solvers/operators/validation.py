@@ -14,12 +14,13 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from dpsolve.solvers.model.grids import Grid
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.finite import all_finite, largest
+from dpsolve.solvers.probability.markov import Markov
 
 from .base import Survey
 from .interpolation import Location
@@ -85,8 +86,15 @@ def survey_pairs(
             spread = spread * jnp.maximum(top(reached(weights, pairs)), 1.0)
     row_low = row_high = jnp.ones(())
     least = jnp.zeros(())
-    for _, row, matters in probability_rows(functions.model, pairs):
+    for name, row, matters in probability_rows(functions.model, pairs, functions.t):
         sums = total(row, row.dims[-1:])
+        if functions.depends(name):  # what no pair leads to is no matter
+            off = [sums.map(lambda s: s - 1.0), sums.map(lambda s: 1.0 - s)]
+            above, below = (reached(x.map(lambda d: jnp.maximum(d, 0.0)), pairs) for x in off)
+            row_high, row_low = row_high * (1.0 + top(above)), row_low * (1.0 - top(below))
+            under = row.map(lambda p: jnp.maximum(-p, 0.0))
+            least = jnp.minimum(least, -top(reached(under, pairs)))
+            continue
         high = top if matters else _largest
         # No pair of this block may be feasible; including 1 in the range only widens bounds.
         row_high = row_high * jnp.maximum(high(sums), 1.0)
@@ -114,11 +122,13 @@ def survey_pairs(
     )
 
 
-def probability_rows(model: Model, pairs: PairTable) -> Iterator[tuple[str, NamedArray, bool]]:
+def probability_rows(
+    model: Model, pairs: PairTable, t: ArrayLike | None
+) -> Iterator[tuple[str, NamedArray, bool]]:
     """Yield each chain's and shock's probabilities, rows last, and whether feasibility matters."""
     for name, spec in model.states.items():
         if isinstance(spec, Markov):
-            matrix = jnp.asarray(spec.transition_matrix)
+            matrix = jnp.asarray(spec.at(t))
             yield name, NamedArray(matrix, (name, name + "'")), False
     for name in model.shocks:
         row = pairs.probabilities[name]

@@ -103,14 +103,16 @@ def _step(
             rows.cumulative, start, rows.last[state], rows.longest, luck("state")
         )
         return at, {"state": rows.columns.at[entry].get(mode="promise_in_bounds")}
-    now = at | {w: _draw(chance, at, luck(w)) for w, chance in tables.shocks.items()}
 
     def moved(name: str, now: dict[str, Array]) -> Array:
         index, weight = tables.moves[name]
         to = _look(index, now)
         return to if weight is None else to + (luck(name) < _look(weight, now)).astype(jnp.int32)
 
-    now |= {name: moved(name, now) for name in tables.posts}
+    now = dict(at)
+    for name in tables.drawn:
+        law = tables.shocks.get(name)
+        now[name] = moved(name, now) if law is None else _draw(law, now, luck(name))
     after = {
         name: _draw(tables.chains[name], now, luck(name))
         if name in tables.chains

@@ -26,11 +26,11 @@ from jax import Array, lax
 from dpsolve.solvers.distributions.policy_function import PolicyFunction
 from dpsolve.solvers.distributions.solved_points import model_of
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import normalised
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.operators.named_arrays import NamedArray, mapped
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.probabilities import normalised
 from dpsolve.solvers.solution import Problem
 
 from .agents import invert
@@ -72,7 +72,7 @@ class Point:
     ----------
     parameters, decisions
         Of a :class:`~dpsolve.Solution` with one point.
-    chains : dict of str to array (n, n)
+    chains : dict of str to array (n, n) or (horizon, n, n)
         Cumulative, of each Markov state.
     shocks : dict of str to array (n,)
         Cumulative, of the shocks whose probabilities are not a function.
@@ -132,12 +132,13 @@ class _Agents:
         env |= self.policy.at(named)
         if model.horizon is not None:
             env["t"] = NamedArray(self.t)
-        for w in model.shocks:
-            env[w] = NamedArray(jnp.asarray(model.shocks[w].values)[self._drawn(w, env)], (AGENT,))
-        post = {}
-        for name, variable in model.post.items():
-            post[name] = self._value(name, self._reached(name, variable.spec, env))
-        env |= post
+        for name in model.drawn:
+            if name in model.post:
+                at_post = self._reached(name, model.post[name].spec, env)
+                env[name] = self._value(name, at_post)
+            else:
+                values = jnp.asarray(model.shocks[name].values)
+                env[name] = NamedArray(values[self._drawn(name, env)], (AGENT,))
         after = {}
         for name, spec in model.states.items():
             if isinstance(spec, Markov):
@@ -163,6 +164,7 @@ class _Agents:
 
     def _by_chain(self, name: str, at: Array) -> Array:
         rows = jnp.asarray(self.point.chains[name])
+        rows = rows if rows.ndim == 2 else rows[self.t]
         n = rows.shape[-1]
         return invert(rows.ravel(), at * n, n - 1, n, self.luck(name))
 

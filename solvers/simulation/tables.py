@@ -19,7 +19,6 @@ from jax import Array, lax
 
 from dpsolve.solvers.distributions.solved_points import fixed_policy
 from dpsolve.solvers.errors import ModelError
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
@@ -27,6 +26,7 @@ from dpsolve.solvers.operators.bellman import GridPolicy
 from dpsolve.solvers.operators.interpolation import SLACK
 from dpsolve.solvers.operators.named_arrays import NamedArray, mapped, ordered
 from dpsolve.solvers.operators.tabular import PickedRows, TabularPolicy
+from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.solution import Problem
 
 
@@ -73,9 +73,9 @@ class PolicyTables:
         Of a model given by arrays, in place of all these.
     values : dict of str to NamedArray
         What is recorded: variables by name.
-    states, posts, draws : tuple of (name, size), of str and of str
-        The states in order; the post variables; what is drawn in a period, in the order of its
-        places (static).
+    states, drawn, draws : tuple of (name, size), of str and of str
+        The states in order; shocks and post variables in the order in which they come to be known;
+        what is drawn in a period, in the order of its places (static).
     """
 
     shocks: dict[str, NamedArray]
@@ -84,7 +84,7 @@ class PolicyTables:
     rows: Rows | None
     values: dict[str, NamedArray]
     states: tuple[tuple[str, int], ...] = field(metadata={"static": True})
-    posts: tuple[str, ...] = field(metadata={"static": True})
+    drawn: tuple[str, ...] = field(metadata={"static": True})
     draws: tuple[str, ...] = field(metadata={"static": True})
 
     @property
@@ -197,14 +197,14 @@ def _tables_of_grids(fixed: GridPolicy, variables: Sequence[str]) -> PolicyTable
         },
         moves={name: (at.index, at.weight) for name, at in found.items()},
         chains={
-            name: NamedArray(jnp.asarray(spec.transition_matrix), (name, f"{name}'"))
+            name: NamedArray(jnp.asarray(spec.at(operator.functions.t)), (name, f"{name}'"))
             for name, spec in model.states.items()
             if isinstance(spec, Markov)
         },
         rows=None,
         values=values,
         states=tuple(zip(operator.states, operator.shape, strict=True)),
-        posts=tuple(model.post),
+        drawn=model.drawn,
         draws=(*model.shocks, *model.states, *model.post),
     )
 
@@ -219,7 +219,7 @@ def _tables_of_arrays(fixed: TabularPolicy, variables: Sequence[str]) -> PolicyT
         rows=_rows(fixed, n),
         values={name: NamedArray(_on_host(own[name]), ("state",)) for name in variables},
         states=(("state", n),),
-        posts=(),
+        drawn=(),
         draws=("state",),
     )
 

@@ -14,9 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpsolve.solvers.continuum.problem import not_concave
+from dpsolve.solvers.continuum.equivalent import utility_of
+from dpsolve.solvers.continuum.problem import ContinuousProblem
+from dpsolve.solvers.continuum.solve import EQUIVALENT, solve_continuous
+from dpsolve.solvers.inspection.concavity import provable
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.nonconcave.solve import solve_nonconcave
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.tracing import namespace
 from dpsolve.solvers.options import SolveOptions
@@ -33,14 +37,20 @@ def shared_options(options: SolveOptions) -> SolveOptions:
     return replace(options, tol=None, refine=())
 
 
-def is_concave(model: Model, proved: bool) -> bool:
-    """Tell whether a model with continuous choices is solved as a concave one.
+def solved_point(
+    model: Model, options: SolveOptions, live: Array | bool, proved: bool
+) -> dict[str, Array]:
+    """Solve a model with continuous choices: as a concave one if it says so, or that is `proved`.
 
-    One that says so is, or is refused; one that says nothing is where that is `proved`.
+    A model of which it could be proved has the same arrays where it is not.
     """
-    if model.concave is None:
-        return proved and not model.gridded and not not_concave(model)
-    return model.concave
+    unknown = provable(model)
+    if model.concave or (unknown and proved):
+        return continuum_point(solve_continuous(model, options, live, proved), options)
+    arrays = solve_nonconcave(model, options, live)
+    if unknown and utility_of(ContinuousProblem.of(model, None if model.horizon is None else 0)):
+        arrays[EQUIVALENT] = jnp.where(arrays["code"] >= 10, jnp.nan, jnp.inf)
+    return continuum_point(arrays, options)
 
 
 def with_proof(arrays: Mapping[str, AnyArray], known: Numpy | bool) -> dict[str, AnyArray]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -29,11 +29,11 @@ from jax import Array, lax
 from dpsolve.solvers.distributions.policy_function import PolicyFunction
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.grids import Grid, Integers, Interval
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.model.probabilities import normalised
 from dpsolve.solvers.operators.interpolation import Location, locate, looked_up
 from dpsolve.solvers.operators.named_arrays import NamedArray
+from dpsolve.solvers.probability.markov import Markov
+from dpsolve.solvers.probability.probabilities import normalised
 
 AT_END = 1e-7  # of an interval's length: a choice this near to an end lies on it
 RIDGE = 1e-13  # of the moves' own size: a choice that moves no state has a column of zeros
@@ -118,18 +118,25 @@ class EulerEquation:
         model = self.model
         own = {w: jnp.asarray(model.shocks[w].values)[i] for w, i in at.items() if w}
         full = {**env, **own}
-        for name, post in model.post.items():
-            rule = post.rule
+        for name in (n for n in model.drawn if n in model.post):
+            rule = model.post[name].rule
             full[name] = full[rule] if isinstance(rule, str) else self._call(rule, full)
         return full
 
     def chances(self, env: Mapping[str, Any]) -> Array:
         """Return the probability (draws,) of each draw."""
         found = jnp.ones(len(next(iter(self.draws.values()))))
+
+        def row(p: Any, at: Mapping[str, Array]) -> Array:
+            return normalised(self._call(p, self._drawn(env, at)))
+
         for w, shock in self.model.shocks.items():
             p = shock.probs
-            row = normalised(self._call(p, env)) if callable(p) else jnp.asarray(p)
-            found = found * row[self.draws[w]]
+            if callable(p):
+                rows = jax.vmap(partial(row, p))(self.draws)
+                found = found * jnp.take_along_axis(rows, self.draws[w][:, None], 1)[:, 0]
+            else:
+                found = found * jnp.asarray(p)[self.draws[w]]
         return lax.stop_gradient(found)
 
     def average(self, f: Any, env: Mapping[str, Any]) -> Array:
@@ -167,7 +174,9 @@ class EulerEquation:
         d = self.model.discount
         return self._call(d, env) if callable(d) else jnp.asarray(d, jnp.float64)
 
-    def over_chains(self, at: Array, reached: Array, f: Callable[[Array], Array]) -> Array:
+    def over_chains(
+        self, at: Array, reached: Array, f: Callable[[Array], Array], t: Array
+    ) -> Array:
         """Average a function of the next positions (k,) over the Markov states' chains."""
         chains = [i for i, n in enumerate(self.others) if isinstance(self.model.states[n], Markov)]
         if not chains:
@@ -176,7 +185,7 @@ class EulerEquation:
         sizes = []
         for i in chains:
             spec: Any = self.model.states[self.others[i]]
-            p = p[..., None] * jnp.asarray(spec.transition_matrix)[at[i]]
+            p = p[..., None] * jnp.asarray(spec.at(t))[at[i]]
             sizes.append(np.arange(spec.size))
         each = np.stack([g.ravel() for g in np.meshgrid(*sizes, indexing="ij")], -1)
         places = jnp.asarray(chains)
@@ -275,7 +284,7 @@ class EulerEquation:
 
         def after(i: Mapping[str, Array], k: Array) -> Array:
             reached, places = self.following(env, i)
-            nodal = self.over_chains(members, places, lambda z: self._between(later, reached, z))
+            nodal = self.over_chains(members, places, lambda z: self._between(later, reached, z), t)
             return jnp.where((k != 0.0).any(), k.T @ nodal, 0.0)
 
         follows = jnp.tensordot(chances, jax.vmap(after)(self.draws, left), 1)

@@ -36,10 +36,10 @@ from jax import Array, lax
 from dpsolve.solvers.distributions.solved_points import model_of, states_of
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.arguments import arguments
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.solution import Problem, Solution
 
 from .euler_equation import EulerEquation
@@ -281,7 +281,7 @@ def _at(
     def after(i: Mapping[str, Array]) -> Array:
         reached, places = equation.following(env, i)
         f_y = jax.jacobian(lambda y: equation.following(env_of(x, y), i)[0])(y)
-        p = equation.over_chains(z, places, lambda k: next_slope(reached, k))
+        p = equation.over_chains(z, places, lambda k: next_slope(reached, k), t)
         # What moves no state is multiplied by no marginal value, which may be infinite.
         return jnp.sum(jnp.where(f_y @ free != 0.0, (f_y @ free) * p[:, None], 0.0), 0)
 

@@ -15,7 +15,6 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from dpsolve.solvers.continuum.solve import solve_continuous
 from dpsolve.solvers.inspection.requests import check_asked
 from dpsolve.solvers.methods.average import GAINS, RelativeValue
 from dpsolve.solvers.methods.discounted import Fixpoint
@@ -26,7 +25,6 @@ from dpsolve.solvers.model.array_factory import no_model, own_arrays
 from dpsolve.solvers.model.factory_signature import Factory, build, signature
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.nonconcave.solve import solve_nonconcave
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.operators.base import BellmanOperator
 from dpsolve.solvers.operators.bellman import GridOperator, GridPolicy
@@ -37,7 +35,7 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import RECORDS, Outcome
 from dpsolve.solvers.solution import CERTIFICATE
 
-from .continuum_point import continuum_point, is_concave
+from .continuum_point import solved_point
 from .statistics import horizon_path, mask, population, statistics_of
 
 log = logging.getLogger("dpsolve")
@@ -112,11 +110,7 @@ def solve_model(
     """
     check_asked(model, options, name)
     if isinstance(model, Model) and model.continuous:
-        if is_concave(model, proved):
-            arrays = solve_continuous(model, options, live, proved)
-        else:
-            arrays = solve_nonconcave(model, options, live)
-        arrays = continuum_point(arrays, options)
+        arrays = solved_point(model, options, live, proved)
         return _with_code(arrays, *statistics_of(model, options, arrays))
     if isinstance(model, Model) and model.horizon is not None:
         arrays = backward(model, options, live, partition)

@@ -22,12 +22,12 @@ from dpsolve.solvers.inspection.limits import memory_of_a_device
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory_signature import Factory, signature
 from dpsolve.solvers.model.grids import Grid, Integers
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.memory import shown_bytes
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
+from dpsolve.solvers.probability.markov import Markov
 
 GAIN = 0.9  # of the error: what a finer grid leaves at most, where it is of any use
 ROUNDING = 64 * EPS  # relative to a grid's ends: how far nodes that are the same may be apart

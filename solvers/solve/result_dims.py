@@ -14,12 +14,13 @@ import numpy as np
 from dpsolve.solvers.certified import at_best, of_what, promise
 from dpsolve.solvers.distributions.finer_grid import SUFFIX, lived_dims
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.labels import Label, read_labels
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.model.array_factory import Dims, Shapes, shapes_of
-from dpsolve.solvers.model.markov import Markov
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.outcomes import PER_POINT
+from dpsolve.solvers.probability.markov import Markov
 
 from .statistics import CLASSES
 
@@ -43,6 +44,10 @@ class ModelShape:
     certifies, of_what, promise : str
         What bounds are of, where there are some: the word; in words; and before anything is solved
         (:mod:`.certified`).
+    labels : dict of str to Label
+        Words and units for the model's names and for the factory's parameters.
+    next_of : dict of str to str
+        The state that a choice is the next value of, by choice.
     """
 
     states: Mapping[str, int] = field(default_factory=dict)
@@ -53,6 +58,8 @@ class ModelShape:
     certifies: str = "none"
     of_what: str = ""
     promise: str = ""
+    labels: Mapping[str, Label] = field(default_factory=dict)
+    next_of: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def iterates(self) -> bool:
@@ -76,6 +83,8 @@ def shape_of(made: Any) -> ModelShape:
         return ModelShape(
             sizes, chains, made.horizon, None,
             tuple(made.continuous), at_best(made), of_what(made), promise(made),
+            read_labels(made.labels),
+            {str(rule): n for n, rule in made.transition.items() if rule in made.choices},
         )  # fmt: skip
     own = shapes_of(made)
     if own is None:

@@ -2,7 +2,7 @@
 
 The public names are loaded when first used, so that ``import dpsolve`` (and with it
 ``dpsolve --help``) costs nothing. Numbers are float64: importing this package switches JAX's
-64-bit mode on, before any array exists.
+64-bit mode on, before any array exists; and it lets JAX keep what it compiles (``DPSOLVE_CACHE``).
 """
 
 import os
@@ -11,17 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
+from .hpc.run.compiled_programs import keep_compiled_programs
 
 if "jax" in sys.modules:
     sys.modules["jax"].config.update("jax_enable_x64", True)
 else:
     os.environ["JAX_ENABLE_X64"] = "1"  # read by JAX when it is first imported
+keep_compiled_programs()
 
 if TYPE_CHECKING:
     from . import plot as plot
     from .hpc.python_sweep import sweep as sweep
     from .hpc.store.load import load as load
     from .hpc.store.open import open as open
+    from .hpc.sweep_file.array_file import read_mdp as read_mdp
     from .hpc.verify.verification import verify as verify
     from .sharding.convergence import convergence as convergence
     from .sharding.panels.simulate import Panel as Panel
@@ -40,21 +43,32 @@ if TYPE_CHECKING:
     from .solvers.inspection.check import check as check
     from .solvers.inspection.describe import describe as describe
     from .solvers.model.grids import grid as grid
-    from .solvers.model.grids import iid as iid
     from .solvers.model.grids import integers as integers
     from .solvers.model.grids import interval as interval
-    from .solvers.model.grids import lognormal as lognormal
-    from .solvers.model.markov import markov as markov
-    from .solvers.model.markov import rouwenhorst as rouwenhorst
-    from .solvers.model.markov import tauchen as tauchen
     from .solvers.model.mdp import TabularModel as TabularModel
     from .solvers.model.mdp import mdp as mdp
     from .solvers.model.model import Model as Model
     from .solvers.model.utility import crra as crra
+    from .solvers.named_arguments.families import family as family
     from .solvers.numerics.fixed_point import fixed_point as fixed_point
     from .solvers.numerics.fixed_point import implicit as implicit
     from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
     from .solvers.options import SolveOptions as SolveOptions
+    from .solvers.probability.distributions import beta as beta
+    from .solvers.probability.distributions import exponential as exponential
+    from .solvers.probability.distributions import gamma as gamma
+    from .solvers.probability.distributions import lognormal as lognormal
+    from .solvers.probability.distributions import normal as normal
+    from .solvers.probability.distributions import poisson as poisson
+    from .solvers.probability.distributions import student_t as student_t
+    from .solvers.probability.distributions import uniform as uniform
+    from .solvers.probability.estimated import markov_from_data as markov_from_data
+    from .solvers.probability.iid import iid as iid
+    from .solvers.probability.markov import markov as markov
+    from .solvers.probability.markov import rouwenhorst as rouwenhorst
+    from .solvers.probability.markov import tauchen as tauchen
+    from .solvers.probability.vector_chains import tauchen_hussey as tauchen_hussey
+    from .solvers.probability.vector_chains import var1 as var1
     from .solvers.solution import Solution as Solution
     from .solvers.solve.certify import certify as certify
     from .solvers.solve.euler_errors import euler_errors as euler_errors
@@ -66,13 +80,25 @@ _HOME = {
     "TabularModel": "solvers.model.mdp",
     "grid": "solvers.model.grids",
     "integers": "solvers.model.grids",
-    "iid": "solvers.model.grids",
+    "iid": "solvers.probability.iid",
     "interval": "solvers.model.grids",
-    "lognormal": "solvers.model.grids",
-    "markov": "solvers.model.markov",
-    "rouwenhorst": "solvers.model.markov",
-    "tauchen": "solvers.model.markov",
+    "normal": "solvers.probability.distributions",
+    "lognormal": "solvers.probability.distributions",
+    "student_t": "solvers.probability.distributions",
+    "uniform": "solvers.probability.distributions",
+    "exponential": "solvers.probability.distributions",
+    "gamma": "solvers.probability.distributions",
+    "beta": "solvers.probability.distributions",
+    "poisson": "solvers.probability.distributions",
+    "markov": "solvers.probability.markov",
+    "rouwenhorst": "solvers.probability.markov",
+    "tauchen": "solvers.probability.markov",
+    "tauchen_hussey": "solvers.probability.vector_chains",
+    "var1": "solvers.probability.vector_chains",
+    "markov_from_data": "solvers.probability.estimated",
     "mdp": "solvers.model.mdp",
+    "read_mdp": "hpc.sweep_file.array_file",
+    "family": "solvers.named_arguments.families",
     "SolveOptions": "solvers.options",
     "Solution": "solvers.solution",
     "solve": "sharding.solve",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import zarr
@@ -60,20 +59,6 @@ class Listener(Silent):
 @pytest.fixture
 def listener() -> Listener:
     return Listener()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def shared_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let all processes of these tests share what one of them compiled."""
-    cache = str(tmp_path_factory.mktemp("compiled"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", cache)  # for child processes
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        before = jax.config.jax_compilation_cache_dir
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        yield
-        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_a_solve_says_once_that_it_compiles(heard: list[str], counted: Any) -> N
     toy, calls = counted
     solution = dp.solve(toy)
     assert len(heard) == 1
-    assert re.fullmatch(r"compiling toy, some \d+ s, once", heard[0])
+    assert re.fullmatch(r"compiling toy, some \d+ s the first time", heard[0])
     once = len(calls)
     dp.solve(toy, {"beta": 0.8})
     assert len(heard) == 1
@@ -87,7 +87,7 @@ def test_the_forecast_follows_the_size_of_a_program(monkeypatch: pytest.MonkeyPa
 
     traced = jax.jit(nested).trace(1.0)
     assert compiling.tell_compiling("it", traced) == 4.0  # the loop, and three inside
-    assert found == ["compiling it, some 4 s, once"]
+    assert found == ["compiling it, some 4 s the first time"]
     compiling.learn(4.0, 16.0)
     assert compiling.tell_compiling("it", traced) == 8.0  # half of the way, in logarithms
     compiling.learn(8.0, 0.01)  # from a cache

@@ -13,10 +13,11 @@ from click.testing import CliRunner
 
 import dpsolve as dp
 from dpsolve.hpc.cli.main import cli
+from dpsolve.solvers.library import BUILTIN
 
 COMMANDS = [
-    "models", "describe", "check", "solve", "sweep", "plan", "status", "resume", "verify", "plot",
-    "profiles", "submit", "logs", "cancel", "doctor",
+    "init", "models", "describe", "check", "solve", "sweep", "plan", "status", "resume", "verify",
+    "plot", "export", "profiles", "submit", "logs", "cancel", "doctor", "completion",
 ]  # fmt: skip
 
 MODELS = '''
@@ -110,11 +111,16 @@ def test_help_and_status_are_light(run: Run, fresh_python: Callable[[str], str])
 # -- one model -------------------------------------------------------------------------------------
 
 
-def test_models_lists_the_built_ins(run: Run) -> None:
-    text = run("models")
-    for name in ("cake", "growth", "savings"):
-        assert re.search(rf"^{name} +\w", text, re.MULTILINE)
-    assert "beta=0.95, delta=0.1, alpha=0.35, z=1; sizes n_k=100" in text
+def test_models_are_listed_by_what_is_chosen_in_them(run: Run) -> None:
+    continuous, lists, arrays, how = run("models").split("\n\n")
+    named = [
+        re.findall(r"^  (\w+) +\w", part, re.MULTILINE) for part in (continuous, lists, arrays)
+    ]
+    assert {"growth", "savings"} <= {*named[0]}
+    assert {"cake", "inventory"} <= {*named[1]}
+    assert "solow" in named[2]
+    assert sorted(name for part in named for name in part) == sorted(BUILTIN)
+    assert "dpsolve describe savings" in how
 
 
 @pytest.mark.slow

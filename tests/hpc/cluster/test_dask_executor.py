@@ -18,13 +18,11 @@ from typing import Any
 import pytest
 
 from dpsolve.hpc.cluster import coordinator, dask_executor
-from dpsolve.hpc.cluster.compilation_cache import remove_unusable
 from dpsolve.hpc.cluster.dask_executor import DaskExecutor
 from dpsolve.hpc.cluster.dask_settings import quiet_dask
 from dpsolve.hpc.cluster.messages import RunInfo
 from dpsolve.hpc.cluster.task_queue import TaskQueue
 from dpsolve.hpc.run.executor import prepare
-from dpsolve.hpc.run.job_paths import cache_folder
 from dpsolve.hpc.store.event_log import Event, read_events
 from dpsolve.hpc.store.failed_points import write_failed
 from dpsolve.hpc.store.store import open_store
@@ -176,12 +174,7 @@ def test_the_store_is_that_of_the_local_executor(
 def test_one_worker_compiles_and_the_other_finds_the_program(
     cake: Callable[..., Sweep], cluster: Cluster
 ) -> None:
-    from dpsolve.hpc.run.sweep import create_store
-    from dpsolve.hpc.sweep_file.model_source import resolve
-
     sweep = cake(fixed={"n_x": 13}, store={"points_per_task": 1})  # not compiled by a test before
-    cache = cache_folder(create_store(sweep, resolve("cake")).path)
-    cache.mkdir(parents=True)
     path = run(sweep, executor=DaskExecutor(cluster.address)).path
     compiled = events(path, "compiled")
     assert compiled[0].facts["misses"] > 0
@@ -189,12 +182,6 @@ def test_one_worker_compiles_and_the_other_finds_the_program(
     first = compiled[0].time
     begun = [event.time for event in events(path, "started")]
     assert len([t for t in begun if t < first]) == 1  # the others waited
-
-    (entry, *_) = sorted(cache.glob("*-cache"))
-    assert remove_unusable(cache) == []
-    entry.write_bytes(entry.read_bytes()[:-20])
-    assert remove_unusable(cache) == [entry]
-    assert not entry.exists()
 
 
 def test_what_is_committed_is_not_computed_again(

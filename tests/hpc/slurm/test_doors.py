@@ -18,7 +18,6 @@ import dask
 import psutil
 import pytest
 
-from dpsolve.hpc.cluster.compilation_cache import use_cache
 from dpsolve.hpc.cluster.dask_settings import quiet_dask
 from dpsolve.hpc.cluster.run_keys import make_keys, run_keys
 from dpsolve.hpc.run.private_folders import private_folder, scratch_folder
@@ -290,7 +289,7 @@ def test_a_folder_that_others_could_write_to_is_not_trusted(wrong: str, tmp_path
     else:
         os.chown(folder, NOBODY, NOBODY)
     with pytest.raises(RefusedError, match="not to be trusted"):
-        use_cache(folder)
+        private_folder(folder)
     folder.rename(tmp_path / f"dpsolve-{os.geteuid()}")  # as somebody does who comes first
     scratch = scratch_folder(str(tmp_path))
     assert scratch.name != f"dpsolve-{os.geteuid()}"

@@ -76,6 +76,40 @@ def test_a_point_is_refined_until_its_own_tolerance_holds(
     np.testing.assert_array_equal(ended.value[2], many.value[2])
 
 
+def undeclared(gamma=2.0, beta=0.9, *, n=6):
+    """Concave where gamma is positive, and says nothing of it."""
+    return dp.Model(
+        states={"a": dp.grid(0.0, 4.0, n)},
+        choices={"a_next": dp.interval("a")},
+        transition={"a": "a_next"},
+        reward=lambda a, a_next: dp.crra(1.0 + 1.03 * a - a_next, gamma),
+        feasible=lambda a, a_next: 1.0 + 1.03 * a - a_next > 0,
+        discount=beta,
+    )
+
+
+def test_what_is_proved_of_a_point_decides_what_it_is_solved_by() -> None:
+    gammas = np.array([2.0, -0.5, np.nan, 3.0])
+    whole = program(undeclared, {}, SolveOptions())
+    assert whole.promise({"gamma": gammas, "beta": np.full(4, 0.9)}) == (
+        "the continuum, proved concave at 2 of 4 points or more; at the others as far as goes "
+        "without concavity"
+    )
+    many = dp.solve_many(undeclared, {"gamma": gammas})
+    assert many.certifies.tolist() == ["continuum", "grid", "none", "continuum"]
+    assert many.concavity.tolist() == ["proved", "none", "none", "proved"]
+    assert many.status.tolist() == ["solved", "solved", "failed", "solved"]
+    assert np.isfinite(many["consumption_equivalent"]).tolist() == [True, False, False, True]
+    assert np.isposinf(many["policy_loss"][1])
+    alone = dp.solve_many(undeclared, {"gamma": gammas[[0]]})
+    assert alone.compile_seconds == 0.0
+    np.testing.assert_array_equal(alone.value[0], many.value[0])
+    told = "not proved (reward: it is convex"
+    assert told in dp.check(undeclared, {"gamma": -0.5})
+    assert told in str(dp.describe(undeclared, {"gamma": -0.5}))
+    assert "certifies: the continuum, proved concave." in dp.check(undeclared)
+
+
 @pytest.mark.parametrize(
     "options",
     [

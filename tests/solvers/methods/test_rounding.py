@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import csr_array
 
 import dpsolve as dp
-from dpsolve.solvers.model.probabilities import compensated_sum, normalised
+from dpsolve.solvers.probability.probabilities import compensated_sum, normalised
 
 TYPED = ([0.1, 0.2, 0.7], [0.3333333333] * 3, [1 - 0.9 - 0.1, 0.1, 0.9], [0.6, 0.3, 0.1])
 

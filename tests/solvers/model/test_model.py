@@ -28,7 +28,7 @@ def model(**changes):
         ({"reward": lambda *x: 0.0}, ["*x", "by name"]),
         ({"reward": 3.0}, ["reward must be a function"]),
         ({"choices": {"a_next": "b"}}, ["'b'", "no state", "a, z"]),
-        ({"choices": {}}, ["choices must be a dict"]),
+        ({"choices": None}, ["choices must be a dict", "choices={}"]),
         ({"transition": {}}, ["state 'a' has no transition"]),
         ({"transition": {"a": "a_nxt"}}, ["'a_nxt'", "Did you mean 'a_next'"]),
         ({"transition": {"a": "a_next", "z": "a_next"}}, ["'z'", "Markov chain"]),

@@ -64,6 +64,8 @@ def check_distribution(p: Numpy, what: str) -> None:
     gap = np.abs(rows.sum(1) - 1.0)
     worst = int(np.argmax(np.where(np.isnan(gap), np.inf, gap)))
     where = f"row {worst} of {what}" if p.ndim > 1 else what
+    if p.ndim == 3:
+        where = f"row {worst % p.shape[1]} of {what} in period t={worst // p.shape[1]}"
     if not gap[worst] <= ROW_SUM_TOLERANCE:
         raise ModelError(
             f"{where} sums to {rows[worst].sum():.12g}, not to 1; probabilities that leak would "
