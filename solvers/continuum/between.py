@@ -15,7 +15,14 @@ from .bounds import UNITS, Lines
 from .cells import cell_corners, corners
 from .problem import ContinuousProblem
 
-HALVINGS = 30  # of an interval of choices: what is found is outside of the optimal ones
+HALVINGS = 40
+"""Trials of an end of an interval of choices, at most; what is found lies outside of it."""
+
+NARROW = 1e-3
+"""How near that is to be, of the interval."""
+
+WIDER = 3.0
+"""How much farther the next trial is, where the last one was inside."""
 
 
 class Widths(NamedTuple):
@@ -150,6 +157,9 @@ def optimal_choices(
     That is where the reward and the upper bound of what follows reach the lower bound: a convex
     set, which holds a policy that the lower bound is of. The upper bound of what follows is that of
     the lines of the cell where it is read.
+
+    Outside of the set the tangent of what is to reach lies above it, so that where the tangent
+    does is no farther in than the set's end: Newton's method from outside.
     """
     weights = problem.weights
     level = weights @ (after.height - jnp.sum(after.slope * problem.nodes, -1))
@@ -159,7 +169,7 @@ def optimal_choices(
     def one(x: Array, z: Array, y: Array, worth: Array) -> tuple[Array, Array]:
         chances = problem.chances(z)
 
-        def reaches(choice: Array) -> Array:
+        def excess(choice: Array) -> Array:
             given = choice[None]
 
             def above(place: Array) -> Array:
@@ -167,21 +177,54 @@ def optimal_choices(
                 return jnp.min(level[z, index] + slope[z, index] @ place)
 
             follows = chances @ jax.vmap(above)(problem.following(x, given, z))
-            total = problem.reward(x, given, z) + follows
-            return problem.feasible(x, given, z) & (total >= worth - slack)
+            return problem.reward(x, given, z) + follows - worth + slack
 
         def towards(end: Array) -> Array:
-            def halve(_: int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-                inside, outside = pair
-                middle = (inside + outside) / 2
-                reached = reaches(middle)
-                return jnp.where(reached, middle, inside), jnp.where(reached, outside, middle)
+            def step(carry: _Side) -> _Side:
+                k, choice, inside, outside, _ = carry
+                height, tilt = jax.value_and_grad(excess)(choice)
+                reaches = problem.feasible(x, choice[None], z) & (height >= 0.0)
+                root = choice - height / tilt
+                # What is no number, or no farther in, tells nothing.
+                nearer = (jnp.abs(root - y[0]) < jnp.abs(choice - y[0])) & (
+                    (root - y[0]) * (choice - y[0]) > 0.0
+                )
+                better = jnp.where(nearer, root, choice)
+                close = ~reaches & (jnp.abs(choice - better) <= NARROW * jnp.abs(choice - y[0]))
+                close = close & nearer
+                inside = jnp.where(reaches, choice, inside)
+                outside = jnp.where(reaches, outside, better)
+                middle, wider = (inside + outside) / 2, y[0] + WIDER * (inside - y[0])
+                beyond = jnp.abs(wider - y[0]) >= jnp.abs(outside - y[0])
+                ahead = jnp.where(beyond, outside, wider)
+                choice = jnp.where(reaches, ahead, jnp.where(nearer, better, middle))
+                closed = jnp.abs(outside - inside) <= NARROW * jnp.abs(outside - y[0])
+                return _Side(k + 1, choice, inside, outside, close | closed)
 
-            _, outside = lax.fori_loop(0, HALVINGS, halve, (y[0], end))
-            return jnp.where(reaches(end), end, outside)
+            def proceed(carry: _Side) -> Array:
+                return ~carry.done & (carry.k < HALVINGS)
+
+            bend = jnp.abs(jax.grad(jax.grad(lambda c: problem.reward(x, c[None], z)))(y[0]))
+            first = 1.5 * jnp.sqrt(2 * jnp.maximum(excess(y[0]), 0.0) / bend)
+            first = jnp.where(first > 0, first, jnp.inf)
+            start = y[0] + jnp.sign(end - y[0]) * jnp.minimum(first, jnp.abs(end - y[0]))
+            begin = _Side(jnp.int32(0), start, y[0], end, end == y[0])
+            return lax.while_loop(proceed, step, begin).outside
 
         bottom, top = problem.ends(0, x, y, z)
-        return towards(jnp.minimum(bottom, y[0])), towards(jnp.maximum(top, y[0]))
+        ends = jnp.stack([jnp.minimum(bottom, y[0]), jnp.maximum(top, y[0])])
+        low, high = jax.vmap(towards)(ends)
+        return low, high
 
     low, high = problem.each(one, y, lower)
     return low, high
+
+
+class _Side(NamedTuple):
+    """One side of an interval of choices: the next trial, and between which its end lies."""
+
+    k: Array
+    choice: Array
+    inside: Array
+    outside: Array
+    done: Array

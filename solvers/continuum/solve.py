@@ -268,6 +268,7 @@ def _for_ever(
 class _Period(NamedTuple):
     """What a period hands to the one before it."""
 
+    y: Array
     p: Array
     lower: Array
     own: Array  # the lower bound of a given policy
@@ -288,7 +289,7 @@ def _over_a_horizon(
     def period(after: _Period, now: tuple[Array, Array | None]) -> tuple[_Period, Any]:
         t, y = now
         problem = whole.at(t)
-        policy = improved(problem, Marginal.smooth(problem, after.p))
+        policy = improved(problem, Marginal.smooth(problem, after.p), after.y)
         lower = lower_step(problem, policy.y, after.lower)
         lines = upper_step(problem, policy, after.lines)
         lowers, both = (lower, after.lower), (lines, after.lines)
@@ -305,7 +306,7 @@ def _over_a_horizon(
         if utility is not None:
             out |= {EQUIVALENT: share_of(utility, at.loss, left, *at.extremes)}
         short = falls_short(problem, own, at.width, lines)
-        handed = _Period(policy.p, lower, own, lines, short, at.beyond, left)
+        handed = _Period(policy.y, policy.p, lower, own, lines, short, at.beyond, left)
         return handed, (out, told, ~policy.found.all())
 
     last = _after_the_end(problem.at(jnp.int32(horizon - 1)))
@@ -335,4 +336,6 @@ def _after_the_end(problem: ContinuousProblem) -> _Period:
     # A node with an infinite slope gives no line, but a value.
     usable = (jnp.isfinite(value) & jnp.isfinite(slope).all(-1)).all(0)
     lines = borrowed(problem, value, slope, usable)
-    return _Period(mended(problem, slope), value, value, lines, nothing, nothing, nothing)
+    unknown = jnp.full((*problem.shape, len(problem.choices)), jnp.nan)
+    p = mended(problem, slope)
+    return _Period(unknown, p, value, value, lines, nothing, nothing, nothing)
