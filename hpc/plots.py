@@ -24,6 +24,7 @@ import numpy as np
 
 from dpsolve.hpc.plan.store_schema import CERTIFIES, OF_WHAT, RECORDS
 from dpsolve.solvers.errors import UsageError, did_you_mean
+from dpsolve.solvers.labelled import choices_of
 from dpsolve.solvers.outcomes import accuracy
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def _variables(sweep: _Sweep, var: str | None) -> tuple[list[str], str]:
     """Return what to draw as lines, and what as one number per point."""
     known = [str(name) for name in sweep.data.data_vars]
     if var is None:
-        policies = [n for n in known if n.startswith("policy_") and "index" not in n]
+        policies = [n for c in choices_of(known) if (n := f"policy_{c}") in known]
         others = [n for n in known if n.startswith("output_")]
         names = [n for n in ["value", *policies[:1]] if n in known] or others[:1]
         return (names, names[0]) if names else _of_own_arrays(sweep, known)

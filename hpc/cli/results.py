@@ -1,4 +1,4 @@
-"""Commands ``plot`` and ``export``: results as a picture or a file of another kind."""
+"""Commands ``plot``, ``report``, ``export``: results as pictures, a page, or another file."""
 
 from __future__ import annotations
 
@@ -76,6 +76,34 @@ def plot(
     except ValueError as error:  # a suffix that Matplotlib does not know
         raise UsageError(f"cannot write {target}: {error}") from error
     click.echo(f"drew {target}")
+
+
+@click.command(
+    epilog=examples(
+        "dpsolve report growth.zarr",
+        "dpsolve report growth.zarr -o paper/appendix.html --overwrite",
+    )
+)
+@click.argument("store", type=PATH)
+@click.option("--output", "-o", metavar="FILE", type=PATH,
+              help="The page; by default STORE.html here.")  # fmt: skip
+@overwrite_option
+def report(store: str, output: str | None, overwrite: bool) -> None:
+    """Write a page about a store: what was solved, how well, what failed, and how to load it.
+
+    One HTML file with its pictures in it, for a browser, a phone or a mail; it needs no network.
+    The sweep may be unfinished. The model's source is shown, and never run.
+    """
+    target = Path(output or f"{Path(store.rstrip('/')).stem}.html").expanduser()
+    if target.suffix not in (".html", ".htm"):
+        raise UsageError(f"{target}: a report is a page of HTML; name it FILE.html.")
+    check_place(target, overwrite)
+    from dpsolve.hpc.report.page import report as write
+
+    page = write(Path(store).expanduser())
+    with new_file(target, overwrite) as draft:
+        draft.write_text(page, encoding="utf-8")
+    click.echo(f"wrote {target}")
 
 
 @click.command(

@@ -144,13 +144,15 @@ def test_the_command_draws_stores_and_saved_solutions(
         return done.output
 
     assert draw("plain.zarr") == "drew plain.png\n"
+    assert "exists already" in draw("plain.zarr", code=3)
+    assert draw("plain.zarr --overwrite") == "drew plain.png\n"
     assert draw("plain.zarr --var path --select a=2 -o p.svg") == "drew p.svg\n"
     assert "</svg>" in Path("p.svg").read_text()
     assert "other sizes: --group n=3" in draw("sizes.zarr")
     assert draw("sizes.zarr --group n=3 --var path -o s.png") == "drew s.png\n"
-    assert "Did you mean 'n=3'?" in draw("sizes.zarr --group n=33", code=2)
-    assert "no groups" in draw("plain.zarr --group n=3", code=2)
-    assert "cannot write" in draw("plain.zarr -o no/such/folder.png", code=2)
+    assert "Did you mean 'n=3'?" in draw("sizes.zarr --group n=33 -o x.png", code=2)
+    assert "no groups" in draw("plain.zarr --group n=3 -o x.png", code=2)
+    assert "there is no folder no/such" in draw("plain.zarr -o no/such/folder.png", code=2)
     assert "cannot write" in draw("plain.zarr -o picture.xyz", code=2)
     assert "NAME=VALUE" in draw("plain.zarr --select a", code=2)
     for name in ("plain.png", "s.png"):
