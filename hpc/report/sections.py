@@ -164,7 +164,7 @@ def failures(found: StoreStatus, groups: Groups, notes: Sequence[str]) -> Markup
 def pictures(groups: Groups) -> Markup:
     """Draw what ``dpsolve plot`` does, for the first few sets of sizes."""
     try:
-        from dpsolve.hpc.plots import picture
+        from dpsolve.hpc.pictures.picture import picture
 
         shown = [_figure(picture(data), name, data)
                  for name, data in list(groups.items())[:MOST_PICTURES]
