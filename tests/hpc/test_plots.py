@@ -298,7 +298,7 @@ def test_a_choice_of_few_values_is_drawn_as_regions() -> None:
     assert dp.plot.policy(data, ax=given) is given
     (mesh,) = (part for part in given.collections if isinstance(part, QuadMesh))
     np.testing.assert_array_equal(mesh.get_array(), work[0])
-    with pytest.raises(UsageError, match="no choice 'wrok'. Did you mean 'work'"):
+    with pytest.raises(UsageError, match=r"no choice 'wrok'\. Did you mean 'work'"):
         dp.plot.policy(data, "wrok")
     with pytest.raises(UsageError, match="no parameter varies here"):
         dp.plot.parameters(data, "status")
@@ -308,7 +308,8 @@ def test_attempts_are_read_from_the_event_log() -> None:
     told = [
         (0.0, "worker-a-1", "started", {"task": 0}), (1.0, "worker-b-2", "started", {"task": 1}),
         (4.0, "driver-x-3", "lost", {"task": 0, "worker": "worker-a-1"}),
-        (5.0, "worker-b-2", "committed", {"task": 1}), (5.5, "driver-x-3", "committed", {"task": 1}),
+        (5.0, "worker-b-2", "committed", {"task": 1}),
+        (5.5, "driver-x-3", "committed", {"task": 1}),
         (6.0, "worker-b-2", "started", {"task": 0}), (9.0, "worker-b-2", "solved", {"task": 0}),
     ]  # fmt: skip
     events = [Event(*event) for event in told]
