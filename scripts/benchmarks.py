@@ -313,6 +313,13 @@ def continuum() -> list[Row]:
     return rows()
 
 
+def tastes() -> list[Row]:
+    """Measure Rust's likelihood against NumPy, and a log-sum against a maximum."""
+    from bench_tastes import rows
+
+    return rows()
+
+
 def since() -> list[Row]:
     """Measure what is paid for certificates and tests of NaN: against the commit before them."""
     from bench_since import rows
@@ -324,7 +331,7 @@ BENCHMARKS = {
     f.__name__: f
     for f in (
         many, savings, sweep, memory, maximum, doubling, loop, distributions, devices, slurm,
-        dispatch, continuum, since,
+        dispatch, continuum, tastes, since,
     )
 }  # fmt: skip
 ON_REQUEST = ("slurm", "dispatch", "since")  # root; the others compare with an earlier commit

@@ -38,7 +38,7 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence
 from dpsolve.solvers.solution import Problem, Solution
 from dpsolve.solvers.solve.continuum_point import TOO_COARSE
-from dpsolve.solvers.solve.point import read_off
+from dpsolve.solvers.solve.point import decisions_in, read_off
 from dpsolve.solvers.solve.result_dims import arrays_dims, shape_of
 
 from .buckets import StoredBucket
@@ -181,6 +181,12 @@ def _policy(
             found[f"policy_index_{name}"] = _position(menu, arrays[f"policy_{name}"], name, what)
         else:
             raise _no_policy(what, name)
+    taste = getattr(model, "taste", None)
+    if taste is not None and taste.name not in arrays:
+        raise UsageError(
+            f"{what} has no {taste.name}, the chances that its policy goes by. Sweep into a new "
+            'store with keep = [..., "probability"], or solve this point with dp.solve.'
+        )
     return found
 
 
@@ -254,8 +260,7 @@ def _filled_in(
     problem: Problem, values: Mapping[str, Any], model: Model | TabularModel, arrays: Any
 ) -> dict[str, Array]:
     """Return what the policy tells, whatever was kept: choices, outputs, grids."""
-    index = {n.removeprefix("policy_index_"): jnp.asarray(x) for n, x in arrays.items()
-             if n.startswith("policy_index_")}  # fmt: skip
+    index = {n: jnp.asarray(x) for n, x in decisions_in(arrays).items()}
 
     # What a policy tells is of the value's grid, whatever the distribution's.
     plain = replace(problem, options=replace(problem.options, distribution_grid=()))
@@ -271,6 +276,7 @@ def _filled_in(
 
     def along(values: Any, index: Any) -> dict[str, Array]:
         made = build(problem.factory, values, dict(problem.sizes))  # type: ignore[arg-type]
+        assert isinstance(made, Model | TabularModel)
         found = follow(made, problem.options, index)
         return {name: x for name, x in found.items() if name != "value"}
 

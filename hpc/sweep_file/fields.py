@@ -196,9 +196,11 @@ class _Part(BaseModel):
 class Span(_Part):
     """An interval to draw from."""
 
-    start: Number = Field(alias="from")
-    stop: Number = Field(alias="to")
-    spacing: Literal["linear", "log"] = "linear"
+    start: Number = Field(alias="from", description="One end.")
+    stop: Number = Field(alias="to", description="The other end.")
+    spacing: Literal["linear", "log"] = Field(
+        "linear", description="Even differences, or even ratios."
+    )
 
     @model_validator(mode="after")
     def _two_ends(self) -> Span:
@@ -212,7 +214,7 @@ class Span(_Part):
 class Range(Span):
     """Evenly spaced values, both ends included."""
 
-    points: TwoOrMore
+    points: TwoOrMore = Field(description="How many values, both ends among them.")
 
 
 Axis = Annotated[
@@ -224,10 +226,12 @@ Axis = Annotated[
 class Sample(_Part):
     """Points drawn evenly from a box: the same seed gives the same points."""
 
-    method: Literal["latin-hypercube", "sobol"]
-    points: Count
-    seed: Seed = 0
-    ranges: dict[str, Span]
+    method: Literal["latin-hypercube", "sobol"] = Field(description="How points are drawn.")
+    points: Count = Field(description="How many points.")
+    seed: Seed = Field(0, description="The same seed draws the same points.")
+    ranges: dict[str, Span] = Field(
+        description="The interval of each parameter, or these keys in [sample] itself."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -242,38 +246,48 @@ class Sample(_Part):
 class Table(_Part):
     """Points read from a CSV file, or a NumPy file of arrays (points, ...).
 
-    `columns` is the column by parameter. `values` holds what was read, so that a sweep is whole
-    without the file.
+    `values` holds what was read, so that a sweep is whole without the file.
     """
 
-    file: Text
-    columns: dict[str, Text]
-    values: dict[str, Rows]
+    file: Text = Field(description="The CSV or NumPy file, beside the sweep file.")
+    columns: dict[str, Text] = Field(description="The column of each parameter.")
+    values: dict[str, Rows] = Field(
+        description="What was read from the file: written by dpsolve into the store."
+    )
 
 
 class StoreFields(_Part):
     """Where results go, which of them, and in what portions."""
 
-    path: StorePath
-    keep: Annotated[tuple[Text, ...], BeforeValidator(_list)] | None = None
-    points_per_task: Count | None = None
+    path: StorePath = Field(description="The folder that becomes the store.")
+    keep: Annotated[tuple[Text, ...], BeforeValidator(_list)] | None = Field(
+        None, description="Which variables are stored."
+    )
+    points_per_task: Count | None = Field(
+        None, description="How many points are solved and committed together."
+    )
 
 
 class Sweep(_Part):
-    """A whole sweep, each field checked.
+    """A whole sweep, each field checked."""
 
-    `one_point` says that nothing varies, and that this is meant: ``dpsolve solve --store``.
-    """
-
-    model: Text
-    one_point: Literal[True] | None = None
-    fixed: dict[str, Fixed] = {}
-    grid: dict[str, Axis] = {}
-    zip: dict[str, Rows] = {}
-    sample: Sample | None = None
-    table: Table | None = None
-    solve: dict[str, Any] = {}
-    store: StoreFields
+    model: Text = Field(
+        description='A built-in model\'s name, "package.module:function" or "file.py:function".'
+    )
+    one_point: Literal[True] | None = Field(
+        None, description="That nothing varies, and this is meant: dpsolve solve --store."
+    )
+    fixed: dict[str, Fixed] = Field({}, description="Parameters and sizes that do not vary.")
+    grid: dict[str, Axis] = Field(
+        {}, description="Full factorial: each key becomes a dimension of the result."
+    )
+    zip: dict[str, Rows] = Field({}, description="Paired lists, along the dimension point.")
+    sample: Sample | None = Field(None, description="Points drawn from a box.")
+    table: Table | None = Field(None, description="Points read from a CSV or NumPy file.")
+    solve: dict[str, Any] = Field(
+        {}, description="Options of the solve, by the names of dp.SolveOptions; and verify."
+    )
+    store: StoreFields = Field(description="Where results go, and which.")
 
     @property
     def verified(self) -> int:

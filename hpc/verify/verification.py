@@ -38,7 +38,7 @@ from .bellman import Index
 from .definition import define
 from .distributions import MOST_STATES
 from .points import Points, of_solution, of_task
-from .proofs import axes, menus
+from .proofs import alternatives, axes, menus
 from .stored_point import Findings, Stored, examine
 
 if TYPE_CHECKING:
@@ -344,7 +344,7 @@ class _Run:
         self.note_distributions(model, stored.arrays)
         found = examine(model, stored, self.some_states(model))
         own = [f"{state}_distribution" for state in axes(model)]
-        found.faults += _numbered(coords, {*axes(model), *own})
+        found.faults += _numbered(coords, {*axes(model), *alternatives(model), *own})
         if {*own, *(f"grid_{name}" for name in own)} & {*coords, *stored.arrays}:
             self.notes[
                 "distributions on a grid of their own are only checked to sum to one, and their "

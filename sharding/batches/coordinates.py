@@ -12,6 +12,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from dpsolve.solvers.distributions.finer_grid import Sizes as Finer
 from dpsolve.solvers.distributions.finer_grid import lived_grids, wrong_grid
+from dpsolve.solvers.methods.finite_horizon import grids_of as result_grids
 from dpsolve.solvers.model.array_factory import named
 from dpsolve.solvers.model.factory_signature import Factory, abstract, build
 from dpsolve.solvers.model.model import Model
@@ -28,6 +29,8 @@ def grids_of(made: Any, finer: Finer = ()) -> dict[str, Any]:
         return {n[5:]: x for n, d, x in arrays if n.startswith("grid_") and d == (n[5:],)}
     states = getattr(made, "states", None) or {}
     found = {n: jax.numpy.asarray(s.values) for n, s in states.items()}
+    if isinstance(made, Model):
+        found = {n.removeprefix("grid_"): x for n, x in result_grids(made).items()}
     if not (finer and isinstance(made, Model)) or wrong_grid(made, finer, ""):
         return found
     return found | {n.removeprefix("grid_"): x for n, x in lived_grids(made, finer).items()}

@@ -20,9 +20,9 @@ from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.inspection.concavity import asks
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, footprint_of, outlook_of
 from dpsolve.solvers.inspection.requests import Refusal, refusals
+from dpsolve.solvers.methods.choose_operator import Operators
 from dpsolve.solvers.model.array_factory import Dims
 from dpsolve.solvers.model.factory_signature import Factory, Sizes, abstract, build, signature
-from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.program_keys.fingerprint import keyed
 from dpsolve.solvers.solve.gradients import gradients_of, point_with_gradients, read_point

@@ -21,7 +21,6 @@ from dpsolve.solvers.model.factory_signature import signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.solve.gradients import point_with_gradients
-from dpsolve.solvers.solve.point import solve_point
 
 from .base import CompiledBatch, bytes_of, placed, put
 
@@ -42,9 +41,9 @@ class SinglePass(CompiledBatch):
     proved = False
 
     def _point(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        if self.proved:
-            return solve_point(self.factory, self.sizes, self.options, values, proved=True)
-        return point_with_gradients(self.factory, self.sizes, self.options, values, self.partition)
+        return point_with_gradients(
+            self.factory, self.sizes, self.options, values, self.partition, self.proved
+        )
 
     def compile(self) -> float:
         """Compile if need be; return the seconds it took when it did."""

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.discrete_choice.operator import TasteOperator, operator_on_grids
 from dpsolve.solvers.distributions.stationary_methods import DENSE_MOST
+from dpsolve.solvers.methods.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.model.array_factory import named, no_model
 from dpsolve.solvers.model.factory_signature import (
     Factory,
@@ -33,7 +35,6 @@ from dpsolve.solvers.numerics.compiling import equations
 from dpsolve.solvers.numerics.memory import VECTORS
 from dpsolve.solvers.operators.base import Shortcut
 from dpsolve.solvers.operators.bellman import GridOperator
-from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.parameters.array import Shape
@@ -70,6 +71,8 @@ class Outlook:
         Pairs of a state and a choice, which a full sweep looks at.
     samples : bool
         Whether a sample of the states could be looked at, if that were asked for.
+    tastes : tuple of str
+        The choices that taste shocks are on.
     """
 
     kept: int | None
@@ -82,6 +85,7 @@ class Outlook:
     sampled: bool
     pairs: int = 0
     samples: bool = False
+    tastes: tuple[str, ...] = ()
 
     @property
     def rewards(self) -> str:
@@ -98,6 +102,8 @@ class Outlook:
     @property
     def maxima(self) -> str:
         """How the maximum is looked for, in words."""
+        if self.tastes:
+            return f"and the log-sum over {' and '.join(self.tastes)}, in every sweep"
         if self.along is None:
             first = ", in single precision first" if self.single else ""
             return f"over all choices in every sweep{first}"
@@ -168,7 +174,9 @@ def outlook_of(
     if not isinstance(made, Model) or made.continuous:
         return None
     if made.horizon is not None:
-        return _of(GridOperator(made, jnp.int32(0), options.block, options.memory), None, options)
+        return _of(
+            operator_on_grids(made, jnp.int32(0), options.block, options.memory), None, options
+        )
     operators = operators or Operators(made, options)
     assert isinstance(operators.whole, GridOperator)
     return _of(operators.whole, operators.whole_shortcut, options)
@@ -194,6 +202,7 @@ def _of(operator: GridOperator, shortcut: Shortcut | None, options: SolveOptions
         kept, operator.width, choices, evaluations, along, quick, single, sampled,
         pairs=states * choices,
         samples=states * choices > LONG and _samples(operator, options),
+        tastes=operator.taste.choices if isinstance(operator, TasteOperator) else (),
     )  # fmt: skip
 
 
@@ -301,6 +310,7 @@ def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions)
     return look_over(factory, sizes, lambda made: footprint_of(made, factory, sizes, options))
 
 
+OF_ALTERNATIVES = 24  # arrays over states and alternatives: policies, and what bands are found from
 DENSE_COPIES = 6  # of a small chain's matrix, alive in its search
 
 
@@ -357,11 +367,13 @@ def footprint_of(
         return Footprint(states, listed, total, False, whole=True)
     if isinstance(made, Model):
         t = None if made.horizon is None else jnp.int32(0)
-        operator = GridOperator(made, t=t, block=options.block, memory=options.memory)
+        operator = operator_on_grids(made, t=t, block=options.block, memory=options.memory)
         states = prod(made.shape)
         at_once = operator.block_size or operator.n_choices
         total = at_once * operator.bytes_per_choice + 8 * states * arrays_of_a_solve(made)
         total += population_bytes(made, options, shapes)
+        if made.taste is not None:
+            total += 8 * OF_ALTERNATIVES * states * made.taste.alternatives
         return Footprint(states, operator.n_choices, total, operator.block_size is not None)
     if not isinstance(made, Mapping):
         raise no_model(factory, made)

@@ -106,9 +106,8 @@ def markov(values: ArrayLike, transition_matrix: ArrayLike | Callable[..., Any])
     transition_matrix : array (n, n), (T, n, n) or function
         Row i holds the probabilities of the next value, given value i now. With a horizon T it may
         move with the period: an array (T, n, n), from each period to the next, or a function of
-        ``t`` that returns (n, n).
-
-    Rows within 1e-9 of a distribution are divided by their sum (:mod:`.probabilities`).
+        ``t`` that returns (n, n). Rows within 1e-9 of a distribution are divided by their sum
+        (:mod:`.probabilities`).
 
     Raises
     ------

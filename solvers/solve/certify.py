@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.continuum.problem import ContinuousProblem, listed, read_problem
-from dpsolve.solvers.continuum.solve import solve_and_test, verdict
+from dpsolve.solvers.continuum.solve import HELD, SLOPES, solve_and_test, verdict
 from dpsolve.solvers.continuum.words import counterexample, name_state
 from dpsolve.solvers.curvature.proved import proved
 from dpsolve.solvers.errors import ModelError, UsageError
@@ -157,6 +157,7 @@ def _compiled(made: Callable[[Mapping[str, Array]], Any]) -> Program:
             own = zip(problem.grids, nodes, strict=True)
             problem = problem.on(tuple(Grid(x, grid.outside) for grid, x in own))
         found, told = solve_and_test(problem, policy)
+        del found[HELD], found[SLOPES]
         return verdict(found, told, True), told
 
     return jax.jit(run)

@@ -177,7 +177,7 @@ def one_point(
     static = dict(sizes)
     dims: dict[str, Dims] = {}
     if derivatives:
-        point = differentiable_point(factory, static, options)
+        point = differentiable_point(factory, static, options, known)
 
     def run(values: Mapping[str, Array]) -> dict[str, Array]:
         if derivatives:

@@ -42,6 +42,9 @@ class ModelShape:
         The choices that are made from an interval.
     own : dict or None
         Dimensions and shapes of a factory's own arrays, where it returned no model.
+    taste : tuple of str
+        The choices that taste shocks are on: what differs between their values has them as
+        dimensions.
     certifies, of_what, promise : str
         What bounds are of, where there are some: the word; in words; and before anything is solved
         (:mod:`.certified`).
@@ -61,6 +64,7 @@ class ModelShape:
     promise: str = ""
     labels: Mapping[str, Label] = field(default_factory=dict)
     next_of: Mapping[str, str] = field(default_factory=dict)
+    taste: tuple[str, ...] = ()
 
     @property
     def iterates(self) -> bool:
@@ -77,7 +81,10 @@ def shape_of(made: Any) -> ModelShape:
         If it is neither.
     """
     if isinstance(made, TabularModel):
-        return ModelShape({"state": made.n_states}, certifies=at_best(made), promise=promise(made))
+        return ModelShape(
+            {"state": made.n_states}, horizon=made.horizon,
+            certifies=at_best(made), promise=promise(made),
+        )  # fmt: skip
     if isinstance(made, Model):
         chains = frozenset(n for n, s in made.states.items() if isinstance(s, Markov))
         sizes = {n: s.size for n, s in made.states.items()}
@@ -86,6 +93,7 @@ def shape_of(made: Any) -> ModelShape:
             tuple(made.continuous), at_best(made), of_what(made), promise(made),
             read_labels(made.labels),
             {str(rule): n for n, rule in made.transition.items() if rule in made.choices},
+            made.taste.choices if made.taste is not None else (),
         )  # fmt: skip
     own = shapes_of(made)
     if own is None:
@@ -129,11 +137,11 @@ def arrays_dims(
             dims[name] = ("time", *lived, *entries_of(name, variable, by))
         elif variable == "distribution":
             dims[name] = (*lived, *entries_of(name, variable, by))
-        elif variable == name:
-            dims[name] = full if np.ndim(arrays[name]) else ()
         else:
-            more = entries_of(name, variable, by)
-            dims[name] = (full if np.ndim(arrays[name]) > len(more) else ()) + more
+            more = () if variable == name else entries_of(name, variable, by)
+            rank = np.ndim(arrays[name]) - len(more)
+            taste = shape.taste if rank > len(full) else ()
+            dims[name] = ((*full, *taste) if rank else ()) + more
     return dims
 
 

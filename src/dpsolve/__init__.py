@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .solvers.errors import VerificationError as VerificationError
     from .solvers.inspection.check import check as check
     from .solvers.inspection.describe import describe as describe
+    from .solvers.logit.taste_shocks import nested as nested
     from .solvers.model.grids import grid as grid
     from .solvers.model.grids import integers as integers
     from .solvers.model.grids import interval as interval
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from .solvers.solution import Solution as Solution
     from .solvers.solve.certify import certify as certify
     from .solvers.solve.euler_errors import euler_errors as euler_errors
+    from .solvers.solve.log_likelihood import log_likelihood as log_likelihood
 
 # Where each public name lives.
 _HOME = {
@@ -80,6 +82,7 @@ _HOME = {
     "crra": "solvers.model.utility",
     "TabularModel": "solvers.model.mdp",
     "grid": "solvers.model.grids",
+    "nested": "solvers.logit.taste_shocks",
     "integers": "solvers.model.grids",
     "iid": "solvers.probability.iid",
     "interval": "solvers.model.grids",
@@ -106,6 +109,7 @@ _HOME = {
     "solve": "sharding.solve",
     "certify": "solvers.solve.certify",
     "euler_errors": "solvers.solve.euler_errors",
+    "log_likelihood": "solvers.solve.log_likelihood",
     "check": "solvers.inspection.check",
     "describe": "solvers.inspection.describe",
     "stationary": "solvers.distributions.stationary",

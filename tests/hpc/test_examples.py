@@ -16,6 +16,7 @@ from dpsolve.hpc.sweep_file.reader import read_sweep
 
 SIZES = {
     "ascent": (20, [""]),
+    "bus_engine": (400, [""]),
     "call_option": (21, [""]),
     "firm_quality": (57, [""]),
     "solow": (123, [""]),
