@@ -59,10 +59,11 @@ def sweep(
         ``{"from": 0.90, "to": 0.99, "points": 50}`` (``"spacing": "log"``).
     zip, sample, table : optional
         Points in a row, one of the three: values of equal length; draws, such as
-        ``{"method": "sobol", "points": 64, "beta": {"from": 0.9, "to": 0.98}}``; a CSV file, or
-        ``{"file": "points.csv", "columns": [...]}``.
+        ``{"method": "sobol", "points": 64, "beta": {"from": 0.9, "to": 0.98}}``; a CSV file or an
+        ``.npz`` file, or ``{"file": "points.csv", "columns": [...]}``. Of a parameter that is an
+        array (:func:`dpsolve.array`): (points, ...), in `zip` or in the ``.npz`` file.
     fixed : dict, optional
-        Parameters and sizes that do not vary.
+        Parameters and sizes that do not vary; of one that is an array, its entries.
     store : path, optional
         Where results go; by default ``<model>.zarr`` in this folder.
     keep : list of str, optional
@@ -164,7 +165,7 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "to_dict") and hasattr(value, "columns"):  # a table of pandas
         return {str(name): _plain(value[name]) for name in value.columns}
     if hasattr(value, "dtype"):
-        return np.asarray(value).tolist()
+        return value if np.ndim(value) > 1 else np.asarray(value).tolist()
     return value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -245,6 +246,38 @@ def doubling() -> list[Row]:
     return [versus(f"a batch of {n} growth models, doubling", "BiCGSTAB", result, "")]
 
 
+def loop() -> list[Row]:
+    """Time 14 rounds of prices and defaults, compilation included: against a closure each round."""
+    examples = Path(__file__).parent.parent / "examples" / "default.py"
+    default = runpy.run_path(str(examples))["default"]
+    rounds, shape = 14, (51, 21)
+
+    def closed(q: Any) -> Callable[[], Any]:
+        def model(beta: float = 0.953) -> dp.Model:
+            return default(beta=beta, q=q)
+
+        return model
+
+    def run(solve: Callable[[Any], dp.Solution]) -> tuple[float, Any]:
+        jax.clear_caches()
+        began, q = time.perf_counter(), jnp.full(shape, 1 / 1.017)
+        for _ in range(rounds):
+            found = solve(q)
+            at_risk = found.policy["default"][:, :, 0] @ found.transition_matrix("y").T
+            q = (1 - at_risk) / 1.017
+        return time.perf_counter() - began, q
+
+    kept = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    ours, found = run(lambda q: dp.solve(default, {"q": q}))
+    theirs, other = run(lambda q: dp.solve(closed(q)))
+    jax.config.update("jax_enable_compilation_cache", kept)
+    assert np.array_equal(found, other)
+    what = f"default, {rounds} rounds of prices, compiled once"
+    measured = f"{ours:.1f} s against {theirs:.1f} s (a program a round)"
+    return [(what, measured, f"{theirs / ours:.1f}", "8")]
+
+
 def slurm() -> list[Row]:
     """Measure what driving a sweep over a real SLURM costs; minutes, and only as root."""
     from bench_slurm import rows
@@ -280,6 +313,13 @@ def continuum() -> list[Row]:
     return rows()
 
 
+def tastes() -> list[Row]:
+    """Measure Rust's likelihood against NumPy, and a log-sum against a maximum."""
+    from bench_tastes import rows
+
+    return rows()
+
+
 def since() -> list[Row]:
     """Measure what is paid for certificates and tests of NaN: against the commit before them."""
     from bench_since import rows
@@ -290,8 +330,8 @@ def since() -> list[Row]:
 BENCHMARKS = {
     f.__name__: f
     for f in (
-        many, savings, sweep, memory, maximum, doubling, distributions, devices, slurm, dispatch,
-        continuum, since,
+        many, savings, sweep, memory, maximum, doubling, loop, distributions, devices, slurm,
+        dispatch, continuum, tastes, since,
     )
 }  # fmt: skip
 ON_REQUEST = ("slurm", "dispatch", "since")  # root; the others compare with an earlier commit

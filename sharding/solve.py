@@ -15,12 +15,13 @@ from dpsolve.sharding.batches.program import program
 from dpsolve.sharding.batches.single_pass import SinglePass
 from dpsolve.sharding.devices.fit import check_fits, fewest_devices, make_partition
 from dpsolve.sharding.devices.mesh import MeshShape
-from dpsolve.solvers.errors import ModelError, UsageError
+from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.library import as_factory
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory_signature import (
     Factory,
     Sizes,
+    check_numbers,
     refuse_parameters,
     split,
 )
@@ -115,12 +116,7 @@ def solve(
             "mesh= inside jit, vmap or grad: a solve over several devices is a program of its own; "
             "leave mesh out there, or ask for gradients=[...]"
         )
-    many = [name for name, value in values.items() if np.ndim(value) != 0]
-    if many:
-        raise ModelError(
-            f"parameter '{many[0]}' has shape {np.shape(values[many[0]])}; dp.solve takes one "
-            "point: use dp.solve_many for many"
-        )
+    check_numbers(factory, values, "dp.solve takes one point: use dp.solve_many for many")
     shape = MeshShape.read(mesh)
     alone = program(factory, sizes, chosen)
     size, states = alone.footprint, alone.outline.shape.states
@@ -137,7 +133,7 @@ def solve(
     whole = _whole(factory, Sizes(sizes.items()), chosen, shape)
     partition = whole.partition
     began = time.perf_counter()
-    columns = {name: np.full(1, value, np.float64) for name, value in values.items()}
+    columns = {name: np.asarray(value, np.float64)[None] for name, value in values.items()}
     with compile_clock() as compiling:
         found = whole.solve(columns, keep_axis=False)
     arrays = {name: trimmed(name, x, whole.dims[name], partition, 0) for name, x in found.items()}
@@ -174,7 +170,7 @@ def _refined(
     def solved(sizes: Mapping[str, Any]) -> Solution:
         return solve_on_one_device(factory, {**values, **sizes}, **options)
 
-    refinement.check({name: float(x) for name, x in values.items()})
+    refinement.check(values)
     found, why = refined(solved, refinement, solved(sizes))
     done = dict(found.problem.sizes)
     named = {refined_size(n, chosen.refine): np.int32(done[n]) for n in chosen.refine}

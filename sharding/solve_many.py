@@ -7,17 +7,23 @@ from math import prod
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dpsolve.sharding.batches.program import Program, program_for
 from dpsolve.sharding.devices.mesh import MeshShape
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.library import as_factory
-from dpsolve.solvers.model.factory_signature import Factory, Sizes, look_over, signature, split
+from dpsolve.solvers.model.factory_signature import (
+    Factory,
+    Sizes,
+    look_over,
+    parameter_shapes,
+    signature,
+    split,
+)
 from dpsolve.solvers.notices import Countdown
 from dpsolve.solvers.numerics.memory import machine_memory, round_down, shown_bytes
-from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT
 from dpsolve.solvers.solution import Problem, Solution
@@ -44,7 +50,8 @@ def solve_many(
         A factory, or the name of a built-in model.
     params : dict
         Values of parameters: arrays (points,) of one length, numbers for those that all points
-        share, and sizes. For a full factorial, pass the columns of a mesh.
+        share, and sizes. For a full factorial, pass the columns of a mesh. Of a parameter that is
+        an array (:func:`dpsolve.array`), one for all points, or (points, ...).
     tol, method, **options
         As for :func:`dpsolve.solve`, for every point.
     mesh : str or mapping, optional
@@ -71,9 +78,9 @@ def solve_many(
     """
     factory = as_factory(model)
     chosen = solve_options(factory, tol=tol, method=method, **options)
-    values, sizes = split(factory, params)
+    values, sizes = split(factory, params, many=True)
     check_sizes(sizes)
-    columns = _columns(values)
+    columns = _columns(values, parameter_shapes(factory, sizes))
     if not is_concrete(columns):
         return _traced(factory, columns, sizes, chosen)
     shape = MeshShape.read(dict(mesh) if isinstance(mesh, Mapping) else mesh)
@@ -104,16 +111,17 @@ def _check_results(program: Program, points: int) -> None:
         )
 
 
-def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Broadcast parameters to one length."""
+def _columns(values: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Broadcast parameters (points, shape...) to one length."""
     lengths = {}
     for name, x in values.items():
-        if np.ndim(x) > 1:
+        many = np.ndim(x) > len(shapes[name])
+        if np.ndim(x) > 1 and not shapes[name]:
             raise ModelError(
                 f"parameter '{name}' has shape {np.shape(x)}; points are a one-dimensional array: "
                 "pass the raveled columns of a mesh"
             )
-        if np.ndim(x) == 1:
+        if many:
             lengths[name] = np.shape(x)[0]
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{k}: {n}" for k, n in lengths.items())
@@ -121,9 +129,10 @@ def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
     n = next(iter(lengths.values()), 1)
     if n == 0:
         raise ModelError(f"parameter '{next(iter(lengths))}' is empty: there is nothing to solve")
-    if is_concrete(values):
-        return {k: np.broadcast_to(np.asarray(x, np.float64), (n,)) for k, x in values.items()}
-    return {k: jnp.broadcast_to(jnp.asarray(x, jnp.float64), (n,)) for k, x in values.items()}
+    xp = namespace(values)
+    return {
+        k: xp.broadcast_to(xp.asarray(x, np.float64), (n, *shapes[k])) for k, x in values.items()
+    }
 
 
 def _problem(
@@ -134,7 +143,7 @@ def _problem(
     arrays: Mapping[str, Any],
 ) -> Problem:
     single = {k: np.empty(np.shape(x)[1:]) for k, x in arrays.items()}
-    dims = tuple(arrays_dims(shape, single).items())
+    dims = tuple(arrays_dims(shape, single, signature(factory).array_dims).items())
     return Problem(factory, None, Sizes(sizes.items()), options, dims, batched=True)
 
 

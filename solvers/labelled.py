@@ -88,5 +88,10 @@ def labelled(
     variables |= {name: (point, np.asarray(x)) for name, x in numbers.items()}
     variables["status"] = (point, np.asarray(found.status, dtype=object))
     variables["message"] = (point, np.asarray(found.message, dtype=object))
-    coords |= {n: (point, np.asarray(x)) for n, x in found.parameters.items() if n not in variables}
+    own = found.problem.array_dims if found.problem is not None else {}
+    coords |= {
+        n: ((*point, *own.get(n, ())), np.asarray(x))
+        for n, x in found.parameters.items()
+        if n not in variables
+    }
     return xarray.Dataset(variables, coords)

@@ -87,8 +87,9 @@ class SolveOptions:
         one of the model's own; ``moments`` stands for a usual set. They imply the distribution.
     gradients : tuple of str
         Parameters to differentiate by: the value, whose derivative does not ask how the policy
-        moves (the envelope theorem), and all that a model without choices, or a factory of arrays,
-        gives. Where there are choices it is refused beside moments and distributions.
+        moves (the envelope theorem), and all that a concave model with continuous choices, a model
+        without choices, or a factory of arrays, gives. Where choices are from lists it is refused
+        beside moments and distributions.
     gradients_fixed_policy : tuple of str
         Parameters to differentiate everything by *at the fixed policy*: outputs, distribution,
         moments and path, whose true derivatives these are not (see :mod:`.gradients`).

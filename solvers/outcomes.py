@@ -136,10 +136,22 @@ def sentence(code: int, sample: int | None = None) -> str:
 
 
 def listed(values: Mapping[str, Any]) -> str:
-    """Return names and values in one line: ``beta=0.96, n_a=200``."""
-    numbers = {k: v.item() if hasattr(v, "item") else v for k, v in values.items()}
+    """Return names and values in one line: ``beta=0.96, n_a=200``; of an array its shape."""
+    numbers = {k: shown(v) for k, v in values.items()}
     each = (f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items())
     return ", ".join(each)
+
+
+def shown(value: Any) -> Any:
+    """Return a parameter as it is shown: a number, or what an array's entries lie between."""
+    array = np.asarray(value) if hasattr(value, "dtype") else None
+    if array is None:
+        return value
+    if array.ndim == 0 or not array.size:
+        return array.item() if array.ndim == 0 else f"array {array.shape}"
+    low, high = array.min(), array.max()
+    between = f"of {low:g}" if low == high else f"between {low:g} and {high:g}"
+    return f"array {array.shape} {between}"
 
 
 def in_words(words: tuple[str, ...], numbers: Any) -> str | np.ndarray[Any, Any]:

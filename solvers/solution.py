@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpsolve.solvers.logit.taste_shocks import ERROR, PREFIX
 from dpsolve.solvers.model.chains import transition_matrix
 from dpsolve.solvers.model.factory_signature import Factory, look_over, signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
@@ -61,6 +62,11 @@ class Problem:
         """The model's name."""
         return signature(self.factory).name if self.factory is not None else "model"
 
+    @property
+    def array_dims(self) -> dict[str, tuple[str, ...]]:
+        """The dimensions of the parameters that are arrays."""
+        return signature(self.factory).array_dims if self.factory is not None else {}
+
 
 @jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
@@ -82,6 +88,9 @@ class Solution:
         The optimal choice's value, by choice name: a grid point, or any of an interval.
     policy_lower, policy_upper : dict of str to array (states...)
         With one continuous choice, the ends between which the optimal choice lies, certified.
+    probability : dict of str to array (states..., choice)
+        Of a choice with taste shocks, the chances of its values; they are certified to be within
+        ``probability_error`` of the true ones.
     policy_index : dict of str to int array (states...)
         Its position on the choice's grid, where that has one.
     outputs : dict of str to array (states...)
@@ -265,9 +274,19 @@ class Solution:
         return {c: x for c, x in self._group("policy_upper_").items() if c in self.policy}
 
     @property
+    def probability(self) -> dict[str, AnyArray]:
+        """With taste shocks, the chances (states..., choice) of a choice's values, by its name."""
+        found = self._group(PREFIX)
+        return {c: x for c, x in found.items() if PREFIX + c != ERROR}
+
+    @property
     def decisions(self) -> dict[str, AnyArray]:
-        """The optimal choice (states...), by name: its position, or its value where that is any."""
-        return self.policy | self.policy_index
+        """The optimal choice (states...), by name: its position, or its value where that is any.
+
+        With taste shocks there is ``probability_<choice>`` beside.
+        """
+        chances = {PREFIX + c: x for c, x in self.probability.items()}
+        return self.policy | self.policy_index | chances
 
     @property
     def is_of_model(self) -> bool:
@@ -333,7 +352,7 @@ class Solution:
     def gradients(self) -> dict[str, dict[str, AnyArray]]:
         """Derivatives by parameter, then by variable; empty if none was asked for.
 
-        Each has the shape of its variable.
+        Each has the shape of its variable, and then that of its parameter.
         """
         return self._slopes(self.problem.options.gradients, "")
 

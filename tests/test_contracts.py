@@ -78,6 +78,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
     for name in ("bellman", "continuum", "definition", "distributions", "proofs", "stored_point"):
         reached |= graph.find_upstream_modules(f"dpsolve.hpc.verify.{name}")
     assert {name for name in reached if not name.startswith("dpsolve.hpc.")} == {
+        "dpsolve.solvers.logit.taste_shocks",
         "dpsolve.solvers.model.arguments",
         "dpsolve.solvers.model.construction",
         "dpsolve.solvers.model.user_functions",

@@ -21,7 +21,7 @@ from dpsolve.solvers.errors import DpsolveError, ModelError
 
 from .models import check, describe, models
 from .options import COMMAND_LINE, examples
-from .results import export, plot
+from .results import export, plot, report
 from .solve import solve
 from .start import completion, init
 from .store import doctor, status, verify
@@ -92,8 +92,8 @@ def cli() -> None:
 
 
 for _command in (
-    init, models, describe, check, solve, sweep, plan, status, resume, verify, plot, export,
-    profiles, submit, logs, cancel, doctor, completion,
+    init, models, describe, check, solve, sweep, plan, status, resume, verify, plot, report,
+    export, profiles, submit, logs, cancel, doctor, completion,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -65,8 +65,8 @@ def describe(model: str, fixed: tuple[str, ...]) -> None:
     from dpsolve.hpc.sweep_file.model_source import resolve
     from dpsolve.solvers.inspection.describe import describe as describe_model
 
-    params = assignments(fixed)
-    click.echo(str(describe_model(resolve(model).load(), params)))
+    factory = resolve(model).load()
+    click.echo(str(describe_model(factory, assignments(fixed, factory))))
 
 
 @click.command(
@@ -91,7 +91,8 @@ def check(target: str, fixed: tuple[str, ...]) -> None:
     if Path(target).suffix == ".toml":
         _check_sweep(target, fixed)
         return
-    click.echo(check_model(resolve(target).load(), assignments(fixed)))
+    factory = resolve(target).load()
+    click.echo(check_model(factory, assignments(fixed, factory)))
 
 
 def _check_sweep(target: str, fixed: tuple[str, ...]) -> None:
@@ -108,7 +109,7 @@ def _check_sweep(target: str, fixed: tuple[str, ...]) -> None:
     for bucket in design.buckets:
         ends = bucket.points(np.array([0, bucket.size - 1]))
         for i in (0, 1):
-            check_model(factory, {k: float(v[i]) for k, v in ends.items()} | bucket.sizes)
+            check_model(factory, {k: v[i] for k, v in ends.items()} | bucket.sizes)
     click.echo(
         f"{target}: {design.size} points, no fault found; the model was looked at in the first "
         "and the last of them."

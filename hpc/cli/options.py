@@ -136,15 +136,17 @@ def read_target(target: str, **given: Any) -> Reading:
     return read_sweep(None, Overrides(model=target, **given))
 
 
-def assignments(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Read ``--set`` options into a dict of values.
+def assignments(texts: tuple[str, ...], factory: Any) -> dict[str, Any]:
+    """Read ``--set`` options into a dict of values; arrays of a factory from the files they name.
 
     Raises
     ------
     UsageError
-        If one is not of the form NAME=VALUE.
+        If one is not of the form NAME=VALUE, or a file holds no array.
     """
+    from dpsolve.hpc.sweep_file.array_values import read_array
     from dpsolve.hpc.sweep_file.overrides import parse_assignment, parse_scalar
+    from dpsolve.solvers.model.factory_signature import signature
 
     values: dict[str, Any] = {}
     for text in texts:
@@ -154,4 +156,9 @@ def assignments(texts: tuple[str, ...]) -> dict[str, Any]:
         if name in values:
             raise UsageError(f"--set {text}: {name} is {values[name]} already; say it once.")
         values[name] = parse_scalar(value)
+    for name in signature(factory).arrays:
+        if isinstance(file := values.get(name), str):
+            values[name] = read_array(file, name, Path.cwd())
+            if isinstance(values[name], str):
+                raise UsageError(f"--set {name}={file}: {values[name]}")
     return values

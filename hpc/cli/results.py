@@ -1,4 +1,4 @@
-"""Commands ``plot`` and ``export``: results as a picture or a file of another kind."""
+"""Commands ``plot``, ``report``, ``export``: results as pictures, a page, or another file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .options import PATH, examples
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.figure import Figure
 
 group_option = click.option("--group", help="Which sizes, if the sweep has several.")
 
@@ -27,10 +28,14 @@ group_option = click.option("--group", help="Which sizes, if the sweep has sever
         "dpsolve plot growth.zarr",
         "dpsolve plot growth.zarr --select alpha=0.35 --output alpha.png",
         "dpsolve plot growth.zarr --var error_bound",
+        "dpsolve plot growth.zarr --kind sweep -o sweep.png",
         "dpsolve plot sizes.zarr --group n_k=400 --output sizes.pdf",
     )
 )
 @click.argument("store", type=PATH)
+@click.option("--kind", type=click.Choice(["results", "sweep", "jobs"]), default="results",
+              show_default=True, help="Results; a map of status, error and time of all points; or "
+              "who solved what when, of a sweep on several workers.")  # fmt: skip
 @click.option("--var", help="What to draw; by default the value and the first policy.")
 @click.option("--select", multiple=True, metavar="NAME=VALUE",
               help="Hold a parameter or state fixed, at the nearest value.")  # fmt: skip
@@ -40,6 +45,7 @@ group_option = click.option("--group", help="Which sizes, if the sweep has sever
 @overwrite_option
 def plot(
     store: str,
+    kind: str,
     var: str | None,
     select: tuple[str, ...],
     group: str | None,
@@ -59,23 +65,48 @@ def plot(
         if not name:
             raise UsageError(f"--select {text}: write --select NAME=VALUE, as in beta=0.95.")
         chosen[name] = value
-    try:
-        from dpsolve.hpc.plots import picture
-    except ModuleNotFoundError as error:
-        raise UsageError(_no_matplotlib(error)) from None
+    if kind != "results" and (var or chosen):
+        raise UsageError(f"--kind {kind} draws no variable and no selection: leave these out.")
     target = Path(output or f"{Path(store.rstrip('/')).stem}.png").expanduser()
     check_place(target, overwrite)
-    data = _dataset(_opened(store), group)
     try:
         with as_zarr_decodes(Path(store)):
-            drawn = picture(data, var, chosen)
+            drawn = _drawn(store, kind, var, chosen, group)
         with new_file(target, overwrite) as draft:
             drawn.savefig(draft, dpi=130)
     except ModuleNotFoundError as error:
-        raise UsageError(_no_matplotlib(error)) from None
+        raise UsageError(f"drawing needs {error.name}: pip install 'dpsolve[plot]'") from None
     except ValueError as error:  # a suffix that Matplotlib does not know
         raise UsageError(f"cannot write {target}: {error}") from error
     click.echo(f"drew {target}")
+
+
+@click.command(
+    epilog=examples(
+        "dpsolve report growth.zarr",
+        "dpsolve report growth.zarr -o paper/appendix.html --overwrite",
+    )
+)
+@click.argument("store", type=PATH)
+@click.option("--output", "-o", metavar="FILE", type=PATH,
+              help="The page; by default STORE.html here.")  # fmt: skip
+@overwrite_option
+def report(store: str, output: str | None, overwrite: bool) -> None:
+    """Write a page about a store: what was solved, how well, what failed, and how to load it.
+
+    One HTML file with its pictures in it, for a browser, a phone or a mail; it needs no network.
+    The sweep may be unfinished. The model's source is shown, and never run.
+    """
+    target = Path(output or f"{Path(store.rstrip('/')).stem}.html").expanduser()
+    if target.suffix not in (".html", ".htm"):
+        raise UsageError(f"{target}: a report is a page of HTML; name it FILE.html.")
+    check_place(target, overwrite)
+    from dpsolve.hpc.report.page import report as write
+
+    page = write(Path(store).expanduser())
+    with new_file(target, overwrite) as draft:
+        draft.write_text(page, encoding="utf-8")
+    click.echo(f"wrote {target}")
 
 
 @click.command(
@@ -170,8 +201,18 @@ def _opened(store: str) -> xr.Dataset | xr.DataTree:
     return opened
 
 
-def _no_matplotlib(error: ModuleNotFoundError) -> str:
-    return f"drawing needs {error.name}: pip install 'dpsolve[plot]'"
+def _drawn(
+    store: str, kind: str, var: str | None, chosen: dict[str, str], group: str | None
+) -> Figure:
+    """Return the picture that is asked for."""
+    import matplotlib.figure  # noqa: F401  # before a store is opened: it may be missing
+
+    from dpsolve.hpc.pictures.picture import overview, picture, timeline
+
+    if kind == "jobs":
+        return timeline(store)
+    data = _dataset(_opened(store), group)
+    return overview(data) if kind == "sweep" else picture(data, var, chosen)
 
 
 def _dataset(opened: xr.Dataset | xr.DataTree, group: str | None) -> xr.Dataset:

@@ -278,7 +278,8 @@ def solve(
         )
         return
     target = _place_to_save(save)
-    factory, params = resolve(model).load(), assignments(fixed)
+    factory = resolve(model).load()
+    params = assignments(fixed, factory)
     began = time.perf_counter()
 
     def solved() -> tuple[Solution, float]:
@@ -334,7 +335,7 @@ def _solution_lines(solution: Solution, seconds: float, compiling: float) -> Ite
     yield f"{solution.problem.name}: {click.style(status, fg=colour, bold=True)}"
     if status != "solved" and solution.message:
         yield f"  because     {solution.message}"
-    yield f"  parameters  {listed({k: float(v) for k, v in solution.parameters.items()})}"
+    yield f"  parameters  {listed({k: np.asarray(v) for k, v in solution.parameters.items()})}"
     if solution.problem.sizes:
         yield f"  sizes       {listed(dict(solution.problem.sizes))}"
     bound = float(solution.error_bound)

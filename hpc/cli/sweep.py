@@ -261,6 +261,8 @@ def _lanes(parts: tuple[BucketPlan, ...]) -> str:
 
 
 def _values(values: Any) -> str:
+    if values.ndim > 1:
+        return f"{len(values):,} arrays {values.shape[1:]}"
     if len(values) <= 6:
         return ", ".join(f"{v:.6g}" for v in values)
     return f"{len(values):,} values from {values.min():.6g} to {values.max():.6g}"

@@ -121,7 +121,7 @@ class StoredSolve:
         self.part = plan.buckets[0]
         self.factory = plan.source.load()
         columns = self.part.bucket.points(np.array([0]))
-        self.values = {name: float(column[0]) for name, column in columns.items()}
+        self.values = {name: column[0] for name, column in columns.items()}
         self.checkpoints = Checkpoints(store)
         self.resumed: int | None = None
         self.written = -1  # sweeps of the newest checkpoint

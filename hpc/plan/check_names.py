@@ -16,6 +16,7 @@ from dpsolve.hpc.sweep_file.reader import Reading
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.options import SolveOptions
 
+from .array_parameters import with_arrays
 from .design import make_design
 
 
@@ -47,7 +48,7 @@ def _unknown_names(reading: Reading) -> Iterator[Mistake]:
 
     sweep, factory = reading.sweep, reading.source.load()
     options = options_of(sweep)
-    bucket = make_design(sweep, reading.signature).buckets[0]
+    bucket = with_arrays(make_design(sweep, reading.signature).buckets[0], factory)
     refused = program(factory, bucket.sizes, options).outline.refused
     for option, entry, text in refused:
         yield Mistake(_asked_where(sweep, options, option, entry), text)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpsolve.hpc.progress import span
+from dpsolve.sharding.batches.refill import nowhere
 from dpsolve.sharding.batches.solving_order import STRAND
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def estimate(plan: Plan) -> CostEstimate:
         compiling += part.program.compile(_spread(part, min(part.program.lanes, part.points)))
         began = time.perf_counter()
         if part.program.outline.shape.iterates:
-            part.program.run({name: np.full(1, np.nan) for name in part.bucket.points(FIRST)})
+            part.program.run(nowhere(1, part.bucket.points(FIRST)))
         begin += time.perf_counter() - began
         batch, points, load = _probe(part)
         found.append(batch)

@@ -10,16 +10,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dpsolve.hpc.sweep_file.array_values import Arrays
 from dpsolve.hpc.sweep_file.consistency import disagreements
 from dpsolve.hpc.sweep_file.fields import Range, Sample, Span, Sweep
 from dpsolve.hpc.sweep_file.mistakes import report
 from dpsolve.solvers.model.factory_signature import Signature
+from dpsolve.solvers.outcomes import shown
 
 from .limits import check_points
 
@@ -41,16 +43,20 @@ class Bucket:
         The parameter dimensions in order, with their coordinates. There is always one at least:
         a bucket of one point has ``point``.
     parameters : dict
-        Each varying economic parameter: the dimensions that it varies along, and its values.
-    fixed : dict of str to float
+        Each varying economic parameter: the dimensions that it varies along, and its values; of an
+        array (dims..., shape...).
+    fixed : dict of str to float or array
         All other economic parameters, defaults included.
+    own : dict of str to tuple of str
+        The parameters that are arrays: the dimensions of one.
     """
 
     group: str
     sizes: dict[str, Any]
     axes: dict[str, NDArray[Any]]
     parameters: dict[str, tuple[tuple[str, ...], NDArray[np.float64]]]
-    fixed: dict[str, float]
+    fixed: dict[str, Any]
+    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,10 +78,11 @@ class Bucket:
 
         Returns
         -------
-        dict of str to float64 array (N,)
+        dict of str to float64 array (N,), or (N, shape...)
         """
         along = dict(zip(self.axes, np.unravel_index(index, self.shape), strict=True))
-        values = {name: np.full(len(index), value) for name, value in self.fixed.items()}
+        n = len(index)
+        values = {k: np.broadcast_to(x, (n, *np.shape(x))) for k, x in self.fixed.items()}
         for name, (dims, array) in self.parameters.items():
             values[name] = array[tuple(along[dim] for dim in dims)]
         return values
@@ -112,16 +119,26 @@ def make_design(sweep: Sweep, signature: Signature) -> Design:
 def point_parameters(bucket: Bucket, point: int) -> dict[str, Any]:
     """Return what distinguishes a point: its group, if there are several, and its parameters."""
     values = bucket.points(np.array([point]))
-    named: dict[str, Any] = {name: float(values[name][0]) for name in bucket.parameters}
+    numbers = [name for name in bucket.parameters if name not in bucket.own]
+    named: dict[str, Any] = {name: float(values[name][0]) for name in numbers}
+    if len(numbers) < len(bucket.parameters):  # no array tells a point in a line
+        at = dict(zip(bucket.axes, np.unravel_index(point, bucket.shape), strict=True))
+        named[POINT] = int(bucket.axes[POINT][at[POINT]])
     return {"group": bucket.group, **named} if bucket.group else named
 
 
 def point_label(parameters: Mapping[str, Any]) -> str:
     """Name a point by its parameters."""
     return ", ".join(
-        f"{name}={value:.10g}" if isinstance(value, float) else str(value)
+        f"{name}={value:.10g}" if isinstance(value, float) else _named(name, value)
         for name, value in parameters.items()
     )
+
+
+def _named(name: str, value: Any) -> str:
+    if isinstance(value, str):  # a group
+        return value
+    return f"{name}={shown(value)}"
 
 
 @dataclass(frozen=True)
@@ -165,10 +182,16 @@ class _Points:
         if self.rows or not axes:
             axes[POINT] = which
         for name in [name for name in self.rows if name in economic]:
-            parameters[name] = ((POINT,), np.asarray(self.rows[name][which], dtype=np.float64))
+            values = np.asarray(self.rows[name])[which]
+            parameters[name] = ((POINT,), values if values.dtype.kind == "U" else values * 1.0)
         still = {**economic, **self.given}
-        fixed = {k: float(still[k]) for k in economic if k not in parameters}
-        return Bucket(group, sizes, axes, parameters, fixed)
+        arrays = {k: still[k].one for k in economic if isinstance(still[k], Arrays)}
+        fixed = {
+            k: float(still[k])
+            for k in economic
+            if k not in parameters and k not in self.signature.arrays
+        }
+        return Bucket(group, sizes, axes, parameters, fixed | arrays, self.signature.array_dims)
 
 
 def _axis(axis: Range | tuple[Any, ...]) -> NDArray[Any]:
@@ -205,7 +228,7 @@ def _rows(sweep: Sweep) -> dict[str, NDArray[Any]]:
     if sweep.sample is not None:
         return _draw(sweep.sample)
     lists = sweep.table.values if sweep.table is not None else sweep.zip
-    return {name: np.asarray(values) for name, values in lists.items()}
+    return {name: x.rows if isinstance(x, Arrays) else np.asarray(x) for name, x in lists.items()}
 
 
 def _draw(sample: Sample) -> dict[str, NDArray[Any]]:

@@ -186,6 +186,7 @@ def make_plan(sweep: Sweep, source: ModelSource, worker_count: WorkerCount | Non
     from dpsolve.sharding.batches.program import program
     from dpsolve.solvers.model.factory_signature import signature
 
+    from .array_parameters import completed
     from .design import make_design
 
     began = time.perf_counter()
@@ -196,7 +197,7 @@ def make_plan(sweep: Sweep, source: ModelSource, worker_count: WorkerCount | Non
     first = 0
     worker_count = worker_count or WorkerCount()
     points = sum(math.prod(bucket.shape) for bucket in design.buckets)
-    for number, bucket in enumerate(design.buckets):
+    for number, bucket in enumerate(completed(design, factory).buckets):
         compiled = program(factory, bucket.sizes, options)
         part = _plan_bucket(
             number,
@@ -222,7 +223,7 @@ def _plan_bucket(
     layout = program.layout(bucket.fixed, bucket.parameters)
     if program.options.refine:  # what is wrong with it is told before there is a store
         one = bucket.points(np.array([0]))
-        program.refinement.check({name: float(x[0]) for name, x in one.items()})
+        program.refinement.check({name: x[0] for name, x in one.items()})
     also = asked_for(sweep)
     if options_of(sweep).initial is not None and "distribution_path" in layout.variables:
         also = (*also, "distribution_path")  # over a finite horizon initial alone asks for it

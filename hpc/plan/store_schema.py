@@ -82,10 +82,13 @@ def coordinates(bucket: Bucket, layout: Layout, variables: Mapping[str, Variable
     UsageError
         If a swept parameter has the name of a state or of a variable.
     """
-    used = {dim for variable in variables.values() for dim in variable.dims}
-    _check_names([*bucket.axes, *bucket.parameters], used, [*variables, *RECORDS])
     from dpsolve.solvers.distributions.finer_grid import SUFFIX
 
+    used = {dim for variable in variables.values() for dim in variable.dims}
+    used |= {dim for dims in bucket.own.values() for dim in dims}
+    swept = dict.fromkeys((*bucket.axes, *bucket.parameters), "swept parameter")
+    named = dict.fromkeys(bucket.own, "parameter") | swept
+    _check_names(named, used, [*variables, *RECORDS])
     found: Coordinates = {}
     for name, values in bucket.axes.items():
         if name in bucket.parameters:
@@ -94,7 +97,11 @@ def coordinates(bucket: Bucket, layout: Layout, variables: Mapping[str, Variable
             found[name] = _coordinate((name,), values, "number of the point")
     for name, (dims, values) in bucket.parameters.items():
         if name not in found:
-            found[name] = _coordinate(dims, values, f"parameter {name}", layout.labels.get(name))
+            along = (*dims, *bucket.own.get(name, ()))
+            found[name] = _coordinate(along, values, f"parameter {name}", layout.labels.get(name))
+    for name, along in bucket.own.items():
+        if name in bucket.fixed:
+            found[name] = _coordinate(along, bucket.fixed[name], f"parameter {name}")
     for name, values in layout.coords.items():
         if name in used:
             label = layout.labels.get(name.removesuffix(SUFFIX))
@@ -124,7 +131,12 @@ def results(
         What error bounds are of: attributes of theirs.
     """
     axes, shape = tuple(bucket.axes), bucket.shape
-    beside = {name: dims for name, (dims, _) in bucket.parameters.items() if name not in axes}
+    beside = {
+        name: (*dims, *bucket.own.get(name, ()))
+        for name, (dims, _) in bucket.parameters.items()
+        if name not in axes
+    }
+    beside |= {name: dims for name, dims in bucket.own.items() if name in bucket.fixed}
     beside |= {v.name: (*axes, *v.dims) for v in variables.values() if _is_grid(v.name)}
     found: dict[str, ZarrArray] = {}
     for name, variable in variables.items():
@@ -215,7 +227,7 @@ def _fill(dtype: np.dtype[Any]) -> Any:
     return {"i": -1, "b": False}.get(dtype.kind, 0)
 
 
-def _check_names(swept: Iterable[str], states: Iterable[str], variables: Iterable[str]) -> None:
+def _check_names(swept: Mapping[str, str], states: Iterable[str], variables: Iterable[str]) -> None:
     variables = list(variables)
     for name in RECORDS:
         if variables.count(name) > 1:
@@ -223,10 +235,11 @@ def _check_names(swept: Iterable[str], states: Iterable[str], variables: Iterabl
                 f"the model returns an array '{name}', and so the store calls what it records of "
                 "every point. Rename the array in the model."
             )
-    for name in swept:
+    for name, what in swept.items():
         kind = "state" if name in set(states) else "result" if name in set(variables) else ""
         if kind:
             raise UsageError(
-                f"the swept parameter '{name}' has the name of a {kind}, and a store holds one "
-                f"array of that name. Rename the parameter in the model, or keep it fixed."
+                f"the {what} '{name}' has the name of a {kind}, and a store holds one array of "
+                "that name. Rename the parameter in the model"
+                f"{', or keep it fixed' if what.startswith('swept') else ''}."
             )

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dpsolve.hpc.plan.design import POINT
 from dpsolve.hpc.store.buckets import Receipt
 from dpsolve.hpc.store.store import Store
-from dpsolve.sharding.batches.solving_order import START, solving_order
+from dpsolve.sharding.batches.solving_order import START, as_table, solving_order
 from dpsolve.solvers.notices import told_to
 
 if TYPE_CHECKING:
@@ -221,8 +221,8 @@ def numbers_of(program: Program, bucket: Bucket, task: Task) -> NDArray[np.intp]
         return np.arange(task.start, task.stop)
     table = None
     if tuple(bucket.axes) == (POINT,) and bucket.parameters:
-        columns = [values[task.start : task.stop] for _, values in bucket.parameters.values()]
-        table = np.stack(columns, axis=1)
+        rows = {n: x[task.start : task.stop] for n, (_, x) in bucket.parameters.items()}
+        table = as_table(rows, task.size)
     return task.start + solving_order(task.shape, table)
 
 

@@ -38,7 +38,7 @@ from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence
 from dpsolve.solvers.solution import Problem, Solution
 from dpsolve.solvers.solve.continuum_point import TOO_COARSE
-from dpsolve.solvers.solve.point import read_off
+from dpsolve.solvers.solve.point import decisions_in, read_off
 from dpsolve.solvers.solve.result_dims import arrays_dims, shape_of
 
 from .buckets import StoredBucket
@@ -96,9 +96,8 @@ def load(
     if status == "failed":
         raise StoreError(f"{store.path}: the point {where} failed: {message}")
     factory = store.source.load()
-    values = {
-        name: jnp.float64(x[0]) for name, x in stored.bucket.points(np.array([index])).items()
-    }
+    given = stored.bucket.points(np.array([index]))
+    values = {name: jnp.asarray(x[0], jnp.float64) for name, x in given.items()}
     sizes = {**signature(factory).sizes, **stored.bucket.sizes}
     made = build(factory, values, sizes)
     seconds = float(arrays.pop("seconds"))
@@ -120,7 +119,7 @@ def load(
         every = {**dict.fromkeys(over, np.empty(shape)), **arrays}
     else:
         every = arrays
-    dims = tuple(arrays_dims(shape_of(made), every).items())
+    dims = tuple(arrays_dims(shape_of(made), every, signature(factory).array_dims).items())
     problem = Problem(factory, None, problem.sizes, store.options, dims)
     return Solution(jax.tree.map(jnp.asarray, arrays), values, problem, message, seconds)
 
@@ -182,6 +181,12 @@ def _policy(
             found[f"policy_index_{name}"] = _position(menu, arrays[f"policy_{name}"], name, what)
         else:
             raise _no_policy(what, name)
+    taste = getattr(model, "taste", None)
+    if taste is not None and taste.name not in arrays:
+        raise UsageError(
+            f"{what} has no {taste.name}, the chances that its policy goes by. Sweep into a new "
+            'store with keep = [..., "probability"], or solve this point with dp.solve.'
+        )
     return found
 
 
@@ -255,8 +260,7 @@ def _filled_in(
     problem: Problem, values: Mapping[str, Any], model: Model | TabularModel, arrays: Any
 ) -> dict[str, Array]:
     """Return what the policy tells, whatever was kept: choices, outputs, grids."""
-    index = {n.removeprefix("policy_index_"): jnp.asarray(x) for n, x in arrays.items()
-             if n.startswith("policy_index_")}  # fmt: skip
+    index = {n: jnp.asarray(x) for n, x in decisions_in(arrays).items()}
 
     # What a policy tells is of the value's grid, whatever the distribution's.
     plain = replace(problem, options=replace(problem.options, distribution_grid=()))
@@ -272,6 +276,7 @@ def _filled_in(
 
     def along(values: Any, index: Any) -> dict[str, Array]:
         made = build(problem.factory, values, dict(problem.sizes))  # type: ignore[arg-type]
+        assert isinstance(made, Model | TabularModel)
         found = follow(made, problem.options, index)
         return {name: x for name, x in found.items() if name != "value"}
 
@@ -336,6 +341,11 @@ def _check(store: Store, point: Any, parameters: Mapping[str, Any]) -> None:
                 f"{store.source.name} has no parameter '{name}'.{did_you_mean(name, known)} "
                 f"Its parameters are: {', '.join(known)}."
             )
+        if any(name in s.bucket.own for s in store.buckets):
+            raise UsageError(
+                f"'{name}' is an array, and no point is told by one: give the number of the point, "
+                "point=, or the parameters that are numbers"
+            )
         economic = any(name in (*s.bucket.parameters, *s.bucket.fixed) for s in store.buckets)
         if economic and (np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "iuf"):
             raise UsageError(f"{name}={value!r}; it is one number")
@@ -343,10 +353,11 @@ def _check(store: Store, point: Any, parameters: Mapping[str, Any]) -> None:
 
 def _held(stored: StoredBucket) -> Held:
     bucket = stored.bucket
-    held: Held = {n: ((), np.asarray(x)) for n, x in (*bucket.fixed.items(), *bucket.sizes.items())}
+    numbers = {n: x for n, x in bucket.fixed.items() if n not in bucket.own}
+    held: Held = {n: ((), np.asarray(x)) for n, x in (*numbers.items(), *bucket.sizes.items())}
     if POINT in bucket.axes:
         held[POINT] = ((POINT,), bucket.axes[POINT])
-    return held | bucket.parameters
+    return held | {n: x for n, x in bucket.parameters.items() if n not in bucket.own}
 
 
 def _meant(stored: StoredBucket, held: Held, given: Mapping[str, Any]) -> NDArray[np.bool_]:

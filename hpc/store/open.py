@@ -100,9 +100,11 @@ def _key(cell: tuple[int, ...]) -> str:
 
 def _with_parameters(dataset: xarray.Dataset, bucket: StoredBucket) -> xarray.Dataset:
     beside = {
-        name: (dims, values, dataset[name].attrs)
-        for name, (dims, values) in bucket.bucket.parameters.items()
+        name: (dataset[name].dims, values, dataset[name].attrs)
+        for name, (_, values) in bucket.bucket.parameters.items()
         if name not in bucket.bucket.axes
     }
+    arrays = [name for name in bucket.bucket.own if name in bucket.bucket.fixed]
+    beside |= {n: (dataset[n].dims, bucket.bucket.fixed[n], dataset[n].attrs) for n in arrays}
     ordered = dataset[list(bucket.results)]  # zarr sorts by name: results first, then records
     return ordered.assign_coords(beside)

@@ -69,10 +69,19 @@ def bucket_attributes(bucket: Bucket, arrays: Iterable[str]) -> dict[str, Any]:
     return {
         "arrays": json.dumps(list(arrays)),  # zarr's consolidated metadata are sorted by name
         "swept": json.dumps(list(bucket.parameters)),
-        "fixed": json.dumps(bucket.fixed),
+        "fixed": json.dumps({n: x for n, x in bucket.fixed.items() if n not in bucket.own}),
+        **_of_arrays(bucket),
         # Other sizes are defaults of the factory, and its source is in the root attributes.
         "sizes": json.dumps({k: v for k, v in bucket.sizes.items() if _is_scalar(v)}),
     }
+
+
+def _of_arrays(bucket: Bucket) -> dict[str, Any]:
+    """Say which coordinates are parameters that are arrays; in xarray's words, too."""
+    if not bucket.own:
+        return {}
+    fixed = [name for name in bucket.own if name in bucket.fixed]
+    return {"fixed_arrays": json.dumps(fixed), "coordinates": " ".join(bucket.own)}
 
 
 def differences(store: Store, plan: Plan) -> list[str]:
@@ -164,6 +173,7 @@ def _line(name: str, held: Any, asked: Any) -> str:
 def _described(held: Any, asked: Any) -> tuple[str, str]:
     first, second = _text(held), _text(asked)
     if isinstance(held, np.ndarray) and isinstance(asked, np.ndarray) and first == second:
+        held, asked = held.ravel(), asked.ravel()
         at = int(np.flatnonzero(held != asked)[0])
         return f"{first}, number {at + 1} {held[at]!s}", f"{second}, number {at + 1} {asked[at]!s}"
     return first, second

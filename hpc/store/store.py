@@ -426,7 +426,8 @@ def _bucket(
     folder = path / name
     status = arrays["status"]
     swept: list[str] = json.loads(attributes["swept"])
-    _check_sizes(folder, arrays, {*status.dims, *swept})
+    fixed: list[str] = json.loads(attributes.get("fixed_arrays", "[]"))
+    _check_sizes(folder, arrays, {*status.dims, *swept, *fixed})
 
     def values(coordinate: str) -> NDArray[Any]:
         array = arrays[coordinate]
@@ -440,11 +441,22 @@ def _bucket(
         group=name,
         sizes=_numbers(attributes["sizes"], bool | int | float | str | None),
         axes=axes,
-        parameters={p: (arrays[p].dims, axes[p] if p in axes else values(p)) for p in swept},
-        fixed=_numbers(attributes["fixed"], int | float),
+        parameters={
+            p: (
+                tuple(d for d in arrays[p].dims if d in axes),
+                axes[p] if p in axes else values(p),
+            )
+            for p in swept
+        },
+        fixed=_numbers(attributes["fixed"], int | float) | {p: values(p) for p in fixed},
+        own={
+            p: own
+            for p in (*swept, *fixed)
+            if (own := tuple(d for d in arrays[p].dims if d not in axes))
+        },
     )
     on_axes = {k: a for k, a in arrays.items() if a.dims[: len(axes)] == status.dims}
-    results = {k: a for k, a in on_axes.items() if k not in axes and k not in swept}
+    results = {k: a for k, a in on_axes.items() if k not in axes and k not in (*swept, *fixed)}
     if missing := [record for record in RECORDS if record not in results]:
         raise ValueError(f"{missing[0]} does not lie along the dimensions of its points")
     results["status"] = results.pop("status")

@@ -207,7 +207,10 @@ def digest(store: Store) -> str:
             {
                 "group": bucket.group,
                 "sizes": bucket.sizes,
-                "fixed": bucket.fixed,
+                "fixed": {
+                    name: _of_values(x) if isinstance(x, np.ndarray) else x
+                    for name, x in bucket.fixed.items()
+                },
                 "axes": {name: _of_values(values) for name, values in bucket.axes.items()},
                 "parameters": {
                     name: [dims, _of_values(values)]

@@ -79,7 +79,13 @@ def read_mdp(path: str | Path, beta: Any = None, *, sha256: str | None = None) -
             raise UsageError(f"{path} has no array 'beta'; give it: --set beta=0.95")
         beta = float(arrays["beta"])
     pairs = {k: arrays[k] for k in ("states", "actions") if k in arrays}
-    return mdp(arrays["R"], _transitions(arrays), beta, **pairs)
+    return mdp(
+        arrays["R"],
+        _transitions(arrays),
+        beta,
+        states=pairs.get("states"),
+        actions=pairs.get("actions"),
+    )
 
 
 def model_text(path: Path) -> tuple[str, str]:

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from dpsolve.solvers.errors import did_you_mean
 from dpsolve.solvers.model.factory_signature import REQUIRED, Signature, gradient_mistake
+from dpsolve.solvers.parameters.array import ArrayParameter
 
-from .fields import GRADIENT, Sample
-from .mistakes import Key, Mistake
+from .array_values import Arrays, is_nested, is_written
+from .fields import GRADIENT, ONE_VALUE, Sample
+from .mistakes import Key, Mistake, look_up
 
 _ROWS = ("zip", "sample", "table")
 
@@ -119,7 +123,7 @@ def _lengths(raw: Mapping[str, Any]) -> Iterator[Mistake]:
     lists = raw.get("zip")
     if not isinstance(lists, Mapping):
         return
-    lengths = {k: len(v) for k, v in lists.items() if isinstance(v, list | tuple) and v}
+    lengths = {k: len(v) for k, v in lists.items() if hasattr(v, "__len__") and len(v)}
     if len(set(lengths.values())) > 1:
         each = ", ".join(f"{name} has {count}" for name, count in lengths.items())
         text = f"the lists are paired and need equal lengths, but {each}."
@@ -148,6 +152,8 @@ def _missing(given: list[Key], signature: Signature) -> Iterator[Mistake]:
     names = {key[-1] for key in given}
     defaults = {**signature.parameters, **signature.sizes}
     for name, default in defaults.items():
+        if isinstance(default, ArrayParameter) and default.fill is None:
+            default = None
         if name not in names and (default is REQUIRED or default is None):
             if default is None and name in signature.sizes:
                 continue  # a static option whose default is None
@@ -162,7 +168,14 @@ def _unfit(key: Key, raw: Mapping[str, Any], signature: Signature) -> Iterator[M
         text = f"'{name}' is a size, and sampled values are not whole; list sizes in [grid]."
         yield Mistake(key, text)
         return
+    if declared := signature.arrays.get(name):
+        yield from _unfit_array(key, raw, declared)
+        return
     if name not in signature.names or section == "sample":
+        return
+    if _is_array(given := look_up(raw, key)) and (section == "fixed" or is_nested(given)):
+        rows = f"'{name}' takes one number a point, and this is an array for each."
+        yield Mistake(key, ONE_VALUE if section == "fixed" else rows)
         return
     for where, value in _values(key, raw):
         if name in signature.parameters:
@@ -177,6 +190,37 @@ def _unfit(key: Key, raw: Mapping[str, Any], signature: Signature) -> Iterator[M
                 shown = f"the values would be {value:.4g} apart: "
             yield Mistake(place, f"{shown}'{name}' takes {wanted}.")
             return
+
+
+def _unfit_array(key: Key, raw: Mapping[str, Any], declared: ArrayParameter) -> Iterator[Mistake]:
+    """Compare what a parameter that is an array is given with its number of axes."""
+    name, section, value = str(key[-1]), key[0], look_up(raw, key)
+    dims = ", ".join(declared.named(name))
+    if section in ("grid", "sample"):
+        yield Mistake(
+            key,
+            f"'{name}' is an array ({dims}), and no axis of numbers. Sweep it along 'point': an "
+            ".npz file in [table], or [zip], with an array (points, ...).",
+        )
+        return
+    points = 0 if section == "fixed" else 1
+    if isinstance(value, Arrays):
+        ndim = len(value.shape)
+    elif is_written(value):
+        ndim = len(value["shape"])
+    else:
+        try:
+            ndim = np.ndim(value)
+        except ValueError:  # told by the field itself
+            return
+    if ndim != declared.ndim + points:
+        wanted = f"(point, {dims})" if points else f"({dims})"
+        how = "" if points else ": its entries in brackets, or the name of an .npz or .npy file"
+        yield Mistake(key, f"'{name}' is an array {wanted}, and not of {ndim} axes{how}.")
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, list | tuple | Arrays) or hasattr(value, "ndim") or is_written(value)
 
 
 def _values(key: Key, raw: Mapping[str, Any]) -> Iterator[tuple[Key, Any]]:

@@ -1,4 +1,4 @@
-"""Parameter points from a CSV file."""
+"""Parameter points from a CSV file, or from the arrays of a NumPy file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from dpsolve.solvers.errors import did_you_mean
 
+from .array_values import FILES, read_rows
 from .mistakes import Mistake, path_fault
 
 # A broken file usually has the same mistake in every row; the first ones tell it.
@@ -51,6 +52,12 @@ def read_table(table: Any, folder: Path) -> tuple[dict[str, Any] | None, list[Mi
     mistakes = list(_shape(table))
     if mistakes:
         return None, mistakes
+    if Path(table["file"]).suffix in FILES:
+        columns, values, mistakes = read_rows(
+            folder / table["file"], table["file"], table.get("columns")
+        )
+        read_as = {"file": table["file"], "columns": columns, "values": values}
+        return (None, mistakes) if mistakes else (read_as, [])
     read = _read(folder / table["file"], table["file"])
     if isinstance(read, Mistake):
         return None, [read]

@@ -8,6 +8,7 @@ must agree on among each other and with the model is checked in :mod:`.consisten
     [fixed]                     # parameters and sizes that do not vary
     [grid]                      # full factorial: each becomes a dimension of the result
     [zip] [sample] [table]      # at most one of these: points in a row, along dimension `point`
+                                # an array: its entries in [fixed], (points, ...) in the others
     [solve]                     # tol, method, moments, gradients, periods, initial, verify, ...
     [store]                     # path, keep, points_per_task
 """
@@ -22,6 +23,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -40,6 +42,7 @@ from pydantic_core import PydanticCustomError
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.options import SolveOptions
 
+from .array_values import Arrays, fault, is_nested, is_written
 from .mistakes import Key, Mistake, report
 
 
@@ -69,13 +72,44 @@ def _number(value: Any) -> float:
     return value
 
 
+ONE_VALUE = "one value is expected; several values are swept: put them in [grid]."
+
+
 def _scalar(value: Any) -> float | bool | str:
     """Accept one value: a number, or the text or truth value of a static option."""
     if isinstance(value, list | tuple | Mapping):
-        raise _wrong("one value is expected; several values are swept: put them in [grid].")
+        raise _wrong(ONE_VALUE)
     if isinstance(value, bool) or (isinstance(value, str) and not number_in_quotes(value)):
         return value
     return _number(value)
+
+
+def _fixed(value: Any) -> Any:
+    """Accept one value, or the entries of an array."""
+    if isinstance(value, Arrays):
+        return value
+    if is_written(value):
+        return Arrays.written(value)
+    if not (isinstance(value, list | tuple) or hasattr(value, "ndim")):
+        return _scalar(value)
+    return Arrays.of(_entries(value), many=False)
+
+
+def _rows(value: Any) -> Any:
+    """Accept the values of points in a row: one of each, or the entries of an array."""
+    if isinstance(value, Arrays):
+        return value
+    if is_written(value):
+        return Arrays.written(value)
+    if is_nested(value):
+        return Arrays.of(_entries(value), many=True)
+    return tuple(_scalar(part) for part in _list(value))
+
+
+def _entries(value: Any) -> Any:
+    if text := fault(value):
+        raise _wrong(text)
+    return np.asarray(value, np.float64)
 
 
 def _list(value: Any) -> Any:
@@ -142,6 +176,9 @@ def _store_path(value: Any) -> str:
 _as_is = PlainSerializer(lambda value: value)
 Number = Annotated[float, PlainValidator(_number), _as_is]
 Scalar = Annotated[float | bool | str, PlainValidator(_scalar), _as_is]
+_as_text = PlainSerializer(lambda value: value.text if isinstance(value, Arrays) else value)
+Fixed = Annotated[Any, PlainValidator(_fixed), _as_text]
+Rows = Annotated[Any, PlainValidator(_rows), _as_text]
 Text = Annotated[str, PlainValidator(_text)]
 StorePath = Annotated[str, PlainValidator(_store_path)]
 Count = Annotated[int, PlainValidator(lambda v: _whole(v, 1, "at least 1 is needed."))]
@@ -207,14 +244,14 @@ class Sample(_Part):
 
 
 class Table(_Part):
-    """Points read from a CSV file.
+    """Points read from a CSV file, or a NumPy file of arrays (points, ...).
 
     `values` holds what was read, so that a sweep is whole without the file.
     """
 
-    file: Text = Field(description="The CSV file, beside the sweep file.")
+    file: Text = Field(description="The CSV or NumPy file, beside the sweep file.")
     columns: dict[str, Text] = Field(description="The column of each parameter.")
-    values: dict[str, tuple[Number, ...]] = Field(
+    values: dict[str, Rows] = Field(
         description="What was read from the file: written by dpsolve into the store."
     )
 
@@ -240,13 +277,13 @@ class Sweep(_Part):
     one_point: Literal[True] | None = Field(
         None, description="That nothing varies, and this is meant: dpsolve solve --store."
     )
-    fixed: dict[str, Scalar] = Field({}, description="Parameters and sizes that do not vary.")
+    fixed: dict[str, Fixed] = Field({}, description="Parameters and sizes that do not vary.")
     grid: dict[str, Axis] = Field(
         {}, description="Full factorial: each key becomes a dimension of the result."
     )
-    zip: dict[str, Values] = Field({}, description="Paired lists, along the dimension point.")
+    zip: dict[str, Rows] = Field({}, description="Paired lists, along the dimension point.")
     sample: Sample | None = Field(None, description="Points drawn from a box.")
-    table: Table | None = Field(None, description="Points read from a CSV file.")
+    table: Table | None = Field(None, description="Points read from a CSV or NumPy file.")
     solve: dict[str, Any] = Field(
         {}, description="Options of the solve, by the names of dp.SolveOptions; and verify."
     )

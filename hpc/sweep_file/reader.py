@@ -15,6 +15,7 @@ from dpsolve.solvers.errors import DpsolveError, RefusedError, UsageError
 from dpsolve.solvers.model.factory_signature import Signature, signature
 from dpsolve.solvers.options import SolveOptions
 
+from .array_values import read_array
 from .consistency import disagreements
 from .csv_table import read_table
 from .fields import VERIFY, Sweep, field_mistakes, number_in_quotes, verified
@@ -106,6 +107,9 @@ def _read(
     def in_one(mistakes: list[Mistake]) -> UsageError:
         return report(title, mistakes, raw, place)
 
+    source, found = model
+    sig = found if isinstance(found, Signature) else None
+    raw = raw | _arrays_from_files(raw, sig, folder, mistakes)
     fields = raw
     if "table" in raw:
         table, faults = read_table(raw["table"], folder)
@@ -114,10 +118,8 @@ def _read(
             raw = fields = raw | {"table": table}
         else:  # its fields are checked already; that it stands there still counts
             fields = {name: part for name, part in raw.items() if name != "table"}
-    source, found = model
     if isinstance(found, Mistake):
         mistakes.append(found)
-    sig = found if isinstance(found, Signature) else None
     store = _store_table(raw, stem, sig)
     mistakes += field_mistakes(fields | store)
     mistakes += disagreements(raw, sig)
@@ -127,6 +129,24 @@ def _read(
         raise in_one(mistakes)
     sweep = Sweep.model_validate(fields | store | {"model": source.reference})
     return Reading(sweep, source, sig, in_one)
+
+
+def _arrays_from_files(
+    raw: Mapping[str, Any], sig: Signature | None, folder: Path, mistakes: list[Mistake]
+) -> dict[str, Any]:
+    """Read the files that [fixed] names for parameters that are arrays."""
+    fixed = raw.get("fixed")
+    if sig is None or not isinstance(fixed, Mapping):
+        return {}
+    read = {}
+    for name in sig.arrays:
+        if isinstance(text := fixed.get(name), str):
+            found = read_array(text, name, folder)
+            if isinstance(found, str):
+                mistakes.append(Mistake(("fixed", name), found))
+            else:
+                read[name] = found
+    return {"fixed": {**fixed, **read}} if read else {}
 
 
 def _places(document: TomlSource, origins: Mapping[Key, str]) -> Callable[[Key], tuple[int, str]]:

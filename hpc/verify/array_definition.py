@@ -37,7 +37,8 @@ class _Arrays(Definition):
     choice_shape: tuple[int, ...]
     depth: int
     constant: float | None
-    horizon: int | None = None
+    horizon: int | None
+    end: Array
     width: int = 1
     units: int = 2  # the solver's rows are rounded after they were divided by their sums
 
@@ -59,7 +60,9 @@ class _Arrays(Definition):
             (n,),
             (m,),
             n,
-            float(model.discount),
+            None if np.ndim(model.discount) else float(model.discount),
+            model.horizon,
+            np.zeros(n) if model.end is None else np.asarray(model.end, dtype=np.float64),
         )
         made._check()
         return replace(made, rows=_divided(made.rows))
@@ -81,7 +84,7 @@ class _Arrays(Definition):
             feasible,
             np.ones(s.size),
             np.zeros(s.size),
-            not (self.discount < 0).any(),  # the rows themselves were checked
+            not (self.discount[self.reward > -np.inf] < 0).any(),  # rows were checked
             expect,
             push,
         )
@@ -97,7 +100,7 @@ class _Arrays(Definition):
         return {n: x[:, None].astype(np.float64) for n, x in values.items()}, np.ones((s.size, 1))
 
     def terminal(self) -> Array:
-        return np.zeros(self.n)
+        return self.end
 
     def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
         return {}

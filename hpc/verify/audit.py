@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dpsolve.hpc.plan import store_schema
+from dpsolve.hpc.plan.array_parameters import completed
 from dpsolve.hpc.plan.design import Bucket, make_design
 from dpsolve.hpc.store.atomic_files import read_plain
 from dpsolve.hpc.store.damage import Block, as_zarr_reads, in_short, node_faults
 from dpsolve.hpc.store.store import NONSENSE
 from dpsolve.hpc.store.trust import alteration
+from dpsolve.hpc.sweep_file.array_values import checksum
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.outcomes import CERTIFIES, UNCERTIFIED
@@ -98,7 +100,9 @@ def metadata_faults(store: Store) -> Iterator[str]:
     tol = options.tolerance(any(b.certifies == "continuum" for b in store.buckets))
     if options.as_dict() | {"tol": tol} != store.options.as_dict() | {"tol": store.tol}:
         yield "the attribute solve differs from the options in the attribute sweep"
-    meant = {b.group: b for b in make_design(sweep, signature(store.source.load())).buckets}
+    factory = store.source.load()
+    design = completed(make_design(sweep, signature(factory)), factory)
+    meant = {b.group: b for b in design.buckets}
     held = {b.bucket.group: b.bucket for b in store.buckets}
     if meant.keys() != held.keys():
         yield f"the store has the groups {sorted(held)}, but its sweep {sorted(meant)}"
@@ -106,6 +110,10 @@ def metadata_faults(store: Store) -> Iterator[str]:
     for group, bucket in held.items():
         for text in _design_faults(bucket, meant[group]):
             yield f"{group}: {text}" if group else text
+
+
+def _numbers(bucket: Bucket) -> dict[str, Any]:
+    return {name: x for name, x in bucket.fixed.items() if name not in bucket.own}
 
 
 def _design_faults(held: Bucket, meant: Bucket) -> Iterator[str]:
@@ -118,7 +126,15 @@ def _design_faults(held: Bucket, meant: Bucket) -> Iterator[str]:
         for name, (_, values) in held.parameters.items()
         if name not in held.axes
     }
+    pairs |= {
+        f"the parameter {name}": (held.fixed[name], meant.fixed.get(name))
+        for name in held.own
+        if name in held.fixed
+    }
     for what, (values, wanted) in pairs.items():
+        if wanted is not None and np.asarray(wanted).dtype.kind == "U":  # of arrays: by checksums
+            each = values if np.ndim(wanted) else values[None]
+            values, wanted = np.array([checksum(x) for x in each]), np.atleast_1d(wanted)
         if wanted is None or np.shape(wanted) != np.shape(values):
             yield f"{what} has {np.size(values)} values, but the sweep {np.size(wanted)}"
             continue
@@ -130,7 +146,7 @@ def _design_faults(held: Bucket, meant: Bucket) -> Iterator[str]:
                 f"{wanted.flat[i]!s}"
             )
     for what, values, wanted in (
-        ("fixed", held.fixed, meant.fixed),
+        ("fixed", _numbers(held), _numbers(meant)),
         ("sizes", held.sizes, {k: meant.sizes.get(k) for k in held.sizes}),
     ):
         for name in {**values, **wanted}:

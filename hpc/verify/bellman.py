@@ -6,7 +6,8 @@ r"""Bellman operator over lists of pairs in plain NumPy.
 
 A :class:`Definition` evaluates rewards, discounts and expectations at lists of (state, choice)
 pairs (:mod:`.definition` writes them down for each form of a model); :func:`bellman` takes the
-maximum. Pairs are looked at in blocks, so that memory stays bounded.
+maximum, and with taste shocks the log-sum over some choices of the maximum over the others. Pairs
+are looked at in blocks, so that memory stays bounded.
 
 Numbers are added up in extended precision (64 bits of mantissa on x86, 113 on some others; where a
 machine has no more than float64, allowances are that much wider), and each row of probabilities is
@@ -31,6 +32,95 @@ Mask = NDArray[np.bool_]
 WIDE = np.longdouble
 WIDE_EPS = float(np.finfo(WIDE).eps)
 BLOCK = 2**16  # entries (pairs x shocks x interpolation corners) that are looked at together
+
+
+@dataclass(frozen=True)
+class Tastes:
+    """Extreme value shocks of mean zero to the alternatives, the combinations of some choices.
+
+    Attributes
+    ----------
+    name : str
+        What their probabilities are called in results.
+    choices : tuple of str
+    shape : tuple of int
+        Values of each choice.
+    of_choice : int array (choices,)
+        The alternative that a flat choice belongs to.
+    scale : float
+    nests : tuple of (int array, float)
+        Members and scale of each nest; the others are alone.
+    """
+
+    name: str
+    choices: tuple[str, ...]
+    shape: tuple[int, ...]
+    of_choice: Index
+    scale: float
+    nests: tuple[tuple[Index, float], ...]
+
+    @property
+    def alternatives(self) -> int:
+        """How many there are."""
+        return prod(self.shape)
+
+    @property
+    def steepest(self) -> float:
+        """What a probability moves by, at most, when each value does by one."""
+        return max([0.5 / self.scale, *(16 / 27 / scale for _, scale in self.nests)])
+
+    @property
+    def room(self) -> float:
+        """What a log-sum is rounded on the scale of, beside that of its values."""
+        return self.scale * (float(np.log(self.alternatives)) + self.alternatives / 2 + 16)
+
+    def log_sum(self, q: Array) -> tuple[Array, Array]:
+        """Return log-sums (...) and chances (..., alternatives) of values."""
+        groups = [members for members, _ in self.nests]
+        taken = np.concatenate([*groups, np.zeros(0, np.int64)])
+        alone = np.setdiff1d(np.arange(self.alternatives), taken)
+        inner = [_log_sum(q[..., members], scale) for members, scale in self.nests]
+        outer = np.concatenate([*(v[..., None] for v, _ in inner), q[..., alone]], -1)
+        value, above = _log_sum(outer, self.scale)
+        chance: Array = np.zeros(q.shape, WIDE)
+        for k, members in enumerate(groups):
+            chance[..., members] = above[..., k, None] * inner[k][1]
+        chance[..., alone] = above[..., len(groups) :]
+        return value, chance
+
+
+def _log_sum(q: Array, scale: float) -> tuple[Array, Array]:
+    top = q.max(-1)
+    with np.errstate(invalid="ignore"):
+        weight = np.exp((q - top[..., None]) / WIDE(scale))  # a NaN stays: it cannot hide
+        total = weight.sum(-1)
+        value = top + WIDE(scale) * np.log(total)
+    return np.where(top == -np.inf, top, value), weight / total[..., None]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What is done at each state: one choice, or several by their chances.
+
+    Attributes
+    ----------
+    choice : int array (periods, n, alternatives)
+        Flat choices; without taste shocks there is one alternative.
+    chance : array (periods, n, alternatives)
+    """
+
+    choice: Index
+    chance: Array
+
+    @classmethod
+    def sure(cls, choice: Index) -> Decisions:
+        """Return decisions for one flat choice (periods, n)."""
+        return cls(choice[..., None], np.ones((*choice.shape, 1)))
+
+    def at(self, t: int) -> Iterator[tuple[Index, Array]]:
+        """Yield a period's choices and chances (n,), alternative by alternative."""
+        for j in range(self.choice.shape[-1]):
+            yield self.choice[t, :, j], self.chance[t, :, j]
 
 
 @dataclass(frozen=True)
@@ -92,6 +182,7 @@ class Definition(ABC):
     depth: int  # additions that one entry of an expectation goes through
     constant: float | None  # the discount, where it is one number
     units: int  # of the last place, in which the solver's model may differ from this one
+    tastes: Tastes | None = None
 
     @property
     def n(self) -> int:
@@ -158,13 +249,15 @@ class BellmanSweep:
     value : array (k, states)
         The maximum over feasible choices; −inf where there is none.
     policy : int array (k, states)
-        The first choice that attains it, flat.
+        The first choice that attains it, flat; with taste shocks (k, states, alternatives).
     discount : (float, float)
         Least and greatest discount of a feasible pair, times the mass of its next states.
     cancelled : float
         The most that the terms of a feasible pair's reward exceed its size by.
     monotone : bool
         Whether the operator preserves order.
+    each, chance : array (k, states, alternatives), or None
+        With taste shocks, each alternative's greatest value, and its chance.
     """
 
     value: Array
@@ -172,6 +265,8 @@ class BellmanSweep:
     discount: tuple[float, float]
     cancelled: float
     monotone: bool
+    each: Array | None = None
+    chance: Array | None = None
 
 
 def bellman(
@@ -181,7 +276,9 @@ def bellman(
     states: Index | None = None,
 ) -> BellmanSweep:
     """Apply the Bellman operator to each of several values (n,), at all or at some states."""
-    best = _Best(len(values), definition.n if states is None else states.size)
+    tastes, rows = definition.tastes, definition.n if states is None else states.size
+    of_choice = np.zeros(definition.m, np.int64) if tastes is None else tastes.of_choice
+    best = [_Best(len(values), rows) for _ in range(int(of_choice.max()) + 1)]
     ahead = [definition.ahead(value, t) for value in values]
     least, greatest, cancelled, monotone = np.inf, -np.inf, 0.0, True
     for down, across, look in definition.blocks(t, states):
@@ -190,12 +287,22 @@ def bellman(
         greatest = max(greatest, products.max(initial=-np.inf))
         cancelled = max(cancelled, float(look.cancelled[look.feasible].max(initial=0.0)))
         monotone = monotone and look.monotone
+        columns = np.arange(across.start, across.stop)
         for k, prepared in enumerate(ahead):
-            best.update(k, down, across, look.q(prepared))
+            score = look.q(prepared).reshape(down.stop - down.start, -1)
+            for j in np.unique(of_choice[across]):
+                own = of_choice[across] == j
+                best[j].update(k, down, columns[own], score[:, own])
     rates = (float(least), float(greatest))
     if monotone and definition.constant is not None:  # rows sum to one
         rates = (definition.constant, definition.constant)
-    return BellmanSweep(best.value, best.policy, rates, cancelled, monotone)
+    if tastes is None:
+        return BellmanSweep(best[0].value, best[0].policy, rates, cancelled, monotone)
+    each = np.stack([one.value for one in best], -1)
+    value, chance = tastes.log_sum(each)
+    policy = np.stack([one.policy for one in best], -1)
+    cancelled += tastes.room
+    return BellmanSweep(value, policy, rates, cancelled, monotone, each, chance)
 
 
 def growth(definition: Definition, weight: Array) -> tuple[Array, Index]:
@@ -206,7 +313,9 @@ def growth(definition: Definition, weight: Array) -> tuple[Array, Index]:
     best = _Best(1, definition.n)
     ahead = definition.ahead(weight)
     for down, across, look in definition.blocks():
-        best.update(0, down, across, np.where(look.feasible, look.growth(ahead), -np.inf))
+        score = np.where(look.feasible, look.growth(ahead), -np.inf)
+        columns = np.arange(across.start, across.stop)
+        best.update(0, down, columns, score.reshape(down.stop - down.start, -1))
     return best.value[0], best.policy[0]
 
 
@@ -217,10 +326,9 @@ class _Best:
         self.value: Array = np.full((k, n), -np.inf, WIDE)
         self.policy = np.zeros((k, n), dtype=np.int64)
 
-    def update(self, k: int, down: slice, across: slice, score: Array) -> None:
-        score = score.reshape(down.stop - down.start, -1)
+    def update(self, k: int, down: slice, columns: Index, score: Array) -> None:
         top, old = score.max(1), self.value[k, down]
         better = ~(top <= old) & ~np.isnan(old)  # a NaN wins and stays: it cannot hide
-        first = score.argmax(1) + across.start
+        first = columns[score.argmax(1)]
         self.policy[k, down] = np.where(better, first, self.policy[k, down])
         self.value[k, down] = np.where(better, top, old)

@@ -29,7 +29,7 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.probability.markov import Markov
 
 from .array_definition import check_rows, define_arrays, normalised
-from .bellman import WIDE, Array, Definition, Index, Mask, PairValues
+from .bellman import WIDE, Array, Definition, Index, Mask, PairValues, Tastes
 
 SLACK = 1e-9  # how far, in a grid's last steps, rounding may carry a next state past an end
 UNITS = 16 * float(np.finfo(np.float64).eps)  # or, relative to the larger end, how far instead
@@ -104,6 +104,7 @@ class _Functions(Definition):
         put(self, "width", prod(self.shock_shape) * corners * branches)
         chains = {n: spec for n, spec in model.states.items() if isinstance(spec, Markov)}
         put(self, "depth", self.width + sum(chain.size for chain in chains.values()))
+        put(self, "tastes", _tastes(model))
         for name, chain in chains.items():
             rows = np.asarray(chain.transition_matrix).reshape(-1, chain.size)
             check_rows(f"Markov state '{name}'", rows)
@@ -319,6 +320,25 @@ class _Functions(Definition):
                 (np.broadcast_to(where, counts.shape), np.broadcast_to(weight, counts.shape))
             )
         return tuple(targets)
+
+
+def _tastes(model: Model) -> Tastes | None:
+    """Read a model's taste shocks."""
+    said = model.taste
+    if said is None:
+        return None
+    sizes = [model.size_of(name) for name in model.choices]
+    index = dict(zip(model.choices, np.indices(sizes).reshape(len(sizes), -1), strict=True))
+    of_choice = np.ravel_multi_index([index[name] for name in said.choices], said.shape)
+    nests = zip(said.nests, said.nest_scales, strict=True)
+    return Tastes(
+        said.name,
+        said.choices,
+        said.shape,
+        np.asarray(of_choice, np.int64),
+        float(said.scale),
+        tuple((np.asarray(members, np.int64), float(scale)) for members, scale in nests),
+    )
 
 
 def evaluate(

@@ -30,7 +30,7 @@ from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.model import STATISTIC, Model
 from dpsolve.solvers.probability.markov import Markov
 
-from .bellman import Array, Index
+from .bellman import Array, Decisions
 from .proofs import EPS, Place, axes
 
 MOST_STATES = 1500  # of a chain that is solved again, densely
@@ -55,15 +55,15 @@ class Asked:
 
 
 def distribution_faults(
-    place: Place, policy: Index | None, arrays: Mapping[str, NDArray[Any]], asked: Asked
+    place: Place, policy: Decisions | None, arrays: Mapping[str, NDArray[Any]], asked: Asked
 ) -> Iterator[str]:
     """Yield what is wrong with the distributions and moments stored of one point.
 
     Parameters
     ----------
     place : Place
-    policy : int array (periods, n) or None
-        Flat choices; None if they are not stored.
+    policy : Decisions or None
+        None if they are not stored.
     arrays : mapping
         What is stored.
     asked : Asked
@@ -79,7 +79,7 @@ def distribution_faults(
         mass = np.asarray(arrays["distribution"], dtype=np.float64).reshape(-1)
         yield from _not_stationary(chain, mass, arrays)
         yield from _other_tops(place, mass, arrays)
-        yield from _other_moments(place, policy[0], mass, arrays)
+        yield from _other_moments(place, policy, mass, arrays)
     if "distribution_path" in arrays:
         yield from _path_faults(chain, arrays["distribution_path"], asked)
 
@@ -114,7 +114,7 @@ class _Chain:
     """The chain that a policy makes of a model, period by period."""
 
     place: Place
-    policy: Index
+    policy: Decisions
     _looks: dict[int | None, Any] = field(default_factory=dict)
 
     def push(self, mass: Array, t: int | None = None) -> Array:
@@ -123,8 +123,11 @@ class _Chain:
         if t not in self._looks:
             self._looks.clear()  # one period's next states at a time
             states = np.arange(definition.n)
-            self._looks[t] = definition.look(states, self.policy[t or 0], t)
-        return definition.behind(self._looks[t].push(mass), t)
+            self._looks[t] = [
+                (definition.look(states, choice, t), chance)
+                for choice, chance in self.policy.at(t or 0)
+            ]
+        return definition.behind(sum(look.push(mass * p) for look, p in self._looks[t]), t)
 
     @cached_property
     def rounding(self) -> float:
@@ -239,13 +242,17 @@ def _initial(model: Any, given: Mapping[str, Any]) -> Array:
 
 
 def _other_moments(
-    place: Place, policy: Index, mass: Array, arrays: Mapping[str, NDArray[Any]]
+    place: Place, policy: Decisions, mass: Array, arrays: Mapping[str, NDArray[Any]]
 ) -> Iterator[str]:
     held = {n.removeprefix("moment_"): float(x) for n, x in arrays.items() if _is_moment(n)}
     if not held or np.isnan(mass).any():
         return
-    values, probs = place.definition.draws(np.arange(place.definition.n), policy)
-    law = mass[:, None] * probs
+    drawn = [
+        (*place.definition.draws(np.arange(place.definition.n), choice), chance)
+        for choice, chance in policy.at(0)
+    ]
+    values = {name: np.hstack([each[name] for each, _, _ in drawn]) for name in drawn[0][0]}
+    law = mass[:, None] * np.hstack([probs * chance[:, None] for _, probs, chance in drawn])
     for name, stored in held.items():
         x, statistic = _variable(name, values)
         if x is None:

@@ -82,11 +82,11 @@ def of_task(
 ) -> Points:
     """Return the points of a task."""
     part = bucket.bucket
-    swept = {*part.axes, *part.parameters}
+    swept = {*part.axes, *part.parameters, *part.own}
 
     def model(i: int) -> Any:
         values = part.points(np.array([task.start + i]))
-        given = {name: float(value[0]) for name, value in values.items()}
+        given = {name: value[0] for name, value in values.items()}
         return rebuild(store.source.load(), given, part.sizes)
 
     return Points(
@@ -108,10 +108,12 @@ def of_solution(solution: Solution) -> Points:
     block["status"] = np.asarray(solution.status, dtype=object).reshape(count)
     if solution.messages is not None:
         block["message"] = np.asarray(solution.messages, dtype=object).reshape(count)
-    values = {k: np.broadcast_to(np.asarray(v), (count,)) for k, v in solution.parameters.items()}
+    values = {k: np.asarray(v) for k, v in solution.parameters.items()}
+    if not problem.batched:
+        values = {name: x[None] for name, x in values.items()}
 
     def parameters(i: int) -> dict[str, Any]:
-        return {name: float(x[i]) for name, x in values.items()}
+        return {name: x[i] if x.ndim > 1 else float(x[i]) for name, x in values.items()}
 
     def model(i: int) -> Any:
         if problem.factory is None:

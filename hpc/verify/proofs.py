@@ -48,7 +48,17 @@ from numpy.typing import NDArray
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
-from .bellman import WIDE, WIDE_EPS, Array, BellmanSweep, Definition, Index, bellman, growth
+from .bellman import (
+    WIDE,
+    WIDE_EPS,
+    Array,
+    BellmanSweep,
+    Decisions,
+    Definition,
+    Index,
+    bellman,
+    growth,
+)
 
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)
@@ -109,6 +119,12 @@ def menus(model: Model | TabularModel) -> dict[str, NDArray[Any]]:
     return {name: np.asarray(model.grid_of(name).values) for name in model.gridded}
 
 
+def alternatives(model: Model | TabularModel) -> dict[str, NDArray[Any]]:
+    """Return the values of each choice with taste shocks, which results have an axis of."""
+    tastes = model.taste if isinstance(model, Model) else None
+    return {} if tastes is None else {name: menus(model)[name] for name in tastes.choices}
+
+
 @dataclass(frozen=True)
 class ValueProof:
     """One step of the operator, from what is claimed ahead to what is claimed here.
@@ -141,7 +157,8 @@ class ValueProof:
         some = None if place.states.size == n else place.states
         values = [x - before for x in (ahead.value, *bounds)]
         found = bellman(place.definition, values, self.t, some)
-        return replace(found, value=found.value + after)
+        each = None if found.each is None else found.each + after
+        return replace(found, value=found.value + after, each=each)
 
     @cached_property
     def rounding(self) -> float:
@@ -295,21 +312,30 @@ class ValueProof:
             f"lies from {proven.low[i]:.12g} to {proven.high[i]:.12g})"
         )
 
-    def policy_faults(self, policy: Index) -> Iterator[str]:
-        """Check that a policy (n,) is feasible, and loses no more than the error bound allows."""
+    def policy_faults(self, policy: Decisions) -> Iterator[str]:
+        """Check that a policy is feasible, and loses no more than the error bound allows.
+
+        With taste shocks: at each alternative that has a chance.
+        """
         states, definition = self.place.states, self.place.definition
-        look = definition.look(states, policy[states], self.t)
         names = ", ".join(f"policy_{name}" for name in menus(self.place.model))
-        if not look.feasible.all():
-            yield f"{names} at {self.at(int(np.argmin(look.feasible)))} is not feasible there"
-            return
-        loss = self.sweep.value[0] - look.q(definition.ahead(self.ahead.value, self.t))
-        if (loss > self.allowed_loss).any():
-            i = int(np.argmax(loss))
-            yield (
-                f"{names} at {self.at(i)} loses {loss[i]:.3g} in one step, more than the "
-                f"{self.allowed_loss:.3g} that error_bound={self.bound:.3g} leaves room for"
-            )
+        ahead = definition.ahead(self.ahead.value, self.t)
+        for j, (choice, chance) in enumerate(policy.at(self.t or 0)):
+            look, likely = definition.look(states, choice[states], self.t), chance[states] > 0
+            if not (look.feasible | ~likely).all():
+                i = int(np.argmin(look.feasible | ~likely))
+                yield f"{names} at {self.at(i)} is not feasible there"
+                return
+            each = self.sweep.each
+            best = self.sweep.value[0] if each is None else each[0, :, j]
+            loss = np.where(likely, best, 0.0) - np.where(likely, look.q(ahead), 0.0)
+            if (loss > self.allowed_loss).any():
+                i = int(np.argmax(loss))
+                yield (
+                    f"{names} at {self.at(i)} loses {loss[i]:.3g} in one step, more than the "
+                    f"{self.allowed_loss:.3g} that error_bound={self.bound:.3g} leaves room for"
+                )
+                return
 
     @property
     def allowed_loss(self) -> float:
@@ -374,7 +400,7 @@ class GainProof:
         reach = max(change.max() - gain, gain - change.min())
         return float(reach) + self.step.rounding
 
-    def faults(self, policy: Index | None) -> Iterator[str]:
+    def faults(self, policy: Decisions | None) -> Iterator[str]:
         """Yield each contradiction between what is stored and the step."""
         step, bound = self.step, self.step.bound
         if not np.isfinite(step.sweep.value[0]).all():

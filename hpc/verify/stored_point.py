@@ -12,13 +12,24 @@ from numpy.typing import NDArray
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
-from .bellman import Array, Index
+from .bellman import Array, Decisions, Index
 from .continuum import examine_continuum
 from .continuum_bounds import PolicyChain
 from .continuum_problem import ContinuousProblem
 from .definition import define
 from .distributions import Asked, distribution_faults
-from .proofs import EPS, GAINS, Claim, Interval, Place, ValueProof, axes, gain_step, menus
+from .proofs import (
+    EPS,
+    GAINS,
+    Claim,
+    Interval,
+    Place,
+    ValueProof,
+    alternatives,
+    axes,
+    gain_step,
+    menus,
+)
 
 OUTPUT_TOLERANCE = 1e-9  # of an output, relative to its largest value over the states
 
@@ -110,7 +121,7 @@ def _of_continuous_choices(model: Model, stored: Stored) -> Findings:
         # It answers what distributions ask of a definition, and takes choices from the policy.
         chain: Any = PolicyChain(ContinuousProblem(model), found.policy)
         place = Place(model, chain, np.arange(chain.n))
-        anything = np.zeros((len(found.policy), chain.n), np.int64)
+        anything = Decisions.sure(np.zeros((len(found.policy), chain.n), np.int64))
         faults += distribution_faults(place, anything, stored.arrays, stored.asked)
     return Findings(found.residual, found.error, 1.0, found.width, faults, found.notes)
 
@@ -119,7 +130,7 @@ def _of_continuous_choices(model: Model, stored: Stored) -> Findings:
 
 
 def _grid_faults(model: Model | TabularModel, stored: Stored) -> Iterator[str]:
-    for state, values in axes(model).items():
+    for state, values in (axes(model) | alternatives(model)).items():
         for name in (state, f"grid_{state}"):
             if name not in stored.arrays:
                 continue
@@ -136,26 +147,65 @@ def _grid_faults(model: Model | TabularModel, stored: Stored) -> Iterator[str]:
                 )
 
 
-def _policy(place: Place, stored: Stored) -> tuple[Index | None, list[str]]:
-    """Return the flat choice (periods, n), None if it is not stored as a whole or is wrong."""
-    parts: list[Index] = []
+def _policy(place: Place, stored: Stored) -> tuple[Decisions | None, list[str]]:
+    """Return what is chosen, None if it is not stored as a whole or is wrong."""
+    parts: dict[str, Index] = {}
     faults: list[str] = []
-    choices = menus(place.model)
+    choices, definition = menus(place.model), place.definition
+    tastes = definition.tastes
+    shocked = () if tastes is None else tastes.choices
     for name, menu in choices.items():
+        n = definition.n * (1 if tastes is None or name in shocked else tastes.alternatives)
         if f"policy_index_{name}" in stored.arrays:
-            index = stored.periods(f"policy_index_{name}", place.definition.n).astype(np.int64)
+            index = stored.periods(f"policy_index_{name}", n).astype(np.int64)
         elif f"policy_{name}" in stored.arrays:
-            index = _nearest(menu, stored.periods(f"policy_{name}", place.definition.n))
+            index = _nearest(menu, stored.periods(f"policy_{name}", n))
         else:
             continue
         wrong = list(_choice_faults(place, stored, name, index))
         faults += wrong
-        parts += [] if wrong else [index]
+        parts |= {} if wrong else {name: index}
     if not choices:
-        return np.zeros((place.definition.horizon or 1, place.definition.n), np.int64), []
+        return Decisions.sure(np.zeros((definition.horizon or 1, definition.n), np.int64)), []
     if len(parts) < len(choices):
         return None, faults
-    return np.asarray(np.ravel_multi_index(parts, place.definition.choice_shape)), faults
+    if tastes is None:
+        flat = np.ravel_multi_index([*parts.values()], definition.choice_shape)
+        return Decisions.sure(np.asarray(flat)), faults
+    if tastes.name not in stored.arrays:
+        return None, faults
+    chance = stored.periods(tastes.name, definition.n * tastes.alternatives).astype(np.float64)
+    chance = chance.reshape(-1, definition.n, tastes.alternatives)
+    faults += _chance_faults(place, chance, [parts[name] for name in shocked])
+    own = np.unravel_index(np.arange(tastes.alternatives), tastes.shape)
+    each = {
+        name: np.broadcast_to(own[shocked.index(name)], chance.shape)
+        if name in shocked
+        else parts[name].reshape(chance.shape)
+        for name in choices
+    }
+    flat = np.ravel_multi_index([*each.values()], definition.choice_shape)
+    return (None if faults else Decisions(np.asarray(flat), chance)), faults
+
+
+def _chance_faults(place: Place, chance: Array, shocked: list[Index]) -> Iterator[str]:
+    """Check that probabilities (periods, n, alternatives) are some, and which is the likeliest."""
+    tastes = place.definition.tastes
+    assert tastes is not None
+    total = chance.sum(-1)
+    bad = ~((chance >= 0.0).all(-1) & (np.abs(total - 1.0) <= 32 * EPS * tastes.alternatives))
+    if bad.any():
+        yield f"{tastes.name} at {_first(place, bad)} sums to {total[bad][0]:.15g}, not to 1"
+        return
+    chosen = np.ravel_multi_index(shocked, tastes.shape)[..., None]
+    own = np.take_along_axis(chance, np.asarray(chosen), -1)[..., 0]
+    bad = own < chance.max(-1)
+    if bad.any():
+        names = ", ".join(f"policy_{name}" for name in tastes.choices)
+        yield (
+            f"{names} at {_first(place, bad)} has the chance {own[bad][0]:.6g}, and is not the "
+            f"likeliest: another has {chance.max(-1)[bad][0]:.6g}"
+        )
 
 
 def _choice_faults(place: Place, stored: Stored, name: str, index: Index) -> Iterator[str]:
@@ -169,7 +219,7 @@ def _choice_faults(place: Place, stored: Stored, name: str, index: Index) -> Ite
         return
     if f"policy_{name}" not in stored.arrays:
         return
-    chosen = stored.periods(f"policy_{name}", place.definition.n)
+    chosen = stored.periods(f"policy_{name}", index.shape[-1])
     bad = ~(np.abs(chosen - menu[index]) <= 16 * EPS * np.max(np.abs(menu)))
     if bad.any():
         instead = f"that is no value of the choice (the closest is {menu[index][bad][0]:.17g})"
@@ -191,7 +241,8 @@ def _nearest(menu: NDArray[Any], chosen: NDArray[Any]) -> Index:
 
 def _first(place: Place, bad: NDArray[np.bool_]) -> str:
     """Name the first state (and period) at which something is so."""
-    t, s = divmod(int(np.argmax(bad)), place.definition.n)
+    t, at = divmod(int(np.argmax(bad)), bad.shape[-1])
+    s = at * place.definition.n // bad.shape[-1]  # of several alternatives, the state
     return place.at(s, None if place.definition.horizon is None else t)
 
 
@@ -263,7 +314,7 @@ def _disagreements(place: Place, claims: list[Claim], bound: float) -> Iterator[
 
 
 def _step_through(
-    place: Place, claims: list[Claim], policy: Index | None, stored: Stored, found: Findings
+    place: Place, claims: list[Claim], policy: Decisions | None, stored: Stored, found: Findings
 ) -> None:
     """Take one step to each claim: from itself, or backward through the periods."""
     definition = place.definition
@@ -291,39 +342,93 @@ def _step_through(
         found.error = max(found.error, float(error))
         found.faults += step.faults(proven)
         if policy is not None:
-            found.faults += step.policy_faults(policy[t])
+            found.faults += step.policy_faults(policy)
+            if definition.tastes is not None:
+                claimed = float(stored.arrays.get("probability_error", np.inf))
+                found.faults += _chance_differences(step, policy.chance[t], claimed)
         if not found.faults:
-            found.faults += _output_faults(step, None if policy is None else policy[t], stored, t)
+            found.faults += _output_faults(step, policy, stored, t)
         ahead = claims[t]
 
 
-def _step_of_average(place: Place, policy: Index | None, stored: Stored, found: Findings) -> None:
+def _chance_differences(step: ValueProof, chance: Array, claimed: float) -> Iterator[str]:
+    """Check stored probabilities (n, alternatives) against those at the stored value."""
+    tastes, meant = step.place.definition.tastes, step.sweep.chance
+    assert tastes is not None
+    assert meant is not None
+    here = chance[step.place.states]
+    off = np.abs(here - meant[0])
+    if not claimed >= 0.0:
+        yield f"probability_error is {claimed}, which is no bound"
+        return
+    (before, _), steep = step.around, tastes.steepest
+    wide = step.rounding + EPS * float(np.abs(before)) * step.place.definition.units
+    allowed = claimed + 2.0 * steep * wide + (tastes.alternatives + 32) * EPS
+    if not off.max() <= allowed:
+        i, j = np.unravel_index(int(np.argmax(np.where(np.isnan(off), np.inf, off))), off.shape)
+        values = np.unravel_index(j, tastes.shape)
+        which = ", ".join(
+            f"{name}={menus(step.place.model)[name][k]:.6g}"
+            for name, k in zip(tastes.choices, values, strict=True)
+        )
+        yield (
+            f"{tastes.name} at {step.at(int(i))}, {which} is {here[i, j]:.12g}, but the "
+            f"definition gives {meant[0][i, j]:.12g} at the stored value, and "
+            f"probability_error claims {claimed:.3g}"
+        )
+
+
+def _step_of_average(
+    place: Place, policy: Decisions | None, stored: Stored, found: Findings
+) -> None:
     """Take one step from a relative value, and compare it with the bounds of the gain."""
     taken = gain_step(place, stored.arrays, stored.error_bound)
     if taken is None:
         return
-    found.faults += taken.faults(None if policy is None else policy[0])
+    found.faults += taken.faults(policy)
     found.residual, found.error = taken.residual, taken.error
     if not found.faults:
-        found.faults += _output_faults(taken.step, None if policy is None else policy[0], stored, 0)
+        found.faults += _output_faults(taken.step, policy, stored, 0)
 
 
-def _output_faults(step: ValueProof, policy: Index | None, stored: Stored, t: int) -> Iterator[str]:
-    """Compare stored outputs with the output functions at the stored policy."""
+def _output_faults(
+    step: ValueProof, policy: Decisions | None, stored: Stored, t: int
+) -> Iterator[str]:
+    """Compare stored outputs with the output functions at the stored policy.
+
+    With taste shocks: at each alternative that has a chance.
+    """
     definition, states = step.place.definition, step.place.states
+    several = 1 if definition.tastes is None else definition.tastes.alternatives
     held = {
-        name.removeprefix("output_"): stored.periods(name, definition.n)[t][states]
+        name.removeprefix("output_"): stored.periods(name, definition.n * several)[t]
+        .reshape(definition.n, several)[states]
         for name in stored.arrays
         if name.startswith("output_")
-    }
+    }  # fmt: skip
     if not held:
         return
     if policy is None:
-        found = _closest_outputs(step, held)
-        said = "its function gives no closer than {:.12g} at the choices that are nearly optimal"
-    else:
-        found = definition.outputs(states, policy[states], step.t)
-        said = "its function at the stored policy gives {:.12g}"
+        if several > 1:  # which choices go with which alternative, nobody knows
+            return
+        found = _closest_outputs(step, {name: x[:, 0] for name, x in held.items()})
+        yield from _output_differences(
+            step, {name: x[:, 0] for name, x in held.items()}, found,
+            "its function gives no closer than {:.12g} at the choices that are nearly optimal",
+        )  # fmt: skip
+        return
+    said = "its function at the stored policy gives {:.12g}"
+    for j, (choice, chance) in enumerate(policy.at(step.t or 0)):
+        found = definition.outputs(states, choice[states], step.t)
+        likely = chance[states] > 0
+        values = {name: np.where(likely, x[:, j], 0.0) for name, x in held.items()}
+        meant = {name: np.where(likely, x, 0.0) for name, x in found.items()}
+        yield from _output_differences(step, values, meant, said)
+
+
+def _output_differences(
+    step: ValueProof, held: Mapping[str, Array], found: Mapping[str, Array], said: str
+) -> Iterator[str]:
     for name, values in held.items():
         scale = max(np.max(np.abs(found[name])), np.max(np.abs(values)))
         off = np.abs(values - found[name])

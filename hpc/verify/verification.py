@@ -30,6 +30,7 @@ from dpsolve.hpc.terminal_text import printable
 from dpsolve.solvers.errors import DamagedError, ModelError, UsageError
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.outcomes import listed
 from dpsolve.solvers.solution import Solution
 
 from . import audit
@@ -37,7 +38,7 @@ from .bellman import Index
 from .definition import define
 from .distributions import MOST_STATES
 from .points import Points, of_solution, of_task
-from .proofs import axes, menus
+from .proofs import alternatives, axes, menus
 from .stored_point import Findings, Stored, examine
 
 if TYPE_CHECKING:
@@ -114,10 +115,7 @@ class Verification:
         if self.of_what:
             yield f"  claims     certified errors {self.of_what}"
         if not math.isnan(self.worst_error):
-            at = ", ".join(
-                f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}"
-                for k, v in self.worst_point.items()
-            )
+            at = listed(self.worst_point)
             yield f"  residual   at most {self.worst_residual:.3g}"
             yield f"  error      at most {self.worst_error:.3g}" + (f" (at {at})" if at else "")
         if not math.isnan(self.widest):
@@ -346,7 +344,7 @@ class _Run:
         self.note_distributions(model, stored.arrays)
         found = examine(model, stored, self.some_states(model))
         own = [f"{state}_distribution" for state in axes(model)]
-        found.faults += _numbered(coords, {*axes(model), *own})
+        found.faults += _numbered(coords, {*axes(model), *alternatives(model), *own})
         if {*own, *(f"grid_{name}" for name in own)} & {*coords, *stored.arrays}:
             self.notes[
                 "distributions on a grid of their own are only checked to sum to one, and their "

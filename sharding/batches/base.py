@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS, STATES, MeshShape, make_mesh
-from dpsolve.solvers.model.factory_signature import Factory, signature
+from dpsolve.solvers.model.factory_signature import Factory, abstract, signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.options import SolveOptions
@@ -59,8 +59,18 @@ class CompiledBatch:
         results = self.outline.results
         self.dims = {name: results.dims.get(name, ()) for name in results.shapes}
         self.parameters = tuple(signature(factory).parameters)
+        self._abstract = abstract(factory, self.sizes)
         self.slots = lanes * shape.points
         self.compile_seconds = 0.0
+
+    def values_spec(self, lead: tuple[int, ...], where: PartitionSpec) -> dict[str, Any]:
+        """Return the parameters (lead..., shape...) without values, and where they lie."""
+        return {k: self.spec((*lead, *x.shape), x.dtype, where) for k, x in self._abstract.items()}
+
+    def spec(self, shape: tuple[int, ...], dtype: Any, where: PartitionSpec) -> Any:
+        """Return an array without values, and where it lies on the mesh."""
+        sharding = NamedSharding(self.mesh, where) if self.shape.size > 1 else None
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
 def placed(

@@ -12,8 +12,9 @@ from jax.extend.core import jaxpr_as_fun
 
 from dpsolve.solvers.distributions.finer_grid import Sizes as Finer
 from dpsolve.solvers.distributions.finer_grid import lived_grids, wrong_grid
+from dpsolve.solvers.methods.finite_horizon import grids_of as result_grids
 from dpsolve.solvers.model.array_factory import named
-from dpsolve.solvers.model.factory_signature import Factory, build
+from dpsolve.solvers.model.factory_signature import Factory, abstract, build
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import Numpy
 
@@ -28,6 +29,8 @@ def grids_of(made: Any, finer: Finer = ()) -> dict[str, Any]:
         return {n[5:]: x for n, d, x in arrays if n.startswith("grid_") and d == (n[5:],)}
     states = getattr(made, "states", None) or {}
     found = {n: jax.numpy.asarray(s.values) for n, s in states.items()}
+    if isinstance(made, Model):
+        found = {n.removeprefix("grid_"): x for n, x in result_grids(made).items()}
     if not (finer and isinstance(made, Model)) or wrong_grid(made, finer, ""):
         return found
     return found | {n.removeprefix("grid_"): x for n, x in lived_grids(made, finer).items()}
@@ -41,14 +44,16 @@ class TracedGrids:
     ----------
     program : ClosedJaxpr
         From the parameters, in the order of their names, to the grids, likewise.
-    parameters, names : tuple of str
-        Of the parameters and of the grids.
+    parameters : dict of str to tuple of int
+        Their shapes, by name, sorted by it.
+    names : tuple of str
+        Of the grids.
     own : bool
         Whether the factory returns arrays of its own, which may take long to compute.
     """
 
     program: Any
-    parameters: tuple[str, ...]
+    parameters: Mapping[str, tuple[int, ...]]
     names: tuple[str, ...]
     own: bool
 
@@ -65,7 +70,7 @@ class TracedGrids:
 
     def values(self) -> dict[str, Numpy]:
         """Return the grids (n,) at parameters that are NaN: what none of these moves is right."""
-        nowhere = [np.nan for _ in self.parameters]
+        nowhere = [np.full(shape, np.nan) for shape in self.parameters.values()]
         if not self.names:
             return {}
         if self.own:  # compiled, so that nothing but the grids is computed
@@ -79,7 +84,7 @@ def coordinates(
     grids: TracedGrids,
     factory: Factory,
     sizes: Mapping[str, Any],
-    fixed: Mapping[str, float],
+    fixed: Mapping[str, Any],
     varying: Collection[str],
     finer: Finer = (),
 ) -> tuple[dict[str, Numpy], set[str]]:
@@ -91,7 +96,7 @@ def coordinates(
         The factory's, all parameters traced.
     factory, sizes
         What is built once more where a grid moves with a parameter that is fixed.
-    fixed : mapping of str to float
+    fixed : mapping of str to float or array
         Parameters that are the same at all points.
     varying : collection of str
         The others.
@@ -104,7 +109,9 @@ def coordinates(
         def look(values: Mapping[str, Any]) -> dict[str, Any]:
             return grids_of(build(factory, {**fixed, **values}, sizes), finer)
 
-        program, out = jax.make_jaxpr(look, return_shape=True)(dict.fromkeys(varying, 1.0))
-        grids = TracedGrids(program, tuple(sorted(varying)), tuple(sorted(out)), grids.own)
+        moving = {name: x for name, x in abstract(factory, sizes).items() if name in varying}
+        program, out = jax.make_jaxpr(look, return_shape=True)(moving)
+        shapes = {name: moving[name].shape for name in sorted(moving)}
+        grids = TracedGrids(program, shapes, tuple(sorted(out)), grids.own)
         depends = grids.moved_by(varying)
     return {n: x for n, x in grids.values().items() if n not in depends}, depends

@@ -20,9 +20,9 @@ from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.inspection.concavity import asks
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, footprint_of, outlook_of
 from dpsolve.solvers.inspection.requests import Refusal, refusals
+from dpsolve.solvers.methods.choose_operator import Operators
 from dpsolve.solvers.model.array_factory import Dims
-from dpsolve.solvers.model.factory_signature import Factory, Sizes, build, signature
-from dpsolve.solvers.operators.choose_operator import Operators
+from dpsolve.solvers.model.factory_signature import Factory, Sizes, abstract, build, signature
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.program_keys.fingerprint import keyed
 from dpsolve.solvers.solve.gradients import gradients_of, point_with_gradients, read_point
@@ -120,11 +120,11 @@ def _outline(
         jax.eval_shape(lambda: seen.append(_seen(factory, static, options, values, made)))
         return grids_of(made, options.distribution_grid)
 
-    parameters = sorted(signature(factory).parameters)
-    number = jax.ShapeDtypeStruct((), np.float64)
-    program, grids = jax.make_jaxpr(look, return_shape=True)(dict.fromkeys(parameters, number))
+    parameters = abstract(factory, static)
+    program, grids = jax.make_jaxpr(look, return_shape=True)(parameters)
     own = seen[0]["shape"].own is not None
-    traced = TracedGrids(program, tuple(parameters), tuple(sorted(grids)), own)
+    shapes = {name: parameters[name].shape for name in sorted(parameters)}
+    traced = TracedGrids(program, shapes, tuple(sorted(grids)), own)
     return Outline(grids=traced, **seen[0])
 
 
@@ -160,7 +160,7 @@ def _iterated(
     kept, run, _ = begin_point(operators, values)
     arrays = read_point(operators, run)
     arrays = gradients_of(factory, sizes, options, values, arrays)
-    dims = arrays_dims(shape_of(made), arrays)
+    dims = arrays_dims(shape_of(made), arrays, signature(factory).array_dims)
     ahead = outlook_of(made, options, operators)
     return ResultShapes(_shapes(arrays), dims, _shapes((kept, run)), ahead)
 
@@ -176,7 +176,7 @@ def _at_once(
         arrays = point_with_gradients(factory, sizes, options, values)
     else:
         arrays = solve_made(factory, made, options, values)
-    dims = arrays_dims(shape_of(made), arrays)
+    dims = arrays_dims(shape_of(made), arrays, signature(factory).array_dims)
     return ResultShapes(_shapes(arrays), dims, None, outlook_of(made, options))
 
 

@@ -40,6 +40,8 @@ from dpsolve.solvers.model.factory_signature import (
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import PER_POINT, UNCERTIFIED, Outcome, word
+from dpsolve.solvers.parameters.given import missing, no_number
+from dpsolve.solvers.program_keys.array_content import content
 from dpsolve.solvers.program_keys.fingerprint import keyed
 from dpsolve.solvers.solve.continuum_point import judged, shared_options, with_proof
 from dpsolve.solvers.solve.one_device import check_sizes, explain, has_interval
@@ -186,9 +188,10 @@ class Program:
         discounted = self.options.criterion == "discounted"
         return wanted and discounted and self.outline.shape.iterates
 
-    def layout(self, fixed: Mapping[str, float], varying: Collection[str]) -> Layout:
+    def layout(self, fixed: Mapping[str, Any], varying: Collection[str]) -> Layout:
         """Return dimensions, coordinates and variables, given which parameters vary."""
-        key = (tuple(sorted(fixed.items())), frozenset(varying))
+        same = tuple(sorted((name, content(x)) for name, x in fixed.items()))
+        key = (same, frozenset(varying))
         if key not in self._layouts:
             finer = self.options.distribution_grid
             own = self.outline.grids
@@ -289,7 +292,7 @@ class Program:
 
         Parameters
         ----------
-        points : dict of str to float array (points,)
+        points : dict of str to float array (points, ...)
             Every economic parameter.
         report : function
             Is told how many points are done, now and again, by any thread.
@@ -297,8 +300,8 @@ class Program:
         columns = {k: np.asarray(points[k], np.float64) for k in self.signature.parameters}
         if not self.options.refine:
             return self._run(columns, report)
-        if len(live := np.flatnonzero(~np.isnan([*columns.values()]).any(0))):
-            self.refinement.check({name: float(x[live[0]]) for name, x in columns.items()})
+        if len(live := np.flatnonzero(~missing(columns))):
+            self.refinement.check({name: x[live[0]] for name, x in columns.items()})
         found = self._run(columns, report)
 
         def finer(doublings: int, columns: Mapping[str, Numpy]) -> Batch:
@@ -366,11 +369,11 @@ class Program:
         n = max((len(c) for c in columns.values()), default=1)
         if not self.outline.asks:
             return np.zeros(n, bool)
-        missing = np.isnan([*columns.values()]).any(0) if columns else np.zeros(n, bool)
+        nowhere = missing(columns) & np.ones(n, bool)
         # Where it was declared a proof is worth a word; where it was not, the certificate.
         tries = THOROUGH if self.outline.asks == "proof" else MOST_TRIES
         found = np.broadcast_to(proved(self.factory, self.sizes, columns, tries), (n,))
-        return found | (missing & found.any())
+        return found | (nowhere & found.any())
 
     def promise(self, points: Mapping[str, Numpy]) -> str:
         """Say in words what bounds will be of, at points (n,), before anything is solved."""
@@ -403,10 +406,9 @@ class Program:
         if "value" in found and "distribution_period" in found:
             to_tell |= found["distribution_period"] > 1  # solved, with a message
         for i in np.flatnonzero(to_tell):
-            values = {k: float(c[i]) for k, c in columns.items()}
-            missing = [k for k, v in values.items() if np.isnan(v)]
-            if missing:
-                messages[i] = f"parameter '{missing[0]}' is NaN"
+            values = {k: c[i] for k, c in columns.items()}
+            if told := no_number(values, self.signature.array_dims):
+                messages[i] = told
                 continue
             messages[i] = explain(
                 int(code[i]),

@@ -87,7 +87,7 @@ def serve(
     Parameters
     ----------
     compiled : Rounds or SinglePass
-    columns : dict of str to float array (points,)
+    columns : dict of str to float array (points, ...)
         Every parameter.
     found : Results
         Where results go.
@@ -106,6 +106,11 @@ def serve(
             _in_batches(compiled, columns, found, queue)
 
     side_by_side(worker_count, range(crews), crews)
+
+
+def nowhere(slots: int, columns: Mapping[str, Numpy]) -> dict[str, Numpy]:
+    """Return the parameters of lanes (slots, ...) without points: NaN, which fails at once."""
+    return {k: np.full((slots, *c.shape[1:]), np.nan) for k, c in columns.items()}
 
 
 class _Queue:
@@ -129,10 +134,10 @@ def _in_batches(
     while taken := queue.take(compiled.slots):
         which = np.array([strand[0].point for strand in taken])
         began = time.perf_counter()
-        pad = (0, compiled.slots - which.size)
-        arrays = compiled.solve(
-            {k: np.pad(c[which], pad, constant_values=np.nan) for k, c in columns.items()}
-        )
+        values = nowhere(compiled.slots, columns)
+        for k, c in columns.items():
+            values[k][: which.size] = c[which]
+        arrays = compiled.solve(values)
         found.put(which, np.arange(which.size), arrays, compiled)
         found.seconds[which] = (time.perf_counter() - began) / which.size
 
@@ -144,13 +149,13 @@ class _Lanes:
     ----------
     who, source : int array (slots,)
         The point in each lane, -1 if there is none, and the one that it would start from.
-    values : dict of str to float array (slots,)
+    values : dict of str to float array (slots, ...)
         Its parameters.
     """
 
     def __init__(self, slots: int, columns: Mapping[str, Numpy]) -> None:
         self.who, self.source = np.full(slots, -1), np.full(slots, -1)
-        self.values = {k: np.full(slots, np.nan) for k in columns}
+        self.values = nowhere(slots, columns)
         self._columns = columns
         self._strands: list[deque[Start]] = [deque()] * slots
 

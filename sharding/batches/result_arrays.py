@@ -11,6 +11,8 @@ from dpsolve.solvers.distributions.top_mass import PREFIX
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.inspection.requests import FIXED
 from dpsolve.solvers.labelled import choices_of
+from dpsolve.solvers.logit.taste_shocks import ERROR
+from dpsolve.solvers.logit.taste_shocks import PREFIX as PROBABILITY
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.outcomes import OF_CONTINUUM, PER_POINT
@@ -23,7 +25,9 @@ from .solving_order import START
 from .variable_labels import LONG_NAMES, named
 
 REFINED = "refined_size"  # how the names of refined sizes begin
-DEFAULT_KEEP = ("value", "lower", "upper", "policy", "policy_lower", "policy_upper")
+DEFAULT_KEEP = (
+    "value", "lower", "upper", "policy", "policy_lower", "policy_upper", "probability",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class Layout:
         wanted += [n for n in self.variables if n.startswith(("grid_", REFINED)) or n in always]
         if "lower" not in self.variables:  # the average reward: numbers that say what was found
             wanted += [n for n in GAINS if n in self.variables]
+        if any(n.startswith(PROBABILITY) for n in wanted):
+            wanted += [ERROR]
         wanted += [n for n in self._gradients() if self._gradients()[n] in wanted]
         if "value" in self.variables and any(_of_distribution(n) for n in wanted):
             wanted += [n for n in OF_DISTRIBUTION if n in self.variables]
@@ -114,6 +120,7 @@ class Layout:
             "policy": [f"policy_{c}" for c in choices],
             **{kind: [n for c in choices if (n := f"{kind}_{c}") in self.variables]
                for kind in ("policy_index", "policy_lower", "policy_upper")},
+            "probability": [n for n in self.variables if n.startswith(PROBABILITY) and n != ERROR],
             "moments": [n for n in self.variables if n.startswith("moment_")],
             "gradients": [*self._gradients()],
         }  # fmt: skip

@@ -30,16 +30,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS, STATES
+from dpsolve.solvers.methods.choose_operator import Operators
 from dpsolve.solvers.methods.discounted import SolveState
 from dpsolve.solvers.methods.loop import iterate
 from dpsolve.solvers.methods.warm_start import LaneMemory, judge, reached, remembered
 from dpsolve.solvers.model.factory_signature import build, signature
 from dpsolve.solvers.numerics.arrays import Numpy
 from dpsolve.solvers.numerics.compiling import learn, tell_compiling
-from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.solve.gradients import gradients_of, read_point
 from dpsolve.solvers.solve.point import begin_point
 
@@ -196,16 +196,16 @@ class Rounds(CompiledBatch):
         log.info("compiling %s(%s)", signature(self.factory).name, shown)
         points, own = PartitionSpec(POINTS), PartitionSpec((POINTS, STATES))
         nowhere = PartitionSpec()
-        values = {k: self._spec((self.slots,), np.float64, points) for k in self.parameters}
-        mask = self._spec((self.slots,), np.bool_, points)
-        number = self._spec((), np.int32, nowhere)
+        values = self.values_spec((self.slots,), points)
+        mask = self.spec((self.slots,), np.bool_, points)
+        number = self.spec((), np.int32, nowhere)
 
         shapes = self._held()
-        carry = jax.tree.map(lambda x: self._spec(x.shape, x.dtype, own), shapes)
+        carry = jax.tree.map(lambda x: self.spec(x.shape, x.dtype, own), shapes)
         self._carry = carry
         given = (points, points, points, own, nowhere, nowhere)
         advance = self._sharded(self._round, given, (own, points))
-        reach = self._spec((self.slots,), np.float64, points)
+        reach = self.spec((self.slots,), np.float64, points)
         advancing = jax.jit(advance, donate_argnums=3).trace(
             values, mask, reach, carry, number, number
         )
@@ -234,7 +234,7 @@ class Rounds(CompiledBatch):
             made: Carry = _stacked(self._each(self._begin)(values))
             return made
 
-        values = {k: self._spec((self.slots,), np.float64, points) for k in self.parameters}
+        values = self.values_spec((self.slots,), points)
         shapes: Carry = jax.eval_shape(self._sharded(begun, (points,), own), values)
         return shapes
 
@@ -246,10 +246,6 @@ class Rounds(CompiledBatch):
             warm = jax.ShapeDtypeStruct((), bool)
             lane_memory = jax.eval_shape(lambda run, warm: remembered(run, None, warm), run, warm)
         return Carry(kept, run, lane_memory)
-
-    def _spec(self, shape: tuple[int, ...], dtype: Any, where: PartitionSpec) -> Any:
-        sharding = NamedSharding(self.mesh, where) if self.shape.size > 1 else None
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     @property
     def memory(self) -> int:
@@ -289,7 +285,7 @@ class Rounds(CompiledBatch):
 
         Parameters
         ----------
-        values : dict of str to float array (slots,)
+        values : dict of str to float array (slots, ...)
             Parameters of the point in each lane.
         fresh : bool array (slots,)
             Lanes whose point is new.

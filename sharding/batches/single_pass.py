@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS
 from dpsolve.solvers.inspection.forecast import calls_pool
@@ -21,7 +21,6 @@ from dpsolve.solvers.model.factory_signature import signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
 from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.solve.gradients import point_with_gradients
-from dpsolve.solvers.solve.point import solve_point
 
 from .base import CompiledBatch, bytes_of, placed, put
 
@@ -42,9 +41,9 @@ class SinglePass(CompiledBatch):
     proved = False
 
     def _point(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        if self.proved:
-            return solve_point(self.factory, self.sizes, self.options, values, proved=True)
-        return point_with_gradients(self.factory, self.sizes, self.options, values, self.partition)
+        return point_with_gradients(
+            self.factory, self.sizes, self.options, values, self.partition, self.proved
+        )
 
     def compile(self) -> float:
         """Compile if need be; return the seconds it took when it did."""
@@ -53,17 +52,13 @@ class SinglePass(CompiledBatch):
         began = time.perf_counter()
         alone = self.slots == 1
         run = self._point if alone else jax.vmap(self._point, axis_size=self.lanes)
-        spec = jax.ShapeDtypeStruct(() if alone else (self.slots,), np.float64)
+        points = PartitionSpec() if alone else PartitionSpec(POINTS)
         if self.shape.size > 1:
-            points = PartitionSpec() if alone else PartitionSpec(POINTS)
             out = placed(self.dims, self.partition, lanes=not alone)
             run = jax.shard_map(
                 run, mesh=self.mesh, in_specs=(points,), out_specs=out, check_vma=False
             )
-            spec = jax.ShapeDtypeStruct(
-                spec.shape, spec.dtype, sharding=NamedSharding(self.mesh, points)
-            )
-        traced = jax.jit(run).trace(dict.fromkeys(self.parameters, spec))
+        traced = jax.jit(run).trace(self.values_spec(() if alone else (self.slots,), points))
         self.pooled = calls_pool(traced.jaxpr.jaxpr)
         forecast = tell_compiling(signature(self.factory).name, traced)
         self._compiled = traced.lower().compile()
@@ -92,7 +87,7 @@ class SinglePass(CompiledBatch):
 
         Parameters
         ----------
-        values : dict of str to float array (slots,)
+        values : dict of str to float array (slots, ...)
             Parameters of the point in each lane; NaN where there is none.
         keep_axis : bool
             Whether a single lane keeps its axis.

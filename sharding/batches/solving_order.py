@@ -26,6 +26,7 @@ STRAND = 8
 """Points to a strand: an eighth of them start cold, and a lane is held no longer than that."""
 
 MOST = 4096  # points in a row beyond which the search for the nearest, of n**2 steps, is left out
+MOST_NUMBERS = 2**29  # that this search would compare; where arrays tell points apart it is more
 FARTHEST = 4.0  # steps ahead, as multiples of the step before, that a secant is trusted for
 ALIKE = 1e-6  # relative difference of two directions that are one
 
@@ -74,7 +75,7 @@ def strands(
 
     Parameters
     ----------
-    columns : dict of str to float array (points,)
+    columns : dict of str to float array (points, ...)
         Every parameter.
     left : collection of int
         Points that are not done; if one of a strand is, its neighbours are solved again.
@@ -85,7 +86,7 @@ def strands(
         yield from ([Start(point)] for point in sorted(left))
         return
     points = max((len(c) for c in columns.values()), default=1)
-    table = np.array([columns[name] for name in columns]).reshape(len(columns), -1).T
+    table = as_table(columns, points)
     for first in sorted({point - point % length for point in left}):
         found = [Start(first)]
         for point in range(first + 1, min(first + length, points)):
@@ -93,6 +94,12 @@ def strands(
             reach = _reach(*table[point - 2 : point + 1]) if two else 0.0
             found.append(Start(point, point - 1, reach))
         yield found
+
+
+def as_table(columns: Mapping[str, Numpy], points: int) -> Numpy:
+    """Return every number that a point is told by, in a row: (points, numbers)."""
+    flat = [np.reshape(x, (points, -1)) for x in columns.values()]
+    return np.concatenate(flat, axis=1) if flat else np.zeros((points, 0))
 
 
 def _reach(first: Numpy, second: Numpy, third: Numpy) -> float:
@@ -118,8 +125,8 @@ def _turning(shape: tuple[int, ...]) -> Numpy:
 
 def _nearest(table: Numpy) -> Numpy:
     """Return the places of points in a row, from nearest to nearest."""
-    points = len(table)
-    if points > MOST:
+    points, numbers = table.shape
+    if points > MOST or points * points * numbers > MOST_NUMBERS:
         return np.arange(points)
     width = np.ptp(table, axis=0)
     table = table / np.where(width > 0, width, 1.0)

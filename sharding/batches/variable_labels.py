@@ -12,6 +12,8 @@ from typing import NamedTuple
 from dpsolve.solvers.distributions.top_mass import PREFIX
 from dpsolve.solvers.inspection.requests import FIXED
 from dpsolve.solvers.labels import Label
+from dpsolve.solvers.logit.taste_shocks import ERROR
+from dpsolve.solvers.logit.taste_shocks import PREFIX as PROBABILITY
 from dpsolve.solvers.model.construction import STATISTIC
 from dpsolve.solvers.outcomes import CERTIFIES, CONCAVITY
 from dpsolve.solvers.solution import CERTIFICATE
@@ -35,6 +37,7 @@ LONG_NAMES = {
     "concavity": "concavity of the model: " + _numbered(CONCAVITY),
     "policy_loss": "bound on what the policy loses at any state, interpolated between nodes",
     "consumption_equivalent": "width of the bounds, as a share of consumption in every period",
+    ERROR: "certified bound on the error of the probabilities",
     "distribution": "stationary distribution",
     "distribution_path": "distribution over time",
     "distribution_residual": "change of the distribution in one period, L1 norm",
@@ -54,6 +57,7 @@ BY_PREFIX = {
     "policy_lower_": "No optimal choice lies below it, at each state.",
     "policy_upper_": "No optimal choice lies above it, at each state.",
     "policy_": "The choice that was found, at each state.",
+    PROBABILITY: "Chance of each value of the choice, at each state: tastes decide; sums to one.",
     "output_": "A function of the model at the policy, averaged over the shocks that it takes.",
     "moment_": "Of the stationary distribution under the policy.",
     "grid_": "The points of this state, which differ from one parameter point to another.",
@@ -112,6 +116,7 @@ def _label(name: str, names: Collection[str], shape: ModelShape) -> Label:
         ("policy_lower_", "certified lower end of the optimal choice: ", ", certified lower end"),
         ("policy_upper_", "certified upper end of the optimal choice: ", ", certified upper end"),
         ("policy_", "optimal choice: ", ""),
+        (PROBABILITY, "probability of the choice: ", None),
         ("output_", "at the optimum: ", ""),
         ("grid_", "grid of ", ""),
         (PREFIX, "mass on the last point of the grid of ", None),

@@ -237,13 +237,13 @@ def simulate(
             "begin with: give initial=, such as a dict of a value for each state"
         )
     _check_counts(made, agents, periods, burn, block)
-    on_nodes = all(c in solution.policy_index for c in solution.decisions)
+    on_nodes = all(c in solution.policy_index for c in solution.policy)
     if on_nodes:  # whose grids are those of the value
         solution = with_grids(solution, {})
     names = _variables(made, variables)
     draws = 1
     if isinstance(made, Model):
-        draws = len((*made.shocks, *made.states, *made.post))
+        draws = len((*made.shocks, *made.states, *made.post)) + (made.taste is not None)
     if periods + burn > (PLACES - 1) // draws:
         raise UsageError(
             f"periods={periods} and burn={burn}: a stream of 2**32 numbers lasts for "
@@ -252,7 +252,7 @@ def simulate(
     crowd: OnNodes | BetweenNodes
     if on_nodes:
         tables = policy_tables(
-            made, solution.problem, solution.parameters, solution.policy_index, names,
+            made, solution.problem, solution.parameters, solution.decisions, names,
             None if made.horizon is None else periods,
         )  # fmt: skip
         start = cumulated(_masses(solution, made, initial)[0].ravel())
@@ -274,7 +274,7 @@ def _finer(solution: Solution, model: Model | TabularModel) -> dict[str, int]:
 
     A lottery between few nodes spreads mass, and slow chains take long to forget it.
     """
-    on_nodes = all(c in solution.policy_index for c in solution.decisions)
+    on_nodes = all(c in solution.policy_index for c in solution.policy)
     if on_nodes or not isinstance(model, Model):
         return {}
     grids = [n for n, spec in model.states.items() if isinstance(spec, Grid)]

@@ -93,7 +93,7 @@ class Stepwise:
     ----------
     factory, sizes, options
         What to solve.
-    values : mapping of str to float
+    values : mapping of str to float or array
         Every economic parameter.
     shape : MeshShape
         All devices of all processes.
@@ -104,7 +104,7 @@ class Stepwise:
         factory: Factory,
         sizes: Mapping[str, Any],
         options: SolveOptions,
-        values: Mapping[str, float],
+        values: Mapping[str, Any],
         shape: MeshShape,
     ) -> None:
         self.partition = make_partition(factory, sizes, shape)
@@ -112,7 +112,7 @@ class Stepwise:
         options = replace(options, cycles=False)
         self._rounds = Rounds(factory, sizes, options, 1, shape, self.partition)
         self.dims = self._rounds.dims
-        self._columns = {k: np.full(1, v, np.float64) for k, v in values.items()}
+        self._columns = {k: np.asarray(v, np.float64)[None] for k, v in values.items()}
         try:  # whole as it may be here, what is remembered may be taken up by several devices
             partition = self.partition or make_partition(factory, sizes, MeshShape(states=2))
         except UsageError:
@@ -222,13 +222,13 @@ class SinglePassSolve:
         factory: Factory,
         sizes: Mapping[str, Any],
         options: SolveOptions,
-        values: Mapping[str, float],
+        values: Mapping[str, Any],
         shape: MeshShape,
     ) -> None:
         self.partition = make_partition(factory, sizes, shape)
         self._whole = SinglePass(factory, sizes, options, 1, shape, self.partition)
         self.dims = self._whole.dims
-        self._columns = {k: np.full(1, v, np.float64) for k, v in values.items()}
+        self._columns = {k: np.asarray(v, np.float64)[None] for k, v in values.items()}
 
     def compile(self) -> float:
         """Compile if need be; return the seconds it took when it did."""
@@ -243,7 +243,7 @@ def stepwise(
     factory: Factory,
     sizes: Mapping[str, Any],
     options: SolveOptions,
-    values: Mapping[str, float],
+    values: Mapping[str, Any],
     shape: MeshShape,
 ) -> Stepwise | SinglePassSolve:
     """Return the way to solve a model: sweep by sweep, or in one go over a finite horizon.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,14 @@ from .bounds import UNITS, Lines
 from .cells import cell_corners, corners
 from .problem import ContinuousProblem
 
-HALVINGS = 30  # of an interval of choices: what is found is outside of the optimal ones
+HALVINGS = 40
+"""Trials of an end of an interval of choices, at most; what is found lies outside of it."""
+
+NARROW = 1e-3
+"""How near that is to be, of the interval."""
+
+WIDER = 3.0
+"""How much farther the next trial is, where the last one was inside."""
 
 
 class Widths(NamedTuple):
@@ -86,14 +94,15 @@ MOST_LINES = 8_192
 def falls_short(problem: ContinuousProblem, lower: Array, wide: Array, lines: Lines) -> Array:
     """Return how far (z,) the interpolation of `lower` may lie below its concave envelope.
 
-    The envelope is below the upper bound, which is concave, so by no more than the width. With one
-    state it is below the function whose slopes are the greatest from there on, too, below that
-    whose slopes are the least up to there, and below the least of lines with the upper bound's
-    slopes, each as high as it has to be. All of these are concave. Where a state is cut off at its
-    top the envelope may not fall, either, for it is read beyond; the upper bound does not.
+    The envelope is below the upper bound, which is concave, so by no more than the width; and below
+    lines that are above all nodes (:func:`below_lines`). With one state it is below the function
+    whose slopes are the greatest from there on, too, and below that whose slopes are the least up
+    to there. All of these are concave. Where a state is cut off at its top the envelope may not
+    fall, either, for it is read beyond; the upper bound does not.
     """
+    least = jnp.minimum(wide, below_lines(problem, lower, lines))
     if len(problem.states) > 1:
-        return jnp.broadcast_to(wide, (problem.shape[0],))
+        return least
     x = problem.nodes[:, 0]
     step = jnp.diff(x)
     slope = jnp.diff(lower, axis=1) / step
@@ -101,26 +110,43 @@ def falls_short(problem: ContinuousProblem, lower: Array, wide: Array, lines: Li
     steepest = jnp.maximum(lax.cummax(slope, axis=1, reverse=True), floor)
     from_right = jnp.sum((steepest - slope) * step, 1)
     from_left = jnp.sum((slope - lax.cummin(slope, axis=1)) * step, 1)
-    least = jnp.where(problem.clips[0], from_right, jnp.minimum(from_right, from_left))
-    least = jnp.minimum(least, wide)
-    if x.size > MOST_LINES:
-        return least
+    one_way = jnp.where(problem.clips[0], from_right, jnp.minimum(from_right, from_left))
+    return jnp.minimum(least, one_way)
 
-    def raised(at: tuple[Array, Array]) -> Array:
-        """Return how high a line of one slope (z,) is at its own node, to be above all nodes."""
-        slope, here = at
-        found: Array = jnp.max(lower - slope[:, None] * (x - here), 1)
-        return found
 
-    own = lines.slope[..., 0]
-    height = lax.map(raised, (own.T, x), batch_size=64).T
-    rounding = 8 * EPS * jnp.max(jnp.abs(height))
-    above = jax.vmap(
-        lambda height, slope, base: _above_line(
-            problem, Lines(height[None], slope[None, :, None], height[None]), base[None]
-        )
-    )(height, own, lower)
-    return jnp.minimum(least, above + rounding)
+def below_lines(problem: ContinuousProblem, lower: Array, lines: Lines) -> Array:
+    """Return how far (z,) the interpolation of `lower` may lie below lines above all nodes.
+
+    The least of such lines is concave, and above the interpolation, which is a mean of nodes. Each
+    cell has two: with the slopes of `lower` in it, and with those of the upper bound, for those of
+    a policy that is wrong may be anything. What is subtracted is multilinear, so that the largest
+    difference is at a corner. With many nodes none is looked for, and the answer is inf.
+    """
+    if problem.shape[1] > MOST_LINES:
+        return jnp.full(problem.shape[0], jnp.inf)
+    cells = jnp.asarray(cell_corners(problem.sizes))
+    corners_of = list(product((0, 1), repeat=len(problem.sizes)))
+
+    def chords(axis: int) -> Array:
+        low, high = ([k for k, c in enumerate(corners_of) if c[axis] == end] for end in (0, 1))
+        rise = jnp.mean(lower[:, cells[:, high]], -1) - jnp.mean(lower[:, cells[:, low]], -1)
+        return rise / (problem.nodes[cells[:, -1], axis] - problem.nodes[cells[:, 0], axis])
+
+    own = jnp.stack([chords(i) for i in range(len(problem.sizes))], -1)  # (z, cell, d)
+    own = jnp.where(problem.clips, jnp.maximum(own, 0.0), own)
+    theirs = jnp.mean(lines.slope[:, cells], 2)
+
+    def above(at: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Return how far lines of slopes (2, z, d) are above a cell's corners, and their size."""
+        slopes, corner = at
+        along = jnp.einsum("szd,nd->szn", slopes, problem.nodes)
+        height = jnp.max(lower - along, -1, keepdims=True)
+        far = jnp.max(height + (along - lower)[..., corner], -1)
+        return jnp.min(far, 0), jnp.max(jnp.abs(along), (0, 2))
+
+    slopes = jnp.moveaxis(jnp.stack([own, theirs]), 2, 0)
+    far, size = lax.map(above, (slopes, cells), batch_size=64)
+    return jnp.max(far, 0) + 8 * EPS * (jnp.max(size, 0) + jnp.max(jnp.abs(lower)))
 
 
 def optimal_choices(
@@ -131,6 +157,9 @@ def optimal_choices(
     That is where the reward and the upper bound of what follows reach the lower bound: a convex
     set, which holds a policy that the lower bound is of. The upper bound of what follows is that of
     the lines of the cell where it is read.
+
+    Outside of the set the tangent of what is to reach lies above it, so that where the tangent
+    does is no farther in than the set's end: Newton's method from outside.
     """
     weights = problem.weights
     level = weights @ (after.height - jnp.sum(after.slope * problem.nodes, -1))
@@ -140,7 +169,7 @@ def optimal_choices(
     def one(x: Array, z: Array, y: Array, worth: Array) -> tuple[Array, Array]:
         chances = problem.chances(z)
 
-        def reaches(choice: Array) -> Array:
+        def excess(choice: Array) -> Array:
             given = choice[None]
 
             def above(place: Array) -> Array:
@@ -148,21 +177,54 @@ def optimal_choices(
                 return jnp.min(level[z, index] + slope[z, index] @ place)
 
             follows = chances @ jax.vmap(above)(problem.following(x, given, z))
-            total = problem.reward(x, given, z) + follows
-            return problem.feasible(x, given, z) & (total >= worth - slack)
+            return problem.reward(x, given, z) + follows - worth + slack
 
         def towards(end: Array) -> Array:
-            def halve(_: int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
-                inside, outside = pair
-                middle = (inside + outside) / 2
-                reached = reaches(middle)
-                return jnp.where(reached, middle, inside), jnp.where(reached, outside, middle)
+            def step(carry: _Side) -> _Side:
+                k, choice, inside, outside, _ = carry
+                height, tilt = jax.value_and_grad(excess)(choice)
+                reaches = problem.feasible(x, choice[None], z) & (height >= 0.0)
+                root = choice - height / tilt
+                # What is no number, or no farther in, tells nothing.
+                nearer = (jnp.abs(root - y[0]) < jnp.abs(choice - y[0])) & (
+                    (root - y[0]) * (choice - y[0]) > 0.0
+                )
+                better = jnp.where(nearer, root, choice)
+                close = ~reaches & (jnp.abs(choice - better) <= NARROW * jnp.abs(choice - y[0]))
+                close = close & nearer
+                inside = jnp.where(reaches, choice, inside)
+                outside = jnp.where(reaches, outside, better)
+                middle, wider = (inside + outside) / 2, y[0] + WIDER * (inside - y[0])
+                beyond = jnp.abs(wider - y[0]) >= jnp.abs(outside - y[0])
+                ahead = jnp.where(beyond, outside, wider)
+                choice = jnp.where(reaches, ahead, jnp.where(nearer, better, middle))
+                closed = jnp.abs(outside - inside) <= NARROW * jnp.abs(outside - y[0])
+                return _Side(k + 1, choice, inside, outside, close | closed)
 
-            _, outside = lax.fori_loop(0, HALVINGS, halve, (y[0], end))
-            return jnp.where(reaches(end), end, outside)
+            def proceed(carry: _Side) -> Array:
+                return ~carry.done & (carry.k < HALVINGS)
+
+            bend = jnp.abs(jax.grad(jax.grad(lambda c: problem.reward(x, c[None], z)))(y[0]))
+            first = 1.5 * jnp.sqrt(2 * jnp.maximum(excess(y[0]), 0.0) / bend)
+            first = jnp.where(first > 0, first, jnp.inf)
+            start = y[0] + jnp.sign(end - y[0]) * jnp.minimum(first, jnp.abs(end - y[0]))
+            begin = _Side(jnp.int32(0), start, y[0], end, end == y[0])
+            return lax.while_loop(proceed, step, begin).outside
 
         bottom, top = problem.ends(0, x, y, z)
-        return towards(jnp.minimum(bottom, y[0])), towards(jnp.maximum(top, y[0]))
+        ends = jnp.stack([jnp.minimum(bottom, y[0]), jnp.maximum(top, y[0])])
+        low, high = jax.vmap(towards)(ends)
+        return low, high
 
     low, high = problem.each(one, y, lower)
     return low, high
+
+
+class _Side(NamedTuple):
+    """One side of an interval of choices: the next trial, and between which its end lies."""
+
+    k: Array
+    choice: Array
+    inside: Array
+    outside: Array
+    done: Array

@@ -65,8 +65,9 @@ CLOSE = 1e-14
 """Residual, of the value, at which a linear system is taken for solved."""
 
 KRYLOV = 2_000  # iterations at most; what they leave is charged to the bounds
-MATCHINGS = 3
-"""How often weights and slopes of the upper bound are found by each other."""
+MATCHINGS, SAME = 3, 1e-11
+"""How often weights and slopes of the upper bound are found by each other, at most, and the change
+of a slope that is none."""
 
 
 class Places(NamedTuple):
@@ -230,7 +231,7 @@ def matched(problem: ContinuousProblem, y: Array, p: Array) -> Places:
             slope = jnp.einsum("w,wd,wdm->m", chances, marginal, by_y)
             return cost + slope, jnp.zeros_like(x)
 
-        at = best(problem, x, z, slopes, lambda _: jnp.asarray(True))
+        at = best(problem, x, z, slopes, lambda _: jnp.asarray(True), y)
         # Where nothing can be matched, the place is the policy's.
         place = jnp.where(jnp.isfinite(at.y), at.y, y)
         index, weight = jax.vmap(lambda to: corners(problem.grids, to))(
@@ -396,7 +397,7 @@ def upper_bound(problem: ContinuousProblem, policy: Policy, start: Array) -> Lin
         better = _consistent(problem, y, p, places)
         better = _level(problem, jnp.where(usable[:, None], better, p))
         change = jnp.max(jnp.abs(better - p) / (1e-300 + jnp.abs(p)))
-        done = (k >= MATCHINGS) | (change <= 1e-13)
+        done = (k >= MATCHINGS) | (change <= SAME)
         return k + 1, jnp.where(done, p, better), places, done
 
     empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: places_of(problem, y)))
@@ -471,12 +472,12 @@ def _level(problem: ContinuousProblem, p: Array) -> Array:
 
 def tightened(problem: ContinuousProblem, lines: Lines, most: int = 8_192) -> Array:
     """Return the upper bound (z, n) at the nodes: the least of all lines there."""
-    n_z, n = problem.shape
-    if n > most:
+    if problem.shape[1] > most:
         return lines.height
 
-    def look(at: tuple[Array, Array]) -> Array:
-        return least(problem, lines, *at)
+    def look(x: Array) -> Array:
+        away = jnp.sum(lines.slope * (x - problem.nodes), -1)
+        return jnp.min(lines.height + away, 1)
 
-    z, x = jnp.repeat(jnp.arange(n_z), n), jnp.tile(problem.nodes, (n_z, 1))
-    return jnp.minimum(lines.height, lax.map(look, (z, x), batch_size=256).reshape(n_z, n))
+    found: Array = lax.map(look, problem.nodes, batch_size=64).T
+    return jnp.minimum(lines.height, found)

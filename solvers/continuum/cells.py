@@ -116,19 +116,22 @@ class Marginal:
         """Return them (w, d) at places (w, d), for one member of the chain."""
 
         def look(place: Array) -> Array:
-            index, weight = corners(grids, place)
-            ends = self.values[z, index]
-            if self.slopes is None:
-                return weight @ ends
-            points = jnp.asarray(grids[0].values, jnp.float64)
-            step, t = points[index[1]] - points[index[0]], weight[1]
-            left, right = ends[0, 0], ends[1, 0]
-            before, after = self.slopes[z, index[0]] * step, self.slopes[z, index[1]] * step
-            s = 1.0 - t
-            cubic = left * (1 + 2 * t) * s * s + right * t * t * (3 - 2 * t)
-            return (cubic + before * t * s * s - after * t * t * s)[None]
+            index, weight, tilt = self.weights(grids, place)
+            found = weight @ self.values[z, index]
+            return found if self.slopes is None else found + tilt @ self.slopes[z, index]
 
         return jax.vmap(look)(places)
+
+    def weights(self, grids: tuple[Grid, ...], place: Array) -> tuple[Array, Array, Array]:
+        """Return nodes, and the weights of values and of slopes (2**d,) there, at a place (d,)."""
+        index, weight = corners(grids, place)
+        if self.slopes is None:
+            return index, weight, jnp.zeros_like(weight)
+        points = jnp.asarray(grids[0].values, jnp.float64)
+        step, t = points[index[1]] - points[index[0]], weight[1]
+        s = 1.0 - t
+        cubic = jnp.stack([(1 + 2 * t) * s * s, t * t * (3 - 2 * t)])
+        return index, cubic, step * jnp.stack([t * s * s, -t * t * s])
 
 
 def monotone_slopes(x: Array, f: Array) -> Array:

@@ -1,4 +1,4 @@
-r"""The best of several continuous choices at one state: nested bisection on slopes.
+r"""The best of several continuous choices at one state: nested roots of slopes.
 
 Choices are made in the model's order, and the ends of each interval may depend on those before.
 The objective is concave, so for given earlier choices the slope in the next one, with the later
@@ -25,9 +25,14 @@ from dpsolve.solvers.numerics.tracing import EPS
 from .problem import ContinuousProblem
 
 HALVINGS = 64
-"""Of an interval at most; a smooth slope takes some ten."""
+"""Trials at most; a smooth slope takes some five from nearby, and ten from afar."""
 
-TINY = 1e-300
+SMALL, GROWTH = 1e-3, 30.0
+"""The first step, of the interval, and how much longer than the last one a step may be."""
+
+SECANTS = 8
+"""Trials after which steps along a secant are doubled, so that the root comes to lie between."""
+
 SHARES = (0.5, 0.05, 1e-3, 1e-6, 1e-9, 0.0, 0.95, 1 - 1e-3, 1 - 1e-9, 1.0)
 """Where in an interval a feasible choice is looked for."""
 
@@ -84,6 +89,7 @@ def best(
     z: Array,
     slopes: Slopes,
     feasible: Callable[[Array], Array],
+    near: Array,
 ) -> Optimum:
     """Return the best choice at one state.
 
@@ -96,20 +102,21 @@ def best(
         From a choice (m,) to the slopes of a concave objective in choice (m,) and state (d,).
     feasible : function
         From a choice (m,) to bool.
+    near : array (m,)
+        Where to begin: the nearer the quicker. What is no number tells nothing.
     """
     m = len(problem.choices)
 
-    def some(j: int, y: Array) -> Array:
-        """Tell whether choices j, ... that are feasible after those before were found."""
-        if j == m:
-            return feasible(y)
+    def some(j: int, y: Array) -> tuple[Array, Array]:
+        """Return a choice j after which feasible ones were found, and whether any was."""
         low, high = problem.ends(j, x, y, z)
-        tried = low + jnp.asarray(SHARES) * (high - low)
-        return (low <= high) & jax.vmap(partial(after, j, y))(tried).any()
 
-    def after(j: int, y: Array, choice: Array) -> Array:
-        found: Array = some(j + 1, y.at[j].set(choice))
-        return found
+        def follow(choice: Array) -> Array:
+            later = y.at[j].set(choice)
+            return feasible(later) if j + 1 == m else some(j + 1, later)[1]
+
+        choice, ok = _first(follow, jnp.clip(near[j], low, high), low, high)
+        return choice, ok & (low <= high)
 
     def settle(j: int, y: Array) -> Optimum:
         """Make choices j, ... for given earlier ones."""
@@ -117,11 +124,8 @@ def best(
             slope_y, slope_x = slopes(y)
             return Optimum(y, slope_y, slope_x, jnp.zeros(m, jnp.int32), feasible(y))
         low, high = problem.ends(j, x, y, z)
-        real = low <= high
         high = jnp.maximum(low, high)
-        candidates = low + jnp.asarray(SHARES) * (high - low)
-        ok = jax.vmap(partial(after, j, y))(candidates)
-        anchor = candidates[jnp.argmax(ok)]
+        anchor, ok = some(j, y)
 
         def trial(choice: Array) -> tuple[Array, Array]:
             there = settle(j + 1, y.at[j].set(choice))
@@ -130,64 +134,148 @@ def best(
             slope = there.slope_y[j]
             return jnp.where(there.found & ~jnp.isnan(slope), slope, outwards), there.found
 
-        good, at_low, at_high = _root(trial, low, high, anchor)
-        choice = jnp.where(at_low, low, jnp.where(at_high, high, good))
+        choice = _root(trial, low, high, anchor)
         there = settle(j + 1, y.at[j].set(choice))
         slope = there.slope_y[j]
         held = jnp.where(
             (choice >= high) & (slope > 0.0), 1, jnp.where((choice <= low) & (slope < 0.0), -1, 0)
         )
-        there = there._replace(found=there.found & ok.any() & real)
+        there = there._replace(found=there.found & ok)
         return substitute(problem, j, x, z, there, held)
 
     return settle(0, jnp.zeros(m))
 
 
+def _first(
+    test: Callable[[Array], Array], guess: Array, low: Array, high: Array
+) -> tuple[Array, Array]:
+    """Return the first choice that passes a test, of a guess and of shares of an interval."""
+    shares = jnp.asarray((0.0, *SHARES))
+
+    def candidate(k: Array) -> Array:
+        return jnp.where(k == 0, guess, low + shares[k] * (high - low))
+
+    def proceed(carry: tuple[Array, Array]) -> Array:
+        k, ok = carry
+        return (k < len(SHARES)) & ~ok
+
+    def step(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        k = carry[0] + 1
+        return k, test(candidate(k))
+
+    k, ok = lax.while_loop(proceed, step, (jnp.int32(-1), jnp.asarray(False)))
+    return jnp.where(ok, candidate(k), candidate(jnp.int32(1))), ok
+
+
 def _root(
     trial: Callable[[Array], tuple[Array, Array]], low: Array, high: Array, anchor: Array
-) -> tuple[Array, Array, Array]:
-    """Return where a falling slope is zero, and whether that is beyond the lower or upper end.
+) -> Array:
+    """Return where a falling slope is zero, or the end of the interval beyond which that is.
 
-    Chandrupatla (1997), Advances in Engineering Software 28: inverse quadratic interpolation where
-    it may be trusted, else bisection. An infinite slope is bisected away from. What is returned is
-    the feasible choice with the least slope that was tried.
+    From the anchor, a choice that is feasible, steps along secants go on until the slope's sign
+    changes or an end is reached. Then Chandrupatla (1997), Advances in Engineering Software 28:
+    inverse quadratic interpolation where it may be trusted, else bisection. An infinite slope is
+    bisected away from. What is returned is the feasible choice with the least slope that was tried.
+    """
+    inf = jnp.asarray(jnp.inf)
+
+    def step(carry: _Bracket) -> _Bracket:
+        slope, found = trial(carry.choice)
+        better = found & (jnp.abs(slope) <= carry.least)
+        at_low, at_high = carry.choice <= low, carry.choice >= high
+        held = found & ((at_low & (slope <= 0.0)) | (at_high & (slope >= 0.0)))
+        at = carry.after(slope, low, high)._replace(
+            good=jnp.where(better | held, carry.choice, carry.good),
+            least=jnp.where(better, jnp.abs(slope), carry.least),
+        )
+        choice = at.next(SMALL * (high - low))
+        size = jnp.maximum(jnp.abs(at.a), jnp.abs(at.b)) + SMALL * (high - low)
+        close = jnp.isfinite(at.fc) & (jnp.abs(choice - at.a) <= 2 * EPS * size)
+        closed = jnp.abs(at.b - at.a) <= 4 * EPS * size
+        return at._replace(choice=choice, done=held | (slope == 0.0) | close | closed)
+
+    def proceed(carry: _Bracket) -> Array:
+        return ~carry.done & (carry.k < HALVINGS)
+
+    no = jnp.asarray(False)
+    begin = _Bracket(
+        jnp.int32(0), anchor, anchor, inf, anchor, inf, anchor, inf, no, anchor, inf, no
+    )
+    return lax.while_loop(proceed, step, begin).good
+
+
+class _Bracket(NamedTuple):
+    """Where a root is looked for.
+
+    Attributes
+    ----------
+    k : int
+        Trials made.
+    choice : float
+        The next one.
+    a, fa : float
+        The last one, and its slope.
+    b, fb : float
+        The nearest across the root; while none was `tried`, the end, and an infinite slope.
+    c, fc : float
+        The one before, on the side of a; an infinite slope where there is none.
+    tried : bool
+    good, least : float
+        The feasible choice with the least slope, and that slope's size.
+    done : bool
     """
 
-    def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        k, a, fa, b, fb, c, fc, share, good, least, at_low, at_high = carry
-        # The ends come first.
-        choice = jnp.where(k == 0, low, jnp.where(k == 1, high, a + share * (b - a)))
-        slope, found = trial(choice)
-        at_low = jnp.where(k == 0, found & (slope <= 0.0), at_low)
-        at_high = jnp.where(k == 1, found & (slope >= 0.0), at_high)
-        better = found & (jnp.abs(slope) <= least)
-        good, least = jnp.where(better, choice, good), jnp.where(better, jnp.abs(slope), least)
-        # Of the bracket a is the newest point, b lies across the root, c is the one before.
-        across = jnp.sign(slope) != jnp.sign(fa)
-        c, fc = jnp.where(across, b, a), jnp.where(across, fb, fa)
-        b, fb = jnp.where(across, a, b), jnp.where(across, fa, fb)
-        a, fa = choice, slope
+    k: Array
+    choice: Array
+    a: Array
+    fa: Array
+    b: Array
+    fb: Array
+    c: Array
+    fc: Array
+    tried: Array
+    good: Array
+    least: Array
+    done: Array
+
+    def after(self, slope: Array, low: Array, high: Array) -> _Bracket:
+        """Return the bracket when the next choice has been tried."""
+        first, rises = self.k == 0, slope > 0
+        across = ~first & (jnp.sign(slope) != jnp.sign(self.fa))
+        c, fc = (jnp.where(across, *pair) for pair in ((self.b, self.a), (self.fb, self.fa)))
+        b, fb = (jnp.where(across, *pair) for pair in ((self.a, self.b), (self.fa, self.fb)))
+        return self._replace(
+            k=self.k + 1,
+            a=self.choice,
+            fa=slope,
+            b=jnp.where(first, jnp.where(rises, high, low), b),
+            fb=jnp.where(first, jnp.where(rises, -jnp.inf, jnp.inf), fb),
+            c=c,
+            fc=jnp.where(first, jnp.inf, fc),
+            tried=self.tried | across,
+        )
+
+    def next(self, small: Array) -> Array:
+        """Return the next choice, between a and b; a first step is a `small` one."""
+        _, _, a, fa, b, fb, c, fc, tried, *_ = self
         xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
         trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
         smooth = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (
             fc - fb
         )
         share = jnp.where(trusted & jnp.isfinite(smooth), smooth, 0.5)
-        near = 2 * EPS * jnp.maximum(jnp.abs(a), jnp.abs(b)) / jnp.abs(b - a)
+        two = jnp.isinf(fc) & jnp.isfinite(fa) & jnp.isfinite(fb)
+        share = jnp.where(two, fa / (fa - fb), share)
+        near = EPS * jnp.maximum(jnp.abs(a), jnp.abs(b)) / jnp.abs(b - a)
         share = jnp.clip(share, jnp.minimum(near, 0.5), 1.0 - jnp.minimum(near, 0.5))
-        return k + 1, a, fa, b, fb, c, fc, share, good, least, at_low, at_high
-
-    def proceed(carry: tuple[Array, ...]) -> Array:
-        k, a, fa, b, *_, at_low, at_high = carry
-        open_ = jnp.abs(b - a) > 4 * EPS * jnp.maximum(jnp.abs(a), jnp.abs(b)) + TINY
-        return (k < 2) | (open_ & (fa != 0.0) & (k < HALVINGS) & ~at_low & ~at_high)
-
-    no, inf = jnp.asarray(False), jnp.asarray(jnp.inf)
-    carry: tuple[Array, ...] = (
-        jnp.int32(0), low, inf, high, -inf, low, inf, jnp.asarray(0.5), anchor, inf, no, no
-    )  # fmt: skip
-    *_, good, _, at_low, at_high = lax.while_loop(proceed, step, carry)
-    return good, at_low, at_high
+        # Where there is no slope across, along the secant: not too far, and to the end at most.
+        most = jnp.where(tried, 0.5, 1.0) * jnp.abs(b - a)
+        line = jnp.where(self.k > SECANTS, 2.0, 1.0) * jnp.abs(fa * (a - c) / (fa - fc))
+        longest = GROWTH * jnp.abs(a - c)
+        line = jnp.where(jnp.isnan(line), longest, jnp.minimum(line, longest))
+        line = jnp.minimum(jnp.where(jnp.isinf(fc), small, line), most)
+        ahead = jnp.where(line < jnp.abs(b - a), a + jnp.sign(b - a) * line, b)
+        return jnp.where(jnp.isinf(fb) & jnp.isfinite(fa), ahead, a + share * (b - a))
 
 
 def holding(problem: ContinuousProblem, x: Array, z: Array, y: Array) -> tuple[Array, Array]:

@@ -1,8 +1,8 @@
 r"""Tests of what bounds over a continuum assume: whether a counterexample to concavity is found.
 
 The conclusions are tested, which need no concavity: that one Bellman step does not raise the upper
-bound, ``TU <= U``, and (of one state) that a step of the interpolated policy does not lower the
-lower one, ``T Il >= Il``, at random states; the tangent planes of the reward, at random pairs of
+bound, ``TU <= U``, and that a step of the interpolated policy does not lower the lower one, ``T Il
+>= Il``, at random states; the tangent planes of the reward, at random pairs of
 feasible state and choice and at the policy's own; half way between two random pairs, that they are
 feasible and pay no less than both on average; and that a terminal value lies between its chords and
 tangents. Slopes that rise and Hessians at the policy's pairs are no test: slopes rise in right
@@ -20,6 +20,7 @@ from jax import Array, lax
 
 from dpsolve.solvers.numerics.tracing import EPS
 
+from .between import below_lines
 from .bounds import Lines, least
 from .cells import corners
 from .optimum import NEAR
@@ -133,10 +134,7 @@ def refute(
     rounding = 64 * EPS * level
     upper, upper_at = _upper(problem, x, z, choices, ok, *lines)
     planes, planes_at = _planes(problem, y, x, z, choices, ok)
-    if len(problem.states) > 1:  # an interpolation along several axes is not concave
-        fall, fall_at = jnp.asarray(-1.0), planes_at
-    else:
-        fall, fall_at = _lower(problem, keys[2], x, z, y, *lower)
+    fall, fall_at = _lower(problem, keys[2], x, z, y, *lower, lines[1])
     slack = SLACK * jnp.max(jnp.ptp(lines[0].height, axis=1)) + rounding
     shape, shape_at = halfway(problem, x, z, choices, ok)
     passed = (jnp.asarray(-1.0), planes_at)
@@ -310,18 +308,23 @@ def _upper(
 
 
 def _lower(
-    problem: ContinuousProblem, key: Array, x: Array, z: Array, y: Array, lower: Array, after: Array
-) -> tuple[Array, Array]:
+    problem: ContinuousProblem, key: Array, x: Array, z: Array, y: Array, lower: Array,
+    after: Array, lines: Lines,
+) -> tuple[Array, Array]:  # fmt: skip
     """Return the largest ``Il - T Il`` over states, of the policy interpolated there.
 
-    One of the states is in each cell: a policy that jumps over a hole does so in one cell alone.
+    With one state there is one in each cell: a policy that jumps over a hole does so in one cell
+    alone. An interpolation along several axes is not concave, and a step may lower it by the
+    discounted part that it lies below its envelope.
     """
-    nodes = problem.nodes[:, 0]
-    share = jax.random.uniform(key, (nodes.size - 1,))
-    cells = nodes[:-1] + share * jnp.diff(nodes)
     n_z = problem.shape[0]
-    x = jnp.concatenate([x, jnp.tile(cells, n_z)[:, None]])
-    z = jnp.concatenate([z, jnp.repeat(jnp.arange(n_z), cells.size)])
+    if len(problem.states) > 1:
+        allowed = problem.weights @ below_lines(problem, after, lines)
+    else:
+        nodes, allowed = problem.nodes[:, 0], jnp.zeros(n_z)
+        cells = nodes[:-1] + jax.random.uniform(key, (nodes.size - 1,)) * jnp.diff(nodes)
+        x = jnp.concatenate([x, jnp.tile(cells, n_z)[:, None]])
+        z = jnp.concatenate([z, jnp.repeat(jnp.arange(n_z), cells.size)])
     mixed = problem.weights @ after
 
     def one(x: Array, z: Array) -> tuple[Array, Array]:
@@ -346,7 +349,7 @@ def _lower(
         there = problem.chances(z) @ jax.vmap(follows)(problem.following(x, choice, z))
         step = problem.reward(x, choice, z) + there
         ok = problem.feasible(x, choice, z) & jnp.stack(real).all()
-        return value - jnp.where(ok, step, -jnp.inf), choice
+        return value - allowed[z] - jnp.where(ok, step, -jnp.inf), choice
 
     fall, choice = jax.vmap(one)(x, z)
     return _worst(fall, x, z, choice)

@@ -36,6 +36,9 @@ LEAKS = 1e-9
 
 
 EQUIVALENT = "consumption_equivalent"
+HELD, SLOPES = "held_choices", "marginal_values"
+"""Which ends hold choices (z, n, m), and marginal values (z, n, d): for derivatives, not stored."""
+
 WORST = {"error_bound", "policy_loss", EQUIVALENT}
 """Numbers of a point that are infinite where nothing is certified."""
 
@@ -120,11 +123,12 @@ def solve_continuous(
         ``value``, ``lower``, ``upper``, ``policy_<choice>`` and ``output_<name>``, arrays
         (states...), with a horizon (t, states...); with one choice, ``policy_lower_<choice>`` and
         ``policy_upper_<choice>``, between which the optimal one lies; ``grid_<state>``, and
-        numbers, among them what the bounds are of (:class:`Certifies`).
+        numbers, among them what the bounds are of (:class:`Certifies`). With gradients among the
+        options, ``HELD`` and ``SLOPES``, which they are found from.
     """
-    del options
     found, told = solve_and_test(read_problem(model, known=True), proved=proved)
-    return verdict(found, told, live)
+    kept = {n: found.pop(n) for n in (HELD, SLOPES)}
+    return verdict(found, told, live) | (kept if options.gradients else {})
 
 
 def solve_and_test(
@@ -256,12 +260,15 @@ def _for_ever(
         "policy_loss": at.loss,
         "iterations": policy.steps.astype(jnp.int32),
         "infeasible": ~policy.found.all(),
+        HELD: policy.held,
+        SLOPES: policy.p,
     }, told
 
 
 class _Period(NamedTuple):
     """What a period hands to the one before it."""
 
+    y: Array
     p: Array
     lower: Array
     own: Array  # the lower bound of a given policy
@@ -282,7 +289,7 @@ def _over_a_horizon(
     def period(after: _Period, now: tuple[Array, Array | None]) -> tuple[_Period, Any]:
         t, y = now
         problem = whole.at(t)
-        policy = improved(problem, Marginal.smooth(problem, after.p))
+        policy = improved(problem, Marginal.smooth(problem, after.p), after.y)
         lower = lower_step(problem, policy.y, after.lower)
         lines = upper_step(problem, policy, after.lines)
         lowers, both = (lower, after.lower), (lines, after.lines)
@@ -294,11 +301,12 @@ def _over_a_horizon(
         at = certified(problem, y, own, lines, (after.short, after.beyond))
         out = named(problem, at, after.lines, policy.found)
         out |= {"error_bound": at.error, "policy_loss": at.loss}
+        out |= {HELD: policy.held, SLOPES: policy.p}
         left = 1.0 + problem.weights @ after.left
         if utility is not None:
             out |= {EQUIVALENT: share_of(utility, at.loss, left, *at.extremes)}
         short = falls_short(problem, own, at.width, lines)
-        handed = _Period(policy.p, lower, own, lines, short, at.beyond, left)
+        handed = _Period(policy.y, policy.p, lower, own, lines, short, at.beyond, left)
         return handed, (out, told, ~policy.found.all())
 
     last = _after_the_end(problem.at(jnp.int32(horizon - 1)))
@@ -328,4 +336,6 @@ def _after_the_end(problem: ContinuousProblem) -> _Period:
     # A node with an infinite slope gives no line, but a value.
     usable = (jnp.isfinite(value) & jnp.isfinite(slope).all(-1)).all(0)
     lines = borrowed(problem, value, slope, usable)
-    return _Period(mended(problem, slope), value, value, lines, nothing, nothing, nothing)
+    unknown = jnp.full((*problem.shape, len(problem.choices)), jnp.nan)
+    p = mended(problem, slope)
+    return _Period(unknown, p, value, value, lines, nothing, nothing, nothing)

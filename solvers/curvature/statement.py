@@ -20,6 +20,7 @@ from dpsolve.solvers.model.factory_signature import Factory, build, signature
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
+from dpsolve.solvers.parameters.array import ArrayParameter
 from dpsolve.solvers.probability.markov import Markov
 
 
@@ -120,6 +121,8 @@ def filled(factory: Factory | Model, values: Mapping[str, Any]) -> dict[str, Any
         return {}
     known = {n: values.get(n, default) for n, default in signature(factory).parameters.items()}
     for name, value in known.items():
+        if isinstance(value, ArrayParameter) or np.ndim(value) > 1:
+            raise NotProvable(f"parameter '{name}' is an array")
         if value is None:
             raise NotProvable(f"parameter '{name}' has no value")
     return known

@@ -224,7 +224,7 @@ class Distribution:
         UsageError
             If there is no moment of that name; if the distribution is one, and not certified.
         """
-        if not uncertified and is_concrete(self.code) and not self.batched:
+        if not uncertified and is_concrete(self.arrays) and not self.batched:
             refuse_uncertified(self.code, self.error_bound, self.message, "uncertified=True")
         found = self._moments(asked)
         if uncertified:

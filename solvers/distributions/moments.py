@@ -277,13 +277,14 @@ def _law(model: Any, fixed: PolicyOperator | None, mass: Array) -> _Law:
     if isinstance(fixed, GridPolicy):
         functions, states = fixed.operator.functions, fixed.operator.states
         env = dict(fixed.env)
-        order = (*states, *functions.model.shocks, *functions.model.post)
+        order = (*states, *fixed.lottery, *functions.model.shocks, *functions.model.post)
         decided, chances = functions.drawn_posts(fixed.pairs.posts, fixed.pairs.probabilities)
         # Outputs as they are drawn, not averaged over their shocks.
         drawn = {
             name: mapped(f, decided | env, order, f"output '{name}'")
             for name, f in functions.model.outputs.items()
         }
+        chances = dict(fixed.lottery) | chances
         return _Law(NamedArray(mass, states), drawn | env, order, chances, fixed.partition)
     if isinstance(fixed, TabularPolicy):
         own = jnp.arange(model.n_states) if fixed.partition is None else fixed.partition.index()

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from dpsolve.solvers.discrete_choice.operator import operator_on_grids
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.factory_signature import build, look_over
 from dpsolve.solvers.model.mdp import TabularModel
@@ -20,7 +21,6 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.operators.base import PolicyOperator
-from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.named_arrays import NamedArray
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.options import SolveOptions, distribution_sizes
@@ -80,9 +80,9 @@ def policy_operator(
         return made, tabular.at(tabular.policy_of(first))
     lived = on_distribution_grid(made, options.distribution_grid)
     # A block of one choice: nothing is kept over all pairs, for a policy asks for one of each.
-    operator = GridOperator(lived, t=t, block=1, memory=options.memory)
+    operator = operator_on_grids(lived, t=t, block=1, memory=options.memory)
     finer = lived.shape != made.shape
-    between = any(jnp.issubdtype(x.dtype, jnp.floating) for x in decisions.values())
+    between = any(jnp.issubdtype(decisions[c].dtype, jnp.floating) for c in made.choices)
     if not (finer or between):
         index = {name: jnp.maximum(x, 0) for name, x in decisions.items()}
         return made, operator.at(operator.policy_of(index))

@@ -78,8 +78,9 @@ def stationary(
 
         Inside ``jax.grad``, ``jacfwd`` or ``vmap`` the mass has derivatives with respect to the
         economic parameters (or the array's entries), by the implicit function theorem: one linear
-        solve. **The policy is held fixed.** It is a choice among grid points, which a small change
-        of a parameter leaves as it is, but for the values at which it jumps. So what is
+        solve. The response of a continuous choice (``dp.interval``) is part of them. **A policy
+        of choices from a list is held fixed.** It is a choice among grid points, which a small
+        change of a parameter leaves as it is, but for the values at which it jumps. So what is
         differentiated is the chain under today's policy: how incomes move, not how people react.
 
     Raises

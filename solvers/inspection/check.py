@@ -15,7 +15,7 @@ from dpsolve.solvers.methods.bounds import modulus
 from dpsolve.solvers.methods.finite_horizon import terminal_value
 from dpsolve.solvers.model.array_factory import named as named_arrays
 from dpsolve.solvers.model.array_factory import no_model, rebuild, refusal
-from dpsolve.solvers.model.factory_signature import signature, split
+from dpsolve.solvers.model.factory_signature import check_numbers, signature, split
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
@@ -74,12 +74,9 @@ def check(model: Any, params: Mapping[str, Any] | None = None) -> Answer:
     if not isinstance(model, Model | TabularModel):
         factory = as_factory(model)
         values, sizes = split(factory, params)
+        check_numbers(factory, values, "dp.check looks at one point")
         for name, value in values.items():
-            if np.ndim(value):
-                raise ModelError(
-                    f"parameter '{name}' has shape {np.shape(value)}; dp.check looks at one point"
-                )
-            if not np.isfinite(value):
+            if np.ndim(value) == 0 and not np.isfinite(value):
                 raise ModelError(f"{signature(factory).name}: parameter '{name}' is {value}")
         name = signature(factory).name
         given = f" at {listed({**values, **sizes})}" if values or sizes else ""
@@ -363,19 +360,23 @@ def _discount(looked: ListedPairs, criterion: str) -> str:
     grid_operator = looked.operator
     if isinstance(looked, TriedPairs):
         return _tried_discount(looked)
-    survey = grid_operator.survey()
+    return _rate(grid_operator, criterion)
+
+
+def _rate(operator: BellmanOperator, criterion: str) -> str:
+    survey = operator.survey()
     low, high = float(survey.discount_low), float(survey.discount_high)
     if criterion == "average":
         return _undiscounted(low if low != 1.0 else high)
     if not low >= 0:
         return f"the discount is {low:.6g} somewhere; it cannot be negative or NaN"
-    if grid_operator.constant_discount:
+    if operator.constant_discount:
         return _constant_discount(high)
-    rates = modulus(grid_operator, survey)
+    rates = modulus(operator, survey)
     if not float(rates.high) < 1 and bool(rates.monotone):
         return (
             f"the discount reaches {high:.6g}, and the spectral radius of the discounted "
-            f"transitions, over all choices, is {spectral_radius(grid_operator):.6g}; "
+            f"transitions, over all choices, is {spectral_radius(operator):.6g}; "
             f"{_NO_BOUND}: lower the discount, let `feasible` exclude the choices that never lead "
             "to an end, or give the model a horizon"
         )
@@ -462,8 +463,15 @@ def _diagnose_tabular(model: TabularModel, criterion: str) -> str:
         return f"the row of P for state {state}, action {action} sums to {total:.12g}: {REMEDY}"
     if float(survey.least) < 0:
         return f"P has a negative entry, {float(survey.least):g}"
-    beta = float(model.discount)
-    return _undiscounted(beta) if criterion == "average" else _constant_discount(beta)
+    low, high = float(survey.discount_low), float(survey.discount_high)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "the discount is NaN or infinite at a feasible action; it must be a finite number"
+    if model.horizon is not None:
+        end = np.zeros(1) if model.end is None else np.asarray(model.end)
+        bad = np.flatnonzero(~np.isfinite(end))
+        at = int(bad[0]) if bad.size else 0
+        return f"the terminal value is {end[at]} at state {at}; it must be finite" * bool(bad.size)
+    return _rate(operator, criterion)
 
 
 def _pair(model: TabularModel, at: Numpy) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import shown
 from dpsolve.solvers.probability.iid import Iid
 from dpsolve.solvers.probability.markov import Markov
 
@@ -89,7 +90,7 @@ class Description:
             if table:
                 lines += ["", title]
                 width = max(len(k) for k in table)
-                lines += [f"  {k:<{width}}  {v}" for k, v in table.items()]
+                lines += [f"  {k:<{width}}  {shown(v)}" for k, v in table.items()]
         if self.structure:
             lines += ["", "expectation"]
             lines += [f"  {step}" for step in self.structure]

@@ -17,18 +17,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.discrete_choice.operator import TasteOperator, operator_on_grids
 from dpsolve.solvers.distributions.stationary_methods import DENSE_MOST
-from dpsolve.solvers.model.array_factory import abstract_points, named, no_model
-from dpsolve.solvers.model.factory_signature import Factory, build, look_over, signature
+from dpsolve.solvers.methods.choose_operator import Operators, shortcut_of
+from dpsolve.solvers.model.array_factory import named, no_model
+from dpsolve.solvers.model.factory_signature import (
+    Factory,
+    abstract,
+    build,
+    look_over,
+    parameter_shapes,
+    signature,
+)
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.compiling import equations
 from dpsolve.solvers.numerics.memory import VECTORS
 from dpsolve.solvers.operators.base import Shortcut
 from dpsolve.solvers.operators.bellman import GridOperator
-from dpsolve.solvers.operators.choose_operator import Operators, shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator
 from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.parameters.array import Shape
 
 from .limits import PAIR, TESTED, arrays_of_a_solve
 from .requests import chooses
@@ -62,6 +71,8 @@ class Outlook:
         Pairs of a state and a choice, which a full sweep looks at.
     samples : bool
         Whether a sample of the states could be looked at, if that were asked for.
+    tastes : tuple of str
+        The choices that taste shocks are on.
     """
 
     kept: int | None
@@ -74,6 +85,7 @@ class Outlook:
     sampled: bool
     pairs: int = 0
     samples: bool = False
+    tastes: tuple[str, ...] = ()
 
     @property
     def rewards(self) -> str:
@@ -90,6 +102,8 @@ class Outlook:
     @property
     def maxima(self) -> str:
         """How the maximum is looked for, in words."""
+        if self.tastes:
+            return f"and the log-sum over {' and '.join(self.tastes)}, in every sweep"
         if self.along is None:
             first = ", in single precision first" if self.single else ""
             return f"over all choices in every sweep{first}"
@@ -160,7 +174,9 @@ def outlook_of(
     if not isinstance(made, Model) or made.continuous:
         return None
     if made.horizon is not None:
-        return _of(GridOperator(made, jnp.int32(0), options.block, options.memory), None, options)
+        return _of(
+            operator_on_grids(made, jnp.int32(0), options.block, options.memory), None, options
+        )
     operators = operators or Operators(made, options)
     assert isinstance(operators.whole, GridOperator)
     return _of(operators.whole, operators.whole_shortcut, options)
@@ -186,6 +202,7 @@ def _of(operator: GridOperator, shortcut: Shortcut | None, options: SolveOptions
         kept, operator.width, choices, evaluations, along, quick, single, sampled,
         pairs=states * choices,
         samples=states * choices > LONG and _samples(operator, options),
+        tastes=operator.taste.choices if isinstance(operator, TasteOperator) else (),
     )  # fmt: skip
 
 
@@ -224,7 +241,7 @@ def lane_cost(factory: Factory, sizes: Mapping[str, Any]) -> LaneCost:
         jax.eval_shape(run, {})
         return LaneCost(2 * results, False)
     two, three = (
-        [*equations(jax.make_jaxpr(jax.vmap(run))(abstract_points(factory, (n,))).jaxpr)]
+        [*equations(jax.make_jaxpr(jax.vmap(run))(abstract(factory, sizes, (n,))).jaxpr)]
         for n in (2, 3)
     )
     grows = [_bytes(b) - _bytes(a) for a, b in zip(two, three, strict=False)]
@@ -293,14 +310,18 @@ def footprint(factory: Factory, sizes: Mapping[str, Any], options: SolveOptions)
     return look_over(factory, sizes, lambda made: footprint_of(made, factory, sizes, options))
 
 
+OF_ALTERNATIVES = 24  # arrays over states and alternatives: policies, and what bands are found from
 DENSE_COPIES = 6  # of a small chain's matrix, alive in its search
 
 
-def population_bytes(model: Model | TabularModel, options: SolveOptions) -> int:
+def population_bytes(
+    model: Model | TabularModel, options: SolveOptions, shapes: Mapping[str, Shape]
+) -> int:
     """Forecast the memory that one point's distributions and gradients take.
 
     The stationary distribution is looked for when the value's loop is over: what it takes more
-    than the loop does is a small chain's matrix, and what is kept of it.
+    than the loop does is a small chain's matrix, and what is kept of it. The `shapes` are the
+    parameters': there is a gradient for each entry of one.
     """
     finer = dict(options.distribution_grid)
     states = prod(model.shape)
@@ -312,8 +333,11 @@ def population_bytes(model: Model | TabularModel, options: SolveOptions) -> int:
     arrays += ((path_periods(model, options) or -1) + 1) * 2
     # Of the value, of each output, of the distribution, and of the path; or of the value alone.
     every = 2 + len(getattr(model, "outputs", ())) + arrays
-    differentiated = every * len(options.gradients_fixed_policy)
-    differentiated += (2 if chooses(model) else every) * len(options.gradients)
+    by = [
+        sum(prod(shapes.get(name, ())) for name in names)
+        for names in (options.gradients_fixed_policy, options.gradients)
+    ]
+    differentiated = every * by[0] + (2 if chooses(model) else every) * by[1]
     return 8 * states * (arrays + differentiated)
 
 
@@ -328,23 +352,28 @@ def footprint_of(
     made: Any, factory: Factory, sizes: Mapping[str, Any], options: SolveOptions
 ) -> Footprint:
     """Size up one point of what a factory made, inside a trace."""
+    shapes = parameter_shapes(factory, sizes)
     if isinstance(made, TabularModel):
         pairs = 8 * prod(np.shape(made.reward))
         dense = getattr(made.transition, "values", made.transition)
         total = pairs + 8 * prod(np.shape(dense)) + 8 * VECTORS * made.n_states
-        total += population_bytes(made, options)
+        total += population_bytes(made, options, shapes)
         return Footprint(made.n_states, made.n_actions, total, False)
     if isinstance(made, Model) and made.continuous:
         states, listed = prod(made.shape), prod(made.size_of(choice) for choice in made.gridded)
-        total = 8 * states * arrays_of_a_solve(made) + population_bytes(made, options) + TESTED
+        total = (
+            8 * states * arrays_of_a_solve(made) + population_bytes(made, options, shapes) + TESTED
+        )
         return Footprint(states, listed, total, False, whole=True)
     if isinstance(made, Model):
         t = None if made.horizon is None else jnp.int32(0)
-        operator = GridOperator(made, t=t, block=options.block, memory=options.memory)
+        operator = operator_on_grids(made, t=t, block=options.block, memory=options.memory)
         states = prod(made.shape)
         at_once = operator.block_size or operator.n_choices
         total = at_once * operator.bytes_per_choice + 8 * states * arrays_of_a_solve(made)
-        total += population_bytes(made, options)
+        total += population_bytes(made, options, shapes)
+        if made.taste is not None:
+            total += 8 * OF_ALTERNATIVES * states * made.taste.alternatives
         return Footprint(states, operator.n_choices, total, operator.block_size is not None)
     if not isinstance(made, Mapping):
         raise no_model(factory, made)

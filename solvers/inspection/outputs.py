@@ -7,17 +7,20 @@ at first, and the model is solved if an output is NaN or +inf at one of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.discrete_choice.operator import operator_on_grids
+from dpsolve.solvers.discrete_choice.policy import Mixed
+from dpsolve.solvers.methods.choose_operator import Operators
 from dpsolve.solvers.methods.finite_horizon import terminal_value
 from dpsolve.solvers.methods.loop import solve
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.operators.bellman import GridOperator
-from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.operators.model_functions import PairTable
 from dpsolve.solvers.operators.named_arrays import NamedArray, multiply
 from dpsolve.solvers.options import SolveOptions
@@ -49,12 +52,12 @@ def fault_at_optimum(model: Model, criterion: str) -> tuple[GridOperator, str, F
     if model.horizon is None:
         operators = Operators(model, SolveOptions.from_mapping({"criterion": criterion}))
         policy = jax.jit(lambda: solve(operators, operators.options).policy)()
-        operator = GridOperator(model)
+        operator = operator_on_grids(model)
         fault = _fault(operator, policy)
         return None if fault is None else (operator, "", fault)
     value = terminal_value(model)
     for t in reversed(range(model.horizon)):
-        operator = GridOperator(model, t=jnp.int32(t))
+        operator = operator_on_grids(model, t=jnp.int32(t))
         value, policy = operator.greedy(value)
         fault = _fault(operator, policy)
         if fault is not None:
@@ -62,12 +65,13 @@ def fault_at_optimum(model: Model, criterion: str) -> tuple[GridOperator, str, F
     return None
 
 
-def _fault(operator: GridOperator, policy: Array) -> Fault | None:
-    outputs: Mapping[str, Array] = operator.at(policy).outputs()
+def _fault(operator: GridOperator, policy: Any) -> Fault | None:
+    outputs: Mapping[str, Array] = operator.likely(operator.at(policy).outputs(), policy)
+    chosen = np.asarray(policy.choice if isinstance(policy, Mixed) else policy)
     for name, x in outputs.items():
         bad = np.asarray(no_number(x))
         if bad.any():
             at = np.unravel_index(int(np.argmax(bad)), bad.shape)
-            state = dict(zip(operator.states, (int(i) for i in at), strict=True))
-            return name, state, int(np.asarray(policy)[at])
+            state = dict(zip(operator.states, (int(i) for i in at), strict=False))
+            return name, state, int(chosen.reshape(bad.shape)[at])
     return None

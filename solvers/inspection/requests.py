@@ -25,6 +25,8 @@ from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 
+from .concavity import asks
+
 NO_GRADIENTS = (
     "criterion='average' has no gradients: relative values are not differentiated here. Leave "
     "gradients out, and take differences of the gain between points"
@@ -67,6 +69,7 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
             if options.refine:
                 yield "refine", None, no_refinement(name)
             yield from _refusals_of_average(made, options, name)
+            yield from _refusals_of_taste(made, options, name)
         if options.distribution and finite:
             yield "distribution", None, _finite(name, "", made)
         for i, moment in enumerate(options.moments):
@@ -81,7 +84,8 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
         if wrong:
             yield "distribution_grid", None, wrong
             return
-        if options.distribution_grid and options.differentiated_by:
+        listed = not (isinstance(made, Model) and made.continuous)
+        if options.distribution_grid and options.differentiated_by and listed:
             yield (
                 "distribution_grid",
                 None,
@@ -98,6 +102,9 @@ def chooses(made: Model | TabularModel) -> bool:
     """Tell whether there is anything to choose; where there is not, no policy is held fixed."""
     if isinstance(made, TabularModel):
         return made.n_actions > 1
+    if made.taste is not None:  # all of whose values are chosen, with chances that are smooth
+        names = set(made.gridded) - set(made.taste.choices)
+        return prod(made.size_of(choice) for choice in names) > 1
     return bool(made.continuous) or prod(made.size_of(choice) for choice in made.gridded) > 1
 
 
@@ -152,6 +159,36 @@ def _refusals_of_average(
             yield option, None, NO_GRADIENTS
 
 
+def _refusals_of_taste(
+    made: Model | TabularModel, options: SolveOptions, name: str
+) -> Iterator[Refusal]:
+    """Refuse what is about policies that choose one thing."""
+    if not isinstance(made, Model) or made.taste is None:
+        return
+    of = f"{name} has taste shocks on {' and '.join(repr(c) for c in made.taste.choices)}"
+    if options.criterion == "average":
+        yield (
+            "criterion",
+            None,
+            f"{of}, and criterion='average' bounds the gain of maximised values: leave criterion "
+            "out, and take a discount near 1",
+        )
+    if options.certificate == "sampled":
+        yield (
+            "certificate",
+            None,
+            f"{of}, all of whose values count, so that no sample of choices stands for the rest: "
+            "leave certificate out",
+        )
+    if options.distribution_grid:
+        yield (
+            "distribution_grid",
+            None,
+            f"{of}, whose chances are known at the nodes of the value's grid: leave "
+            "distribution_grid out, and take more nodes",
+        )
+
+
 def _refusals_of_continuous(made: Model, options: SolveOptions, name: str) -> Iterator[Refusal]:
     """Refuse what is about choices from lists of values."""
     choice, interval = next(iter(made.continuous.items()))
@@ -191,7 +228,7 @@ def _refusals_of_continuous(made: Model, options: SolveOptions, name: str) -> It
 def _refusals_not_yet(made: Model, options: SolveOptions, name: str) -> Iterator[Refusal]:
     """Refuse what a continuous choice could have, and has not."""
     choice = next(iter(made.continuous))
-    if options.gradients:
+    if options.gradients and not asks(made):
         yield "gradients", None, no_slopes(name, choice)
     if options.warm:
         why = "each point is solved cold, by itself; leave warm out"
@@ -201,9 +238,9 @@ def _refusals_not_yet(made: Model, options: SolveOptions, name: str) -> Iterator
 def no_slopes(name: str, choice: str) -> str:
     """Say why there are no derivatives."""
     return (
-        f"{name} has a continuous choice, '{choice}' (dp.interval), and its solution is not "
-        "differentiated here. It moves smoothly with the parameters: take differences between "
-        "points"
+        f"{name} has a continuous choice, '{choice}' (dp.interval), and derivatives with its "
+        "response are those of a concave model, which this one is not, or is not known to be here: "
+        "write dp.Model(..., concave=True) if it is one, or take differences between points"
     )
 
 

@@ -216,7 +216,7 @@ def resume(
         offset=offset,
         tv=value,
         base=offset,
-        policy=jnp.zeros(operator.policy_shape, jnp.int32),
+        policy=operator.undecided(),
         bounds=Bounds(-infinite, infinite, jnp.zeros(()), infinite, infinite, infinite),
         best=infinite,
         stale=jnp.int32(0),
@@ -267,7 +267,7 @@ def _iterate(operator: BellmanOperator, rates: Modulus, options: SolveOptions, s
     why = jnp.where(rates.high < 1.0, why, jnp.int32(Outcome.NO_CERTIFICATE))
     given_up = jnp.where(stale >= STALE, why, jnp.int32(Outcome.RUNNING))
     code = verdict(now.error, k, given_up, unsound(s.v, tv, operator.reductions), options)
-    changed = operator.reductions.mean((policy != s.policy).astype(jnp.float64))
+    changed = operator.changed(policy, s.policy)
 
     # Which step to take: (Krylov iterations, plain evaluation steps).
     krylov, plain_steps, strikes, penalty = _schedule(s, now, code, options)

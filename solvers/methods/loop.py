@@ -17,13 +17,13 @@ from jax import Array, lax
 from dpsolve.solvers.numerics.finite import largest
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.base import BellmanOperator
-from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.operators.cyclic import CyclicOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
 from . import average, discounted
 from .average import AverageState, RelativeValue
+from .choose_operator import Operators
 from .discounted import Fixpoint, SolveState
 
 Found = Fixpoint | RelativeValue
@@ -63,11 +63,9 @@ def finish(
     if isinstance(run, AverageState):
         return average.finish(run)
     found = discounted.finish(run)
-    return (
-        _expanded(operator, found, options.tol_on_grid)
-        if isinstance(operator, CyclicOperator)
-        else found
-    )
+    if isinstance(operator, CyclicOperator):
+        return _expanded(operator, found, options.tol_on_grid)
+    return replace(found, policy=operator.settled(found.value, found.policy))
 
 
 # -- from one phase to all ------------------------------------------------------------------------

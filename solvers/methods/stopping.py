@@ -68,6 +68,7 @@ def first_fault(survey: Survey, rates: Modulus | None) -> Array:
     )
     finite = survey.finite & jnp.isfinite(jnp.stack(numbers)).all()
     faults = (
+        (Outcome.REFUSED, jnp.asarray(survey.refused)),
         (Outcome.NOT_INCREASING, survey.finite & ~survey.increasing),
         (Outcome.INFEASIBLE, ~survey.feasible.all()),
         (Outcome.NOT_FINITE, ~finite),

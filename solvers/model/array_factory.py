@@ -24,7 +24,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import ModelError
@@ -224,9 +223,3 @@ def shapes_of(made: Any) -> Shapes | None:
     for name in RECORDS:
         _number(name, made.get(name, 0.0))
     return {n: (dims, jax.ShapeDtypeStruct(x.shape, x.dtype)) for n, dims, x in named(made)}
-
-
-def abstract_points(factory: Factory, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return a factory's parameters as arrays without values, of one shape each."""
-    spec = jax.ShapeDtypeStruct(shape, np.float64)
-    return dict.fromkeys(signature(factory).parameters, spec)

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
+from dpsolve.solvers.logit.taste_shocks import ERROR, TasteShocks, read_taste_shocks
 from dpsolve.solvers.named_arguments.order import drawing_order
-from dpsolve.solvers.numerics.given import MOST, vector
+from dpsolve.solvers.numerics.given import MOST, check_horizon, vector
 from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 from dpsolve.solvers.probability.iid import Iid
 from dpsolve.solvers.probability.markov import Markov
@@ -82,6 +83,7 @@ class Constructed:
     post: Mapping[str, PostDecision]
     outputs: Mapping[str, Callable[..., Any]]
     moments: Mapping[str, Callable[..., Any]]
+    taste_shocks: Mapping[Any, Any]
     monotone: Mapping[str, str]
     concave: bool | None
     increasing: Sequence[str]
@@ -125,6 +127,16 @@ class Constructed:
         """The choices that are made from a list of values."""
         return {n: c for n, c in self.choices.items() if not isinstance(c, Interval)}
 
+    @cached_property
+    def taste(self) -> TasteShocks | None:
+        """The taste shocks, read and checked; None if there are none."""
+        continuous = {name: name in self.continuous for name in self.choices}
+
+        def values_of(name: str) -> Any:
+            return self.grid_of(name).values
+
+        return read_taste_shocks(self.taste_shocks, continuous, values_of)
+
     def _beside(self, name: str) -> Any:
         return self.post[name].spec if name in self.post else self.shocks[name]
 
@@ -140,6 +152,13 @@ class Constructed:
     def shape(self) -> tuple[int, ...]:
         """Number of points of each state, in order."""
         return tuple(s.size for s in self.states.values())
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """What an array can have an entry for: states, choices from a list and ``t``."""
+        names = dict.fromkeys((*self.states, *self.gridded))
+        time = {"t": int(self.horizon)} if self.horizon is not None else {}
+        return {name: self.size_of(name) for name in names} | time
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -191,6 +210,7 @@ class Constructed:
         """Refuse what no model is."""
         self._check_continuous()
         self._check_sizes()
+        self._check_taste()
         self._check_functions()
         self._check_transitions()
         self._check_values()
@@ -289,6 +309,17 @@ class Constructed:
                     f"'{next(iter(self.continuous))}': nothing bounds a value off the grid; give "
                     "it outside='clip', ('error', 'clip'), or 'error', which forbids choices "
                     "that could leave it"
+                )
+
+    def _check_taste(self) -> None:
+        """Check taste shocks, and that nothing else goes by the names of their results."""
+        if self.taste is None:
+            return
+        for name in (*self.states, *self.choices):
+            if name in (self.taste.name, ERROR):
+                raise ModelError(
+                    f"'{name}' is what results call the probabilities of a choice with taste "
+                    "shocks, or their bound; rename it"
                 )
 
     def _check_interval(self, name: str, interval: Interval) -> None:
@@ -430,10 +461,8 @@ class Constructed:
                         f"{spec.values[i]:g} is followed by {spec.values[i + 1]:g}; sort it and "
                         "remove duplicates"
                     )
-        if not is_horizon(self.horizon):
-            raise ModelError(
-                f"horizon={self.horizon!r}; it is a positive number of periods, at most {MOST:,}"
-            )
+        if self.horizon is not None:
+            check_horizon(self.horizon)
         if not callable(self.discount):
             number = numbers(self.discount, "discount", "is")
             if number.ndim or number.dtype.kind not in "biuf":
@@ -447,8 +476,11 @@ def is_horizon(given: Any) -> bool:
     """Tell whether a horizon is none, or a number of periods."""
     if given is None:
         return True
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    return whole and 1 <= given <= MOST
+    try:
+        check_horizon(given)
+    except ModelError:
+        return False
+    return True
 
 
 def _argument(spec: State | Iid) -> Argument:

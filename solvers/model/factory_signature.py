@@ -1,9 +1,10 @@
 """A factory's signature: which arguments are parameters and which are sizes; building it.
 
 A factory is a plain function that returns a :class:`~dpsolve.Model` (or a dict of named arrays).
-Its positional parameters are economic: numbers with defaults, traced by JAX, so that each can be
-swept, batched and differentiated without a recompilation. Its keyword-only parameters are static
-(grid sizes, options): each new value is a new program.
+Its positional parameters are economic: numbers, or arrays of numbers (:mod:`~..parameters.array`),
+with defaults, traced by JAX, so that each can be swept, batched and differentiated without a
+recompilation. Its keyword-only parameters are static (grid sizes, options): each new value is a new
+program.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from dpsolve.solvers.errors import ModelError, did_you_mean
 from dpsolve.solvers.labels import check_labels
+from dpsolve.solvers.parameters.array import ArrayParameter, Shape, read_default
 
 Factory = Callable[..., Any]
 Seen = TypeVar("Seen")
@@ -33,7 +35,7 @@ class Signature:
     ----------
     name : str
         The factory's name.
-    parameters : dict of str to float or None
+    parameters : dict of str to float, ArrayParameter or None
         Economic parameters with their defaults; None where there is no default.
     sizes : dict of str to object
         Static parameters (keyword-only) with their defaults; ``REQUIRED`` where there is none.
@@ -42,9 +44,19 @@ class Signature:
     """
 
     name: str
-    parameters: dict[str, float | None]
+    parameters: dict[str, float | ArrayParameter | None]
     sizes: dict[str, Any]
     doc: str = field(default="", repr=False)
+
+    @property
+    def arrays(self) -> dict[str, ArrayParameter]:
+        """The parameters that are arrays."""
+        return {n: p for n, p in self.parameters.items() if isinstance(p, ArrayParameter)}
+
+    @property
+    def array_dims(self) -> dict[str, tuple[str, ...]]:
+        """The dimensions that these are stored with."""
+        return {name: p.named(name) for name, p in self.arrays.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,7 +109,7 @@ def signature(factory: Factory) -> Signature:
             f"{factory!r}"
         )
     name = getattr(factory, "__name__", type(factory).__name__)
-    parameters: dict[str, float | None] = {}
+    parameters: dict[str, float | ArrayParameter | None] = {}
     sizes: dict[str, Any] = {}
     for p in inspect.signature(factory).parameters.values():
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
@@ -109,17 +121,8 @@ def signature(factory: Factory) -> Signature:
         if p.kind is p.KEYWORD_ONLY:
             sizes[p.name] = REQUIRED if empty else p.default
         else:
-            parameters[p.name] = None if empty else _number(name, p.name, p.default)
+            parameters[p.name] = None if empty else read_default(name, p.name, p.default)
     return Signature(name, parameters, sizes, inspect.getdoc(factory) or "")
-
-
-def _number(model: str, name: str, default: Any) -> float:
-    if isinstance(default, bool) or not isinstance(default, int | float):
-        raise ModelError(
-            f"{model}: the default of parameter '{name}' is {default!r}, not a number; economic "
-            "parameters are numbers; put sizes and options after a '*' in the signature"
-        )
-    return float(default)
 
 
 def gradient_mistake(signature: Signature, name: str) -> str:
@@ -139,7 +142,7 @@ def gradient_mistake(signature: Signature, name: str) -> str:
 
 
 def split(
-    factory: Factory, params: Mapping[str, Any] | None = None
+    factory: Factory, params: Mapping[str, Any] | None = None, *, many: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Merge `params` with the factory's defaults and separate economic values from sizes.
 
@@ -149,11 +152,14 @@ def split(
         Every economic parameter, as given (floats, arrays or tracers).
     sizes : dict
         Every static parameter.
+    many : bool
+        Whether what is an array may be given for each of many points: (points, shape...).
 
     Raises
     ------
     ModelError
-        If a name is unknown to the factory, or a parameter without default is missing.
+        If a name is unknown to the factory, a parameter without default is missing, or an array
+        has another shape than the model has for it, or a NaN.
     """
     sig = signature(factory)
     if not isinstance(params, Mapping | None):
@@ -172,7 +178,44 @@ def split(
             raise ModelError(f"{sig.name} needs a value for '{name}', which has no default.")
         if name in params:
             (_check_parameter if name in values else _check_size)(sig.name, name, value)
-    return values, sizes
+    return values | _arrays(factory, params, sizes, many), sizes
+
+
+def _arrays(
+    factory: Factory, params: Mapping[str, Any], sizes: Mapping[str, Any], many: bool
+) -> dict[str, Any]:
+    """Return the parameters that are arrays, checked against the model's shapes."""
+    from dpsolve.solvers.parameters.given import check_array
+
+    sig = signature(factory)
+    found: dict[str, Any] = {}
+    shapes = parameter_shapes(factory, sizes) if sig.arrays else {}
+    for name, declared in sig.arrays.items():
+        if name in params:
+            dims = declared.named(name)
+            found[name] = check_array(sig.name, name, params[name], shapes[name], dims, many)
+        elif (default := declared.default(shapes[name])) is not None:
+            found[name] = default
+        else:
+            dims = declared.named(name)
+            raise ModelError(
+                f"{sig.name} needs a value for '{name}', an array ({', '.join(dims)}) of shape "
+                f"{shapes[name]}, which has no default."
+            )
+    return found
+
+
+def check_numbers(factory: Factory, values: Mapping[str, Any], what: str) -> None:
+    """Refuse many points where one is looked at: an array for what is one number.
+
+    Raises
+    ------
+    ModelError
+    """
+    arrays = signature(factory).arrays
+    for name, value in values.items():
+        if name not in arrays and np.ndim(value):
+            raise ModelError(f"parameter '{name}' has shape {np.shape(value)}; {what}")
 
 
 def _check_parameter(model: str, name: str, value: Any) -> None:
@@ -286,14 +329,114 @@ def look_over(factory: Factory, sizes: Mapping[str, Any], look: Callable[[Any], 
         Is called with it, inside the trace. What it returns outlives the trace, and so holds plain
         facts alone (names, sizes, shapes) and no arrays: of the model nothing can be kept.
     """
+    return _look_over(factory, sizes, look, parameter_shapes(factory, sizes))
+
+
+def _look_over(
+    factory: Factory,
+    sizes: Mapping[str, Any],
+    look: Callable[[Any], Seen],
+    shapes: Mapping[str, Shape],
+) -> Seen:
     import jax
-    import jax.numpy as jnp
 
     seen: list[Seen] = []
 
     def run(values: Mapping[str, Any]) -> None:
         seen.append(look(build(factory, values, sizes)))
 
-    number = jax.ShapeDtypeStruct((), jnp.float64)
-    jax.eval_shape(run, dict.fromkeys(signature(factory).parameters, number))
+    jax.eval_shape(run, {n: jax.ShapeDtypeStruct(s, np.float64) for n, s in shapes.items()})
     return seen[0]
+
+
+def abstract(
+    factory: Factory, sizes: Mapping[str, Any], points: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """Return a factory's parameters (points..., shape...) as arrays without values."""
+    import jax
+
+    shapes = parameter_shapes(factory, sizes)
+    return {n: jax.ShapeDtypeStruct((*points, *s), np.float64) for n, s in shapes.items()}
+
+
+def parameter_shapes(factory: Factory, sizes: Mapping[str, Any]) -> dict[str, Shape]:
+    """Return the shape of every parameter, () of a number.
+
+    Raises
+    ------
+    ModelError
+        If an array has a dimension that the model has not, or another length than its.
+    """
+    sig = signature(factory)
+    if not sig.arrays:
+        return dict.fromkeys(sig.parameters, ())
+    from dpsolve.solvers.program_keys.fingerprint import keyed
+
+    return dict(_parameter_shapes(keyed(factory), Sizes(sizes.items())))
+
+
+@lru_cache(maxsize=256)
+def _parameter_shapes(factory: Factory, sizes: tuple[tuple[str, Any], ...]) -> dict[str, Shape]:
+    """Ask the model for the lengths of its arrays' dimensions.
+
+    The model is made by a factory that needs the arrays: so it is made twice. First where a shape
+    is not known an array has one entry, which stands for any number of them.
+    """
+    sig, static = signature(factory), dict(sizes)
+    shapes: dict[str, Shape] = dict.fromkeys(sig.parameters, ())
+    shapes |= {n: p.known_shape(n, static) or (1,) * p.ndim for n, p in sig.arrays.items()}
+    over = {n: p for n, p in sig.arrays.items() if p.dims}
+    unknown = [n for n, p in over.items() if p.known_shape(n, static) is None]
+    while over:
+        try:
+            lengths = _look_over(factory, static, _lengths, shapes)
+        except (ModelError, TypeError, ValueError, IndexError) as error:
+            if not unknown or _also_of_two(factory, static, shapes, unknown, error):
+                raise
+            raise ModelError(
+                f"{error} (seen while the shape of '{unknown[0]}' was asked of the model: it had "
+                "one entry there. If the factory itself computes with it, say its shape by the "
+                'names of sizes, such as dp.array("b", "y", fill=0.98, shape=("n_b", "n_y")))'
+            ) from error
+        found = {name: _shape_over(sig.name, name, p.dims, lengths) for name, p in over.items()}
+        for name in over.keys() - {*unknown}:
+            if shapes[name] != found[name]:
+                each = ", ".join(f"{lengths[d]} of {d}" for d in over[name].dims)
+                raise ModelError(
+                    f"{sig.name}: the default of parameter '{name}' has shape {shapes[name]}, and "
+                    f"the model has {each}: its shape is {found[name]}"
+                )
+        if not unknown:
+            break
+        shapes, unknown = shapes | found, []
+    return shapes
+
+
+def _also_of_two(
+    factory: Factory, sizes: Mapping[str, Any], shapes: Mapping[str, Shape], unknown: list[str],
+    error: Exception,
+) -> bool:  # fmt: skip
+    """Tell whether a fault has nothing to do with the number of an array's entries."""
+    two = {n: (2,) * len(s) if n in unknown else s for n, s in shapes.items()}
+    try:
+        _look_over(factory, sizes, _lengths, two)
+    except Exception as other:
+        return str(other) == str(error)
+    return False
+
+
+def _lengths(made: Any) -> dict[str, int]:
+    return dict(getattr(made, "lengths", {}))
+
+
+def _shape_over(model: str, name: str, dims: tuple[str, ...], lengths: Mapping[str, int]) -> Shape:
+    for dim in dims:
+        if dim not in lengths:
+            known = ", ".join(lengths) or "none: the factory returns arrays, and no model"
+            raise ModelError(
+                f"{model}: parameter '{name}' is an array over '{dim}', which is no state, no "
+                "choice that is made from a list, and no 't' of a horizon."
+                f"{did_you_mean(dim, lengths)} There are: {known}. An array over something else is "
+                "a default as it is: prices=jnp.zeros(10)"
+            )
+    return tuple(lengths[dim] for dim in dims)

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy, Sparse
-from dpsolve.solvers.numerics.given import MOST, check_number
-from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.numerics.given import MOST, check_horizon, check_number
+from dpsolve.solvers.numerics.tracing import is_concrete, namespace
 from dpsolve.solvers.probability.probabilities import (
     REMEDY,
     ROW_SUM_TOLERANCE,
@@ -33,12 +33,16 @@ class TabularModel:
         Expected reward; -inf where infeasible.
     transition : array (states, actions, states), or (pairs, states) dense or SparseRows
         Probabilities of the next state.
-    discount : float
+    discount : float or array of the shape of `reward`
         Discount factor.
     state_index, action_index : int array (pairs,) or None
         State and action of each pair, sorted by state and then action; None in product form.
     n_states, n_actions : int
         Sizes; the dimensions are named ``state`` and ``action``.
+    horizon : int or None
+        Number of periods.
+    end : array (states,) or None
+        Value of each state after the last period.
     """
 
     reward: AnyArray
@@ -48,13 +52,18 @@ class TabularModel:
     action_index: Numpy | None
     n_states: int
     n_actions: int
+    horizon: int | None = None
+    end: AnyArray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of states, as a tuple."""
         return (self.n_states,)
 
-    horizon = None
+    @property
+    def lengths(self) -> dict[str, int]:
+        """What an array can have an entry for."""
+        return {"state": self.n_states, "action": self.n_actions}
 
 
 PADDING = 4  # store padded rows while they take at most this many times the non-zeros
@@ -126,10 +135,12 @@ class SparseRows:
 def mdp(
     R: ArrayLike,
     P: ArrayLike | Sparse,
-    beta: Array | float,
+    beta: ArrayLike,
     *,
     states: ArrayLike | None = None,
     actions: ArrayLike | None = None,
+    horizon: int | None = None,
+    terminal: ArrayLike | None = None,
 ) -> TabularModel:
     """Make a model from arrays.
 
@@ -140,10 +151,14 @@ def mdp(
     P : array (states, actions, states), or (pairs, states) dense or scipy sparse
         Probabilities of the next state. Rows within 1e-9 of a distribution are divided by their sum
         (:mod:`.probabilities`), plain or traced.
-    beta : float
-        Discount factor.
+    beta : float, or array (states,) or of the shape of `R`
+        Discount factor, of all pairs, of each state or of each pair.
     states, actions : int array (pairs,), optional
         In pair form: the state and the action of each pair, from 0.
+    horizon : int, optional
+        Number of periods; the arrays are those of each of them.
+    terminal : array (states,), optional
+        Value of each state after the last period (default 0).
 
     Returns
     -------
@@ -158,9 +173,8 @@ def mdp(
     """
     if (states is None) != (actions is None):
         raise ModelError("mdp: give both states= and actions= (pair form), or neither")
-    if np.ndim(beta) != 0:
-        raise ModelError(f"mdp: beta is one number, but its shape is {np.shape(beta)}")
-    check_number(beta, "mdp: beta")
+    if np.ndim(beta) == 0:
+        check_number(beta, "mdp: beta")
     sparse = hasattr(P, "tocsr")
     if hasattr(R, "tocsr"):
         raise ModelError("mdp: R is sparse, and what is missing would be 0; give R.toarray()")
@@ -176,8 +190,42 @@ def mdp(
             raise ModelError(
                 "mdp: a sparse P is in pair form, (pairs, states): give states= and actions= too"
             )
-        return _product_form(R, P, beta)
-    return _pair_form(R, P, beta, states, actions, sparse)
+        made = _product_form(R, P, beta)
+    else:
+        made = _pair_form(R, P, beta, states, actions, sparse)
+    return replace(made, horizon=horizon, end=_end(terminal, horizon, made.n_states))
+
+
+def _end(terminal: Any, horizon: Any, n: int) -> AnyArray | None:
+    """Return the value after the last period as an array, and refuse a horizon that is none."""
+    if horizon is not None:
+        check_horizon(horizon)
+    if terminal is None:
+        return None
+    if horizon is None:
+        raise ModelError("mdp: terminal is given but horizon is not; add horizon=T")
+    end = _as_array(terminal, "terminal")
+    if end.shape != (n,):
+        raise ModelError(
+            f"mdp: terminal has shape {end.shape}; it is the value of each state, ({n},)"
+        )
+    return end
+
+
+def _discounts(beta: Any, shape: tuple[int, ...], state: Any, n: int) -> Any:
+    """Return the discount as a number, or as an array of the shape of the rewards."""
+    if np.ndim(beta) == 0:
+        return beta
+    given = _as_array(beta, "beta")
+    if given.shape == shape:
+        return given
+    if given.shape == (n,):
+        xp = namespace(given)
+        return xp.broadcast_to(given[:, None], shape) if state is None else given[state]
+    raise ModelError(
+        f"mdp: beta has shape {given.shape}; it is a number, one for each state, ({n},), or one "
+        f"for each pair, {shape}"
+    )
 
 
 def _as_array(x: Any, what: str) -> AnyArray:
@@ -206,7 +254,8 @@ def _product_form(reward: Any, transition: Any, beta: Any) -> TabularModel:
     if is_concrete(reward, transition):
         feasible = reward > -np.inf
         _check_rows(transition[feasible], np.argwhere(feasible))
-    return TabularModel(reward, normalised(transition), beta, None, None, n, m)
+    discount = _discounts(beta, (n, m), None, n)
+    return TabularModel(reward, normalised(transition), discount, None, None, n, m)
 
 
 def _are_numbers(x: Any) -> bool:
@@ -253,13 +302,15 @@ def _pair_form(
     missing = np.setdiff1d(np.arange(n), state)
     if missing.size:
         raise ModelError(f"mdp: state {missing[0]} has no pair, so no feasible action")
+    discount = _discounts(beta, (pairs,), np.asarray(states, np.int64), n)
+    discount = discount[order] if np.ndim(discount) else discount
     reward, transition = reward[order], transition[order]
     if is_concrete(reward):
         use = np.flatnonzero(np.asarray(reward) > -np.inf)
         if sparse or is_concrete(transition):
             _check_rows(transition[use], np.stack([state[use], action[use]], 1))
     rows = SparseRows.from_scipy(transition).normalised() if sparse else normalised(transition)
-    return TabularModel(reward, rows, beta, state, action, n, m)
+    return TabularModel(reward, rows, discount, state, action, n, m)
 
 
 def _check_rows(rows: Any, pairs: Any) -> None:

@@ -62,26 +62,30 @@ class Model(Constructed):
         Of states, choices and shocks; a list is summed, each averaged over just the shocks it
         names.
     discount : float or function
-        A function takes states and choices.
+        A function takes states, choices and post variables whose rules take no shock; such a one
+        stands for what its rule returns, before its grid.
     transition : dict
-        For every state that is not a Markov chain: the name of a choice, the name of another
-        state, or a function of states, choices and shocks. On an integer state the result must be
+        For every state that is not a Markov chain: the name of a choice, of another state or of a
+        shock, or a function of states, choices and shocks. On an integer state the result must be
         a member; on a continuous grid it is interpolated linearly, and what lies beyond its ends
         means what the grid's `outside` says.
     feasible : function or list of functions, optional
         Of states, choices and shocks (feasible means: for every shock): true or false, never a
-        number. Of a list all must be true. Infeasible choices are masked before their reward is
-        used. What can bind on a continuous choice belongs in its interval's ends: of the functions
-        that name a continuous state or choice, the true set is taken to be connected along each
-        interval, and may leave out its ends (consumption above 0).
+        number. A post variable stands for what its rule returns, before its grid. Of a list all
+        must be true. Infeasible choices are masked before their reward is used. What can bind on a
+        continuous choice belongs in its interval's ends: of the functions that name a continuous
+        state or choice, the true set is taken to be connected along each interval, and may leave
+        out its ends (consumption above 0).
     shocks : dict, optional
         ``dp.iid`` draws, or a distribution's (``dp.normal``, ``dp.lognormal``, ``dp.poisson``, …);
-        independent of each other. Correlated ones stand under a tuple of names,
+        independent of each other, but for one whose ``probs`` are a function of others, of post
+        variables or of ``t``. Correlated ones stand under a tuple of names,
         ``("ret", "y"): dp.normal(means, cov, n)``.
     post : dict, optional
         Post-decision variables: ``{"stock": (dp.integers(0, 20), f)}`` gives each its grid
         (``dp.grid``, ``dp.integers`` or the name of a state or choice that has one) and its rule,
-        a function of states, choices and shocks, or the name of a choice. `transition`, `reward`
+        a function of states, choices, shocks and other post variables, or the name of one of
+        these. `transition`, `reward`, `feasible`, `discount`, ``probs`` of shocks
         and `outputs` may name them in place of, or beside, states and choices. Shocks that enter
         only after them are averaged once per value of the variable, not once per state and
         choice. On an integer range the rule must return a member; on a continuous grid what
@@ -91,6 +95,16 @@ class Model(Constructed):
     moments : dict, optional
         Functions of states, choices, shocks and outputs, by name; their expectation under the
         stationary distribution is ``moment_<name>``. An output named like a state is the state.
+    taste_shocks : dict, optional
+        ``{"choice": scale}``: to the value of each value of a choice from a list comes a shock,
+        known before choosing: type-I extreme value (Gumbel) of mean zero, independent, of that
+        scale in units of the reward. ``{("a", "b"): scale}`` has one for each combination;
+        ``{"choice": dp.nested(scale, nests)}`` correlates them within nests. The value is the
+        log-sum over that choice of the values maximised over all others, and
+        ``probability_<choice>`` (states..., choice) the chances (see
+        :mod:`dpsolve.solvers.logit.log_sum`). `policy` of the choice is the likeliest; that of
+        other choices, and `outputs`, have its dimension; distributions, moments and panels take
+        each value by its chance.
     monotone : dict, optional
         A hint, never trusted: ``{"a_next": "a"}`` says that the optimal choice rises with the
         state. Of a continuous choice it is used where the model is not concave.
@@ -120,6 +134,11 @@ class Model(Constructed):
         Stores keep them as ``long_name`` and ``units``, and pictures and reports show them. A
         choice that is the next value of a labelled state needs none of its own.
 
+    Notes
+    -----
+    In every function ``a_index`` is the position of `a`, a state, choice, shock or post variable,
+    among its values. A family of states (:func:`~dpsolve.family`) is an array of its members.
+
     Raises
     ------
     ModelError
@@ -138,6 +157,7 @@ class Model(Constructed):
     post: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     moments: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    taste_shocks: Mapping[Any, Any] = field(default_factory=dict)
     monotone: Mapping[str, str] = field(default_factory=dict)
     concave: bool | None = None
     increasing: Sequence[str] = ()
@@ -179,6 +199,7 @@ class Model(Constructed):
         )
         for name in ("outputs", "moments", "monotone", "marginal", "inverse_marginal"):
             put(self, name, read_dict(name, getattr(self, name)))
+        put(self, "taste_shocks", read_dict("taste_shocks", self.taste_shocks))
         put(self, "labels", read_dict("labels", self.labels))
         read_labels(self.labels)
         put(self, "reward", _listed(self.reward))

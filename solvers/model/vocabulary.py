@@ -4,6 +4,7 @@ A store keeps a checksum of its model's file. So the built-in ones have one impo
 which stays as it is when a definition moves; and importing the package itself costs nothing.
 """
 
+from dpsolve.solvers.logit.taste_shocks import nested
 from dpsolve.solvers.probability.distributions import (
     beta,
     exponential,
@@ -38,6 +39,7 @@ __all__ = [
     "markov",
     "markov_from_data",
     "mdp",
+    "nested",
     "normal",
     "poisson",
     "rouwenhorst",

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from dpsolve.solvers.methods.choose_operator import Operators
 from dpsolve.solvers.methods.discounted import Fixpoint
 from dpsolve.solvers.methods.finite_horizon import backward, terminal_value
 from dpsolve.solvers.methods.loop import solve
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.bellman import GridOperator
-from dpsolve.solvers.operators.choose_operator import Operators
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Certifies, Outcome
 

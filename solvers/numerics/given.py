@@ -56,6 +56,15 @@ def depth(x: Any) -> int:
     return int(getattr(x, "ndim", 0))
 
 
+def check_horizon(horizon: Any) -> None:
+    """Refuse what is no number of periods."""
+    whole = isinstance(horizon, int | np.integer) and not isinstance(horizon, bool)
+    if not whole or not 1 <= horizon <= MOST:
+        raise ModelError(
+            f"horizon={horizon!r}; it is a positive number of periods, at most {MOST:,}"
+        )
+
+
 def check_number(x: Any, what: str) -> None:
     """Refuse what is no real number, plain or traced."""
     if isinstance(x, int | float):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -108,14 +109,22 @@ ROUNDS = 60  # restarts of the robust solve
 SMOOTHING = 20  # plain steps between two of them
 
 
+Inverse = Callable[[Array], Array] | None  # of a linear map, approximately
+
+
 def resolvent(
-    apply: Callable[[Array], Array], b: Array, tol: float, over: Reductions = ALONE
+    apply: Callable[[Array], Array],
+    b: Array,
+    tol: float,
+    over: Reductions = ALONE,
+    precondition: Callable[[Array], Array] | None = None,
 ) -> Array:
     r"""Solve :math:`x - L x = b` for any right-hand side (...), or return NaN.
 
     A right-hand side with few non-zeros can break BiCGSTAB down. So it is restarted, after plain
     steps, which converge by themselves and fill in the zeros, until the residual is within `tol`
-    of the right-hand side's size. A residual that stays above the square root of `tol` gives NaN:
+    of the right-hand side's size; with a preconditioner, which fills them in, too, only from the
+    second round on. A residual that stays above the square root of `tol` gives NaN:
     no answer instead of a wrong one.
     """
     scale = over.max(jnp.abs(b))
@@ -125,8 +134,10 @@ def resolvent(
 
     def step(c: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         k, x, _ = c
-        x = richardson(apply, b, x, jnp.int32(SMOOTHING))
-        x, _ = bicgstab(apply, b, x, 0.1 * tol * scale, jnp.int32(200), over)
+        first = 0 if precondition else SMOOTHING
+        x = richardson(apply, b, x, jnp.where(c[0] == 0, first, SMOOTHING))
+        near = {"precondition": precondition} if precondition else {}
+        x, _ = bicgstab(apply, b, x, 0.1 * tol * scale, jnp.int32(200), over, **near)
         return k + 1, x, gap(x)
 
     def proceed(c: tuple[Array, Array, Array]) -> Array:
@@ -135,3 +146,25 @@ def resolvent(
 
     _, x, size = lax.while_loop(proceed, step, (jnp.int32(0), b, gap(b)))
     return jnp.where(jnp.isfinite(size) & (size <= tol**0.5 * scale), x, jnp.nan)
+
+
+def transposable_resolvent(
+    apply: Callable[[Array], Array],
+    b: Array,
+    tol: float,
+    over: Reductions = ALONE,
+    preconditioners: tuple[Inverse, Inverse] = (None, None),
+) -> Array:
+    """Solve ``x - L x = b`` as :func:`resolvent` does, so that JAX can transpose the solution.
+
+    Preconditioners are those of ``I - L`` and of its transpose.
+    """
+    transposed = jax.linear_transpose(apply, b)
+    near, beside = preconditioners
+    x: Array = lax.custom_linear_solve(
+        lambda x: x - apply(x),
+        b,
+        solve=lambda _, b: resolvent(apply, b, tol, over, near),
+        transpose_solve=lambda _, b: resolvent(lambda y: transposed(y)[0], b, tol, over, beside),
+    )
+    return x

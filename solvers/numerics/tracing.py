@@ -22,3 +22,12 @@ def is_concrete(*values: Any) -> bool:
 def namespace(*values: Any) -> Any:
     """Return NumPy if every value is concrete, else ``jax.numpy``."""
     return np if is_concrete(*values) else jnp
+
+
+def same_values(one: Any, other: Any) -> bool:
+    """Tell whether two lists of values are the same, as far as can be told of traced ones."""
+    if one is other:
+        return True
+    if not is_concrete(one, other):
+        return False
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))

@@ -2,5 +2,5 @@
 
 Read ``base.py`` first, the interface; then ``bellman.py``, with ``model_functions.py``,
 ``expectation.py``, ``interpolation.py`` and ``maximum.py``, of which it is made.
-``choose_operator.py`` says which operator and which shortcut a model gets.
+``methods/choose_operator.py`` says which operator and which shortcut a model gets.
 """

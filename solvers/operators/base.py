@@ -5,7 +5,7 @@ An operator stands for the Bellman operator
 of one model at one parameter point, inside a JAX trace. A value is a float64 array (states...),
 with the states' axes in the model's order; on a mesh, this device's part of it. A policy is an
 int32 array (states...); what its numbers mean is the operator's own business (``labels``
-translates).
+translates). With taste shocks it is :class:`~dpsolve.solvers.discrete_choice.policy.Mixed`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from dpsolve.solvers.numerics.krylov import bicgstab
+from dpsolve.solvers.numerics.krylov import Inverse, bicgstab
 from dpsolve.solvers.numerics.partition import ALONE, Partition, Reductions
 from dpsolve.solvers.numerics.tridiagonal import line_solver
 
@@ -56,6 +57,8 @@ class Survey:
         several (:mod:`.cyclic`), what the values on the way may add to the ends' size.
     reach : float
         What an error may grow to on that way.
+    refused : bool
+        A number is out of the range that the factory may use it in: the scale of taste shocks.
     """
 
     feasible: Array
@@ -70,6 +73,7 @@ class Survey:
     spread: Array
     magnitude: Array | float = 0.0
     reach: Array | float = 1.0
+    refused: Array | bool = False
 
     def over(self, reductions: Reductions) -> Survey:
         """Combine what the devices saw of their own states, to one verdict.
@@ -90,6 +94,7 @@ class Survey:
             spread=top(self.spread),
             magnitude=top(jnp.asarray(self.magnitude)),
             reach=top(jnp.asarray(self.reach)),
+            refused=self.refused,
         )
 
     @property
@@ -117,6 +122,7 @@ class Survey:
             spread=jnp.maximum(self.spread, other.spread),
             magnitude=jnp.maximum(self.magnitude, other.magnitude),
             reach=jnp.maximum(self.reach, other.reach),
+            refused=self.refused | other.refused,
         )
 
 
@@ -147,6 +153,10 @@ class PolicyOperator(ABC):
     def apply(self, v: Array) -> Array:
         r"""Return :math:`L_\pi v = \beta_\pi P_\pi v` (states...), the discounted expectation."""
         return self.discount * self.expect(v)
+
+    def preconditioners(self) -> tuple[Inverse, Inverse]:
+        """Return approximate inverses of ``x - L x`` (states...) and of its transpose, if any."""
+        return None, None
 
     @property
     def proper(self) -> Array:
@@ -194,6 +204,7 @@ class BellmanOperator(ABC):
     reductions: Reductions = ALONE  # reductions over all states, of which this may hold a part
     depth: int  # units of eps that one entry of Tv may lose: half its roundings
     opening: Array | None = None  # a value (states...) to start from, where one is known
+    kept: Any = None  # what it keeps of the pairs, for another operator of the same model
 
     @property
     def shift(self) -> Array | None:
@@ -207,6 +218,27 @@ class BellmanOperator(ABC):
     def policy_shape(self) -> tuple[int, ...]:
         """Shape of a policy: that of the states."""
         return self.shape
+
+    def undecided(self) -> Any:
+        """Return a policy to begin with, before the first sweep."""
+        return jnp.zeros(self.policy_shape, jnp.int32)
+
+    def changed(self, policy: Any, last: Any) -> Array:
+        """Return the share of states at which a policy is another than the last."""
+        return self.reductions.mean((policy != last).astype(jnp.float64))
+
+    def settled(self, value: Array, policy: Any) -> Any:
+        """Return the policy that goes with a value (states...) that was found: the last sweep's."""
+        del value
+        return policy
+
+    def responding(self, policy: Any, value: Array) -> Any:
+        """Return a policy as it moves with parameters and the value (states...) ahead.
+
+        For derivatives: choices are held fixed, and only probabilities move.
+        """
+        del value
+        return policy
 
     @abstractmethod
     def greedy(self, v: Array) -> tuple[Array, Array]:
@@ -254,6 +286,21 @@ class BellmanOperator(ABC):
     @abstractmethod
     def policy_of(self, labels: Mapping[str, Array]) -> Array:
         """Translate an index (states...) for each named choice to a policy: ``labels`` undone."""
+
+    def chances(self, policy: Any) -> dict[str, Array]:
+        """Return the probabilities (states..., choices...) of choices that tastes decide on."""
+        del policy
+        return {}
+
+    def likely(self, outputs: dict[str, Array], policy: Any) -> dict[str, Array]:
+        """Return outputs by name with 0 where a policy makes them of no chance."""
+        del policy
+        return outputs
+
+    def chance_error(self, value: Array, error: Array) -> dict[str, Array]:
+        """Bound what a value's error makes of the probabilities that follow from it: by name."""
+        del value, error
+        return {}
 
     def start(self) -> Array:
         """Return the value (states...) that iterations start from."""

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from math import ceil, prod
+from types import MappingProxyType
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -414,6 +415,8 @@ def _rows(x: NamedArray, block: NamedArray) -> NamedArray:
 
 class GridPolicy(PolicyOperator):
     """A policy on grids; its next states are found once, not once per application."""
+
+    lottery: Mapping[str, NamedArray] = MappingProxyType({})  # chances along an axis of choices
 
     def __init__(
         self, operator: GridOperator, policy: NamedArray | Mapping[str, NamedArray]

@@ -24,7 +24,7 @@ from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.named_arguments.order import ancestors
 from dpsolve.solvers.numerics.partition import Partition
-from dpsolve.solvers.numerics.tracing import is_concrete
+from dpsolve.solvers.numerics.tracing import is_concrete, same_values
 from dpsolve.solvers.probability.probabilities import normalised
 
 from .interpolation import Location, corners, eliminated, greatest_reached, locate, looked_up
@@ -487,15 +487,6 @@ class PairTable:
         """Return what a sweep needs: infeasible choices are masked in `reward` already."""
         locations = {name: at.lean() for name, at in self.locations.items()}
         return replace(self, raw_reward=None, feasible=None, posts={}, locations=locations)
-
-
-def same_values(one: Any, other: Any) -> bool:
-    """Tell whether two lists of values are the same, as far as can be told of traced ones."""
-    if one is other:
-        return True
-    if not is_concrete(one, other):
-        return False
-    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
 
 
 def _all_positive(probs: Any) -> bool:

@@ -37,13 +37,12 @@ class TabularOperator(BellmanOperator):
         Of the states, of which this device has a part; then it has their rows.
     """
 
-    constant_discount = True
-
     def __init__(self, model: TabularModel, partition: Partition | None = None) -> None:
         self.model = model
         self.partition = partition
         self.shape = model.shape
         self.discount = jnp.asarray(model.discount, jnp.float64)
+        self.constant_discount = self.discount.ndim == 0
         # The barriers keep XLA from evaluating at compile time what depends on arrays alone.
         self.transition: Matrix
         self.reward: Array = lax.optimization_barrier(jnp.asarray(model.reward))
@@ -62,9 +61,9 @@ class TabularOperator(BellmanOperator):
             self._take_part(partition)
 
     @property
-    def shift(self) -> Array:
-        """The discount: rows sum to one."""
-        return self.discount
+    def shift(self) -> Array | None:
+        """The discount, where that is one number: rows sum to one."""
+        return self.discount if self.constant_discount else None
 
     def _take_part(self, partition: Partition) -> None:
         """Keep the rows of this device's states."""
@@ -77,6 +76,8 @@ class TabularOperator(BellmanOperator):
             rows = self.pair_number.ravel()
             self.pair = jnp.arange(rows.size).reshape(self.pair_number.shape)
         self.reward = self.reward[rows]
+        if not self.constant_discount:
+            self.discount = self.discount[rows]
         self.transition = _rows_of(self.transition, rows)
 
     def _by_state(self, x: Array) -> Array:
@@ -87,6 +88,14 @@ class TabularOperator(BellmanOperator):
 
     def _future(self, v: Array) -> Array:
         return self.discount * (self.transition @ self._whole(v))
+
+    def _extreme_discount(self, sign: float) -> Array:
+        """Return the greatest discount of a feasible pair, times `sign`; NaN counts as infinite."""
+        if self.constant_discount:
+            return sign * self.discount
+        beta = sign * self.discount
+        beta = jnp.where(jnp.isnan(beta), jnp.inf, beta)
+        return jnp.max(jnp.where(self.reward > -jnp.inf, beta, -jnp.inf), initial=-jnp.inf)
 
     def _whole(self, v: Array) -> Array:
         return v if self.partition is None else self.partition.gather(v, 0)
@@ -144,8 +153,8 @@ class TabularOperator(BellmanOperator):
             row_low=-jnp.max(jnp.where(feasible, strict(-sums), -jnp.inf), initial=-jnp.inf),
             row_high=jnp.max(jnp.where(feasible, strict(sums), -jnp.inf), initial=-jnp.inf),
             least=-jnp.max(strict(-entries), initial=0.0),
-            discount_low=self.discount,
-            discount_high=self.discount,
+            discount_low=-self._extreme_discount(-1.0),
+            discount_high=self._extreme_discount(1.0),
             spread=one,
         )
         return found if self.partition is None else found.over(self.reductions)
@@ -167,12 +176,12 @@ class TabularPolicy(PolicyOperator):
     def __init__(self, operator: TabularOperator, policy: Array) -> None:
         self.operator = operator
         self.reductions, self.partition = operator.reductions, operator.partition
-        self.discount = operator.discount
         self.line = 0 if operator.partition is None and operator.shape[0] >= LEAST else None
         self.action = operator.labels(policy)["action"]
         own = jnp.arange(operator.shape[0])
         at = (own, policy) if operator.pair is None else (operator.pair[own, policy],)
         self.reward = operator.reward[at]
+        self.discount = operator.discount if operator.constant_discount else operator.discount[at]
         p = operator.transition
         self.rows: Matrix = p[at] if isinstance(p, Array) else _rows_of(p, at[0])
 

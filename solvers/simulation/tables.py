@@ -131,7 +131,8 @@ def policy_tables(
     """
     plain, compiled = _tables(problem, tuple(variables), periods)
     if isinstance(model, TabularModel):
-        return cast("PolicyTables", plain(dict(parameters), dict(policy_index)))
+        made: PolicyTables = plain(dict(parameters), dict(policy_index))
+        return made
     tables: PolicyTables = jax.tree.map(np.asarray, compiled(dict(parameters), dict(policy_index)))
     _refuse_extrapolation(model, tables, periods is not None)
     shocks, chains = (
@@ -174,16 +175,22 @@ def _tables(problem: Problem, variables: tuple[str, ...], periods: int | None) -
         tables: PolicyTables = lax.map(lambda x: one(parameters, x[0], x[1]), (early, ts))
         return tables
 
-    return one, jax.jit(one if periods is None else many)
+    def arrays(parameters: Any, index: Any) -> PolicyTables:
+        if periods is None:
+            return one(parameters, index)
+        now = [{c: i[t] for c, i in index.items()} for t in range(periods)]
+        return _stacked([one(parameters, own) for own in now])
+
+    return arrays, jax.jit(one if periods is None else many)
 
 
 def _tables_of_grids(fixed: GridPolicy, variables: Sequence[str]) -> PolicyTables:
     operator = fixed.operator
     model = operator.model
-    order = (*model.states, *model.post, *model.shocks)
+    order = (*model.states, *fixed.lottery, *model.post, *model.shocks)
     env = operator.functions.post_env | fixed.env
     found = operator.expectation.early_locations | fixed.pairs.locations | fixed.pairs.posts
-    last = {w: p.dims for w, p in fixed.pairs.probabilities.items()}
+    chances = dict(fixed.lottery) | fixed.pairs.probabilities  # in the order of the draws
     values = {}
     for name in variables:
         if name in env:
@@ -191,10 +198,7 @@ def _tables_of_grids(fixed: GridPolicy, variables: Sequence[str]) -> PolicyTable
         else:
             values[name] = mapped(model.outputs[name], env, order, f"output '{name}'")
     return PolicyTables(
-        shocks={
-            w: ordered(p, (*(d for d in last[w] if d != w), w))
-            for w, p in fixed.pairs.probabilities.items()
-        },
+        shocks={w: ordered(p, (*(d for d in p.dims if d != w), w)) for w, p in chances.items()},
         moves={name: (at.index, at.weight) for name, at in found.items()},
         chains={
             name: NamedArray(jnp.asarray(spec.at(operator.functions.t)), (name, f"{name}'"))
@@ -204,8 +208,8 @@ def _tables_of_grids(fixed: GridPolicy, variables: Sequence[str]) -> PolicyTable
         rows=None,
         values=values,
         states=tuple(zip(operator.states, operator.shape, strict=True)),
-        drawn=model.drawn,
-        draws=(*model.shocks, *model.states, *model.post),
+        drawn=(*fixed.lottery, *model.drawn),
+        draws=(*chances, *model.states, *model.post),
     )
 
 
@@ -222,6 +226,32 @@ def _tables_of_arrays(fixed: TabularPolicy, variables: Sequence[str]) -> PolicyT
         drawn=(),
         draws=("state",),
     )
+
+
+def _stacked(each: Sequence[PolicyTables]) -> PolicyTables:
+    """Return the periods' tables of a model of arrays as one; rows are padded to equal lengths."""
+    found = [table.rows for table in each if table.rows is not None]
+    most = max(len(rows.cumulative) for rows in found)
+
+    def padded(name: str) -> Array:
+        arrays = [np.asarray(getattr(rows, name)) for rows in found]
+        return _on_host(np.stack([np.pad(x, (0, most - len(x))) for x in arrays]))
+
+    def whole(name: str) -> Array:
+        return _on_host(np.stack([np.asarray(getattr(rows, name)) for rows in found]))
+
+    rows = Rows(
+        cumulative=padded("cumulative"),
+        columns=padded("columns"),
+        start=whole("start"),
+        last=whole("last"),
+        longest=max(rows.longest for rows in found),
+    )
+    values = {}
+    for name, x in each[0].values.items():
+        recorded = np.stack([np.asarray(table.values[name].array) for table in each])
+        values[name] = NamedArray(_on_host(recorded), x.dims)
+    return replace(each[0], rows=rows, values=values)
 
 
 def _rows(fixed: TabularPolicy, n: int) -> Rows:

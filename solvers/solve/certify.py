@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.continuum.problem import ContinuousProblem, listed, read_problem
-from dpsolve.solvers.continuum.solve import solve_and_test, verdict
+from dpsolve.solvers.continuum.solve import HELD, SLOPES, solve_and_test, verdict
 from dpsolve.solvers.continuum.words import counterexample, name_state
 from dpsolve.solvers.curvature.proved import proved
 from dpsolve.solvers.errors import ModelError, UsageError
@@ -26,6 +26,7 @@ from dpsolve.solvers.model.factory_signature import (
     Factory,
     Sizes,
     build,
+    check_numbers,
     refuse_parameters,
     signature,
     split,
@@ -128,11 +129,7 @@ def certify(
     check_sizes(sizes)
     if not is_concrete(values):
         raise UsageError("dp.certify looks at numbers: it cannot be called inside jit or grad")
-    for name, value in values.items():
-        if np.ndim(value) != 0:
-            raise UsageError(
-                f"parameter '{name}' has shape {np.shape(value)}; dp.certify takes one point"
-            )
+    check_numbers(factory, values, "dp.certify takes one point")
     values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
     known = bool(proved(factory, sizes, values))
     problem = read_problem(rebuild(factory, values, sizes), signature(factory).name, known)
@@ -160,6 +157,7 @@ def _compiled(made: Callable[[Mapping[str, Array]], Any]) -> Program:
             own = zip(problem.grids, nodes, strict=True)
             problem = problem.on(tuple(Grid(x, grid.outside) for grid, x in own))
         found, told = solve_and_test(problem, policy)
+        del found[HELD], found[SLOPES]
         return verdict(found, told, True), told
 
     return jax.jit(run)
@@ -202,7 +200,7 @@ class _Task:
             message = points_that_would_do(problem.model, error, self.tol)
         arrays["code"] = jnp.int32(code)
         options = made.options if self.tol is None else SolveOptions(tol=self.tol)
-        dims = arrays_dims(shape_of(problem.model), arrays)
+        dims = arrays_dims(shape_of(problem.model), arrays, made.array_dims)
         made = replace(made, options=options, dims=tuple(dims.items()))
         seconds = time.perf_counter() - began - compiling.seconds
         return Solution(arrays, self.values, made, message, seconds, compiling.seconds)

@@ -24,7 +24,9 @@ from dpsolve.solvers.model.array_factory import Dims, rebuild
 from dpsolve.solvers.model.factory_signature import (
     Factory,
     Sizes,
+    check_numbers,
     look_over,
+    parameter_shapes,
     refuse_parameters,
     signature,
     split,
@@ -35,6 +37,7 @@ from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import UNCERTIFIED, Outcome, sentence
+from dpsolve.solvers.parameters.array import Shape
 from dpsolve.solvers.program_keys.fingerprint import watch
 from dpsolve.solvers.solution import Problem, Solution
 
@@ -73,12 +76,7 @@ def solve_on_one_device(
     chosen = solve_options(factory, tol=tol, method=method, **options)
     values, sizes = split(factory, params)
     check_sizes(sizes)
-    for name, value in values.items():
-        if np.ndim(value) != 0:
-            raise ModelError(
-                f"parameter '{name}' has shape {np.shape(value)}; dp.solve takes one point: use "
-                "dp.solve_many for many"
-            )
+    check_numbers(factory, values, "dp.solve takes one point: use dp.solve_many for many")
     values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
     began = time.perf_counter()
     # Where nothing can ask for derivatives, none are prepared.
@@ -127,7 +125,7 @@ def _solve_ready(
             f"gradients={list(options.differentiated_by)}: a ready model has no parameters to "
             "differentiate by; pass the factory, the function that returns the model"
         )
-    _check(model, options, "the model")
+    _check(model, options, "the model", {})
     watch(model)
     began = time.perf_counter()
     with compile_clock() as compiling:
@@ -179,7 +177,7 @@ def one_point(
     static = dict(sizes)
     dims: dict[str, Dims] = {}
     if derivatives:
-        point = differentiable_point(factory, static, options)
+        point = differentiable_point(factory, static, options, known)
 
     def run(values: Mapping[str, Array]) -> dict[str, Array]:
         if derivatives:
@@ -187,19 +185,19 @@ def one_point(
             shape = look_over(factory, static, shape_of)
         else:
             made = announced(factory, static, values)
-            _check(made, options, signature(factory).name)
+            _check(made, options, signature(factory).name, parameter_shapes(factory, static))
             arrays = solve_made(factory, made, options, values, proved=known)
             shape = shape_of(made)
-        dims.update(arrays_dims(shape, arrays))
+        dims.update(arrays_dims(shape, arrays, signature(factory).array_dims))
         return arrays
 
     return jax.jit(run), dims
 
 
-def _check(made: Any, options: SolveOptions, name: str) -> None:
+def _check(made: Any, options: SolveOptions, name: str, shapes: Mapping[str, Shape]) -> None:
     """Refuse sizes that cannot work."""
     if isinstance(made, Model):
-        check_model(made, options, name, population_bytes(made, options))
+        check_model(made, options, name, population_bytes(made, options, shapes))
 
 
 def solve_options(factory: Factory, **given: Any) -> SolveOptions:

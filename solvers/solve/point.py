@@ -16,9 +16,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpsolve.solvers.inspection.requests import check_asked
+from dpsolve.solvers.logit.taste_shocks import ERROR, PREFIX
 from dpsolve.solvers.methods.average import GAINS, RelativeValue
+from dpsolve.solvers.methods.choose_operator import Operators
 from dpsolve.solvers.methods.discounted import Fixpoint
-from dpsolve.solvers.methods.finite_horizon import backward
+from dpsolve.solvers.methods.finite_horizon import (
+    backward,
+    chosen,
+    grids_of,
+    has_outputs,
+    outputs_of,
+)
 from dpsolve.solvers.methods.loop import Found, begin, solve
 from dpsolve.solvers.methods.stopping import told_by
 from dpsolve.solvers.model.array_factory import no_model, own_arrays
@@ -27,9 +35,7 @@ from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Partition
 from dpsolve.solvers.operators.base import BellmanOperator
-from dpsolve.solvers.operators.bellman import GridOperator, GridPolicy
-from dpsolve.solvers.operators.choose_operator import Operators
-from dpsolve.solvers.operators.cyclic import CyclicOperator, Turn
+from dpsolve.solvers.operators.cyclic import Turn
 from dpsolve.solvers.operators.model_functions import PairTable
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import RECORDS, Outcome
@@ -93,7 +99,8 @@ def solve_made(
 
 def is_live(values: Mapping[str, Any]) -> Array:
     """Tell whether no parameter is NaN; one that is makes the point fail at once."""
-    return ~jnp.isnan(jnp.stack([jnp.asarray(v) for v in values.values()] or [0.0])).any()
+    found = [jnp.isnan(v).any() for v in values.values()]
+    return ~jnp.stack(found).any() if found else jnp.asarray(True)
 
 
 def solve_model(
@@ -112,11 +119,11 @@ def solve_model(
     if isinstance(model, Model) and model.continuous:
         arrays = solved_point(model, options, live, proved)
         return _with_code(arrays, *statistics_of(model, options, arrays))
-    if isinstance(model, Model) and model.horizon is not None:
+    if model.horizon is not None:
         arrays = backward(model, options, live, partition)
-        if options.distribution_grid:
+        if options.distribution_grid and isinstance(model, Model):
             return _with_code(arrays, *statistics_of(model, options, arrays, partition))
-        policies = {c: arrays[f"policy_index_{c}"] for c in model.choices}
+        policies = decisions_in(arrays)
         more, code = horizon_path(model, options, policies, arrays["code"] >= 10, partition)
         return _with_code(arrays, more, code)
     operators = Operators(model, options, partition)
@@ -153,9 +160,11 @@ def fields(
     bounds = GAINS if isinstance(found, RelativeValue) else ("lower", "upper")
     arrays = {name: getattr(found, name) for name in ("value", *bounds, *RECORDS[:2])}
     arrays |= {f"policy_index_{c}": i for c, i in operator.labels(found.policy).items()}
+    arrays |= operator.chances(found.policy)
+    arrays |= operator.chance_error(found.value, found.error_bound)
     arrays |= read_off(model, operator, found.policy)
     outputs = {name: x for name, x in arrays.items() if name.startswith("output_")}
-    told = told_by(outputs, operator.reductions)
+    told = told_by(operator.likely(outputs, found.policy), operator.reductions)
     code = jnp.where((found.code >= 10) | (told == Outcome.RUNNING), found.code, told)
     for name, x in arrays.items():
         arrays[name] = x if name.startswith("grid_") else mask(x, code >= 10)
@@ -167,14 +176,16 @@ def read_off(
 ) -> dict[str, Array]:
     """Return what follows from a policy (states...): choices' values, outputs; and grids (n,)."""
     labels = operator.labels(policy)
-    if isinstance(model, TabularModel):
-        return {"policy_action": labels["action"], "grid_state": jnp.arange(model.n_states)}
-    arrays = {f"policy_{c}": jnp.asarray(model.grid_of(c).values)[i] for c, i in labels.items()}
-    if model.outputs:
-        fixed = operator.at(policy)
-        assert isinstance(fixed, GridPolicy)
-        arrays |= {f"output_{name}": x for name, x in fixed.outputs().items()}
-    return arrays | {f"grid_{n}": jnp.asarray(s.values) for n, s in model.states.items()}
+    found = outputs_of(operator.at(policy)) if has_outputs(model) else {}
+    outputs = {f"output_{name}": x for name, x in found.items()}
+    return chosen(model, labels) | outputs | grids_of(model)
+
+
+def decisions_in(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return a result's positions (states...) by choice, and probabilities by their name."""
+    before = "policy_index_"
+    found = {n.removeprefix(before): x for n, x in arrays.items() if n.startswith(before)}
+    return found | {n: x for n, x in arrays.items() if n.startswith(PREFIX) and n != ERROR}
 
 
 def begin_point(
@@ -211,5 +222,5 @@ def begin_point(
         operator.opening = jnp.where(started, start, operator.start())
     live = is_live(values)
     run = begin(operators, operators.options, live & wanted)
-    kept = operator.kept if isinstance(operator, GridOperator | CyclicOperator) else None
+    kept = operator.kept
     return None if kept is None else kept.lean(), run, started & live

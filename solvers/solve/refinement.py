@@ -20,7 +20,7 @@ from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.inspection.forecast import footprint
 from dpsolve.solvers.inspection.limits import memory_of_a_device
 from dpsolve.solvers.model.array_factory import rebuild
-from dpsolve.solvers.model.factory_signature import Factory, signature
+from dpsolve.solvers.model.factory_signature import Factory, parameter_shapes, signature
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.memory import shown_bytes
@@ -113,7 +113,7 @@ class Refinement:
 
         Parameters
         ----------
-        values : mapping of str to float
+        values : mapping of str to float or array
             Parameters at which the model can be built.
 
         Raises
@@ -121,6 +121,7 @@ class Refinement:
         UsageError
             Naming what changes.
         """
+        _check_arrays(self.factory, self.sizes, self.finer(1), ", ".join(self.options.refine))
         coarse, fine = (
             rebuild(self.factory, values, sizes) for sizes in (self.sizes, self.finer(1))
         )
@@ -131,6 +132,19 @@ class Refinement:
 def refined_size(name: str, names: tuple[str, ...]) -> str:
     """Return what a result calls the size that a point was solved at."""
     return "refined_size" if len(names) == 1 else f"refined_size_{name}"
+
+
+def _check_arrays(
+    factory: Factory, sizes: Mapping[str, Any], finer: Mapping[str, Any], names: str
+) -> None:
+    fine = parameter_shapes(factory, finer)
+    for name, shape in parameter_shapes(factory, sizes).items():
+        if fine[name] != shape:
+            raise UsageError(
+                f"refine={names}: parameter '{name}' is an array of shape {shape} with an entry at "
+                f"every node, and of {fine[name]} on a finer grid; refine another size, or give "
+                "the parameter no dimension of a refined grid and interpolate in it"
+            )
 
 
 def _check_nested(coarse: Model, fine: Model, names: str) -> None:

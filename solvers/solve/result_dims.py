@@ -14,6 +14,7 @@ import numpy as np
 from dpsolve.solvers.certified import at_best, of_what, promise
 from dpsolve.solvers.distributions.finer_grid import SUFFIX, lived_dims
 from dpsolve.solvers.errors import ModelError
+from dpsolve.solvers.inspection.requests import FIXED
 from dpsolve.solvers.labels import Label, read_labels
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.model.array_factory import Dims, Shapes, shapes_of
@@ -41,6 +42,9 @@ class ModelShape:
         The choices that are made from an interval.
     own : dict or None
         Dimensions and shapes of a factory's own arrays, where it returned no model.
+    taste : tuple of str
+        The choices that taste shocks are on: what differs between their values has them as
+        dimensions.
     certifies, of_what, promise : str
         What bounds are of, where there are some: the word; in words; and before anything is solved
         (:mod:`.certified`).
@@ -60,6 +64,7 @@ class ModelShape:
     promise: str = ""
     labels: Mapping[str, Label] = field(default_factory=dict)
     next_of: Mapping[str, str] = field(default_factory=dict)
+    taste: tuple[str, ...] = ()
 
     @property
     def iterates(self) -> bool:
@@ -76,7 +81,10 @@ def shape_of(made: Any) -> ModelShape:
         If it is neither.
     """
     if isinstance(made, TabularModel):
-        return ModelShape({"state": made.n_states}, certifies=at_best(made), promise=promise(made))
+        return ModelShape(
+            {"state": made.n_states}, horizon=made.horizon,
+            certifies=at_best(made), promise=promise(made),
+        )  # fmt: skip
     if isinstance(made, Model):
         chains = frozenset(n for n, s in made.states.items() if isinstance(s, Markov))
         sizes = {n: s.size for n, s in made.states.items()}
@@ -85,6 +93,7 @@ def shape_of(made: Any) -> ModelShape:
             tuple(made.continuous), at_best(made), of_what(made), promise(made),
             read_labels(made.labels),
             {str(rule): n for n, rule in made.transition.items() if rule in made.choices},
+            made.taste.choices if made.taste is not None else (),
         )  # fmt: skip
     own = shapes_of(made)
     if own is None:
@@ -94,12 +103,26 @@ def shape_of(made: Any) -> ModelShape:
     return ModelShape(own=own)
 
 
-def arrays_dims(shape: ModelShape, arrays: Mapping[str, Any]) -> dict[str, Dims]:
-    """Return the dimensions of every array that a solve returns, but for the numbers."""
+def arrays_dims(
+    shape: ModelShape, arrays: Mapping[str, Any], by: Mapping[str, Dims] | None = None
+) -> dict[str, Dims]:
+    """Return the dimensions of every array that a solve returns, but for the numbers.
+
+    Parameters
+    ----------
+    shape : ModelShape
+    arrays : mapping
+        What it returns.
+    by : mapping of str to tuple of str, optional
+        The factory's parameters that are arrays, with their dimensions.
+    """
+    by = by or {}
     if shape.own is not None:
         own = {name: dims for name, (dims, _) in shape.own.items()}
-        gradients = [n for n in arrays if n not in own and differentiated(n, own) in own]
-        return own | {name: own[differentiated(name, own)] for name in gradients}
+        gradients = {
+            n: of for n in arrays if n not in own and (of := differentiated(n, own)) in own
+        }
+        return own | {n: own[of] + entries_of(n, of, by) for n, of in gradients.items()}
     states = tuple(shape.states)
     finer = tuple((n, 0) for n in states if f"grid_{n}{SUFFIX}" in arrays)
     lived = lived_dims(states, finer)
@@ -111,12 +134,25 @@ def arrays_dims(shape: ModelShape, arrays: Mapping[str, Any]) -> dict[str, Dims]
         if name.startswith("grid_"):
             dims[name] = (name.removeprefix("grid_"),)
         elif variable == "distribution_path":
-            dims[name] = ("time", *lived)
+            dims[name] = ("time", *lived, *entries_of(name, variable, by))
         elif variable == "distribution":
-            dims[name] = lived
+            dims[name] = (*lived, *entries_of(name, variable, by))
         else:
-            dims[name] = full if np.ndim(arrays[name]) else ()
+            more = () if variable == name else entries_of(name, variable, by)
+            rank = np.ndim(arrays[name]) - len(more)
+            taste = shape.taste if rank > len(full) else ()
+            dims[name] = ((*full, *taste) if rank else ()) + more
     return dims
+
+
+def entries_of(name: str, variable: str, by: Mapping[str, Dims]) -> Dims:
+    """Return the dimensions of a derivative after its variable's: those of an array's entries.
+
+    They are called ``<parameter>_<dimension>``: the variable may have the dimension itself.
+    """
+    parameter = name.removeprefix(f"d_{variable}_d_").removesuffix(FIXED)
+    return tuple(d if d.startswith(f"{parameter}_index") else f"{parameter}_{d}"
+                 for d in by.get(parameter, ()))  # fmt: skip
 
 
 def differentiated(name: str, arrays: Collection[str]) -> str:

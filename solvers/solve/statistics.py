@@ -10,6 +10,7 @@ stationary distribution.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,11 +26,11 @@ from dpsolve.solvers.distributions.solved_points import policy_operator
 from dpsolve.solvers.distributions.stationary_derivatives import stationary_of
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.forecast import path_periods
+from dpsolve.solvers.methods.choose_operator import make_operator
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import ALONE, Partition, Reductions
 from dpsolve.solvers.operators.base import PolicyOperator
-from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome, sentence
 
@@ -219,7 +220,7 @@ def _start(
 
 
 def horizon_path(
-    model: Model,
+    model: Model | TabularModel,
     options: SolveOptions,
     policies: Mapping[str, Array],
     failed: Array | bool,
@@ -236,14 +237,17 @@ def horizon_path(
     if periods is None:
         return {}, jnp.int32(Outcome.SOLVED)
 
-    finer = on_distribution_grid(model, options.distribution_grid)
+    finer, own = model, False
+    if isinstance(model, Model):
+        own = bool(model.continuous or options.distribution_grid)
+        finer = on_distribution_grid(model, options.distribution_grid)
 
     def step(mass: Array, t: Array) -> Array:
-        if model.continuous or options.distribution_grid:
+        if own:
             now = {c: x[t] for c, x in policies.items()}
             _, moving = policy_operator(model, now, options, t)
             return jnp.where(moving.proper, pushed(moving.expect, mass), jnp.nan)
-        operator = GridOperator(model, t=t, block=1, memory=options.memory, partition=partition)
+        operator = make_operator(model, replace(options, block=1), partition, t=t)
         # A failed point has -1 for a policy; its path is masked.
         policy = operator.policy_of({c: jnp.maximum(i[t], 0) for c, i in policies.items()})
         fixed = operator.at(policy)

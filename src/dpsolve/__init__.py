@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .solvers.errors import VerificationError as VerificationError
     from .solvers.inspection.check import check as check
     from .solvers.inspection.describe import describe as describe
+    from .solvers.logit.taste_shocks import nested as nested
     from .solvers.model.grids import grid as grid
     from .solvers.model.grids import integers as integers
     from .solvers.model.grids import interval as interval
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .solvers.numerics.fixed_point import implicit as implicit
     from .solvers.numerics.monte_carlo import monte_carlo as monte_carlo
     from .solvers.options import SolveOptions as SolveOptions
+    from .solvers.parameters.array import array as array
     from .solvers.probability.distributions import beta as beta
     from .solvers.probability.distributions import exponential as exponential
     from .solvers.probability.distributions import gamma as gamma
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from .solvers.solution import Solution as Solution
     from .solvers.solve.certify import certify as certify
     from .solvers.solve.euler_errors import euler_errors as euler_errors
+    from .solvers.solve.log_likelihood import log_likelihood as log_likelihood
 
 # Where each public name lives.
 _HOME = {
@@ -79,6 +82,7 @@ _HOME = {
     "crra": "solvers.model.utility",
     "TabularModel": "solvers.model.mdp",
     "grid": "solvers.model.grids",
+    "nested": "solvers.logit.taste_shocks",
     "integers": "solvers.model.grids",
     "iid": "solvers.probability.iid",
     "interval": "solvers.model.grids",
@@ -97,6 +101,7 @@ _HOME = {
     "var1": "solvers.probability.vector_chains",
     "markov_from_data": "solvers.probability.estimated",
     "mdp": "solvers.model.mdp",
+    "array": "solvers.parameters.array",
     "read_mdp": "hpc.sweep_file.array_file",
     "family": "solvers.named_arguments.families",
     "SolveOptions": "solvers.options",
@@ -104,6 +109,7 @@ _HOME = {
     "solve": "sharding.solve",
     "certify": "solvers.solve.certify",
     "euler_errors": "solvers.solve.euler_errors",
+    "log_likelihood": "solvers.solve.log_likelihood",
     "check": "solvers.inspection.check",
     "describe": "solvers.inspection.describe",
     "stationary": "solvers.distributions.stationary",

@@ -1,8 +1,24 @@
-"""``dp.plot``: pictures of results, as figures of Matplotlib.
+"""``dp.plot``: pictures of results with Matplotlib.
 
-A sweep's store is drawn by ``dpsolve plot``. What is drawn here is what Python alone returns.
+``value``, ``policy``, ``distribution``, ``variable``, ``parameters`` and ``timeline`` draw one
+panel on axes, and return these (``.figure`` saves it); ``convergence`` returns a figure.
+``dpsolve plot`` draws the same from a shell.
 """
 
-from .hpc.plot_convergence import convergence as convergence
+from .hpc.pictures.convergence import convergence as convergence
+from .hpc.pictures.on_axes import distribution as distribution
+from .hpc.pictures.on_axes import parameters as parameters
+from .hpc.pictures.on_axes import policy as policy
+from .hpc.pictures.on_axes import timeline as timeline
+from .hpc.pictures.on_axes import value as value
+from .hpc.pictures.on_axes import variable as variable
 
-__all__ = ["convergence"]
+__all__ = [
+    "convergence",
+    "distribution",
+    "parameters",
+    "policy",
+    "timeline",
+    "value",
+    "variable",
+]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
+import dpsolve as dp
 from dpsolve.hpc.progress import Silent
 from dpsolve.hpc.run.sweep import SweepReport, run_sweep
 from dpsolve.hpc.store.event_log import Event
@@ -28,6 +29,28 @@ def toy(a=1.0, b=2.0, *, n=3):
     """A product and a line: compiled in no time."""
     return {"price": a * b, "path": (("t",), a + b * jnp.arange(n))}
 '''
+
+HOSTILE = "stock </td><script>top.hacked = 1</script>"
+STOCK = '''
+import jax.numpy as jnp
+import dpsolve as dp
+
+def stock(beta=0.9, cost=0.3, *, n=4):
+    """Keep or grow a stock that a shock may take."""
+    def profit(k, up):
+        return jnp.sqrt(1.0 * k) - cost * up
+    return dp.Model(
+        states={"k": dp.integers(0, n), "z": dp.markov([0.0, 1.0], [[0.5, 0.5], [0.2, 0.8]])},
+        choices={"up": dp.integers(0, 1)},
+        transition={"k": lambda k, z, up: jnp.where(z > 0.5, jnp.minimum(k + up, n), 0)},
+        reward=profit, discount=beta, outputs={"profit": profit},
+        labels={"k": "stock </td><script>top.hacked = 1</script> (<tons>)",
+                "up": "purchase (tons)", "profit": "profit (dollars)",
+                "beta": "discount factor", "value": "worth of the firm (dollars)"},
+    )
+'''
+GRID = {"beta": [0.8, 0.9, 0.95], "cost": [0.1, 0.3]}
+KEEP = ["value", "policy", "profit", "distribution", "moment_mean_k", "moment_mean_profit"]
 
 BETAS = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 
@@ -59,6 +82,15 @@ class Listener(Silent):
 @pytest.fixture
 def listener() -> Listener:
     return Listener()
+
+
+@pytest.fixture(scope="session")
+def stock_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small store with labels, a distribution and moments, finished; not to be changed."""
+    folder = tmp_path_factory.mktemp("stock")
+    (folder / "stock.py").write_text(STOCK)
+    dp.sweep(f"{folder}/stock.py:stock", grid=GRID, store=folder / "stock.zarr", keep=KEEP)
+    return folder / "stock.zarr"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import dpsolve as dp
 from dpsolve.hpc.cli.main import cli
-from dpsolve.hpc.plots import picture
+from dpsolve.hpc.pictures.picture import picture
 from dpsolve.hpc.store.status import read_status
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.sweep_file.fields import Sweep, sweep_from

@@ -12,10 +12,15 @@ import xarray as xr
 from click.testing import CliRunner
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.figure import Figure
 
+import dpsolve as dp
 from dpsolve import UsageError
 from dpsolve.hpc.cli.main import cli
-from dpsolve.hpc.plots import picture, select
+from dpsolve.hpc.pictures.jobs import Attempt, attempts, draw_timeline
+from dpsolve.hpc.pictures.picture import picture
+from dpsolve.hpc.pictures.sweep_data import select
+from dpsolve.hpc.store.event_log import Event
 
 from .conftest import run
 
@@ -144,13 +149,15 @@ def test_the_command_draws_stores_and_saved_solutions(
         return done.output
 
     assert draw("plain.zarr") == "drew plain.png\n"
+    assert "exists already" in draw("plain.zarr", code=3)
+    assert draw("plain.zarr --overwrite") == "drew plain.png\n"
     assert draw("plain.zarr --var path --select a=2 -o p.svg") == "drew p.svg\n"
     assert "</svg>" in Path("p.svg").read_text()
     assert "other sizes: --group n=3" in draw("sizes.zarr")
     assert draw("sizes.zarr --group n=3 --var path -o s.png") == "drew s.png\n"
-    assert "Did you mean 'n=3'?" in draw("sizes.zarr --group n=33", code=2)
-    assert "no groups" in draw("plain.zarr --group n=3", code=2)
-    assert "cannot write" in draw("plain.zarr -o no/such/folder.png", code=2)
+    assert "Did you mean 'n=3'?" in draw("sizes.zarr --group n=33 -o x.png", code=2)
+    assert "no groups" in draw("plain.zarr --group n=3 -o x.png", code=2)
+    assert "there is no folder no/such" in draw("plain.zarr -o no/such/folder.png", code=2)
     assert "cannot write" in draw("plain.zarr -o picture.xyz", code=2)
     assert "NAME=VALUE" in draw("plain.zarr --select a", code=2)
     for name in ("plain.png", "s.png"):
@@ -231,3 +238,88 @@ def test_whole_numbers_make_steps_and_maps_end_with_their_parameters() -> None:
     assert {line.get_drawstyle() for line in lines.lines} == {"steps-mid"}
     summary = panels(grid_store())[2]
     assert (*summary.get_xlim(), *summary.get_ylim()) == pytest.approx((0.9, 0.98, 0.3, 0.4))
+
+
+def labelled_household() -> xr.Dataset:
+    """Two points; assets on an uneven grid, a seventh of all at its end, and bounds to be seen."""
+    a = 10.0 * np.linspace(0.0, 1.0, 41) ** 2
+    chosen = np.stack([0.9 * a, 0.95 * a])
+    mass = np.stack([np.exp(-a) * np.gradient(a)] * 2)
+    mass[:, 0] = mass[:, 1:].sum(1) / 6
+    words = {"long_name": "assets next period", "units": "annual income"}
+    return xr.Dataset(
+        {
+            "policy_a_next": (("beta", "a"), chosen, words),
+            "policy_lower_a_next": (("beta", "a"), chosen - 0.2, words),
+            "policy_upper_a_next": (("beta", "a"), chosen + 0.3, words),
+            "certifies": ("beta", np.ones(2, np.int8)),
+            "distribution": (("beta", "a"), mass / mass.sum(1, keepdims=True)),
+            "status": ("beta", np.full(2, "solved")),
+        },
+        {"beta": ("beta", [0.9, 0.95], {"long_name": "discount factor"}),
+         "a": ("a", a, {"long_name": "assets", "units": "annual income"})},
+    )  # fmt: skip
+
+
+def test_labels_stand_at_the_axes_and_bounds_are_bands() -> None:
+    data = labelled_household()
+    steps, summary = panels(data, "a_next")
+    assert (steps.get_xlabel(), summary.get_xlabel()) == (
+        "assets (annual income)",
+        "discount factor",
+    )
+    assert steps.get_ylabel() == "assets next period − assets (annual income)"
+    low, high = (band.get_paths()[0].get_extents() for band in steps.collections[:2])
+    assert (low.ymin, low.ymax) == pytest.approx((-1.2, 0.3))
+    assert high.ymax == pytest.approx(0.3)
+    assert "shaded: certified bounds" in steps.get_title()
+
+
+def test_an_atom_is_told_apart_from_a_density() -> None:
+    axis = dp.plot.distribution(labelled_household())
+    assert [text.get_text() for text in axis.texts] == ["14.3%"] * 2
+    density = axis.lines[0].get_ydata()
+    x = labelled_household().a.values
+    assert np.isnan(density[0])
+    inside = (x > 0.1) & (x < 3.0)
+    np.testing.assert_allclose(density[inside] / density[5], np.exp(x[5] - x)[inside], rtol=0.01)
+    assert axis.get_xlim()[1] < 9.0  # where next to nobody is, is left out
+
+
+def test_a_choice_of_few_values_is_drawn_as_regions() -> None:
+    a, age = np.linspace(0, 5, 9), np.arange(20.0, 30.0)
+    work = (a[:, None] < 30 - age).astype(float)[None]
+    data = xr.Dataset(
+        {"policy_work": (("beta", "a", "age"), work), "status": ("beta", ["solved"])},
+        {"beta": [0.9], "a": a, "age": age},
+    )
+    figure = Figure()
+    given = figure.subplots()
+    assert dp.plot.policy(data, ax=given) is given
+    (mesh,) = (part for part in given.collections if isinstance(part, QuadMesh))
+    np.testing.assert_array_equal(mesh.get_array(), work[0])
+    with pytest.raises(UsageError, match=r"no choice 'wrok'\. Did you mean 'work'"):
+        dp.plot.policy(data, "wrok")
+    with pytest.raises(UsageError, match="no parameter varies here"):
+        dp.plot.parameters(data, "status")
+
+
+def test_attempts_are_read_from_the_event_log() -> None:
+    told = [
+        (0.0, "worker-a-1", "started", {"task": 0}), (1.0, "worker-b-2", "started", {"task": 1}),
+        (4.0, "driver-x-3", "lost", {"task": 0, "worker": "worker-a-1"}),
+        (5.0, "worker-b-2", "committed", {"task": 1}),
+        (5.5, "driver-x-3", "committed", {"task": 1}),
+        (6.0, "worker-b-2", "started", {"task": 0}), (9.0, "worker-b-2", "solved", {"task": 0}),
+    ]  # fmt: skip
+    events = [Event(*event) for event in told]
+    assert attempts(events) == [
+        Attempt("worker-a-1", 0, 1, 0.0, 4.0, "lost"),
+        Attempt("worker-b-2", 1, 1, 1.0, 5.0, "committed"),
+        Attempt("worker-b-2", 0, 2, 6.0, 9.0, "not ended"),
+    ]
+    axis = Figure().subplots()
+    draw_timeline(axis, events)
+    assert legend(axis) == ["committed: 1", "lost: 1", "not ended: 1", "again: 1"]
+    with pytest.raises(UsageError, match="tells of no task"):
+        draw_timeline(axis, [])

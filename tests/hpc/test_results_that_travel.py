@@ -20,33 +20,7 @@ from dpsolve.sharding.batches.variable_labels import named
 from dpsolve.solvers.labels import Label
 from dpsolve.solvers.solve.result_dims import ModelShape
 
-STOCK = '''
-import jax.numpy as jnp
-import dpsolve as dp
-
-def stock(beta=0.9, cost=0.3, *, n=4):
-    """Keep or grow a stock that a shock may take."""
-    def profit(k, up):
-        return jnp.sqrt(1.0 * k) - cost * up
-    return dp.Model(
-        states={"k": dp.integers(0, n), "z": dp.markov([0.0, 1.0], [[0.5, 0.5], [0.2, 0.8]])},
-        choices={"up": dp.integers(0, 1)},
-        transition={"k": lambda k, z, up: jnp.where(z > 0.5, jnp.minimum(k + up, n), 0)},
-        reward=profit, discount=beta, outputs={"profit": profit},
-        labels={"k": "stock (<tons>)", "up": "purchase (tons)", "profit": "profit (dollars)",
-                "beta": "discount factor", "value": "worth of the firm (dollars)"},
-    )
-'''
-GRID = {"beta": [0.8, 0.9, 0.95], "cost": [0.1, 0.3]}
-KEEP = ["value", "policy", "profit", "distribution", "moment_mean_k", "moment_mean_profit"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stock")
-    (folder / "stock.py").write_text(STOCK)
-    dp.sweep(f"{folder}/stock.py:stock", grid=GRID, store=folder / "stock.zarr", keep=KEEP)
-    return folder / "stock.zarr"
+from .conftest import HOSTILE, STOCK
 
 
 def run(*arguments: Any) -> tuple[int, str]:
@@ -62,19 +36,19 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 # -- labels ----------------------------------------------------------------------------------------
 
 
-def test_plain_xarray_shows_names_units_and_descriptions(store: Path) -> None:
-    found = xr.open_zarr(store)
+def test_plain_xarray_shows_names_units_and_descriptions(stock_store: Path) -> None:
+    found = xr.open_zarr(stock_store)
     told = {n: (found[n].attrs["long_name"], found[n].attrs.get("units")) for n in
             ("k", "beta", "cost", "value", "policy_up", "output_profit", "moment_mean_k",
              "moment_mean_profit", "seconds")}  # fmt: skip
     assert told == {
-        "k": ("stock", "<tons>"),
+        "k": (HOSTILE, "<tons>"),
         "beta": ("discount factor", None),
         "cost": ("parameter cost", None),
         "value": ("worth of the firm", "dollars"),
         "policy_up": ("purchase", "tons"),
         "output_profit": ("profit", "dollars"),
-        "moment_mean_k": ("mean of stock", "<tons>"),
+        "moment_mean_k": (f"mean of {HOSTILE}", "<tons>"),
         "moment_mean_profit": ("mean of profit", "dollars"),
         "seconds": ("time to solve", "s"),
     }
@@ -121,8 +95,8 @@ def test_wrong_labels_are_refused(labels: Any, expected: str) -> None:
 # -- ds.dpsolve ------------------------------------------------------------------------------------
 
 
-def test_points_policies_and_expectations(store: Path) -> None:
-    found = dp.open(store)
+def test_points_policies_and_expectations(stock_store: Path) -> None:
+    found = dp.open(stock_store)
     assert list(found.dpsolve.parameters) == ["beta", "cost"]
     one = found.dpsolve.at(beta=0.95, cost=0.1)
     xr.testing.assert_identical(one, found.sel(beta=0.95, cost=0.1))
@@ -131,7 +105,7 @@ def test_points_policies_and_expectations(store: Path) -> None:
     np.testing.assert_array_equal(one.dpsolve.policy["up"], one.policy_up)
     mean = found.dpsolve.expect("k")
     assert (mean.dims, mean.attrs) == (
-        ("beta", "cost"), {"long_name": "mean of stock", "units": "<tons>"},
+        ("beta", "cost"), {"long_name": f"mean of {HOSTILE}", "units": "<tons>"},
     )  # fmt: skip
     np.testing.assert_allclose(mean, found.moment_mean_k, rtol=1e-12)
     np.testing.assert_allclose(
@@ -142,8 +116,8 @@ def test_points_policies_and_expectations(store: Path) -> None:
     np.testing.assert_allclose(spread, by_hand, rtol=1e-12)
 
 
-def test_the_worst_points_come_first(store: Path) -> None:
-    found = dp.open(store).load()
+def test_the_worst_points_come_first(stock_store: Path) -> None:
+    found = dp.open(stock_store).load()
     found["status"] = found.status.astype(object)
     found.status[0, 1], found.status[2, 0] = "failed", "inexact"
     worst = found.dpsolve.worst(3)
@@ -154,8 +128,8 @@ def test_the_worst_points_come_first(store: Path) -> None:
     assert "value" not in worst
 
 
-def test_what_is_not_there_is_said(store: Path) -> None:
-    found = dp.open(store)
+def test_what_is_not_there_is_said(stock_store: Path) -> None:
+    found = dp.open(stock_store)
     for call, expected in (
         (lambda: found.dpsolve.at(beta=0.91), "no point has beta=0.91; there is beta = 0.8, 0.9"),
         (lambda: found.dpsolve.at(bta=0.9), "no parameter 'bta' varies here. Did you mean 'beta'?"),
@@ -172,10 +146,10 @@ def test_what_is_not_there_is_said(store: Path) -> None:
 # -- dpsolve export --------------------------------------------------------------------------------
 
 
-def test_every_format_holds_the_same_numbers(store: Path, tmp_path: Path) -> None:
-    found = dp.open(store).load()
+def test_every_format_holds_the_same_numbers(stock_store: Path, tmp_path: Path) -> None:
+    found = dp.open(stock_store).load()
     for suffix in ("nc", "npz", "csv", "parquet"):
-        assert run("export", store, tmp_path / f"r.{suffix}")[0] == 0
+        assert run("export", stock_store, tmp_path / f"r.{suffix}")[0] == 0
     again = xr.open_dataset(tmp_path / "r.nc", engine="scipy")
     for name in found.variables:
         assert again[name].attrs["long_name"] == found[name].attrs["long_name"]
@@ -197,10 +171,10 @@ def test_every_format_holds_the_same_numbers(store: Path, tmp_path: Path) -> Non
 
 
 def test_a_table_holds_every_size_and_other_formats_one(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stock_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model = f"{store.parent}/stock.py:stock"
+    model = f"{stock_store.parent}/stock.py:stock"
     code, text = run("sweep", model, "--grid", "n=4,5", "--grid", "beta=0.8,0.9", "--store",
                      "sizes.zarr", "--keep", "moment_mean_k", "--keep", "value")  # fmt: skip
     assert code == 0, text
@@ -216,43 +190,43 @@ def test_a_table_holds_every_size_and_other_formats_one(
 
 
 def test_nothing_is_overwritten_and_nothing_half_written_is_left(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stock_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.csv").write_text("mine")
     Path("empty").mkdir()
     damaged = tmp_path / "damaged.zarr"
-    shutil.copytree(store, damaged)
+    shutil.copytree(stock_store, damaged)
     for file in (damaged / "value").glob("c.*"):
         file.write_bytes(file.read_bytes()[:-40])
     pending = tmp_path / "pending.zarr"
-    shutil.copytree(store, pending)
+    shutil.copytree(stock_store, pending)
     for file in (pending / "status").glob("c.*"):
         file.unlink()
     before = sorted(p.name for p in tmp_path.iterdir())
     for arguments, code, expected in (
-        (("export", store, "mine.csv"), 3, "mine.csv exists already, and was left as it is"),
-        (("export", store, "a.cvs"), 2, "the suffix '.cvs' is no format. Did you mean '.csv'?"),
-        (("export", store, "a"), 2, "the file has no suffix"),
-        (("export", store, "empty"), 2, "the file has no suffix"),
-        (("export", store, "nowhere/a.nc"), 2, "there is no folder nowhere"),
-        (("export", store, "a.nc", "--var", "valeu"), 2, "no variable 'valeu'. Did you mean 'va"),
-        (("export", store, "a.nc", "--group", "n=4"), 2, "one set of sizes, and no groups"),
+        (("export", stock_store, "mine.csv"), 3, "mine.csv exists already, and was left"),
+        (("export", stock_store, "a.cvs"), 2, "'.cvs' is no format. Did you mean '.csv'?"),
+        (("export", stock_store, "a"), 2, "the file has no suffix"),
+        (("export", stock_store, "empty"), 2, "the file has no suffix"),
+        (("export", stock_store, "nowhere/a.nc"), 2, "there is no folder nowhere"),
+        (("export", stock_store, "a.nc", "--var", "valeu"), 2, "'valeu'. Did you mean 'value'?"),
+        (("export", stock_store, "a.nc", "--group", "n=4"), 2, "one set of sizes, and no groups"),
         (("export", "empty", "a.nc"), 1, "empty is not a store of dpsolve"),
         (("export", damaged, "a.nc"), 1, "What is damaged: dpsolve doctor"),
         (("export", pending, "a.nc"), 2, "no point is computed yet. To go on: dpsolve resume"),
-        (("plot", store, "-o", "mine.csv"), 3, "mine.csv exists already"),
-        (("plot", store, "-o", "a.cvs"), 2, "cannot write a.cvs"),
-        (("plot", store, "--var", "valeu"), 2, "no variable 'valeu'. Did you mean 'value'?"),
+        (("plot", stock_store, "-o", "mine.csv"), 3, "mine.csv exists already"),
+        (("plot", stock_store, "-o", "a.cvs"), 2, "cannot write a.cvs"),
+        (("plot", stock_store, "--var", "valeu"), 2, "no variable 'valeu'. Did you mean 'value'?"),
     ):  # fmt: skip
         told = run(*arguments)
         assert (told[0], expected in told[1]) == (code, True), (arguments, told)
         assert sorted(p.name for p in tmp_path.iterdir()) == before, arguments
     assert Path("mine.csv").read_text() == "mine"
-    assert run("export", store, "mine.csv", "--overwrite")[0] == 0
+    assert run("export", stock_store, "mine.csv", "--overwrite")[0] == 0
     assert Path("mine.csv").read_text().startswith("n,")
     real = importlib.util.find_spec
     monkeypatch.setattr("dpsolve.hpc.export.find_spec",
                         lambda name: None if name == "pyarrow" else real(name))  # fmt: skip
-    code, text = run("export", store, "a.parquet")
+    code, text = run("export", stock_store, "a.parquet")
     assert (code, "pip install pyarrow" in text) == (2, True)

@@ -17,7 +17,7 @@ from dpsolve.solvers.library import BUILTIN
 
 COMMANDS = [
     "init", "models", "describe", "check", "solve", "sweep", "plan", "status", "resume", "verify",
-    "plot", "export", "profiles", "submit", "logs", "cancel", "doctor", "completion",
+    "plot", "report", "export", "profiles", "submit", "logs", "cancel", "doctor", "completion",
 ]  # fmt: skip
 
 MODELS = '''

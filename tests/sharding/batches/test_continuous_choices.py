@@ -113,7 +113,7 @@ def test_what_is_proved_of_a_point_decides_what_it_is_solved_by() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"warm": True}, {"gradients": ["beta"]}, {"criterion": "average"},
+        {"warm": True}, {"gradients_fixed_policy": ["beta"]}, {"criterion": "average"},
         {"certificate": "sampled"}, {"precision": "mixed"}, {"mesh": "states=2"},
     ],
 )  # fmt: skip
@@ -124,6 +124,6 @@ def test_what_means_nothing_for_a_continuous_choice_is_refused(options: dict[str
         dp.solve_many(household, {"beta": [0.9]}, **options)  # type: ignore[arg-type]
 
 
-def test_a_derivative_is_refused_in_words() -> None:
-    with pytest.raises(UsageError, match="is not differentiated here"):
-        jax.grad(lambda beta: dp.solve(household, {"beta": beta}).value.sum())(0.95)
+def test_a_derivative_is_refused_in_words_where_nothing_is_known_of_concavity() -> None:
+    with pytest.raises(UsageError, match=r"write dp.Model.*concave=True"):
+        jax.grad(lambda beta: dp.solve(undeclared, {"beta": beta}).value.sum())(0.95)

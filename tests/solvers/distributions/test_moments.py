@@ -21,7 +21,7 @@ from dpsolve.solvers.distributions.moments import (
     moments_of,
     usual_moments,
 )
-from dpsolve.solvers.operators.choose_operator import make_operator
+from dpsolve.solvers.methods.choose_operator import make_operator
 from dpsolve.solvers.options import SolveOptions
 
 VALUES = np.array([0.0, 1.0, 2.0, 5.0, 9.0])

@@ -1,5 +1,7 @@
 """What is asked, counted and said of models with continuous choices, before anything is solved."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import pytest
 
@@ -33,9 +35,11 @@ def test_what_is_about_lists_of_values_is_refused_in_words(asked: dict, words: l
         assert word in text
 
 
-def test_derivatives_are_refused_as_such_and_not_for_a_fixed_policy() -> None:
+def test_derivatives_of_what_is_not_concave_are_refused_as_such() -> None:
     asked = SolveOptions.from_mapping({"gradients": ["beta"], "moments": ["mean_a"]})
-    ((option, _, text),) = refusals(aiyagari(), asked)
+    assert not list(refusals(aiyagari(), asked))
+    assert not list(refusals(replace(aiyagari(), concave=None), asked))  # NaN where not proved
+    ((option, _, text),) = refusals(replace(aiyagari(), concave=False), asked)
     assert option == "gradients"
     assert "take differences between points" in text
 

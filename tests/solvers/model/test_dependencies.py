@@ -164,3 +164,138 @@ def test_a_law_names_the_period(solution: dp.Solution) -> None:
         v = (reward + discount * np.tensordot(moves, v, 3)).max(-1)
         np.testing.assert_allclose(finite.value[t], v, atol=1e-11)
     assert "verified" in str(dp.verify(finite))
+
+
+def test_positions_and_families_are_what_they_stand_for() -> None:
+    table = np.array([[1.0, 5.0, 2.0], [4.0, 0.0, 3.0]])
+
+    def model(beta=0.9):
+        def pay(level_index, z_index, level, move):
+            return jnp.asarray(table)[z_index, level_index[0]] + 0.1 * level[1] - 0.2 * move
+
+        return dp.Model(
+            states={
+                "level": dp.family(dp.integers(3, 5), 2),
+                "z": dp.markov([2.0, -1.0], [[0.7, 0.3], [0.4, 0.6]]),  # in no order
+            },
+            choices={"move": dp.integers(0, 1)},
+            transition={"level": lambda level, move: 3 + (level - 3 + jnp.stack([move, 1])) % 3},
+            reward=pay,
+            discount=beta,
+        )
+
+    solution = dp.solve(model, tol=1e-10)
+    v = np.zeros((3, 3, 2))
+    for _ in range(400):
+        ahead = v @ np.array([[0.7, 0.3], [0.4, 0.6]]).T
+        q = np.empty((3, 3, 2, 2))
+        for i, k, z, m in np.ndindex(3, 3, 2, 2):
+            pay = table[z, i] + 0.1 * (3 + k) - 0.2 * m
+            q[i, k, z, m] = pay + 0.9 * ahead[(i + m) % 3, (k + 1) % 3, z]
+        v = q.max(-1)
+    np.testing.assert_allclose(solution.value, v, atol=1e-9)
+
+
+def spoiled(**changes: Any) -> dp.Model:
+    given: dict[str, Any] = {
+        "states": {"a": dp.integers(0, 3)},
+        "choices": {"c": dp.integers(0, 3)},
+        "transition": {"a": "c"},
+        "reward": lambda a: a * 1.0,
+        "discount": 0.9,
+    }
+    return dp.Model(**(given | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {
+                "shocks": {
+                    "u": dp.iid([0, 1], lambda w: jnp.stack([w, 1.0 - w])),
+                    "w": dp.iid([0, 1], lambda u: jnp.stack([u, 1.0 - u])),
+                }
+            },
+            ["'u' takes 'w'", "'w' takes 'u'", "before the other"],
+        ),
+        (
+            {"post": {"p": (dp.integers(0, 3), lambda p: p)}},
+            ["post variable 'p' takes 'p'", "not known before it"],
+        ),
+        (
+            {
+                "shocks": {"w": dp.iid([0, 1], lambda p: jnp.stack([0.1 * p, 1.0 - 0.1 * p]))},
+                "post": {"p": (dp.integers(0, 4), lambda a, w: a + w)},
+            },
+            ["shock 'w' takes 'p'", "post variable 'p' takes 'w'"],
+        ),
+        (
+            {"shocks": {"w": dp.iid([0, 1], lambda a_next: jnp.stack([a_next, 1.0 - a_next]))}},
+            ["shock 'w'", "'a_next'"],
+        ),
+        (
+            {"states": {"a": dp.integers(0, 3), "a_index": dp.integers(0, 1)},
+             "transition": {"a": "c", "a_index": "a_index"}, "reward": lambda a_index: -a_index},
+            ["'a_index'", "position of 'a'", "rename"],
+        ),
+        (
+            {"states": {"a": dp.integers(0, 3), "z": dp.markov([1.0, 1.0], np.full((2, 2), 0.5))},
+             "reward": lambda a, z_index: a * z_index * 1.0},
+            ["z_index", "values 0 and 1", "both 1"],
+        ),
+        ({"transition": {"a": "d"}}, ["'d'", "no choice, state or shock"]),
+        (
+            {"states": {"a": dp.family(dp.integers(0, 3), 2)}, "transition": {"a": ["c"]},
+             "reward": lambda a: a.sum() * 1.0},
+            ["1 rules", "2 members"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_known_yet_is_named(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(dp.ModelError) as caught:
+        spoiled(**changes)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_state_called_like_a_position_is_one_where_no_function_looks_it_up() -> None:
+    made = spoiled(
+        states={"a": dp.integers(0, 3), "a_index": dp.integers(0, 3)},
+        transition={"a": "c", "a_index": "a"},
+    )
+    assert made.shape == (4, 4)
+
+
+def test_a_position_between_the_nodes_is_refused() -> None:
+    with pytest.raises(dp.ModelError, match=r"'a_index'.*between the points.*interp"):
+        spoiled(
+            states={"a": dp.grid(0.0, 1.0, 5)},
+            choices={"c": dp.interval("a")},
+            reward=lambda a_index, c: a_index - c,
+        )
+
+
+def test_beside_an_interval_laws_name_other_shocks() -> None:
+    """Wages are drawn after the weather; the problem is linear, and its value is known."""
+
+    def model(beta=0.9):
+        return dp.Model(
+            states={"a": dp.grid(0.0, 4.0, 5)},
+            choices={"a_next": dp.interval(0.0, 4.0)},
+            shocks={
+                "wage": dp.iid(
+                    [1.0, 3.0], lambda sun: jnp.array([0.2 + 0.6 * sun, 0.8 - 0.6 * sun])
+                ),
+                "sun": dp.iid([0.0, 1.0], [0.25, 0.75]),
+            },
+            transition={"a": "a_next"},
+            reward=lambda a, a_next, wage, sun: 1.0 * a - 2.0 * a_next + wage * (1.0 + sun),
+            discount=beta,
+            concave=True,
+        )
+
+    mean = 0.25 * (0.2 * 1 + 0.8 * 3) + 0.75 * 2 * (0.8 * 1 + 0.2 * 3)
+    solution = dp.solve(model)
+    np.testing.assert_allclose(solution.value, np.linspace(0, 4, 5) + mean / 0.1, atol=1e-6)
+    assert "verified" in str(dp.verify(solution))

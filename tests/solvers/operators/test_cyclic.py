@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
-from dpsolve.solvers.operators.choose_operator import Operators
+from dpsolve.solvers.methods.choose_operator import Operators
 from dpsolve.solvers.operators.cyclic import CyclicOperator, cycle_of
 from dpsolve.solvers.options import SolveOptions
 

@@ -7,9 +7,9 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers.library import savings
+from dpsolve.solvers.methods.choose_operator import shortcut_of
 from dpsolve.solvers.model.factory_signature import build, split
 from dpsolve.solvers.operators.bellman import GridOperator
-from dpsolve.solvers.operators.choose_operator import shortcut_of
 from dpsolve.solvers.operators.monotone import MonotoneOperator, rising
 from dpsolve.solvers.options import SolveOptions
 

@@ -91,3 +91,46 @@ def test_a_state_without_feasible_action_is_named() -> None:
     for how in (dp.check, dp.solve):
         with pytest.raises(dp.ModelError, match="state 1 has no feasible action"):
             how(model)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_horizon_and_a_discount_of_each_pair(sparse: bool) -> None:
+    rng = np.random.default_rng(5)
+    n, m, periods = 4, 3, 3
+    reward, p = rng.normal(size=(n, m)), rng.dirichlet(np.ones(n), size=(n, m))
+    reward[1, 2] = -np.inf
+    beta, end = rng.uniform(0.4, 0.98, (n, m)), rng.normal(size=n)
+
+    def made(**horizon):
+        if not sparse:
+            return dp.mdp(reward, p, beta, **horizon)
+        i, j = np.nonzero(reward > -np.inf)
+        shuffled = rng.permutation(len(i))
+        i, j = i[shuffled], j[shuffled]
+        return dp.mdp(
+            reward[i, j], sp.csr_matrix(p[i, j]), beta[i, j], states=i, actions=j, **horizon
+        )
+
+    def step(v):
+        return (reward + beta * (p @ v)).max(1)
+
+    finite = dp.solve(made(horizon=periods, terminal=end))
+    v = end
+    for t in reversed(range(periods)):
+        v = step(v)
+        np.testing.assert_allclose(finite.value[t], v, atol=1e-13)
+    assert "verified" in str(dp.verify(finite))
+    start = np.eye(n)[0]
+    path = np.asarray(dp.path(finite, start).mass)
+    for t in range(periods):
+        rows = p[np.arange(n), np.asarray(finite.policy["action"])[t]]
+        np.testing.assert_allclose(path[t + 1], path[t] @ rows, atol=1e-14)
+    panel = dp.simulate(finite, 1, agents=2000, periods=periods, initial=start).to_xarray()
+    share = np.bincount(panel["state"][:, -1], minlength=n) / 2000
+    np.testing.assert_allclose(share, path[periods - 1], atol=0.05)
+    endless = dp.solve(made(), tol=1e-10)
+    v = np.zeros(n)
+    for _ in range(2000):
+        v = step(v)
+    np.testing.assert_allclose(endless.value, v, atol=1e-9)
+    assert "verified" in str(dp.verify(endless))

@@ -1,10 +1,12 @@
 """Which operator and which shortcut a model is solved by.
 
-A model of arrays has its own Bellman operator, a model on grids another. Where a state is a
-cycle the solve loop runs on the operator of one turn (:mod:`.cyclic`), and what is found is read
-off by that of the whole model; everywhere else these two are one. Beside the operator there may be
-a shortcut: divide and conquer, ended by full sweeps or by a look at a sample (:mod:`.monotone`,
-:mod:`.sampled_certificate`), or single precision (:mod:`.mixed_precision`).
+A model of arrays has its own Bellman operator, a model on grids another, and one with taste shocks
+a third (:mod:`dpsolve.solvers.discrete_choice.operator`). Where a state is a cycle the solve loop
+runs on the operator of one turn (:mod:`dpsolve.solvers.operators.cyclic`), and what is found is
+read off by that of the whole model; everywhere else these two are one. Beside the operator there
+may be a shortcut: divide and conquer, ended by full sweeps or by a look at a sample
+(:mod:`~dpsolve.solvers.operators.monotone`, :mod:`~dpsolve.solvers.operators.sampled_certificate`),
+or single precision (:mod:`~dpsolve.solvers.operators.mixed_precision`).
 """
 
 from __future__ import annotations
@@ -12,19 +14,21 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+from jax.typing import ArrayLike
+
+from dpsolve.solvers.discrete_choice.operator import operator_on_grids
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.partition import Partition
+from dpsolve.solvers.operators.base import BellmanOperator, Shortcut
+from dpsolve.solvers.operators.bellman import GridOperator
+from dpsolve.solvers.operators.cyclic import CyclicOperator, Turn, cycle_of
+from dpsolve.solvers.operators.mixed_precision import SinglePrecisionOperator
+from dpsolve.solvers.operators.model_functions import PairTable
+from dpsolve.solvers.operators.monotone import MonotoneOperator, rising
+from dpsolve.solvers.operators.sampled_certificate import SampledOperator
+from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.options import SolveOptions
-
-from .base import BellmanOperator, Shortcut
-from .bellman import GridOperator
-from .cyclic import CyclicOperator, Turn, cycle_of
-from .mixed_precision import SinglePrecisionOperator
-from .model_functions import PairTable
-from .monotone import MonotoneOperator, rising
-from .sampled_certificate import SampledOperator
-from .tabular import TabularOperator
 
 
 class Operators:
@@ -89,8 +93,9 @@ def make_operator(
     options: SolveOptions,
     partition: Partition | None = None,
     kept: PairTable | None = None,
+    t: ArrayLike | None = None,
 ) -> BellmanOperator:
-    """Return the Bellman operator of an infinite-horizon model, over all of its states.
+    """Return the Bellman operator of a model, over all of its states.
 
     Parameters
     ----------
@@ -100,11 +105,13 @@ def make_operator(
         The state of which this device has a part.
     kept : PairTable, optional
         What an operator of the same model kept.
+    t : int, optional
+        The period, with a horizon.
     """
     if isinstance(model, TabularModel):
         return TabularOperator(model, partition)
-    return GridOperator(
-        model, block=options.block, memory=options.memory, kept=kept, partition=partition
+    return operator_on_grids(
+        model, t=t, block=options.block, memory=options.memory, kept=kept, partition=partition
     )
 
 
@@ -117,7 +124,7 @@ def cyclic(
     """Return the operator of one turn, or None where the model has no cycle or cannot be cut so."""
     if not isinstance(model, Model) or partition is not None or not options.cycles:
         return None
-    if options.criterion != "discounted" or options.block is not None:
+    if options.criterion != "discounted" or options.block is not None or model.taste is not None:
         return None
     cycle = cycle_of(model)
     if cycle is None:
@@ -137,6 +144,8 @@ def shortcut_of(operator: BellmanOperator, options: SolveOptions) -> Shortcut | 
     the sweeps of the shortcut. Single precision is tried where it is allowed.
     """
     if not isinstance(operator, GridOperator) or options.method not in ("auto", "pi"):
+        return None
+    if operator.model.taste is not None:  # all of whose choices have a chance
         return None
     found = _monotone(operator, options)
     if found is not None:

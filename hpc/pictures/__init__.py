@@ -1,0 +1,1 @@
+"""Pictures of results: ``dpsolve plot`` and ``dp.plot``."""

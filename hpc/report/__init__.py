@@ -1,0 +1,1 @@
+"""``dpsolve report``: a store as one page of HTML."""

@@ -1,0 +1,1 @@
+"""Bellman operators of models with taste shocks."""

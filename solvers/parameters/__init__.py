@@ -1,0 +1,1 @@
+"""Parameters that are arrays: what a signature says of them, and what they are given."""
