@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from dpsolve.solvers.discrete_choice.choice_data import ChoiceModel, Observations, read_data
 from dpsolve.solvers.discrete_choice.operator import TasteOperator
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.library import as_factory
@@ -42,7 +43,6 @@ from dpsolve.solvers.operators.model_functions import BLOCK
 from dpsolve.solvers.operators.named_arrays import NamedArray
 from dpsolve.solvers.options import SolveOptions
 
-from .choice_data import ChoiceModel, Observations, read_data
 from .gradients import resolved
 from .one_device import check_sizes
 
