@@ -15,6 +15,7 @@ from .sweep_data import DISTRIBUTION, LINES, PATH, TIME, SweepData, at
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LEAST_ATOM = 0.005  # of all mass, at an end of the grid
 THIN = 0.01  # of a panel's range: bounds that are closer than that would be a thicker line
 
 
@@ -62,7 +63,7 @@ def draw_lines(axis: Axes, sweep: SweepData, name: str) -> None:
     held = [sweep.label(still, list(still))] if still else []
     held += [at(sweep, d, i) for d, i in rest.items()]
     held += ["shaded: certified bounds"] if banded else []
-    held += ["dots: mass at one point"] if atoms else []
+    held += ["dots: mass at an end"] if atoms else []
     axis.set_title(
         title(array, [*_told(name, state, others), *held], sweep.called(name)), fontsize=9
     )
@@ -70,7 +71,7 @@ def draw_lines(axis: Axes, sweep: SweepData, name: str) -> None:
     if name == DISTRIBUTION:
         _where_mass_is(axis, masses)
         dense = is_uneven(sweep.along(state, points[0]))
-        axis.set_ylabel(f"density of {state}" if dense else f"mass at each {state}")
+        axis.set_ylabel(f"share with {state} at or below" if dense else f"mass at each {state}")
     elif own is not None:
         axis.set_ylabel(sweep.step_called(name, own))
         axis.axhline(0.0, color="0.5", lw=0.8, ls=":")
@@ -92,27 +93,21 @@ def _band_of_bounds(axis: Axes, x: Any, y: Any, low: Any, high: Any, colour: Any
 
 
 def _draw_masses(axis: Axes, x: Any, mass: Any, colour: Any, label: str | None) -> bool:
-    """Draw masses at points; on a grid of uneven steps as a density, with its atoms as stems.
+    """Draw masses at points; on a grid of uneven steps the share at or below each, atoms as jumps.
 
-    Tells whether there was an atom. Masses of points that lie far apart are large for that alone.
+    Tells whether there was an atom at an end. Masses of points that lie far apart are large for
+    that alone, and densities of points that lie close together are noise; shares are neither.
     """
     if not is_uneven(x):
         axis.plot(x, mass, color=colour, lw=1.5, label=label, drawstyle="steps-mid")
         return False
-    ends = edges(x)
-    density = mass / np.diff(ends)
-    beside = np.maximum(np.append(density[1:], 0.0), np.append(0.0, density[:-1]))
-    atom = (density > 5.0 * beside) & (mass > 0.005 * np.nansum(mass))
-    smooth = np.where(atom, np.nan, density)
-    axis.plot(x, smooth, color=colour, lw=1.5, label=label)
-    top = np.nanmax(smooth, initial=0.0) or 1.0
-    for i in np.flatnonzero(atom):
-        # A stem ends at the top, whatever the density is taken for: its number says how much it is.
-        axis.plot([x[i], x[i]], [0.0, top], color=colour, lw=1.2, ls="--")
-        axis.plot(x[i], top, "o", color=colour, ms=5)
-        axis.annotate(f"{mass[i] / np.nansum(mass):.1%}", (x[i], top), (4, -3),
-                      textcoords="offset points", fontsize=7, color=colour)  # fmt: skip
-    return bool(atom.any())
+    share = np.cumsum(mass)
+    axis.plot(x, share, color=colour, lw=1.5, label=label)
+    ends = [(i, low) for i, low in ((0, 0.0), (-1, share[-2])) if mass[i] > LEAST_ATOM * share[-1]]
+    for i, low in ends:
+        axis.plot([x[i], x[i]], [low, share[i]], color=colour, lw=1.5)
+        axis.plot(x[i], share[i], "o", color=colour, ms=4)
+    return bool(ends)
 
 
 def draw_regions(axis: Axes, sweep: SweepData, name: str) -> None:

@@ -107,12 +107,8 @@ def draw_timeline(axis: Axes, events: Sequence[Event]) -> None:
     axis.set_ylabel("" if named else f"{len(rows):,} workers")
     axis.set_xlabel(f"time since the first task began ({unit})")
     axis.set_title("attempts at tasks, by worker", fontsize=9)
+    low = (0.5, -0.13)
     axis.legend(
-        handles=keys,
-        fontsize=8,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.13),
-        ncols=5,
-        frameon=False,
+        handles=keys, fontsize=8, loc="upper center", bbox_to_anchor=low, ncols=5, frameon=False
     )
     axis.grid(alpha=0.25, axis="x")

@@ -55,7 +55,7 @@ def policy(data: xr.Dataset, choice: str | None = None, *, ax: Axes | None = Non
 
 
 def distribution(data: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """Draw the distribution over the first state: a density where its grid is uneven, and atoms."""
+    """Draw the distribution over the first state: shares and atoms where its grid is uneven."""
     return variable(data, DISTRIBUTION, ax=ax)
 
 

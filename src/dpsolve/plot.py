@@ -1,8 +1,8 @@
 """``dp.plot``: pictures of results with Matplotlib.
 
 ``value``, ``policy``, ``distribution``, ``variable``, ``parameters`` and ``timeline`` draw one
-panel on axes, and return these (``.figure`` saves it); ``convergence`` returns a figure.
-``dpsolve plot`` draws the same from a shell.
+panel on axes, and return these (``.figure`` saves it); ``convergence`` returns a figure. The same
+is drawn by ``dpsolve plot``.
 """
 
 from .hpc.pictures.convergence import convergence as convergence

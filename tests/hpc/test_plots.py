@@ -264,10 +264,8 @@ def labelled_household() -> xr.Dataset:
 def test_labels_stand_at_the_axes_and_bounds_are_bands() -> None:
     data = labelled_household()
     steps, summary = panels(data, "a_next")
-    assert (steps.get_xlabel(), summary.get_xlabel()) == (
-        "assets (annual income)",
-        "discount factor",
-    )
+    assert steps.get_xlabel() == "assets (annual income)"
+    assert summary.get_xlabel() == "discount factor"
     assert steps.get_ylabel() == "assets next period − assets (annual income)"
     low, high = (band.get_paths()[0].get_extents() for band in steps.collections[:2])
     assert (low.ymin, low.ymax) == pytest.approx((-1.2, 0.3))
@@ -275,14 +273,14 @@ def test_labels_stand_at_the_axes_and_bounds_are_bands() -> None:
     assert "shaded: certified bounds" in steps.get_title()
 
 
-def test_an_atom_is_told_apart_from_a_density() -> None:
-    axis = dp.plot.distribution(labelled_household())
-    assert [text.get_text() for text in axis.texts] == ["14.3%"] * 2
-    density = axis.lines[0].get_ydata()
-    x = labelled_household().a.values
-    assert np.isnan(density[0])
-    inside = (x > 0.1) & (x < 3.0)
-    np.testing.assert_allclose(density[inside] / density[5], np.exp(x[5] - x)[inside], rtol=0.01)
+def test_on_an_uneven_grid_shares_are_drawn_and_an_atom_is_a_jump() -> None:
+    data = labelled_household()
+    axis = dp.plot.distribution(data)
+    share, jump, dot = axis.lines[:3]
+    np.testing.assert_allclose(share.get_ydata(), np.cumsum(data.distribution[0]))
+    assert [*jump.get_xdata(), *jump.get_ydata()] == pytest.approx([0.0, 0.0, 0.0, 1 / 7])
+    assert dot.get_ydata() == pytest.approx([1 / 7])
+    assert axis.get_ylabel() == "share with a at or below"
     assert axis.get_xlim()[1] < 9.0  # where next to nobody is, is left out
 
 
