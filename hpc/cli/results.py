@@ -92,7 +92,7 @@ def plot(
               help="The page; by default STORE.html here.")  # fmt: skip
 @overwrite_option
 def report(store: str, output: str | None, overwrite: bool) -> None:
-    """Write a page about a store: what was solved, how well, what failed, and how to load it.
+    """Write a page about a store.
 
     One HTML file with its pictures in it, for a browser, a phone or a mail; it needs no network.
     The sweep may be unfinished. The model's source is shown, and never run.
@@ -122,7 +122,7 @@ def report(store: str, output: str | None, overwrite: bool) -> None:
 @group_option
 @overwrite_option
 def export(store: str, file: str, var: tuple[str, ...], group: str | None, overwrite: bool) -> None:
-    """Write a store as one file for other programs.
+    """Write a store as one file.
 
     The suffix says what: .nc is NetCDF, all arrays with their names and units; .npz is NumPy's;
     .csv and .parquet are tables with a row per point, of parameters, moments and status.

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dpsolve.solvers.errors import ModelError, did_you_mean
+from dpsolve.solvers.errors import ModelError, UsageError, did_you_mean
 from dpsolve.solvers.labels import check_labels
 from dpsolve.solvers.parameters.array import ArrayParameter, Shape, read_default
 
@@ -210,12 +210,12 @@ def check_numbers(factory: Factory, values: Mapping[str, Any], what: str) -> Non
 
     Raises
     ------
-    ModelError
+    UsageError
     """
     arrays = signature(factory).arrays
     for name, value in values.items():
         if name not in arrays and np.ndim(value):
-            raise ModelError(f"parameter '{name}' has shape {np.shape(value)}; {what}")
+            raise UsageError(f"parameter '{name}' has shape {np.shape(value)}; {what}")
 
 
 def _check_parameter(model: str, name: str, value: Any) -> None:

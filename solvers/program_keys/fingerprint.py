@@ -255,6 +255,8 @@ class _Walk:
 
     def _compound(self, value: Any, label: str) -> Any:
         kind = type(value)
+        if kind is bytearray:
+            return kind, bytes(value)
         if kind in (tuple, list):
             return (kind, *(self.token(x, label) for x in value))
         if isinstance(value, Mapping) and kind in (dict, types.MappingProxyType):

@@ -158,7 +158,7 @@ def consumption_of(model: dp.Model, shock: bool) -> Floats:
         for _ in range(50):
             c = (low + high) / 2
             after = np.stack(
-                [_at(x, row, means - c, draws) for row in 0.94 * problem.chances @ slopes]
+                [_at(x, row, means - c, draws) for row in 0.94 * problem.chances(None) @ slopes]
             )
             after = after[np.arange(len(c)), np.arange(len(c))]
             more = c**-2.0 > after
@@ -342,7 +342,7 @@ def irreversible(n: int = 50) -> Point:
     marginal = z * 0.36 * k**-0.64 + 0.92
     y, slopes = np.tile(low, (2, 1)), marginal * (means - low) ** -2.0
     for _ in range(400):
-        q = 0.95 * problem.chances @ slopes
+        q = 0.95 * problem.chances(None) @ slopes
         bottom, top = np.tile(low, (2, 1)), np.minimum(12.0, means - 1e-9)
         for _ in range(50):
             y = (bottom + top) / 2
@@ -430,7 +430,7 @@ def test_a_distribution_follows_the_policy_between_nodes() -> None:
     for i, j, e in np.ndindex(20, 3, 2):
         place = 1.03 * a[i] + np.exp(z[j]) - c[i, j] + (0.0, 0.4)[e]
         share = np.maximum(0.0, 1.0 - np.abs(np.arange(20) - np.interp(place, a, np.arange(20))))
-        matrix[i, j] += 0.5 * np.outer(share, problem.chances[j])
+        matrix[i, j] += 0.5 * np.outer(share, problem.chances(None)[j])
     whole = matrix.reshape(60, 60)
     system = np.eye(60) - whole.T + 1.0 / 60
     mass = np.linalg.solve(system, np.full(60, 1.0 / 60)).reshape(20, 3)

@@ -45,7 +45,7 @@ def columns(beta: Any, off: Any = 0.0, rate: Any = 0.1) -> dict[str, Any]:
 
 def results(compiled: Rounds, points: dict[str, Any], workers: int = 1) -> dict[str, Any]:
     found = Results(points["beta"].size)
-    serve(compiled, points, found, workers)
+    serve(compiled, points, found, found.left, workers)
     assert not found.left
     assert (found.seconds > 0).all()
     return found.arrays

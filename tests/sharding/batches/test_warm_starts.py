@@ -49,7 +49,7 @@ def results(
     points: dict[str, Any], groups: int = 1, workers: int = 1, warm: bool = True
 ) -> dict[str, Any]:
     found = Results(points["beta"].size)
-    serve(rounds(groups, warm), points, found, workers)
+    serve(rounds(groups, warm), points, found, found.left, workers)
     assert not found.left
     return found.arrays | {"start": found.start}
 

@@ -278,8 +278,8 @@ def test_points_that_are_not_proved_together_are_proved_in_parts() -> None:
     assert "power" in reason(own_crra, {}, {"gamma": gamma})
     assert proved(own_crra, {}, {"gamma": gamma}).all()
     assert proved(economies.leisure, {}, {"gamma": gamma}).all()  # the others have their defaults
-    some = {"alpha": 0.3, "theta": 0.4, "gamma": np.array([[-1.0, 2.0, np.nan]])}
-    assert proved(economies.leisure, {}, some).tolist() == [[False, True, False]]
+    some = {"alpha": 0.3, "theta": 0.4, "gamma": np.array([-1.0, 2.0, np.nan])}
+    assert proved(economies.leisure, {}, some).tolist() == [False, True, False]
     assert proved(own_crra, {}, {"gamma": 2.0}) is True
 
 

@@ -1,6 +1,6 @@
 """Rust's bus engine: published numbers, and a nested fixed point in NumPy with dense LAPACK."""
 
-import sys
+import importlib.util
 from pathlib import Path
 
 import jax
@@ -10,8 +10,14 @@ import pytest
 
 import dpsolve as dp
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "examples"))
-from bus_engine import bus_engine, estimate
+_file = Path(__file__).parents[3] / "examples" / "bus_engine.py"
+_spec = importlib.util.spec_from_file_location("bus_engine", _file)
+assert _spec is not None
+assert _spec.loader is not None
+_example = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_example)
+bus_engine, estimate = _example.bus_engine, _example.estimate
+
 
 N = 90
 BETA, STEPS = 0.9999, np.array([0.3919, 0.5953, 1 - 0.3919 - 0.5953])
