@@ -1,13 +1,17 @@
-"""Result codes of a solve, and the sentence of advice shown for each."""
+"""Result codes of a solve, and the sentence of advice shown for each.
+
+The command line begins here, so that NumPy is loaded where there is an array to put into words.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 RECORDS = ("residual", "error_bound", "iterations")
 PER_POINT = (*RECORDS, "code")  # one number per point, whatever the model
@@ -121,6 +125,8 @@ _SENTENCES = {
 
 def word(code: Any) -> str | np.ndarray[Any, Any]:
     """Return the status word of a code, or an array of words for an array of codes."""
+    import numpy as np
+
     codes = np.asarray(code)
     words = np.where(codes == 0, "solved", np.where(codes < 10, "inexact", "failed"))
     return str(words) if words.ndim == 0 else words
@@ -144,9 +150,11 @@ def listed(values: Mapping[str, Any]) -> str:
 
 def shown(value: Any) -> Any:
     """Return a parameter as it is shown: a number, or what an array's entries lie between."""
-    array = np.asarray(value) if hasattr(value, "dtype") else None
-    if array is None:
+    if not hasattr(value, "dtype"):
         return value
+    import numpy as np
+
+    array = np.asarray(value)
     if array.ndim == 0 or not array.size:
         return array.item() if array.ndim == 0 else f"array {array.shape}"
     low, high = array.min(), array.max()
@@ -156,6 +164,8 @@ def shown(value: Any) -> Any:
 
 def in_words(words: tuple[str, ...], numbers: Any) -> str | np.ndarray[Any, Any]:
     """Return the words of int8 numbers, those of :data:`CERTIFIES` or :data:`CONCAVITY`."""
+    import numpy as np
+
     codes = np.asarray(numbers).astype(np.int64)  # of none, which is of no type
     known = (codes >= 0) & (codes < len(words))  # a point that is not there has another
     found = np.where(known, np.array(words, dtype=object)[np.where(known, codes, 0)], "none")

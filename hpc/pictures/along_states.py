@@ -19,6 +19,17 @@ LEAST_ATOM = 0.005  # of all mass, at an end of the grid
 THIN = 0.01  # of a panel's range: bounds that are closer than that would be a thicker line
 
 
+def draw_over_states(axis: Axes, sweep: SweepData, name: str) -> None:
+    """Draw a variable over the states, as what it is: a map, regions of few values, or lines."""
+    other = sweep.chosen_beside(name)
+    if other is not None:
+        draw_map(axis, sweep, name, other)
+    elif sweep.is_discrete(name):
+        draw_regions(axis, sweep, name)
+    else:
+        draw_lines(axis, sweep, name)
+
+
 def draw_lines(axis: Axes, sweep: SweepData, name: str) -> None:
     """Draw a variable along a state, other states at the middle, or summed over.
 

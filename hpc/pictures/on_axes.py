@@ -13,7 +13,7 @@ from dpsolve.hpc.store.store import open_store
 from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.labelled import choices_of
 
-from .along_states import draw_lines, draw_map, draw_regions
+from .along_states import draw_over_states
 from .jobs import draw_timeline
 from .over_parameters import draw_summary
 from .sweep_data import DISTRIBUTION, SweepData
@@ -72,13 +72,7 @@ def variable(data: xr.Dataset, name: str, *, ax: Axes | None = None) -> Axes:
     if not sweep.states_of(key):
         raise UsageError(f"'{key}' is one number per point: dp.plot.parameters draws it")
     ax = _axes(ax)
-    other = sweep.chosen_beside(key)
-    if other is not None:
-        draw_map(ax, sweep, key, other)
-    elif sweep.is_discrete(key):
-        draw_regions(ax, sweep, key)
-    else:
-        draw_lines(ax, sweep, key)
+    draw_over_states(ax, sweep, key)
     return ax
 
 

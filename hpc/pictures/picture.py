@@ -29,7 +29,7 @@ from dpsolve.solvers.errors import UsageError, did_you_mean
 from dpsolve.solvers.labelled import choices_of
 from dpsolve.solvers.outcomes import accuracy
 
-from .along_states import draw_lines, draw_map, draw_means, draw_regions, draw_times
+from .along_states import draw_means, draw_over_states, draw_times
 from .jobs import draw_timeline
 from .over_parameters import draw_summary
 from .sweep_data import DISTRIBUTION, PATH, SweepData, select
@@ -77,15 +77,10 @@ def picture(
     figure = Figure(figsize=(5.2 * panels + 0.4, 4.3), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for axis, name in zip(axes, lines, strict=False):
-        other = sweep.chosen_beside(name)
         if name == PATH:
             draw_times(axis, sweep)
-        elif other is not None:
-            draw_map(axis, sweep, name, other)
-        elif sweep.is_discrete(name):
-            draw_regions(axis, sweep, name)
         else:
-            draw_lines(axis, sweep, name)
+            draw_over_states(axis, sweep, name)
     if summary and number == PATH:
         draw_means(axes[-1], sweep)
     elif summary and number == DISTRIBUTION:

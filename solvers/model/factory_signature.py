@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dpsolve.solvers.errors import ModelError, UsageError, did_you_mean
+from dpsolve.solvers.errors import DpsolveError, ModelError, did_you_mean
 from dpsolve.solvers.labels import check_labels
 from dpsolve.solvers.parameters.array import ArrayParameter, Shape, read_default
 
@@ -205,17 +205,23 @@ def _arrays(
     return found
 
 
-def check_numbers(factory: Factory, values: Mapping[str, Any], what: str) -> None:
+def check_numbers(
+    factory: Factory,
+    values: Mapping[str, Any],
+    what: str,
+    error: type[DpsolveError] = ModelError,
+) -> None:
     """Refuse many points where one is looked at: an array for what is one number.
 
     Raises
     ------
-    UsageError
+    DpsolveError
+        Of the class `error`.
     """
     arrays = signature(factory).arrays
     for name, value in values.items():
         if name not in arrays and np.ndim(value):
-            raise UsageError(f"parameter '{name}' has shape {np.shape(value)}; {what}")
+            raise error(f"parameter '{name}' has shape {np.shape(value)}; {what}")
 
 
 def _check_parameter(model: str, name: str, value: Any) -> None:

@@ -129,7 +129,7 @@ def certify(
     check_sizes(sizes)
     if not is_concrete(values):
         raise UsageError("dp.certify looks at numbers: it cannot be called inside jit or grad")
-    check_numbers(factory, values, "dp.certify takes one point")
+    check_numbers(factory, values, "dp.certify takes one point", UsageError)
     values = {k: jnp.asarray(v, jnp.float64) for k, v in values.items()}
     known = bool(proved(factory, sizes, values))
     problem = read_problem(rebuild(factory, values, sizes), signature(factory).name, known)
