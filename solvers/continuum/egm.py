@@ -34,9 +34,9 @@ from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.numerics.krylov import bicgstab
 
 from .cells import Marginal
-from .euler import KRYLOV, REACH, STEPS, Policy, mended
+from .euler import KRYLOV, REACH, STEPS, Policy, mended, stationary_policy
 from .problem import ContinuousProblem
-from .resources import Resources
+from .resources import Resources, resources_of
 
 POLISH = 3
 """Newton's steps between two endogenous points; the first guess is right to the second order."""
@@ -46,6 +46,27 @@ INEXACT = 1e-2
 
 HALVINGS = 100
 """Trials of a consumption at most, where marginal utility has no inverse in closed form."""
+
+
+def on_endogenous_grid(problem: ContinuousProblem) -> EndogenousGrid | None:
+    """Return a problem as the endogenous grid method takes it; None where it does not apply."""
+    found = resources_of(problem)
+    return None if isinstance(found, str) else EndogenousGrid.of(found)
+
+
+def stationary(problem: ContinuousProblem) -> Policy | None:
+    """Return the policy of an infinite horizon; None where the method does not apply."""
+    if isinstance(resources_of(problem), str):
+        return None
+
+    def iterated(
+        problem: ContinuousProblem, _: Array, start: Array, plain: int, close: float
+    ) -> Policy:
+        found = on_endogenous_grid(problem)
+        assert found is not None  # nor does it depend on the nodes whether there is one
+        return found.iterated(start, plain, close)
+
+    return stationary_policy(problem, iterated)
 
 
 class _Steps(NamedTuple):
