@@ -38,8 +38,9 @@ from .euler import KRYLOV, REACH, STEPS, Policy, mended, stationary_policy
 from .problem import ContinuousProblem
 from .resources import Resources, resources_of
 
-POLISH = 3
-"""Newton's steps between two endogenous points; the first guess is right to the second order."""
+TRIALS = 3
+"""Of s between two endogenous points, a step of Newton's after each but the last; the first one is
+right to the second order."""
 
 INEXACT = 1e-2
 """What BiCGSTAB leaves in a step, of what is left."""
@@ -181,21 +182,10 @@ class EndogenousGrid:
         eaten = self._consumed(worth / price)
         met = lax.cummax(jnp.where(jnp.isnan(eaten), jnp.inf, eaten) + price * self.s, axis=1)
 
-        def left(z: Array, s: Array, money: Array) -> Array:
-            b = price[z, 0]
-            return self.pull(after, s, z) - b * self.resources.marginal(money - b * s, z)
-
-        s = self._between(left, met, self.money)
-        s = jnp.clip(s, self.least, self.most)
-
-        def one(z: Array, s: Array, money: Array) -> tuple[Array, ...]:
-            pull, steep = jax.jvp(lambda s: self.pull(after, s, z), (s,), (jnp.ones(()),))
-            c = money - price[z, 0] * s
-            return pull, steep, *jax.jvp(
-                lambda c: self.resources.marginal(c, z), (c,), (jnp.ones(()),)
-            )
-
-        pull, steep, marginal, bend = self._each(one, s, self.money)
+        low, high, guess = self._cells(met, self.money)
+        s, pull, steep, marginal, bend = self._each(
+            partial(self._polished, after), self.money, low, high, guess, self.least, self.most
+        )
         rest = pull - price * marginal
         top, bottom = (s >= self.most) & (rest > 0), (s <= self.least) & (rest < 0)
         along = jnp.where(top, self.most_x, jnp.where(bottom, self.least_x, 0.0))
@@ -285,25 +275,7 @@ class EndogenousGrid:
 
         return read
 
-    def matched(self, y: Array, p: Array) -> Array:
-        """Return the choices (z, n, 1) at which the marginal value is what a policy costs."""
-        after = Marginal.linear(self.problem, p)
-        cost = self.price * self._each(
-            lambda z, m, s, b: self.resources.marginal(m - b * s, z),
-            self.money, self._left_by(y[..., 0]), self.price + jnp.zeros_like(self.s),
-        )  # fmt: skip
-        worth = self._each(lambda z, s: self.pull(after, s, z), self.s)
-
-        def left(z: Array, s: Array, wanted: Array) -> Array:
-            return self.pull(after, s, z) + wanted
-
-        s = self._between(left, lax.cummax(-worth, axis=1), -cost)
-        return self._choices(jnp.clip(s, self.least, self.most))[..., None]
-
     # -- parts --------------------------------------------------------------------------------
-
-    def _left_by(self, y: Array) -> Array:
-        return self.tilt * self.problem.nodes[:, 0] + self.turn * y
 
     def _choices(self, s: Array) -> Array:
         """Return choices; those at an end of their interval exactly there."""
@@ -331,22 +303,13 @@ class EndogenousGrid:
             def excess(c: Array) -> Array:
                 return resources.marginal(c, z) - m
 
-            return falling_root(excess, low, high, (low + high) / 2, jnp.inf, HALVINGS)
+            return falling_root(excess, low, high)
 
         found = self._each(one, marginal, low, high)
         return found
 
-    def _between(
-        self, left: Callable[..., Array], met: Array, wanted: Array
-    ) -> Array:
-        """Return s (z, n) where `met`, which rises from point to point, is what is wanted.
-
-        Parameters
-        ----------
-        left : function (z, s, wanted)
-            What is left of the Euler equation; it falls in s.
-        met, wanted : array (z, n)
-        """
+    def _cells(self, met: Array, wanted: Array) -> tuple[Array, Array, Array]:
+        """Return between which s (z, n) `met`, which rises with s, is what is wanted, and where."""
         n = met.shape[1]
         k = jax.vmap(partial(jnp.searchsorted, side="right"))(met, wanted).astype(jnp.int32)
         k = jnp.clip(k - 1, 0, n - 2)
@@ -354,35 +317,55 @@ class EndogenousGrid:
         share = (wanted - low) / (high - low)
         share = jnp.where(jnp.isnan(share), 0.5, jnp.clip(share, 0.0, 1.0))
         low, high = (jnp.take_along_axis(self.s, i, 1) for i in (k, k + 1))
+        return low, high, low + share * (high - low)
 
-        def one(z: Array, low: Array, high: Array, share: Array, wanted: Array) -> Array:
-            guess = low + share * (high - low)
-            return falling_root(lambda s: left(z, s, wanted), low, high, guess, -jnp.inf, POLISH)
+    def _polished(
+        self, after: Marginal, z: Array, money: Array, low: Array, high: Array, guess: Array,
+        least: Array, most: Array,
+    ) -> tuple[Array, ...]:  # fmt: skip
+        """Return s at one node where the Euler equation holds, by Newton's steps from a guess.
 
-        found: Array = self._each(one, low, high, share, wanted)
-        return found
+        And there Q, its slope, the marginal utility, and its slope in consumption.
+        """
+        price = self.price[z, 0]
+
+        def step(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            new, low, high, *_ = carry
+            s = jnp.clip(new, least, most)
+            pull, steep = jax.jvp(lambda s: self.pull(after, s, z), (s,), (jnp.ones(()),))
+            marginal, bend = jax.jvp(
+                lambda c: self.resources.marginal(c, z), (money - price * s,), (jnp.ones(()),)
+            )
+            rest = pull - price * marginal
+            more = rest > 0.0  # nobody can pay for more where it is no number
+            low, high = jnp.where(more, s, low), jnp.where(more, high, s)
+            new = s - rest / (steep + price**2 * bend)
+            new = jnp.where((new >= low) & (new <= high), new, (low + high) / 2)
+            return new, low, high, s, pull, steep, marginal, bend
+
+        nothing = (jnp.zeros(()),) * 5
+        found = lax.fori_loop(0, TRIALS, step, (guess, low, high, *nothing))
+        return found[3:]
 
 
-def falling_root(
-    f: Callable[[Array], Array], low: Array, high: Array, guess: Array, unknown: float, most: int
-) -> Array:
+def falling_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
     """Return where a function that falls is zero, by Newton's method between two numbers.
 
-    What is no number counts as `unknown`. Where a step would leave the two, they are halved.
+    What is no number counts as above zero. Where a step would leave the two, they are halved.
     """
 
     def proceed(carry: tuple[Array, ...]) -> Array:
-        return ~carry[-1] & (carry[0] < most)
+        return ~carry[-1] & (carry[0] < HALVINGS)
 
     def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         k, x, low, high, _ = carry
         value, slope = jax.jvp(f, (x,), (jnp.ones(()),))
-        value = jnp.where(jnp.isnan(value), unknown, value)
+        value = jnp.where(jnp.isnan(value), jnp.inf, value)
         low, high = jnp.where(value > 0, x, low), jnp.where(value < 0, x, high)
         new = x - value / slope
         inside = (new >= low) & (new <= high)
         new = jnp.where(value == 0.0, x, jnp.where(inside, new, (low + high) / 2))
         return k + 1, new, low, high, jnp.abs(new - x) <= 4 * EPS * jnp.abs(x)
 
-    begin = (jnp.int32(0), guess, low, high, jnp.asarray(False))
+    begin = (jnp.int32(0), (low + high) / 2, low, high, jnp.asarray(False))
     return lax.while_loop(proceed, step, begin)[1]

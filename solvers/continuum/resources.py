@@ -212,6 +212,24 @@ def dependence(jaxpr: Any) -> list[set[int]]:
     return [of(v) for v in jaxpr.outvars]
 
 
+def _shared(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Return a trace in which what is computed twice, such as a consumption, is computed once."""
+    same: dict[Any, Any] = {}
+    known: dict[Any, list[Any]] = {}
+    equations = []
+    for e in closed.jaxpr.eqns:
+        args = [v if isinstance(v, Literal) else same.get(v, v) for v in e.invars]
+        named = tuple(("number", str(v.val), v.aval) if isinstance(v, Literal) else v for v in args)
+        key = e.primitive.name, str(e.params), named
+        if key in known and not e.effects:
+            same |= dict(zip(e.outvars, known[key], strict=True))
+        else:
+            known[key] = e.outvars
+            equations.append(e.replace(invars=args))
+    out = [v if isinstance(v, Literal) else same.get(v, v) for v in closed.jaxpr.outvars]
+    return ClosedJaxpr(closed.jaxpr.replace(eqns=equations, outvars=out), closed.consts)
+
+
 @dataclass(frozen=True)
 class _Trace:
     """The trace of a reward as a function of numbers x and y, and of z."""
@@ -223,7 +241,7 @@ class _Trace:
         def reward(x: Array, y: Array, z: Array) -> Array:
             return problem.reward(x[None], y[None], z)
 
-        return cls(jax.make_jaxpr(reward)(jnp.ones(()), jnp.ones(()), np.int32(0)))
+        return cls(_shared(jax.make_jaxpr(reward)(jnp.ones(()), jnp.ones(()), np.int32(0))))
 
     def candidates(self) -> Iterator[Any]:
         """Return numbers by which alone the reward depends on y, and on x but for what is added."""
