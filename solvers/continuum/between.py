@@ -87,6 +87,9 @@ def _above_cells(problem: ContinuousProblem, lines: Lines, base: Array) -> Array
     return jnp.max(there - base[:, cells])
 
 
+NOTHING = 1e-6
+"""Of the width, by which a lower bound may miss being concave and be taken as it is."""
+
 MOST_LINES = 8_192
 """Nodes up to which all lines are looked at, at each of them."""
 
@@ -100,9 +103,8 @@ def falls_short(problem: ContinuousProblem, lower: Array, wide: Array, lines: Li
     to there. All of these are concave. Where a state is cut off at its top the envelope may not
     fall, either, for it is read beyond; the upper bound does not.
     """
-    least = jnp.minimum(wide, below_lines(problem, lower, lines))
     if len(problem.states) > 1:
-        return least
+        return jnp.minimum(wide, below_lines(problem, lower, lines))
     x = problem.nodes[:, 0]
     step = jnp.diff(x)
     slope = jnp.diff(lower, axis=1) / step
@@ -111,7 +113,15 @@ def falls_short(problem: ContinuousProblem, lower: Array, wide: Array, lines: Li
     from_right = jnp.sum((steepest - slope) * step, 1)
     from_left = jnp.sum((slope - lax.cummin(slope, axis=1)) * step, 1)
     one_way = jnp.where(problem.clips[0], from_right, jnp.minimum(from_right, from_left))
-    return jnp.minimum(least, one_way)
+    least = jnp.minimum(wide, one_way)
+
+    def better(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jnp.asarray(False), jnp.minimum(carry[1], below_lines(problem, lower, lines))
+
+    # A loop of one round or none, where that is next to nothing: as good as concave.
+    begin = (~jnp.all(least <= NOTHING * wide), least)
+    found: Array = lax.while_loop(lambda carry: carry[0], better, begin)[1]
+    return found
 
 
 def below_lines(problem: ContinuousProblem, lower: Array, lines: Lines) -> Array:

@@ -61,7 +61,7 @@ FLAT = 1e-9
 PATIENT = 1e12
 """Sums of discounts beyond which rounding hides whether they end."""
 
-CLOSE = 1e-14
+CLOSE = 1e-13
 """Residual, of the value, at which a linear system is taken for solved."""
 
 KRYLOV = 2_000  # iterations at most; what they leave is charged to the bounds
@@ -122,7 +122,8 @@ def evaluate(weights: Array, places: Places, reward: Array, start: Array) -> tup
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         k, v, left = carry
         residual = reward + apply(v) - v
-        more, _ = bicgstab(apply, residual, jnp.zeros_like(v), 1e-7 * left, jnp.int32(KRYLOV))
+        wanted = CLOSE / 2 * jnp.maximum(left, jnp.max(jnp.abs(v)))
+        more, _ = bicgstab(apply, residual, jnp.zeros_like(v), wanted, jnp.int32(KRYLOV))
         better = v + more
         now = jnp.max(jnp.abs(reward + apply(better) - better))
         gained = now < left
@@ -474,10 +475,13 @@ def tightened(problem: ContinuousProblem, lines: Lines, most: int = 8_192) -> Ar
     """Return the upper bound (z, n) at the nodes: the least of all lines there."""
     if problem.shape[1] > most:
         return lines.height
+    axes = problem.nodes.T
 
-    def look(x: Array) -> Array:
-        away = jnp.sum(lines.slope * (x - problem.nodes), -1)
-        return jnp.min(lines.height + away, 1)
+    def lower(i: Array, least: Array) -> Array:
+        there = lines.height[:, i, None]
+        for k, x in enumerate(axes):  # node by node side by side, which a CPU does at once
+            there = there + lines.slope[:, i, k, None] * (x - x[i])
+        return jnp.minimum(least, there)
 
-    found: Array = lax.map(look, problem.nodes, batch_size=64).T
-    return jnp.minimum(lines.height, found)
+    found: Array = lax.fori_loop(0, problem.shape[1], lower, lines.height)
+    return found

@@ -275,6 +275,10 @@ class ContinuousProblem:
             return move({})[None]
         return jax.vmap(move)(draws) + 0.0 * chances[:, None]
 
+    def moved(self, rule: Any, x: Array, y: Array, z: Array, draw: Mapping[str, Any]) -> Array:
+        """Return what a rule makes of one state, one choice and one draw of the shocks."""
+        return self._call(rule, {**self._env(x, y, z), **draw}).astype(jnp.float64)
+
     @property
     def clips(self) -> Array:
         """Tell for each state (d,) whether it may be cut off at its top."""

@@ -26,6 +26,7 @@ from .bounds import (
     upper_step,
 )
 from .cells import Marginal
+from .egm import on_endogenous_grid, stationary
 from .equivalent import share_of, utility_of
 from .euler import improved, mended, stationary_policy
 from .problem import ContinuousProblem, read_problem
@@ -126,13 +127,17 @@ def solve_continuous(
         numbers, among them what the bounds are of (:class:`Certifies`). With gradients among the
         options, ``HELD`` and ``SLOPES``, which they are found from.
     """
-    found, told = solve_and_test(read_problem(model, known=True), proved=proved)
+    problem = read_problem(model, known=True)
+    found, told = solve_and_test(problem, proved=proved, method=options.method)
     kept = {n: found.pop(n) for n in (HELD, SLOPES)}
     return verdict(found, told, live) | (kept if options.gradients else {})
 
 
 def solve_and_test(
-    problem: ContinuousProblem, given: Array | None = None, proved: bool = False
+    problem: ContinuousProblem,
+    given: Array | None = None,
+    proved: bool = False,
+    method: str = "auto",
 ) -> tuple[dict[str, Array], Refutation]:
     """Solve a problem, bound it, and look for a counterexample to its concavity.
 
@@ -144,9 +149,11 @@ def solve_and_test(
         A policy that the lower bound is to be of, in place of ours.
     proved : bool
         That it is concave: then nothing is tested.
+    method : str
+        With ``auto`` or ``egm`` choices are found on an endogenous grid, where that applies.
     """
     run = _for_ever if problem.model.horizon is None else _over_a_horizon
-    found, told = run(problem, given, proved)
+    found, told = run(problem, given, proved, method in ("auto", "egm"))
     return found | grids(problem) | {"fault": fault(problem)}, told
 
 
@@ -238,9 +245,10 @@ def named(
 
 
 def _for_ever(
-    problem: ContinuousProblem, given: Array | None, proved: bool
+    problem: ContinuousProblem, given: Array | None, proved: bool, endogenous: bool
 ) -> tuple[dict[str, Array], Refutation]:
-    policy = stationary_policy(problem)
+    policy = stationary(problem) if endogenous else None
+    policy = policy or stationary_policy(problem)
     lower = lower_bound(problem, policy.y)
     lines = upper_bound(problem, policy, lower)
     told = Refutation.none(problem)
@@ -279,7 +287,7 @@ class _Period(NamedTuple):
 
 
 def _over_a_horizon(
-    problem: ContinuousProblem, given: Array | None, proved: bool
+    problem: ContinuousProblem, given: Array | None, proved: bool, endogenous: bool
 ) -> tuple[dict[str, Array], Refutation]:
     """Solve backwards; both bounds are recursions of the same pass."""
     whole, horizon = problem, int(problem.model.horizon or 0)
@@ -289,7 +297,9 @@ def _over_a_horizon(
     def period(after: _Period, now: tuple[Array, Array | None]) -> tuple[_Period, Any]:
         t, y = now
         problem = whole.at(t)
-        policy = improved(problem, Marginal.smooth(problem, after.p), after.y)
+        marginal = Marginal.smooth(problem, after.p)
+        grid = on_endogenous_grid(problem) if endogenous else None
+        policy = grid.improved(marginal) if grid else improved(problem, marginal, after.y)
         lower = lower_step(problem, policy.y, after.lower)
         lines = upper_step(problem, policy, after.lines)
         lowers, both = (lower, after.lower), (lines, after.lines)
