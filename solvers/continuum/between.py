@@ -41,13 +41,17 @@ class Widths(NamedTuple):
 
 
 def widths(
-    problem: ContinuousProblem, lower: Array, upper: Array, lines: Lines, alive: Array
+    problem: ContinuousProblem,
+    lower: Array,
+    upper: Array,
+    lines: Lines,
+    alive: Array | bool = True,
 ) -> Widths:
     """Return the largest width, and the largest error of the middle, over the whole continuum.
 
     But for cells with a corner that is not `alive` (z, n).
     """
-    middle = (lower + upper) / 2
+    middle, alive = (lower + upper) / 2, jnp.broadcast_to(alive, lower.shape)
     rounding = 8 * EPS * jnp.max(jnp.abs(upper))
     above = _above_line if len(problem.states) == 1 else _above_cells
     cells = alive[:, jnp.asarray(cell_corners(problem.sizes))].all(-1)
