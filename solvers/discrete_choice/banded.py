@@ -121,51 +121,43 @@ def solve_along(moves: Moves, weight: Array, b: Array, transposed: bool = False)
         Discounted probabilities of the alternatives: nonnegative, with sums below one.
     b : array (n, m)
     """
-    found: Array = (_transposed if transposed else _plain)(
-        moves.steps, weight, short_sum(moves.leaps * weight), moves.place, b
-    )
+    solved = _transposed if transposed else _plain
+    found: Array = solved(moves.steps, moves.leaps, moves.place, weight, b)
     return found
 
 
-def _solved(transposed: bool, steps: Array, weight: Array, w: Array, u: Array, b: Array) -> Array:
-    """Solve it on arrays whose points, if there are any, are further axes at the end."""
-    rows: tuple[Array, ...] = (steps, weight)
+def _solved(
+    transposed: bool, steps: Array, leaps: Array, place: Array, weight: Array, b: Array
+) -> Array:
+    """Solve it on arrays whose points, if there are any, are further axes at the end.
+
+    What is read row by row within a loop XLA makes once, and not anew at every point that uses it.
+    """
+    # Right-hand sides may be more than systems: directions of a derivative.
+    of_band = jnp.broadcast_shapes(weight[0, :, 0].shape, steps[0, :, 0, 0].shape)
+    of_ends = (leaps[0, :, 0].shape, place[0].shape, b[0].shape)
+    zero = jnp.zeros(jnp.broadcast_shapes(of_band, *of_ends))
+    band: tuple[Array, ...] = (steps, weight)
     if transposed:
-        w, u = u, w
-        rows = tuple(_from(steps, weight, step) for step in range(-REACH, REACH + 1))
-    lanes = jnp.broadcast_shapes(*(x.shape[1:] for x in (weight[:, :, 0], w, u, b)))
-    w, b = (jnp.broadcast_to(x, (x.shape[0], *lanes)) for x in (w, b))
-    z, x = _eliminate(rows, (w, b), lanes)
-    share = (u * x).sum(0) / (1.0 - (u * z).sum(0))
-    return x + z * share
+        diagonals = lax.map(lambda step: _from(steps, weight, step), jnp.arange(WIDE) - REACH)
+        band = (jnp.moveaxis(diagonals, 0, 1),)
 
+    def entries(row: tuple[Array, ...]) -> list[Array]:
+        """Return a row of I - B, from REACH left of the diagonal to REACH right of it."""
+        if transposed:
+            found = [row[0][k] for k in range(WIDE)]
+        else:
+            found = [short_sum(row[1] * row[0][:, :, k], 1) for k in range(WIDE)]
+        return [(1.0 if k == REACH else 0.0) - p for k, p in enumerate(found)]
 
-def _from(steps: Array, weight: Array, step: int) -> Array:
-    """Return what reaches each member by a step's reverse: the transposed band (n, m, points)."""
-    n = weight.shape[0]
-    band = short_sum(weight * steps[:, :, :, REACH - step], 2)
-    source = jnp.arange(n) + step
-    inside = ((source >= 0) & (source < n)).reshape(n, *[1] * (band.ndim - 1))
-    return jnp.where(inside, band[jnp.clip(source, 0, n - 1)], 0.0)
-
-
-def _eliminate(
-    rows: tuple[Array, ...], sides: tuple[Array, ...], lanes: tuple[int, ...]
-) -> tuple[Array, ...]:
-    """Solve with the band, whose rows are steps and weights, or its diagonals one by one."""
-    zero, one = jnp.zeros(lanes), jnp.ones(lanes)
-    none = (zero,) * len(sides)
-
-    def read(row: tuple[Array, ...]) -> list[Array]:
-        band: list[Array] = list(row)
-        if len(row) == 2:
-            steps, weight = row
-            band = [short_sum(weight * steps[:, :, k], 1) for k in range(WIDE)]
-        return [(1.0 if k == REACH else 0.0) - p for k, p in enumerate(band)]
+    def ends(x: tuple[Array, Array, Array], other: bool) -> Array:
+        """Return an entry of the column of the rank-one term, or the other way round of its row."""
+        leaps, weight, place = x
+        return zero + (place if other else short_sum(leaps * weight, 1))
 
     def down(above: Any, x: Any) -> tuple[Any, Any]:
         """Eliminate what lies left of the diagonal, with the last rows, nearest last."""
-        row, own = read(x[0]), list(x[1])
+        row, own = entries(x[0]), [ends(x[1], transposed), zero + x[2]]
         for i, (upper, last) in enumerate(above):
             factor = row[i] * upper[0]
             for k in range(1, REACH + 1):
@@ -174,19 +166,33 @@ def _eliminate(
         new = ((1.0 / row[REACH], *row[REACH + 1 :]), tuple(own))
         return (*above[1:], new), new
 
-    def up(ahead: Any, x: Any) -> tuple[Any, Any]:
-        (inverse, *upper), own = x
+    def up(carry: Any, x: Any) -> tuple[Any, Any]:
+        ahead, dots = carry
+        ((inverse, *upper), own), rest = x
         found = tuple(
             (y - sum(f * later for f, later in zip(upper, known, strict=True))) * inverse
             for y, known in zip(own, ahead, strict=True)
         )
         ahead = tuple((y, *known[:-1]) for y, known in zip(found, ahead, strict=True))
-        return ahead, found
+        across = ends(rest, not transposed)
+        dots = tuple(dot + across * y for dot, y in zip(dots, found, strict=True))
+        return (ahead, dots), found
 
-    start = (((one, *[zero] * REACH), none),) * REACH
-    _, eliminated = lax.scan(down, start, (rows, sides))
-    _, found = lax.scan(up, ((zero,) * REACH,) * len(sides), eliminated, reverse=True)
-    return tuple(found)
+    start = (((jnp.ones(of_band), *[jnp.zeros(of_band)] * REACH), (zero, zero)),) * REACH
+    rank_one = (leaps, weight, place)
+    _, eliminated = lax.scan(down, start, (band, rank_one, b))
+    state = (((zero,) * REACH,) * 2, (zero, zero))
+    (_, dots), (z, x) = lax.scan(up, state, (eliminated, rank_one), reverse=True)
+    return x + z * (dots[1] / (1.0 - dots[0]))
+
+
+def _from(steps: Array, weight: Array, step: Array) -> Array:
+    """Return what reaches each member by a step's reverse: a diagonal (n, m, ...) of the band."""
+    n = len(weight)
+    source = jnp.arange(n) + step
+    band = short_sum(weight * jnp.take(steps, REACH - step, 3), 2)
+    inside = ((source >= 0) & (source < n)).reshape(n, *[1] * (band.ndim - 1))
+    return jnp.where(inside, band[jnp.clip(source, 0, n - 1)], 0.0)
 
 
 def _over_points(solved: Callable[..., Array]) -> Callable[..., Array]:

@@ -196,7 +196,8 @@ class TasteOperator(GridOperator):
     def changed(self, policy: Mixed, last: Mixed) -> Array:
         """Return the share of pairs of state and alternative at which two policies differ."""
         moved = jnp.abs(policy.probability - last.probability) > SETTLED
-        moved |= (policy.choice != last.choice) & (policy.probability > 0.0)
+        if self.each > 1:
+            moved |= (policy.choice != last.choice) & (policy.probability > 0.0)
         return self.reductions.mean(short_sum(moved.astype(jnp.float64)) / self.alternatives)
 
     def settled(self, value: Array, policy: Mixed) -> Mixed:
