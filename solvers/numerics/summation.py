@@ -26,7 +26,6 @@ from jax import Array, lax
 
 from .finite import any_nan
 
-
 SHORT = 8  # entries of an axis that are added one after another
 
 

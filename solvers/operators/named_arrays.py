@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.user_functions import called, check_shape
