@@ -29,7 +29,7 @@ def machine(beta=0.9, cost=1.0):
     return dp.Model(
         states={"age": dp.integers(0, 4)},
         choices={"replace": dp.integers(0, 1)},
-        transition={"age": lambda age, replace: jnp.where(replace == 1, 0, jnp.minimum(age + 1, 4))},
+        transition={"age": lambda age, replace: jnp.minimum((1 - replace) * (age + 1), 4)},
         reward=lambda age, replace: -replace * cost - 0.3 * age * (1 - replace),
         discount=beta,
     )
@@ -78,7 +78,7 @@ def rows() -> list[tuple[str, str, str, str]]:
             "<= 50 us",
         ),
         (f"sweep of {MANY:,} points, all", f"{_worded(many)}; {stored}", "", "<= 1,024 MiB"),
-        (f"status of {MANY:,} points", _worded(status), "", "<= 1 s"),
+        (f"status of {MANY:,} points", _worded(status).rpartition(",")[0], "", "<= 1 s"),
         (f"{MORE:,} points, on paper", on_paper, "", ""),
     ]
 

@@ -183,7 +183,8 @@ def _solved(
     _, eliminated = lax.scan(down, start, (band, rank_one, b))
     state = (((zero,) * REACH,) * 2, (zero, zero))
     (_, dots), (z, x) = lax.scan(up, state, (eliminated, rank_one), reverse=True)
-    return x + z * (dots[1] / (1.0 - dots[0]))
+    found: Array = x + z * (dots[1] / (1.0 - dots[0]))
+    return found
 
 
 def _from(steps: Array, weight: Array, step: Array) -> Array:

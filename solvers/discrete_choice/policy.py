@@ -177,11 +177,10 @@ class TastePolicy(GridPolicy):
         if solve is None:
             return super().evaluate(start, tol, max_iter)
         over = self.reductions
-        near, left = nearer(self.apply, self.reward, start, solve, over)
-        near, left = (jnp.where(max_iter > 0, *x) for x in ((near, start), (left, jnp.inf)))
-        value, k = bicgstab(
-            self.apply, self.reward, near, tol, max_iter, over, precondition=solve, residual=left
-        )
+        wanted, known = max_iter > 0, (self.apply, self.reward)
+        near, left = nearer(*known, start, solve, over)
+        near = jnp.where(wanted, near, start)
+        value, k = bicgstab(*known, near, tol, max_iter, over, precondition=solve, residual=left)
         return value, (k >= max_iter) & (max_iter > 0)
 
     def preconditioners(self) -> tuple[Inverse, Inverse]:

@@ -8,6 +8,7 @@ that is no better than the start, returns the start, which is a step of value it
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,7 @@ def resolvent(
         k, x, _ = c
         first = 0 if precondition else SMOOTHING
         x = richardson(apply, b, x, jnp.where(c[0] == 0, first, SMOOTHING))
-        near = {"precondition": precondition} if precondition else {}
+        near: dict[str, Any] = {"precondition": precondition} if precondition else {}
         x, _ = bicgstab(apply, b, x, 0.1 * tol * scale, jnp.int32(200), over, **near)
         return k + 1, x, size(b - x + apply(x))
 
