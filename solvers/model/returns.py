@@ -150,9 +150,12 @@ def _spans(jaxpr: Any, consts: Sequence[Any], given: Sequence[Span | None]) -> l
 
 
 def _span_of(x: Any) -> Span | None:
-    if not is_concrete(x) or np.asarray(x).dtype.kind not in "iub" or not np.size(x):
+    if not is_concrete(x):
         return None
-    return int(np.min(x)), int(np.max(x))
+    array = np.asarray(x)  # a JAX array's own minimum would be traced
+    if array.dtype.kind not in "iub" or not array.size:
+        return None
+    return int(array.min()), int(array.max())
 
 
 SAME = frozenset({"convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy"})
