@@ -43,13 +43,8 @@ def bus_engine(
 CELLS = {"x": np.tile(np.arange(90), 2), "replace": np.repeat([0, 1], 90)}  # all there can be
 
 
-<<<<<<< HEAD
 def estimate(sample: float = 0.0, *, buses: int = 37, months: int = 116) -> dict[str, Array]:
-    """Draw a panel of buses from the model, and maximise its likelihood by Newton's method.
-=======
-def estimate(sample=0.0, *, buses=37, months=116):
     """Draw a panel of buses from the model, and maximise its likelihood as Rust did.
->>>>>>> lik15
 
     A sample is how often each cell occurs, and the log-likelihood these counts times the cells'.
     A step is by the outer product of the scores (Berndt, Hall, Hall and Hausman 1974).
@@ -67,22 +62,12 @@ def estimate(sample=0.0, *, buses=37, months=116):
     _, seen = jax.lax.scan(month, jnp.zeros(buses, int), keys)
     counts = jnp.zeros(180).at[seen.ravel()].add(1.0)
 
-<<<<<<< HEAD
-    def log_likelihood(p: Array) -> Array:
-        total: Array = jnp.dot(counts, logs({"RC": p[0], "theta_1": p[1]}))
-        return total
-
-    def newton(_: int, p: Array) -> Array:
-        step: Array = jnp.linalg.solve(jax.hessian(log_likelihood)(p), jax.grad(log_likelihood)(p))
-        return p - step
-=======
     scores = jax.jacfwd(lambda p: logs({"RC": p[0], "theta_1": p[1]}))  # (cells, parameters)
 
-    def step(_, found):
+    def step(_: int, found: tuple[Array, Array]) -> tuple[Array, Array]:
         each = scores(found[0])
         information = (each.T * counts) @ each
         return found[0] + jnp.linalg.solve(information, counts @ each), information
->>>>>>> lik15
 
     start = jnp.array([10.0750, 2.2930]), jnp.eye(2)
     p, information = jax.lax.fori_loop(0, 15, step, start)

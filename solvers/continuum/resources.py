@@ -282,7 +282,9 @@ class _Trace:
     def exponent(self, cut: Any) -> Scalar | None:
         """Return g(z) where the reward is linear in something whose slope is like ``c**-g``."""
         jaxpr = self.closed.jaxpr
-        users = [e for e in jaxpr.eqns if cut in [v for v in e.invars if not isinstance(v, Literal)]]
+        users = [
+            e for e in jaxpr.eqns if cut in [v for v in e.invars if not isinstance(v, Literal)]
+        ]
         if len(users) != 1:
             return None
         (use,) = users
