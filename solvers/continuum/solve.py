@@ -39,7 +39,10 @@ LEAKS = 1e-9
 
 EQUIVALENT = "consumption_equivalent"
 HELD, SLOPES = "held_choices", "marginal_values"
-"""Which ends hold choices (z, n, m), and marginal values (z, n, d): for derivatives, not stored."""
+"""Which ends hold choices (z, n, m), and marginal values (z, n, d): for derivatives, not stored.
+
+Where nodes are dead (:mod:`.barren`) choices were moved away from them, and there are no slopes.
+"""
 
 WORST = {"error_bound", "policy_loss", EQUIVALENT}
 """Numbers of a point that are infinite where nothing is certified."""
@@ -266,7 +269,7 @@ def _for_ever(
     lines = upper_bound(problem, policy, jnp.where(dead, 0.0, lower))
     told = Refutation.none(problem)
     if not proved:
-        told = refute(problem, y, (lower, lower), (lines, lines))
+        told = refute(problem, y, (lower, lower), (lines, lines), poor)
     if given is not None:
         y, dead = kept_alive(problem, given, poor, move=False)
         own = lower_bound(problem, y, dead)
@@ -282,7 +285,7 @@ def _for_ever(
         "iterations": policy.steps.astype(jnp.int32),
         "infeasible": ~policy.found.all(),
         HELD: policy.held,
-        SLOPES: policy.p,
+        SLOPES: jnp.where(dead.any(), jnp.nan, policy.p),
     }, told
 
 
@@ -320,7 +323,7 @@ def _over_a_horizon(
         lowers, both = (lower, after.lower), (lines, after.lines)
         told = Refutation.none(problem)
         if not proved:
-            told = refute(problem, kept, lowers, both, t, states)
+            told = refute(problem, kept, lowers, both, poor, t, states)
         later = jnp.isneginf(after.own)
         if y is not None:
             kept, dead = kept_alive(problem, y, poor, later, move=False)
@@ -328,7 +331,7 @@ def _over_a_horizon(
         at = certified(problem, kept, own, lines, (after.short, after.beyond), later)
         out = named(problem, at, after.lines, policy.found, poor)
         out |= {"error_bound": at.error, "policy_loss": at.loss}
-        out |= {HELD: policy.held, SLOPES: policy.p}
+        out |= {HELD: policy.held, SLOPES: jnp.where(dead.any(), jnp.nan, policy.p)}
         left = 1.0 + problem.weights @ after.left
         if utility is not None:
             out |= {EQUIVALENT: share_of(utility, at.loss, left, *at.extremes)}
