@@ -252,8 +252,9 @@ class _Trace:
 
     def _is_cut(self, cut: Any) -> bool:
         jaxpr = self.closed.jaxpr
-        own, x, y, mixed = {cut}, {jaxpr.invars[X]}, {jaxpr.invars[Y]}, set()
-        x, y = x - own, y - own
+        own: set[Any] = {cut}
+        x, y = {jaxpr.invars[X]} - own, {jaxpr.invars[Y]} - own
+        mixed: set[Any] = set()
         for e in jaxpr.eqns:
             if cut in e.outvars:
                 continue
@@ -282,7 +283,9 @@ class _Trace:
     def exponent(self, cut: Any) -> Scalar | None:
         """Return g(z) where the reward is linear in something whose slope is like ``c**-g``."""
         jaxpr = self.closed.jaxpr
-        users = [e for e in jaxpr.eqns if cut in [v for v in e.invars if not isinstance(v, Literal)]]
+        users = [
+            e for e in jaxpr.eqns if cut in [v for v in e.invars if not isinstance(v, Literal)]
+        ]
         if len(users) != 1:
             return None
         (use,) = users
