@@ -309,10 +309,11 @@ class EndogenousGrid:
             inverse = resources.inverse
             found: Array = self._each(lambda z, m: inverse(m, z), marginal)
             return found
-        # What nobody can eat at any node does not matter.
+        # What nobody can eat at any node does not matter, but that they cannot.
         price, s = self.price, self.s
-        low = jnp.nanmin(self.money, 1, keepdims=True) - price * s
-        high = jnp.nanmax(self.money, 1, keepdims=True) - price * s
+        least, most = (f(self.money, 1)[:, None] for f in (jnp.nanmin, jnp.nanmax))
+        beyond = 0.01 * (most - least) + 1e-6 * (jnp.abs(least) + jnp.abs(most))
+        low, high = least - beyond - price * s, most + beyond - price * s
 
         def one(z: Array, m: Array, low: Array, high: Array) -> Array:
             def excess(c: Array) -> Array:
