@@ -45,9 +45,8 @@ def widths(problem: ContinuousProblem, lower: Array, upper: Array, lines: Lines)
     middle = (lower + upper) / 2
     rounding = 8 * EPS * jnp.max(jnp.abs(upper))
     above = _above_line if len(problem.states) == 1 else _above_cells
-    wide = above(problem, lines, lower) + rounding
-    return Widths(wide, jnp.maximum(above(problem, lines, middle) + rounding,
-                                    jnp.max(middle - lower) + rounding))  # fmt: skip
+    wide, error = jax.vmap(lambda base: above(problem, lines, base))(jnp.stack([lower, middle]))
+    return Widths(wide + rounding, jnp.maximum(error, jnp.max(middle - lower)) + rounding)
 
 
 def _above_line(problem: ContinuousProblem, lines: Lines, base: Array) -> Array:

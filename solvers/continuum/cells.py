@@ -16,6 +16,12 @@ from dpsolve.solvers.operators.interpolation import segment_index
 from .problem import ContinuousProblem
 
 
+def entries(array: Array, *index: Array) -> Array:
+    """Return entries of an array at positions that are within it."""
+    found: Array = array.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    return found
+
+
 def corners(grids: tuple[Grid, ...], place: Array) -> tuple[Array, Array]:
     """Return the nodes of the cell that a place lies in, and their weights.
 
@@ -37,7 +43,7 @@ def corners(grids: tuple[Grid, ...], place: Array) -> tuple[Array, Array]:
     for i, grid in enumerate(grids):
         points = jnp.asarray(grid.values, jnp.float64)
         k = segment_index(grid, points, place[i])
-        left, right = points[k], points[k + 1]
+        left, right = entries(points, k), entries(points, k + 1)
         low.append(k)
         share.append(jnp.clip((place[i] - left) / (right - left), 0.0, 1.0))
     indices, weights = [], []
@@ -115,12 +121,14 @@ class Marginal:
     def at(self, grids: tuple[Grid, ...], z: Array, places: Array) -> Array:
         """Return them (w, d) at places (w, d), for one member of the chain."""
 
-        def look(place: Array) -> Array:
-            index, weight, tilt = self.weights(grids, place)
-            found = weight @ self.values[z, index]
-            return found if self.slopes is None else found + tilt @ self.slopes[z, index]
+        return self.read(z, *jax.vmap(lambda place: self.weights(grids, place))(places))
 
-        return jax.vmap(look)(places)
+    def read(self, z: Array, index: Array, weight: Array, tilt: Array) -> Array:
+        """Return them (w, d) where places were found (w, 2**d), for one member of the chain."""
+        found = jnp.einsum("wk,wkd->wd", weight, entries(self.values, z, index))
+        if self.slopes is None:
+            return found
+        return found + jnp.sum(tilt * entries(self.slopes, z, index), -1)[:, None]
 
     def weights(self, grids: tuple[Grid, ...], place: Array) -> tuple[Array, Array, Array]:
         """Return nodes, and the weights of values and of slopes (2**d,) there, at a place (d,)."""
@@ -128,7 +136,7 @@ class Marginal:
         if self.slopes is None:
             return index, weight, jnp.zeros_like(weight)
         points = jnp.asarray(grids[0].values, jnp.float64)
-        step, t = points[index[1]] - points[index[0]], weight[1]
+        step, t = entries(points, index[1]) - entries(points, index[0]), weight[1]
         s = 1.0 - t
         cubic = jnp.stack([(1 + 2 * t) * s * s, t * t * (3 - 2 * t)])
         return index, cubic, step * jnp.stack([t * s * s, -t * t * s])

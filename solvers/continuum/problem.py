@@ -134,7 +134,8 @@ class ContinuousProblem:
     # -- the model's functions ------------------------------------------------------------------
 
     def _env(self, x: Array, y: Array, z: Array) -> dict[str, Array]:
-        env = {n: values[z] for n, values in self.members.items()}
+        place = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
+        env = {n: values.at[z].get(**place) for n, values in self.members.items()}
         env |= {n: x[i] for i, n in enumerate(self.states)}
         env |= {n: y[j] for j, n in enumerate(self.choices)}
         return env if self.t is None else env | {"t": jnp.asarray(self.t)}
@@ -208,13 +209,18 @@ class ContinuousProblem:
 
     def feasible(self, x: Array, y: Array, z: Array) -> Array:
         """Tell whether a choice is allowed, and pays more than -inf."""
-        reward = self.reward(x, y, z)
-        return self.allowed(x, y, z) & (jnp.isfinite(reward) | (reward == jnp.inf))
+        return self.allowed(x, y, z) & pays(self.reward(x, y, z))
 
-    def allowed(self, x: Array, y: Array, z: Array) -> Array:
-        """Tell whether the conditions hold, and no next state is off a side that forbids it."""
+    def allowed(self, x: Array, y: Array, z: Array, there: Array | None = None) -> Array:
+        """Tell whether the conditions hold, and no next state is off a side that forbids it.
+
+        The next states (w, d) need not be found again where they are known.
+        """
         env = self._env(x, y, z)
-        fine = self._stays_inside(x, y, z)
+        fine = jnp.asarray(True)
+        if watched := [i for i, n in enumerate(self.states) if self._may_leave(n)]:
+            there = self.following(x, y, z) if there is None else there
+            fine = self._inside(there, watched)
         for f in self.model.conditions:
             draws, _ = self._draws(self._shocks(f), env)
             if draws:
@@ -224,12 +230,8 @@ class ContinuousProblem:
                 fine = fine & self._call(f, env)
         return fine
 
-    def _stays_inside(self, x: Array, y: Array, z: Array) -> Array:
-        watched = [i for i, n in enumerate(self.states) if self._may_leave(n)]
+    def _inside(self, there: Array, watched: list[int]) -> Array:
         fine = jnp.asarray(True)
-        if not watched:
-            return fine
-        there = self.following(x, y, z)
         for i in watched:
             low, high = self.box[0][i], self.box[1][i]
             touch = ROUNDED * (jnp.abs(low) + jnp.abs(high))
@@ -390,6 +392,11 @@ class ContinuousProblem:
     def on(self, grids: tuple[Grid, ...]) -> ContinuousProblem:
         """Return the same problem on other nodes of the same range."""
         return replace(self, grids=grids, nodes=_mesh(grids))
+
+
+def pays(reward: Array) -> Array:
+    """Tell whether a reward is more than -inf, and a number; +inf is told of elsewhere."""
+    return jnp.isfinite(reward) | (reward == jnp.inf)
 
 
 def _ranges_over(model: Model, choice: str, state: str) -> bool:

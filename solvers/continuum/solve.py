@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Certifies, Concavity, Outcome
 
@@ -17,12 +16,13 @@ from .between import falls_short, optimal_choices, widths
 from .bounds import (
     Lines,
     borrowed,
+    bounds_for_ever,
     contracts,
     free_disposal,
-    lower_bound,
+    local,
     lower_step,
+    resolvent,
     tightened,
-    upper_bound,
     upper_step,
 )
 from .cells import Marginal
@@ -82,6 +82,7 @@ def certified(
     y: Array,
     lower: Array,
     lines: Lines,
+    inverse: Array | None = None,
     later: tuple[Array, Array] | None = None,
 ) -> Certified:
     """Read off bounds what they say between the nodes.
@@ -90,6 +91,8 @@ def certified(
     ----------
     y, lower, lines
         A policy, its lower bound and an upper one.
+    inverse : array (z, z'), optional
+        Without a horizon, of one less the discounts.
     later : (array (z,), array (z,)), optional
         With a horizon, what the next period's interpolated lower bound falls short, and its policy
         may earn less than that.
@@ -101,11 +104,11 @@ def certified(
     # interpolated between nodes earns at least l - (I - D)^-1 D e; over a horizon l less the
     # discounted e of the periods that follow.
     weights = problem.weights
-    if later is None:
+    if inverse is not None:
         short = falls_short(problem, lower, wide.between, lines)
-        beyond = solve(jnp.eye(weights.shape[0]) - weights, weights @ short)
+        beyond = inverse @ (weights @ short)
     else:
-        beyond = weights @ sum(later)
+        beyond = weights @ sum(later or ())
     loss = wide.between + jnp.max(beyond)
     return Certified(y, lower, upper, lines, wide.between, error, loss, beyond)
 
@@ -145,18 +148,22 @@ def solve_and_test(
     proved : bool
         That it is concave: then nothing is tested.
     """
-    run = _for_ever if problem.model.horizon is None else _over_a_horizon
-    found, told = run(problem, given, proved)
-    return found | grids(problem) | {"fault": fault(problem)}, told
+    if problem.model.horizon is None:
+        inverse = resolvent(problem.weights)
+        found, told = _for_ever(problem, given, proved, inverse)
+    else:
+        inverse = None
+        found, told = _over_a_horizon(problem, given, proved)
+    return found | grids(problem) | {"fault": fault(problem, inverse)}, told
 
 
-def fault(problem: ContinuousProblem) -> Array:
+def fault(problem: ContinuousProblem, inverse: Array | None = None) -> Array:
     """Return the code of what is wrong with the model's own numbers, or that nothing is."""
     model, horizon = problem.model, problem.model.horizon
     code = jnp.int32(Outcome.SOLVED)
     if horizon is None:
         weights = problem.weights
-        discounts = contracts(weights)
+        discounts = contracts(weights, inverse)
     else:
         weights = jax.vmap(lambda t: problem.at(t).weights)(jnp.arange(int(horizon)))
         discounts = (weights >= 0.0).all()
@@ -238,23 +245,17 @@ def named(
 
 
 def _for_ever(
-    problem: ContinuousProblem, given: Array | None, proved: bool
+    problem: ContinuousProblem, given: Array | None, proved: bool, inverse: Array
 ) -> tuple[dict[str, Array], Refutation]:
     policy = stationary_policy(problem)
-    lower = lower_bound(problem, policy.y)
-    lines = upper_bound(problem, policy, lower)
+    lower, own, lines = bounds_for_ever(problem, policy, given, inverse)
     told = Refutation.none(problem)
     if not proved:
         told = refute(problem, policy.y, (lower, lower), (lines, lines))
-    y, own = policy.y, lower
-    if given is not None:
-        y, own = given, lower_bound(problem, given)
-    at = certified(problem, y, own, lines)
+    at = certified(problem, policy.y if given is None else given, own, lines, inverse)
     share: dict[str, Array] = {}
     if (utility := utility_of(problem)) is not None:
-        n_z = problem.shape[0]
-        periods = solve(jnp.eye(n_z) - problem.weights, jnp.ones(n_z))
-        share = {EQUIVALENT: share_of(utility, at.loss, periods, *at.extremes)}
+        share = {EQUIVALENT: share_of(utility, at.loss, jnp.sum(inverse, 1), *at.extremes)}
     return named(problem, at, lines, policy.found) | share | {
         "error_bound": at.error,
         "policy_loss": at.loss,
@@ -290,15 +291,16 @@ def _over_a_horizon(
         t, y = now
         problem = whole.at(t)
         policy = improved(problem, Marginal.smooth(problem, after.p), after.y)
-        lower = lower_step(problem, policy.y, after.lower)
-        lines = upper_step(problem, policy, after.lines)
+        here = local(problem, policy.y)
+        lower = lower_step(problem, here, after.lower)
+        lines = upper_step(problem, here, after.lines)
         lowers, both = (lower, after.lower), (lines, after.lines)
         told = Refutation.none(problem)
         if not proved:
             told = refute(problem, policy.y, lowers, both, t, states)
-        own = lower if y is None else lower_step(problem, y, after.own)
+        own = lower if y is None else lower_step(problem, local(problem, y), after.own)
         y = policy.y if y is None else y
-        at = certified(problem, y, own, lines, (after.short, after.beyond))
+        at = certified(problem, y, own, lines, None, (after.short, after.beyond))
         out = named(problem, at, after.lines, policy.found)
         out |= {"error_bound": at.error, "policy_loss": at.loss}
         out |= {HELD: policy.held, SLOPES: policy.p}
