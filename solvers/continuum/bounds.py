@@ -184,7 +184,7 @@ def evaluate(
 
         def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
             k, v, residual, left = carry
-            more, _ = bicgstab(apply, residual, jnp.zeros_like(v), 1e-7 * left, jnp.int32(KRYLOV))
+            more, _ = bicgstab(apply, residual, None, 1e-7 * left, jnp.int32(KRYLOV))
             better = v + more
             after = reward + apply(better) - better
             now = jnp.max(jnp.abs(after))
@@ -551,7 +551,7 @@ def _consistent(
 
     gap = (first - p) / size
     gap = jnp.where(jnp.isfinite(gap), gap, 0.0)
-    e, _ = bicgstab(relative, gap, gap, 1e-13 * jnp.max(jnp.abs(gap)), jnp.int32(200))
+    e, _ = bicgstab(relative, gap, None, 1e-13 * jnp.max(jnp.abs(gap)), jnp.int32(200))
     return jnp.where(jnp.isfinite(first), p + e * size, first)
 
 

@@ -33,7 +33,7 @@ from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.numerics.dense import eliminate
 from dpsolve.solvers.numerics.krylov import bicgstab
 
-from .cells import Marginal, corners, lenders, monotone_slopes
+from .cells import Marginal, corners, entries, lenders, monotone_slopes, smooth_change
 from .optimum import Optimum, Slopes, best, edges, response, substitute
 from .problem import ContinuousProblem, pays
 
@@ -239,7 +239,7 @@ def _iterated(
 
     def step(carry: _Search) -> _Search:
         last, p = carry.policy, carry.p
-        after, change = jax.linearize(partial(Marginal.smooth, problem), p)
+        after, change = Marginal.smooth(problem, p), smooth_change(problem, p)
         # A loop of one round or none: over a batch a condition would compute both of its branches.
         _, there = lax.while_loop(
             lambda c: c[0],
@@ -328,10 +328,10 @@ class Expansion(NamedTuple):
     def read(self, after: Marginal) -> Array:
         """Return discounted expected marginal values (z, n, w, d) where next states lie."""
         z = jnp.arange(self.node.shape[0])[:, None, None, None]
-        found = jnp.sum(after.values[z, self.node] * self.weight[..., None], 3)
+        found = jnp.sum(entries(after.values, z, self.node) * self.weight[..., None], 3)
         if after.slopes is None:
             return found
-        return found + jnp.sum(after.slopes[z, self.node] * self.tilt, 3)[..., None]
+        return found + jnp.sum(entries(after.slopes, z, self.node) * self.tilt, 3)[..., None]
 
     def solve(self, change: Change, wanted: Array, size: Array) -> Array:
         """Return the relative change (z, n, d) of marginal values that Newton's method makes."""
@@ -342,7 +342,7 @@ class Expansion(NamedTuple):
 
         wanted = jnp.where(jnp.isfinite(wanted), wanted, 0.0)
         most = jnp.max(jnp.abs(wanted))
-        e, _ = bicgstab(relative, wanted, wanted, INEXACT * most, jnp.int32(KRYLOV))
+        e, _ = bicgstab(relative, wanted, None, INEXACT * most, jnp.int32(KRYLOV))
         return e
 
     def moved(self, problem: ContinuousProblem, y: Array, after: Marginal) -> tuple[Array, Array]:

@@ -34,6 +34,7 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.named_arguments.order import ancestors
 from dpsolve.solvers.named_arguments.positions import SUFFIX
 from dpsolve.solvers.named_arguments.reading import looks_up
+from dpsolve.solvers.numerics.tracing import namespace
 from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.probability.probabilities import normalised
 
@@ -107,7 +108,12 @@ class ContinuousProblem:
     @property
     def box(self) -> tuple[Array, Array]:
         """Least and greatest of the continuous states (d,)."""
-        return self.nodes[0], self.nodes[-1]
+        xp = namespace([grid.values for grid in self.grids])
+        bottom, top = (
+            jnp.asarray(xp.stack([grid.values[k] for grid in self.grids]), jnp.float64)
+            for k in (0, -1)
+        )
+        return bottom, top
 
     def each(self, f: Callable[..., Any], *arrays: Any) -> Any:
         """Apply a function of x, z and entries of arrays (z, n, ...) at every state."""
@@ -406,8 +412,10 @@ def _ranges_over(model: Model, choice: str, state: str) -> bool:
 
 
 def _mesh(grids: tuple[Grid, ...]) -> Array:
-    axes = [jnp.asarray(grid.values, jnp.float64) for grid in grids]
-    return jnp.stack([x.ravel() for x in jnp.meshgrid(*axes, indexing="ij")], -1)
+    axes = [grid.values for grid in grids]
+    xp = namespace(axes)
+    meshes = xp.meshgrid(*axes, indexing="ij")
+    return jnp.asarray(xp.stack([x.ravel() for x in meshes], -1), jnp.float64)
 
 
 def _discounts(model: Model, members: Mapping[str, Array], n: int, t: ArrayLike | None) -> Array:

@@ -20,7 +20,7 @@ from .tracing import EPS
 def bicgstab(
     apply: Callable[[Array], Array],
     b: Array,
-    x0: Array,
+    x0: Array | None,
     tol: Array,
     max_iter: Array,
     over: Reductions = ALONE,
@@ -34,7 +34,8 @@ def bicgstab(
     apply : function
         ``L``, from arrays (...) to arrays (...).
     b, x0 : array (...)
-        Right-hand side and start, of one shape.
+        Right-hand side and start, of one shape. Without a start it is 0, the residual is that of
+        the recursion, for the caller to look at, and `b` is returned where nothing is gained.
     tol : float
         Sup-norm of the residual to reach.
     max_iter : int
@@ -64,7 +65,8 @@ def bicgstab(
     def safe(numerator: Array, denominator: Array) -> Array:
         return numerator / jnp.where(denominator == 0.0, jnp.inf, denominator)
 
-    r0 = b - operator(x0)
+    checked, x0 = x0 is not None, jnp.zeros_like(b) if x0 is None else x0
+    r0 = b - operator(x0) if checked else b
     shadow = r0
     one = jnp.ones(())
 
@@ -93,7 +95,9 @@ def bicgstab(
     zero = jnp.zeros_like(r0)
     start = norm(r0)
     carry: tuple[Array, ...] = (jnp.int32(0), start, x0, r0, zero, zero, one, one, one)
-    k, _, x, *_ = lax.while_loop(proceed, step, carry)
+    k, left, x, *_ = lax.while_loop(proceed, step, carry)
+    if not checked:
+        return jnp.where(left < start, x, b), k
     # The recursive residual drifts from the true one; keep the result only if it is truly better.
     improved = norm(b - operator(x)) < start
     return jnp.where(improved, x, x0), k

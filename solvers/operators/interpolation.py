@@ -17,7 +17,7 @@ from jax import Array
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.named_arguments.order import ancestors
 from dpsolve.solvers.numerics.given import MOST
-from dpsolve.solvers.numerics.tracing import EPS
+from dpsolve.solvers.numerics.tracing import EPS, namespace
 
 from .named_arrays import NamedArray, add, greatest, multiply, take, where
 
@@ -115,9 +115,10 @@ def segment_index(spec: Grid, points: Array, value: Array) -> Array:
     otherwise. At a grid point the two would belong to different segments, which is a whole step
     off; so the border is where no value lies but by chance.
     """
-    n = spec.size
-    units = UNITS * jnp.maximum(jnp.abs(points[0]), jnp.abs(points[-1]))
-    value = value + jnp.minimum(units, ASIDE * jnp.min(jnp.diff(points)))
+    n, own = spec.size, spec.values
+    xp = namespace(own)
+    units = UNITS * xp.maximum(xp.abs(own[0]), xp.abs(own[-1]))
+    value = value + xp.minimum(units, ASIDE * xp.min(xp.diff(own)))
     if spec.span is None:
         found = jnp.searchsorted(points, value, side="right").astype(jnp.int32) - 1
         return jnp.clip(found, 0, n - 2)
