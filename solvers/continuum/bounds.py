@@ -46,9 +46,10 @@ from jax import Array, lax
 
 from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.numerics.krylov import bicgstab
+from dpsolve.solvers.numerics.small_programs import entries, mapped
 from dpsolve.solvers.numerics.tracing import EPS
 
-from .cells import Marginal, corners, entries, lenders
+from .cells import Marginal, corners, lenders
 from .euler import Policy, moved_by
 from .optimum import NEAR, Edge, Optimum, Slopes, best, edges, holding, response, substitute
 from .problem import ContinuousProblem, pays
@@ -140,11 +141,11 @@ def local(problem: ContinuousProblem, y: Array) -> Local:
             there = problem.following(x, y, z)
             return there, there
 
-        reward, slopes = jax.value_and_grad(problem.reward, (0, 1))(x, y, z)
-        moves, there = jax.jacfwd(following, (0, 1), has_aux=True)(x, y)
+        reward, (by_x, by_y) = jax.value_and_grad(problem.reward, (0, 1))(x, y, z)
+        (there_x, there_y), there = jax.jacfwd(following, (0, 1), has_aux=True)(x, y)
         feasible = problem.allowed(x, y, z, there) & pays(reward)
-        ends = tuple(edges(problem, x, z, y))
-        return Local(y, reward, *slopes, there, *moves, problem.chances(z), ends, feasible)
+        chances, ends = problem.chances(z), tuple(edges(problem, x, z, y))
+        return Local(y, reward, by_x, by_y, there, there_x, there_y, chances, ends, feasible)
 
     found: Local = problem.each(one, y)
     return found
@@ -168,9 +169,7 @@ System = tuple[Places, Array]
 """Places and rewards (z, n) of a policy."""
 
 
-def evaluate(
-    weights: Array, systems: Sequence[System], start: Array
-) -> list[tuple[Array, Array]]:
+def evaluate(weights: Array, systems: Sequence[System], start: Array) -> list[tuple[Array, Array]]:
     """Solve systems ``v = reward + D E v``, to rounding; return each v (z, n) and its residual.
 
     One after the other, each from what was found of the one before, so that all have one loop.
@@ -182,7 +181,7 @@ def evaluate(
         def apply(v: Array) -> Array:
             return places.mix(weights @ v)
 
-        def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
             k, v, residual, left = carry
             more, _ = bicgstab(apply, residual, None, 1e-7 * left, jnp.int32(KRYLOV))
             better = v + more
@@ -192,7 +191,7 @@ def evaluate(
             v, residual = (jnp.where(gained, *pair) for pair in ((better, v), (after, residual)))
             return k + 1, v, residual, jnp.where(gained, now, 0.0)
 
-        def proceed(carry: tuple[Array, ...]) -> Array:
+        def proceed(carry: tuple[Any, ...]) -> Array:
             k, v, _, left = carry
             return (k < 8) & (left > CLOSE * jnp.max(jnp.abs(v)))
 
@@ -532,9 +531,7 @@ def _has_plane(at: Local) -> Array:
     return fine.all(0)
 
 
-def _consistent(
-    problem: ContinuousProblem, at: _Expansion, p: Array, places: Places
-) -> Array:
+def _consistent(problem: ContinuousProblem, at: _Expansion, p: Array, places: Places) -> Array:
     """Return slopes (z, n, d) that are what lines with these slopes want, at given places.
 
     That is a linear system, and trivial where the next states do not move with the state.
@@ -585,5 +582,5 @@ def tightened(problem: ContinuousProblem, lines: Lines, most: int = 8_192) -> Ar
         away = jnp.sum(lines.slope * (x - problem.nodes), -1)
         return jnp.min(lines.height + away, 1)
 
-    found: Array = lax.map(look, problem.nodes, batch_size=64).T
+    found: Array = mapped(look, problem.nodes, 64).T
     return jnp.minimum(lines.height, found)

@@ -13,15 +13,10 @@ import numpy as np
 from jax import Array, lax
 
 from dpsolve.solvers.model.grids import Grid
+from dpsolve.solvers.numerics.small_programs import entries
 from dpsolve.solvers.operators.interpolation import segment_index
 
 from .problem import ContinuousProblem
-
-
-def entries(array: Array, *index: Array) -> Array:
-    """Return entries of an array at positions that are within it."""
-    found: Array = array.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
-    return found
 
 
 def corners(grids: tuple[Grid, ...], place: Array) -> tuple[Array, Array]:
@@ -122,7 +117,6 @@ class Marginal:
 
     def at(self, grids: tuple[Grid, ...], z: Array, places: Array) -> Array:
         """Return them (w, d) at places (w, d), for one member of the chain."""
-
         return self.read(z, *jax.vmap(lambda place: self.weights(grids, place))(places))
 
     def read(self, z: Array, index: Array, weight: Array, tilt: Array) -> Array:

@@ -21,6 +21,7 @@ nodes is then right to the third order, and with it what follows from it, distri
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -29,11 +30,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.numerics.dense import eliminate
 from dpsolve.solvers.numerics.krylov import bicgstab
+from dpsolve.solvers.numerics.small_programs import entries
 
-from .cells import Marginal, corners, entries, lenders, monotone_slopes, smooth_change
+from .cells import Marginal, corners, lenders, monotone_slopes, smooth_change
 from .optimum import Optimum, Slopes, best, edges, response, substitute
 from .problem import ContinuousProblem, pays
 
@@ -208,10 +209,14 @@ def stationary_policy(problem: ContinuousProblem) -> Policy:
         nothing = jnp.zeros((*shape, len(problem.states)))
         return _iterated(problem, unknown, nothing, PLAIN, CLOSE)
     grid = problem.grids[0]
-    few = np.unique(np.linspace(0, grid.size - 1, FEW).round().astype(int))
-    coarse = problem.on((Grid(jnp.asarray(grid.values)[few], grid.outside),))
+    if grid.span is None:
+        few = np.unique(np.linspace(0, grid.size - 1, FEW).round().astype(int))
+        points = jnp.asarray(grid.values)[few]
+    else:  # where a point lies is then found without a search
+        points = grid.span.points(FEW)
+    coarse = problem.on((replace(grid, values=points),))
     nothing = jnp.zeros((*coarse.shape, 1))
-    found = _iterated(coarse, unknown[:, few], nothing, PLAIN, ROUGH)
+    found = _iterated(coarse, unknown[:, : coarse.sizes[0]], nothing, PLAIN, ROUGH)
     between = Marginal(found.p, monotone_slopes(coarse.nodes[:, 0], found.p[..., 0]))
 
     def begin(x: Array, z: Array) -> tuple[Array, Array]:

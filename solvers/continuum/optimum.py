@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array, lax
 
 from dpsolve.solvers.numerics.dense import eliminate
+from dpsolve.solvers.numerics.small_programs import entries
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .problem import ContinuousProblem
@@ -39,6 +40,7 @@ SHARES = (0.5, 0.05, 1e-3, 1e-6, 1e-9, 0.0, 0.95, 1 - 1e-3, 1 - 1e-9, 1.0)
 
 NEAR = 1e-12
 """How far from an end of its interval a choice may be by rounding, of their size."""
+
 
 class Slopes(NamedTuple):
     """What is known of a concave objective at one choice: slopes in choice (m,) and state (d,)."""
@@ -166,7 +168,12 @@ def best(
 
 
 def _root(
-    trial: Callable[[Array], Optimum], j: int, low: Array, high: Array, guess: Array, unknown: Optimum
+    trial: Callable[[Array], Optimum],
+    j: int,
+    low: Array,
+    high: Array,
+    guess: Array,
+    unknown: Optimum,
 ) -> Optimum:
     """Return the best of choices j in an interval, on which the slope falls.
 
@@ -176,17 +183,15 @@ def _root(
     interpolation where it may be trusted, else bisection. An infinite slope is bisected away from.
     What is returned is the feasible choice with the least slope that was tried, or `unknown`.
     """
-    inf, no, zero = jnp.asarray(jnp.inf), jnp.asarray(False), jnp.int32(0)
-    shares = np.asarray((*SHARES, 1.0))
+    inf, no = jnp.asarray(jnp.inf), jnp.asarray(False)
+    shares = jnp.asarray((*SHARES, 1.0))
 
     def step(carry: _Bracket) -> _Bracket:
         choice = carry.choice
         there = trial(choice)
-        found = there.found
-        anchored = found | (carry.k > 0)
-        anchor = jnp.where(carry.k == 0, choice, carry.anchor)
+        found, began = there.found, carry.k > 0
         # What is infeasible lies beyond the feasible ones, which are an interval.
-        outwards = jnp.where(choice < anchor, jnp.inf, -jnp.inf)
+        outwards = jnp.where(choice < carry.kept.y[j], jnp.inf, -jnp.inf)
         slope = there.slope_y[j]
         slope = jnp.where(found & ~jnp.isnan(slope), slope, outwards)
         better = found & (jnp.abs(slope) <= carry.least)
@@ -198,15 +203,14 @@ def _root(
         close = jnp.isfinite(at.fc) & (jnp.abs(ahead - at.a) <= 2 * EPS * size)
         closed = jnp.abs(at.b - at.a) <= 4 * EPS * size
         done = held | (slope == 0.0) | close | closed
-        share = _entry(shares, carry.seek)
+        begins = began | found
+        share = entries(shares, jnp.clip(carry.k + len(SHARES), 0, len(SHARES)))
         return at._replace(
-            k=jnp.where(anchored, at.k, 0),
-            seek=carry.seek + 1,
-            choice=jnp.where(anchored, ahead, low + share * (high - low)),
-            anchor=anchor,
+            k=jnp.where(begins, at.k, carry.k + 1),
+            choice=jnp.where(begins, ahead, low + share * (high - low)),
             kept=jax.tree.map(partial(jnp.where, better | held), there, carry.kept),
             least=jnp.where(better, jnp.abs(slope), carry.least),
-            done=jnp.where(anchored, done, carry.seek >= len(SHARES)),
+            done=jnp.where(begins, done, carry.k >= 0),
         )
 
     def proceed(carry: _Bracket) -> Array:
@@ -214,14 +218,9 @@ def _root(
 
     known = ~jnp.isnan(guess)
     first = jnp.where(known, jnp.clip(guess, low, high), low + SHARES[0] * (high - low))
-    seek = jnp.where(known, 0, 1)
-    begin = _Bracket(zero, seek, first, first, first, inf, first, inf, first, inf, no, unknown, inf, no)
+    k = jnp.where(known, 0, 1) - len(SHARES)
+    begin = _Bracket(k, first, first, inf, first, inf, first, inf, no, unknown, inf, no)
     return lax.while_loop(proceed, step, begin).kept
-
-
-def _entry(table: np.ndarray, k: Array) -> Array:
-    """Return an entry of a table, the last one beyond its end."""
-    return jnp.asarray(table).at[jnp.minimum(k, table.size - 1)].get(mode="promise_in_bounds")
 
 
 class _Bracket(NamedTuple):
@@ -230,13 +229,10 @@ class _Bracket(NamedTuple):
     Attributes
     ----------
     k : int
-        Trials made since the first that was feasible.
-    seek : int
-        Which share of the interval is tried next, while none was.
+        Trials made since the first that was feasible; less than that for each share of the interval
+        that is left to look for one.
     choice : float
         The next one.
-    anchor : float
-        The first that was feasible.
     a, fa : float
         The last one, and its slope.
     b, fb : float
@@ -252,9 +248,7 @@ class _Bracket(NamedTuple):
     """
 
     k: Array
-    seek: Array
     choice: Array
-    anchor: Array
     a: Array
     fa: Array
     b: Array
@@ -268,12 +262,12 @@ class _Bracket(NamedTuple):
 
     def after(self, slope: Array, low: Array, high: Array) -> _Bracket:
         """Return the bracket when the next choice has been tried."""
-        first, rises = self.k == 0, slope > 0
+        first, rises = self.k <= 0, slope > 0
         across = ~first & (jnp.sign(slope) != jnp.sign(self.fa))
         c, fc = (jnp.where(across, *pair) for pair in ((self.b, self.a), (self.fb, self.fa)))
         b, fb = (jnp.where(across, *pair) for pair in ((self.a, self.b), (self.fa, self.fb)))
         return self._replace(
-            k=self.k + 1,
+            k=jnp.maximum(self.k, 0) + 1,
             a=self.choice,
             fa=slope,
             b=jnp.where(first, jnp.where(rises, high, low), b),
@@ -285,7 +279,7 @@ class _Bracket(NamedTuple):
 
     def next(self, small: Array) -> Array:
         """Return the next choice, between a and b; a first step is a `small` one."""
-        a, fa, b, fb, c, fc, tried = self[4:11]
+        a, fa, b, fb, c, fc, tried = self[2:9]
         xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
         trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
         smooth = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (
@@ -313,9 +307,7 @@ def holding(ends: Sequence[Edge], y: Array) -> tuple[Array, Array]:
     return y <= low + near, y >= high - near
 
 
-def response(
-    ends: Sequence[Edge], held: Array, by_x: Array, by_y: Array
-) -> tuple[Array, Array]:
+def response(ends: Sequence[Edge], held: Array, by_x: Array, by_y: Array) -> tuple[Array, Array]:
     r"""Return how the choices (m, d) move with the state: along the ends that hold them.
 
     And how they move (m, m) with the free ones among them.
@@ -331,7 +323,7 @@ def response(
     by_x, by_y : array (w, d, d), (w, d, m)
         Derivatives of the next states.
     """
-    m, d = len(ends), by_x.shape[-1]
+    m = len(ends)
     free = held == 0
     rows: list[Array] = []
     through: list[Array] = []  # how each choice moves with the free ones

@@ -34,6 +34,7 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.named_arguments.order import ancestors
 from dpsolve.solvers.named_arguments.positions import SUFFIX
 from dpsolve.solvers.named_arguments.reading import looks_up
+from dpsolve.solvers.numerics.small_programs import entries
 from dpsolve.solvers.numerics.tracing import namespace
 from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.probability.probabilities import normalised
@@ -140,8 +141,7 @@ class ContinuousProblem:
     # -- the model's functions ------------------------------------------------------------------
 
     def _env(self, x: Array, y: Array, z: Array) -> dict[str, Array]:
-        place = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
-        env = {n: values.at[z].get(**place) for n, values in self.members.items()}
+        env = {n: entries(values, z) for n, values in self.members.items()}
         env |= {n: x[i] for i, n in enumerate(self.states)}
         env |= {n: y[j] for j, n in enumerate(self.choices)}
         return env if self.t is None else env | {"t": jnp.asarray(self.t)}
