@@ -280,24 +280,30 @@ class _Bracket(NamedTuple):
     def next(self, small: Array) -> Array:
         """Return the next choice, between a and b; a first step is a `small` one."""
         a, fa, b, fb, c, fc, tried = self[2:9]
-        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
-        trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
-        smooth = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (
-            fc - fb
-        )
-        share = jnp.where(trusted & jnp.isfinite(smooth), smooth, 0.5)
+        width, across = jnp.abs(b - a), c - b
+        outwards = jnp.isinf(fb) & jnp.isfinite(fa)
         two = jnp.isinf(fc) & jnp.isfinite(fa) & jnp.isfinite(fb)
-        share = jnp.where(two, fa / (fa - fb), share)
-        near = EPS * jnp.maximum(jnp.abs(a), jnp.abs(b)) / jnp.abs(b - a)
-        share = jnp.clip(share, jnp.minimum(near, 0.5), 1.0 - jnp.minimum(near, 0.5))
+        level = across * (fc - fb) ** 2
+        trusted = (((fa - fb) * across) ** 2 < (a - b) * level) & (
+            ((fc - fa) * across) ** 2 < (c - a) * level
+        )
+        # One quotient serves all cases, for each would be computed in a loop of its own.
+        over = fa * (fc * (b - a) * (fc - fa) - (c - a) * fb * (fb - fa))
+        under = (fb - fa) * (fb - fc) * (b - a) * (fc - fa)
+        over = jnp.where(outwards, fa * (a - c), jnp.where(two, fa, over))
+        under = jnp.where(outwards, fa - fc, jnp.where(two, fa - fb, under))
+        ratio = over / under
+        share = jnp.where(two | (trusted & jnp.isfinite(ratio)), ratio, 0.5)
+        near = jnp.minimum(EPS * jnp.maximum(jnp.abs(a), jnp.abs(b)), 0.5 * width)
+        inside = jnp.clip(share * width, near, width - near)
         # Where there is no slope across, along the secant: not too far, and to the end at most.
-        most = jnp.where(tried, 0.5, 1.0) * jnp.abs(b - a)
-        line = jnp.where(self.k > SECANTS, 2.0, 1.0) * jnp.abs(fa * (a - c) / (fa - fc))
+        line = jnp.where(self.k > SECANTS, 2.0, 1.0) * jnp.abs(ratio)
         longest = GROWTH * jnp.abs(a - c)
         line = jnp.where(jnp.isnan(line), longest, jnp.minimum(line, longest))
+        most = jnp.where(tried, 0.5, 1.0) * width
         line = jnp.minimum(jnp.where(jnp.isinf(fc), small, line), most)
-        ahead = jnp.where(line < jnp.abs(b - a), a + jnp.sign(b - a) * line, b)
-        return jnp.where(jnp.isinf(fb) & jnp.isfinite(fa), ahead, a + share * (b - a))
+        step = jnp.where(outwards, line, inside)
+        return jnp.where(outwards & (line >= width), b, a + jnp.sign(b - a) * step)
 
 
 def holding(ends: Sequence[Edge], y: Array) -> tuple[Array, Array]:
