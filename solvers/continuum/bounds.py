@@ -193,7 +193,8 @@ def evaluate(weights: Array, systems: Sequence[System], start: Array) -> list[tu
 
         def proceed(carry: tuple[Any, ...]) -> Array:
             k, v, _, left = carry
-            return (k < 8) & (left > CLOSE * jnp.max(jnp.abs(v)))
+            more: Array = (k < 8) & (left > CLOSE * jnp.max(jnp.abs(v)))
+            return more
 
         first = reward + apply(start) - start
         begin = (jnp.int32(0), start, first, jnp.max(jnp.abs(first)))

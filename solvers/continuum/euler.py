@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.dense import eliminate
 from dpsolve.solvers.numerics.krylov import bicgstab
 from dpsolve.solvers.numerics.small_programs import entries
@@ -211,7 +212,7 @@ def stationary_policy(problem: ContinuousProblem) -> Policy:
     grid = problem.grids[0]
     if grid.span is None:
         few = np.unique(np.linspace(0, grid.size - 1, FEW).round().astype(int))
-        points = jnp.asarray(grid.values)[few]
+        points: AnyArray = jnp.asarray(grid.values)[few]
     else:  # where a point lies is then found without a search
         points = grid.span.points(FEW)
     coarse = problem.on((replace(grid, values=points),))
