@@ -22,8 +22,8 @@ QUICK = "--xla_backend_optimization_level=0"
 CASES = {
     "savings": 'dp.solve("savings")',
     "savings, choices on the grid": 'dp.solve("savings", {"continuous": False})',
-    "savings, stationary": 'dp.stationary("savings")',
-    "savings, stationary, on the grid": 'dp.stationary("savings", {"continuous": False})',
+    "savings, stationary": 'dp.stationary(dp.solve("savings"))',
+    "savings, stationary, on the grid": 'dp.stationary(dp.solve("savings", {"continuous": False}))',
     "growth": 'dp.solve("growth")',
 }
 
