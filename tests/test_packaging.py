@@ -203,6 +203,7 @@ def test_wheel_promises_its_extras(metadata: Message) -> None:
         "cuda12",
         "cuda13",
         "dev",
+        "docs",
         "plot",
     ]
     assert metadata["Requires-Python"] == ">=3.11"

@@ -25,8 +25,6 @@ from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, multiply
 
 from .banded import band_solver, bands, transposed
 
-NOTHING = NamedArray(jnp.zeros(()))
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -42,6 +40,10 @@ class Mixed:
 
     choice: Array
     probability: Array
+
+
+def _nothing() -> NamedArray:  # not a constant: an array made by an import would start a device
+    return NamedArray(jnp.zeros(()))
 
 
 def apart(x: Array, taste: TasteShocks) -> Array:
@@ -128,7 +130,7 @@ class TastePolicy(GridPolicy):
 
     def _averaged(self, x: NamedArray) -> Array:
         """Average over alternatives (states...), those that have a chance."""
-        some = where(self.probability.map(lambda p: p > 0.0), x, NOTHING)
+        some = where(self.probability.map(lambda p: p > 0.0), x, _nothing())
         return self.operator.over_states(total(multiply(some, self.probability), (BLOCK,)))
 
     def expect(self, f: Array) -> Array:
@@ -154,7 +156,7 @@ class TastePolicy(GridPolicy):
                 beyond = at.weight.map(lambda w: 1.0 * ~((w >= -SLACK) & (w <= 1.0 + SLACK)))
                 if set(beyond.dims) & set(pairs.posts):
                     beyond = operator.functions.reached(beyond, pairs)
-                found &= ~(where(likely, beyond, NOTHING).array > 0.0).any()
+                found &= ~(where(likely, beyond, _nothing()).array > 0.0).any()
         return found
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,6 +107,20 @@ def test_help_and_status_are_light(run: Run, fresh_python: Callable[[str], str])
         found = re.fullmatch(r"heavy: seconds: (.*)", last)
         assert found, (line, last)
         assert float(found[1]) < 1.0
+
+
+def test_no_import_starts_a_device(fresh_python: Callable[[str], str]) -> None:
+    """A solve of several processes has to meet before any of them looks for devices."""
+    code = """
+    import importlib, pkgutil
+    import dpsolve
+    for module in pkgutil.walk_packages(dpsolve.__path__, "dpsolve."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    from jax._src.xla_bridge import backends_are_initialized
+    print(backends_are_initialized())
+    """
+    assert fresh_python(textwrap.dedent(code)).strip() == "False"
 
 
 # -- one model -------------------------------------------------------------------------------------

@@ -289,6 +289,7 @@ def test_claims_that_agree_with_each_other_are_refuted_by_bounds_of_our_own(
     assert refuted(replace(point, error_bound=2e-3), "error_bound")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_too_small_is_refuted() -> None:
     point = saving("a_next")
     policy = np.array(point.arrays["policy_a_next"])
@@ -420,6 +421,7 @@ def test_the_report_says_what_was_computed() -> None:
     assert "not said to be of the continuum" in str(dp.verify(none))
 
 
+@pytest.mark.slow
 def test_a_distribution_follows_the_policy_between_nodes() -> None:
     """With the lottery of neighbours: it keeps the mean."""
     point = saving("c", shock=True, n=20)
