@@ -46,7 +46,7 @@ from jax import Array, lax
 
 from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.numerics.krylov import bicgstab
-from dpsolve.solvers.numerics.small_programs import entries, mapped
+from dpsolve.solvers.numerics.small_programs import entries
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .cells import Marginal, corners, lenders
@@ -63,7 +63,7 @@ FLAT = 1e-9
 PATIENT = 1e12
 """Sums of discounts beyond which rounding hides whether they end."""
 
-CLOSE = 1e-14
+CLOSE = 1e-13
 """Residual, of the value, at which a linear system is taken for solved."""
 
 KRYLOV = 2_000  # iterations at most; what they leave is charged to the bounds
@@ -151,10 +151,19 @@ def local(problem: ContinuousProblem, y: Array) -> Local:
     return found
 
 
-def places_of(problem: ContinuousProblem, there: Array, chances: Array) -> Places:
+def places_at(problem: ContinuousProblem, there: Array, chances: Array) -> Places:
     """Return where next states (z, n, w, d) are read."""
     index, weight = _each_place(problem, there)
     return Places(index, weight * chances[..., None])
+
+
+def places_of(problem: ContinuousProblem, y: Array) -> Places:
+    """Return where the next states of a policy (z, n, m) are read."""
+
+    def one(x: Array, z: Array, y: Array) -> tuple[Array, Array]:
+        return problem.following(x, y, z), problem.chances(z)
+
+    return places_at(problem, *problem.each(one, y))
 
 
 def _each_place(problem: ContinuousProblem, there: Array) -> tuple[Array, Array]:
@@ -183,7 +192,8 @@ def evaluate(weights: Array, systems: Sequence[System], start: Array) -> list[tu
 
         def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
             k, v, residual, left = carry
-            more, _ = bicgstab(apply, residual, None, 1e-7 * left, jnp.int32(KRYLOV))
+            wanted = CLOSE / 2 * jnp.maximum(left, jnp.max(jnp.abs(v)))
+            more, _ = bicgstab(apply, residual, None, wanted, jnp.int32(KRYLOV))
             better = v + more
             after = reward + apply(better) - better
             now = jnp.max(jnp.abs(after))
@@ -247,23 +257,38 @@ def shifted(weights: Array, excess: Array, inverse: Array | None = None) -> Arra
 # -- below ----------------------------------------------------------------------------------------
 
 
-def lower_step(problem: ContinuousProblem, at: Local, after: Array) -> Array:
-    """Return a lower bound (z, n) of one period, from that of the next, with rounding charged."""
-    places, reward = _policy_system(problem, at)
+def lower_step(
+    problem: ContinuousProblem, y: Array, after: Array, dead: Array | bool = False
+) -> Array:
+    """Return a lower bound (z, n) of one period, from that of the next, with rounding charged.
+
+    It is -inf at `dead` nodes (z, n). Where that of the next period is, only they lead.
+    """
+    (places, reward), after = _policy_system(problem, y), jnp.where(jnp.isneginf(after), 0.0, after)
     value = reward + places.mix(problem.weights @ after)
-    return value - units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(after)))
+    value = value - units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(after)))
+    return jnp.where(dead, -jnp.inf, value)
 
 
-def _policy_system(problem: ContinuousProblem, at: Local) -> System:
-    """Return what a policy is worth on chords, as a linear system."""
-    reward = jnp.where(at.feasible, at.reward, -jnp.inf)
-    return places_of(problem, at.there, at.chances), reward
+def _policy_system(problem: ContinuousProblem, y: Array) -> System:
+    """Return what a policy (z, n, m) is worth on chords, as a linear system."""
+
+    def one(x: Array, z: Array, y: Array) -> tuple[Array, Array, Array]:
+        there, reward = problem.following(x, y, z), problem.reward(x, y, z)
+        feasible = problem.allowed(x, y, z, there) & pays(reward)
+        return there, problem.chances(z), jnp.where(feasible, reward, -jnp.inf)
+
+    there, chances, reward = problem.each(one, y)
+    return places_at(problem, there, chances), reward
+
+
+Kept = tuple[Array, Array | bool]
+"""A policy (z, n, m), and its dead nodes (z, n), to which no others lead."""
 
 
 def bounds_for_ever(
-    problem: ContinuousProblem, policy: Policy, given: Array | None = None,
-    inverse: Array | None = None,
-) -> tuple[Array, Array, Lines]:  # fmt: skip
+    problem: ContinuousProblem, policy: Policy, kept: Sequence[Kept], inverse: Array
+) -> tuple[list[Array], Lines]:
     """Return bounds on the true value without a horizon.
 
     Parameters
@@ -271,41 +296,42 @@ def bounds_for_ever(
     problem : ContinuousProblem
     policy : Policy
         Feasible choices, the better the narrower, and slopes for the upper bound to begin with.
-    given : array (z, n, m), optional
-        Another policy, to have a lower bound of its own.
-    inverse : array (z, z'), optional
+    kept : list of Kept
+        Policies for lower bounds.
+    inverse : array (z, z')
         See :func:`resolvent`.
 
     Returns
     -------
-    lower, own : array (z, n)
-        Lower bounds, from the policy and from the one that is given: the same one without.
+    lower : list of array (z, n)
+        What each policy is worth on chords; -inf at its dead nodes.
     lines : Lines
         Their least is an upper bound, everywhere.
     """
     weights = problem.weights
-    inverse = resolvent(weights) if inverse is None else inverse
-    at = local(problem, policy.y)
-    below = [_policy_system(problem, at)]
-    if given is not None:
-        below.append(_policy_system(problem, local(problem, given)))
-    above = _lines_system(problem, at, policy.p)
+    below: list[System] = []
+    for y, dead in kept:
+        places, reward = _policy_system(problem, y)
+        below.append((places, jnp.where(dead, 0.0, reward)))
+    above = _lines_system(problem, local(problem, policy.y), policy.p)
     level = (inverse @ jnp.mean(below[0][1], 1))[:, None]
     start = jnp.where(jnp.isfinite(level), level, 0.0) + jnp.zeros(problem.shape)
     *lower, upper = evaluate(weights, [*below, above.system], start)
 
-    def charged(system: System, found: tuple[Array, Array]) -> Array:
+    def charged(system: System, found: tuple[Array, Array], dead: Array | bool) -> Array:
         value, residual = found
         rounding = units(problem) * (jnp.abs(system[1]) + jnp.max(jnp.abs(value)))
-        return value - shifted(weights, rounding - residual, inverse)
+        excess = jnp.where(dead, 0.0, rounding - residual)
+        return jnp.where(dead, -jnp.inf, value - shifted(weights, excess, inverse))
 
-    found = [charged(*pair) for pair in zip(below, lower, strict=True)]
+    parts = zip(below, lower, kept, strict=True)
+    found = [charged(system, own, dead) for system, own, (_, dead) in parts]
     height, residual = upper
     charge = residual + units(problem) * jnp.max(jnp.abs(height))
     charge = jnp.where(above.usable, charge, 0.0)
     height = height + shifted(weights, charge, inverse)
     lines = borrowed(problem, height, above.slope, above.usable)
-    return found[0], found[-1], Lines(lines.height, lines.slope, above.gap)
+    return found, Lines(lines.height, lines.slope, above.gap)
 
 
 # -- above ----------------------------------------------------------------------------------------
@@ -361,7 +387,7 @@ def matched(problem: ContinuousProblem, at: Local, p: Array) -> Places:
         # Where nothing can be matched, the place is the policy's.
         return problem.following(x, jnp.where(jnp.isfinite(place), place, at.y), z)
 
-    return places_of(problem, problem.each(one, at), at.chances)
+    return places_at(problem, problem.each(one, at), at.chances)
 
 
 def _expand(
@@ -578,10 +604,13 @@ def tightened(problem: ContinuousProblem, lines: Lines, most: int = 8_192) -> Ar
     """Return the upper bound (z, n) at the nodes: the least of all lines there."""
     if problem.shape[1] > most:
         return lines.height
+    axes = problem.nodes.T
 
-    def look(x: Array) -> Array:
-        away = jnp.sum(lines.slope * (x - problem.nodes), -1)
-        return jnp.min(lines.height + away, 1)
+    def lower(i: Array, least: Array) -> Array:
+        there = lines.height[:, i, None]
+        for k, x in enumerate(axes):  # node by node side by side, which a CPU does at once
+            there = there + lines.slope[:, i, k, None] * (x - x[i])
+        return jnp.minimum(least, there)
 
-    found: Array = mapped(look, problem.nodes, 64).T
-    return jnp.minimum(lines.height, found)
+    found: Array = lax.fori_loop(0, problem.shape[1], lower, lines.height)
+    return found
