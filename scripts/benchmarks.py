@@ -320,6 +320,13 @@ def tastes() -> list[Row]:
     return rows()
 
 
+def points() -> list[Row]:
+    """Sweep a million points of a tiny model: time and memory of each command, and of a point."""
+    from bench_points import rows
+
+    return rows()
+
+
 def since() -> list[Row]:
     """Measure what is paid for certificates and tests of NaN: against the commit before them."""
     from bench_since import rows
@@ -340,7 +347,7 @@ BENCHMARKS = {
     f.__name__: f
     for f in (
         many, savings, sweep, memory, maximum, doubling, loop, distributions, devices, slurm,
-        dispatch, continuum, tastes, since, compiling,
+        dispatch, continuum, tastes, points, since, compiling,
     )
 }  # fmt: skip
 ON_REQUEST = ("slurm", "dispatch", "since", "compile")  # root; the others beside earlier commits

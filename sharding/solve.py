@@ -68,8 +68,9 @@ def solve(
         then a distance from the true value, over the whole continuum, and where the grid does not
         allow it the point is ``inexact``, with the number of points that would do.
     method : str
-        ``auto``, ``vi``, ``pi`` or ``opi``; the certificate does not depend on it. ``howard`` and
-        its like mean ``pi``, ``vfi`` means ``vi`` (see :class:`~dpsolve.SolveOptions`).
+        ``auto``, ``vi``, ``pi`` or ``opi``; with a continuous choice ``egm``, which ``auto`` takes
+        where it applies. The certificate does not depend on it. ``howard`` and its like mean
+        ``pi``, ``vfi`` means ``vi`` (see :class:`~dpsolve.SolveOptions`).
     mesh : str or mapping, optional
         ``"states=4"`` spreads the states over four devices: each holds a quarter of the value, of
         the policy and of all that is computed from them, and the answer is the same within its

@@ -47,7 +47,7 @@ _SWEEP_OPTIONS = (
     ),
     set_option,
     click.option("--tol", type=float, help="Certified error of the value to reach."),
-    click.option("--method", help="auto, vi (vfi), pi (howard) or opi (modified)."),
+    click.option("--method", help="auto, vi (vfi), pi (howard), opi (modified) or egm."),
     click.option("--criterion", help="discounted, or average: the average reward per period."),
     click.option("--warm/--cold", default=None,
                  help="Start points from what was found at their neighbours, or do not; by default "

@@ -225,7 +225,7 @@ def _summary(reading: Reading, ending: SolveReport, group: ProcessGroup) -> Iter
 @set_option
 @click.option("--tol", type=float, show_default="1e-6; for continuous choices what the grid allows",
               help="Certified error of the value to reach.")  # fmt: skip
-@click.option("--method", default="auto", show_default=True, help="auto, vi, pi or opi.")
+@click.option("--method", default="auto", show_default=True, help="auto, vi, pi, opi or egm.")
 @click.option(
     "--criterion",
     default="discounted",

@@ -37,9 +37,9 @@ from .euler import KRYLOV, REACH, STEPS, Policy, mended, stationary_policy
 from .problem import ContinuousProblem
 from .resources import Resources, resources_of
 
-TRIALS = 3
-"""Of s between two endogenous points, a step of Newton's after each but the last; the first one is
-right to the second order."""
+TRIALS, NEAR = 30, 1e-6
+"""Trials of s between two endogenous points, at most, and the step, of what lies between them,
+after which there is none: the next would be of its square."""
 
 INEXACT = 1e-2
 """What BiCGSTAB leaves in a step, of what is left."""
@@ -75,6 +75,20 @@ class _Steps(NamedTuple):
     policy: Policy
     p: Array
     left: Array
+    done: Array
+
+
+class _Trial(NamedTuple):
+    """The last step of s at a node, and where its trial was: Q, u', and the slopes of both."""
+
+    k: Array
+    s: Array
+    low: Array
+    high: Array
+    pull: Array
+    steep: Array
+    marginal: Array
+    bend: Array
     done: Array
 
 
@@ -140,13 +154,14 @@ class EndogenousGrid:
             least, most = (jnp.where(fine, ends[k], jnp.nan) for k in (low, high))
             return money, least, most, moves[low], moves[high], -by_y / turn, tilt, turn
 
-        *own, price, tilt, turn = problem.each(one)
-        _, least, most, *_ = own
+        money, least, most, least_x, most_x, price, tilt, turn = problem.each(one)
         bottom, top = jnp.nanmin(least, 1)[:, None], jnp.nanmax(most, 1)[:, None]
         x = problem.nodes[:, 0]
         share = (x - x[0]) / (x[-1] - x[0])
         s = jnp.where(share == 1.0, top, bottom + share * (top - bottom))
-        return cls(resources, s, *own, price[:, :1], tilt[:, :1], turn[:, :1])
+        slopes_x = least_x, most_x
+        same = price[:, :1], tilt[:, :1], turn[:, :1]  # at all nodes
+        return cls(resources, s, money, least, most, *slopes_x, *same)
 
     @property
     def problem(self) -> ContinuousProblem:
@@ -182,9 +197,10 @@ class EndogenousGrid:
         met = lax.cummax(jnp.where(jnp.isnan(eaten), jnp.inf, eaten) + price * self.s, axis=1)
 
         low, high, guess = self._cells(met, self.money)
-        s, pull, steep, marginal, bend = self._each(
+        at: _Trial = self._each(
             partial(self._polished, after), self.money, low, high, guess, self.least, self.most
         )
+        s, pull, marginal = at.s, at.pull, at.marginal
         rest = pull - price * marginal
         top, bottom = (s >= self.most) & (rest > 0), (s <= self.least) & (rest < 0)
         along = jnp.where(top, self.most_x, jnp.where(bottom, self.least_x, 0.0))
@@ -199,8 +215,8 @@ class EndogenousGrid:
         up, down = jnp.where(turn > 0, top, bottom), jnp.where(turn > 0, bottom, top)
         held = jnp.where(up, 1, jnp.where(down, -1, 0)).astype(jnp.int32)
         # Of free choices p is u' M_x, and b u'(M - b s) is Q: both move.
-        raised = (by_x - tilt / turn * by_y) / marginal * bend * price
-        free = raised / (steep + price**2 * bend)
+        raised = (by_x - tilt / turn * by_y) / marginal * at.bend * price
+        free = raised / (at.steep + price**2 * at.bend)
         moves = jnp.where(top | bottom, along, jnp.where(jnp.isfinite(free), free, 0.0))
         p = mended(problem, p[..., None])
         return Policy(y[..., None], p, held[..., None], found, jnp.int32(1)), s, moves
@@ -293,10 +309,11 @@ class EndogenousGrid:
             inverse = resources.inverse
             found: Array = self._each(lambda z, m: inverse(m, z), marginal)
             return found
-        # What nobody can eat at any node does not matter.
+        # What nobody can eat at any node does not matter, but that they cannot.
         price, s = self.price, self.s
-        low = jnp.nanmin(self.money, 1, keepdims=True) - price * s
-        high = jnp.nanmax(self.money, 1, keepdims=True) - price * s
+        least, most = (f(self.money, 1)[:, None] for f in (jnp.nanmin, jnp.nanmax))
+        beyond = 0.01 * (most - least) + 1e-6 * (jnp.abs(least) + jnp.abs(most))
+        low, high = least - beyond - price * s, most + beyond - price * s
 
         def one(z: Array, m: Array, low: Array, high: Array) -> Array:
             def excess(c: Array) -> Array:
@@ -304,8 +321,8 @@ class EndogenousGrid:
 
             return falling_root(excess, low, high)
 
-        found = self._each(one, marginal, low, high)
-        return found
+        inverted: Array = self._each(one, marginal, low, high)
+        return inverted
 
     def _cells(self, met: Array, wanted: Array) -> tuple[Array, Array, Array]:
         """Return between which s (z, n) `met`, which rises with s, is what is wanted, and where."""
@@ -321,30 +338,34 @@ class EndogenousGrid:
     def _polished(
         self, after: Marginal, z: Array, money: Array, low: Array, high: Array, guess: Array,
         least: Array, most: Array,
-    ) -> tuple[Array, ...]:  # fmt: skip
-        """Return s at one node where the Euler equation holds, by Newton's steps from a guess.
-
-        And there Q, its slope, the marginal utility, and its slope in consumption.
-        """
+    ) -> _Trial:  # fmt: skip
+        """Return s at one node where the Euler equation holds, by Newton's steps from a guess."""
         price = self.price[z, 0]
 
-        def step(_: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-            new, low, high, *_ = carry
-            s = jnp.clip(new, least, most)
+        cell = high - low
+
+        def proceed(carry: _Trial) -> Array:
+            return ~carry.done & (carry.k < TRIALS)
+
+        def step(carry: _Trial) -> _Trial:
+            s = jnp.clip(carry.s, least, most)
             pull, steep = jax.jvp(lambda s: self.pull(after, s, z), (s,), (jnp.ones(()),))
             marginal, bend = jax.jvp(
                 lambda c: self.resources.marginal(c, z), (money - price * s,), (jnp.ones(()),)
             )
             rest = pull - price * marginal
             more = rest > 0.0  # nobody can pay for more where it is no number
-            low, high = jnp.where(more, s, low), jnp.where(more, high, s)
+            low, high = jnp.where(more, s, carry.low), jnp.where(more, carry.high, s)
             new = s - rest / (steep + price**2 * bend)
             new = jnp.where((new >= low) & (new <= high), new, (low + high) / 2)
-            return new, low, high, s, pull, steep, marginal, bend
+            new = jnp.clip(new, least, most)
+            done = ~(jnp.abs(new - s) > NEAR * cell)
+            return _Trial(carry.k + 1, new, low, high, pull, steep, marginal, bend, done)
 
-        nothing = (jnp.zeros(()),) * 5
-        found = lax.fori_loop(0, TRIALS, step, (guess, low, high, *nothing))
-        return found[3:]
+        zero = jnp.zeros(())
+        begin = _Trial(jnp.int32(0), guess, low, high, zero, zero, zero, zero, jnp.asarray(False))
+        found: _Trial = lax.while_loop(proceed, step, begin)
+        return found
 
 
 def falling_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
@@ -353,10 +374,10 @@ def falling_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
     What is no number counts as above zero. Where a step would leave the two, they are halved.
     """
 
-    def proceed(carry: tuple[Array, ...]) -> Array:
+    def proceed(carry: Any) -> Any:
         return ~carry[-1] & (carry[0] < HALVINGS)
 
-    def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def step(carry: Any) -> Any:
         k, x, low, high, _ = carry
         value, slope = jax.jvp(f, (x,), (jnp.ones(()),))
         value = jnp.where(jnp.isnan(value), jnp.inf, value)
@@ -367,4 +388,5 @@ def falling_root(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
         return k + 1, new, low, high, jnp.abs(new - x) <= 4 * EPS * jnp.abs(x)
 
     begin = (jnp.int32(0), (low + high) / 2, low, high, jnp.asarray(False))
-    return lax.while_loop(proceed, step, begin)[1]
+    found: Array = lax.while_loop(proceed, step, begin)[1]
+    return found

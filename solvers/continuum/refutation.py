@@ -16,7 +16,7 @@ from itertools import product
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from dpsolve.solvers.numerics.small_programs import mapped
 from dpsolve.solvers.numerics.tracing import EPS
@@ -92,6 +92,7 @@ TESTS = (
     "a next state is not affine in the choice that keeps it on its grid",
     "one step raises the upper bound by {far}",
     "one step lowers the lower bound by {far}",
+    "all choices pay -inf, and on either side of it some pay more",
     "the terminal value is {far} beyond its chords or tangents",
 )
 """What is said of a counterexample that each test found."""
@@ -102,6 +103,7 @@ def refute(
     y: Array,
     lower: tuple[Array, Array],
     lines: tuple[Lines, Lines],
+    poor: Array,
     seed: Array | int = 0,
     states: int = STATES,
 ) -> Refutation:
@@ -117,6 +119,8 @@ def refute(
         Its lower bound, and that of the next period: the same one without a horizon.
     lines : (Lines, Lines)
         The upper bound, and that of the next period.
+    poor : bool array (z, n)
+        Nodes where all choices pay -inf.
     seed : int
         Of the random states and pairs.
     states : int
@@ -145,6 +149,7 @@ def refute(
         *zip(shape, shape_at, strict=True),
         (upper - rounding, upper_at),
         (fall - slack, fall_at),
+        enclosed(problem, poor),
         passed,
         strict=True,
     )
@@ -285,6 +290,19 @@ def halfway(
     middle, half = (flat[0] + flat[3]) / 2, (flat[1] + flat[4]) / 2
     by, at = zip(*(_worst(v, middle, flat[6], half) for v in found), strict=True)
     return jnp.stack(by), jnp.stack(at)
+
+
+def enclosed(problem: ContinuousProblem, poor: Array) -> tuple[Array, Array]:
+    """Return 1 where a poor node (z, n) lies between others along an axis, else -1; and where."""
+    whole = (~poor).astype(jnp.int32).reshape(-1, *problem.sizes)
+    found = jnp.zeros(whole.shape, bool)
+    for axis in range(1, whole.ndim):
+        before, after = (lax.cummax(whole, axis, reverse=way) for way in (False, True))
+        found = found | (before * after > whole)
+    flat = jnp.where(found.reshape(poor.shape), 1.0, -1.0).ravel()
+    z, x = jnp.divmod(jnp.arange(poor.size), problem.shape[1])
+    nothing = jnp.full((poor.size, len(problem.choices)), jnp.nan)
+    return _worst(flat, problem.nodes[x], z, nothing)
 
 
 def _upper(

@@ -252,8 +252,9 @@ class _Trace:
 
     def _is_cut(self, cut: Any) -> bool:
         jaxpr = self.closed.jaxpr
-        own, x, y, mixed = {cut}, {jaxpr.invars[X]}, {jaxpr.invars[Y]}, set()
-        x, y = x - own, y - own
+        own: set[Any] = {cut}
+        x, y = {jaxpr.invars[X]} - own, {jaxpr.invars[Y]} - own
+        mixed: set[Any] = set()
         for e in jaxpr.eqns:
             if cut in e.outvars:
                 continue

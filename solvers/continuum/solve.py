@@ -39,7 +39,10 @@ LEAKS = 1e-9
 
 EQUIVALENT = "consumption_equivalent"
 HELD, SLOPES = "held_choices", "marginal_values"
-"""Which ends hold choices (z, n, m), and marginal values (z, n, d): for derivatives, not stored."""
+"""Which ends hold choices (z, n, m), and marginal values (z, n, d): for derivatives, not stored.
+
+Where nodes are dead (:mod:`.barren`) choices were moved away from them, and there are no slopes.
+"""
 
 WORST = {"error_bound", "policy_loss", EQUIVALENT}
 """Numbers of a point that are infinite where nothing is certified."""
@@ -279,8 +282,9 @@ def _for_ever(
     lowers, lines = bounds_for_ever(problem, policy, kept, inverse)
     told = Refutation.none(problem)
     if not proved:
-        told = refute(problem, kept[0][0], (lowers[0], lowers[0]), (lines, lines))
-    at = certified(problem, kept[-1][0], lowers[-1], lines, inverse)
+        told = refute(problem, kept[0][0], (lowers[0], lowers[0]), (lines, lines), poor)
+    y, dead = kept[-1]
+    at = certified(problem, y, lowers[-1], lines, inverse)
     share: dict[str, Array] = {}
     if (utility := utility_of(problem)) is not None:
         share = {EQUIVALENT: share_of(utility, at.loss, jnp.sum(inverse, 1), *at.extremes)}
@@ -290,7 +294,7 @@ def _for_ever(
         "iterations": policy.steps.astype(jnp.int32),
         "infeasible": ~policy.found.all(),
         HELD: policy.held,
-        SLOPES: policy.p,
+        SLOPES: jnp.where(dead.any(), jnp.nan, policy.p),
     }, told
 
 
@@ -328,7 +332,7 @@ def _over_a_horizon(
         lowers, both = (lower, after.lower), (lines, after.lines)
         told = Refutation.none(problem)
         if not proved:
-            told = refute(problem, kept, lowers, both, t, states)
+            told = refute(problem, kept, lowers, both, poor, t, states)
         later = jnp.isneginf(after.own)
         if y is not None:
             kept, dead = kept_alive(problem, y, poor, later, move=False)
@@ -336,7 +340,7 @@ def _over_a_horizon(
         at = certified(problem, kept, own, lines, None, (after.short, after.beyond), later)
         out = named(problem, at, after.lines, policy.found, poor)
         out |= {"error_bound": at.error, "policy_loss": at.loss}
-        out |= {HELD: policy.held, SLOPES: policy.p}
+        out |= {HELD: policy.held, SLOPES: jnp.where(dead.any(), jnp.nan, policy.p)}
         left = 1.0 + problem.weights @ after.left
         if utility is not None:
             out |= {EQUIVALENT: share_of(utility, at.loss, left, *at.extremes)}

@@ -25,6 +25,7 @@ from dpsolve.solvers.probability.markov import Markov
 
 from .arguments import Conjunction, bind, bind_after_number, named_by
 from .grids import Grid, Integers, Interval
+from .lookups import check_lookups
 from .post_decision import PostDecision
 from .returns import Argument, check_returns
 from .user_functions import numbers
@@ -423,8 +424,11 @@ class Constructed:
             known["t"] = Argument(np.dtype(np.int32), (0, self.horizon - 1))
         for i, f in enumerate(self.conditions):
             check_returns(f, known, self._numbered("feasible", i), boolean=True)
+        # Where some choices are not allowed, what functions make of them does not count.
+        excused = frozenset((*self.choices, *self.post) if self.conditions else ())
         for i, f in enumerate(self.reward):
-            check_returns(f, known, self._numbered("reward", i))
+            what = self._numbered("reward", i)
+            check_lookups(f, check_returns(f, known, what), known, what, excused)
         named: dict[str, Any] = {f"output '{name}'": f for name, f in self.outputs.items()}
         named |= {f"the transition of '{name}'": f for name, f in self.transition.items()}
         named |= {f"the rule of post variable '{n}'": p.rule for n, p in self.post.items()}
@@ -434,7 +438,7 @@ class Constructed:
             named |= {f"the upper end of choice '{name}'": interval.hi}
         for what, rule in named.items():
             if callable(rule):
-                check_returns(rule, known, what)
+                check_lookups(rule, check_returns(rule, known, what), known, what, excused)
         for name, shock in self.shocks.items():
             if callable(shock.probs):
                 what = f"the function of probabilities of shock '{name}'"

@@ -63,4 +63,4 @@ def test_names_of_the_literature_mean_a_method(said: str, meant: str) -> None:
     assert "``howard``" in documented
     with pytest.raises(dp.UsageError, match=r"pi \(policy, hpi, howard"):
         SolveOptions(method="howrd")
-    assert set(METHODS) == {"auto", "vi", "pi", "opi"}
+    assert set(METHODS) == {"auto", "vi", "pi", "opi", "egm"}
