@@ -334,14 +334,23 @@ def since() -> list[Row]:
     return rows()
 
 
+def compiling() -> list[Row]:
+    """Measure what a first call compiles, and before: minutes."""
+    from bench_compile import rows
+
+    return rows()
+
+
+compiling.__name__ = "compile"
+
 BENCHMARKS = {
     f.__name__: f
     for f in (
         many, savings, sweep, memory, maximum, doubling, loop, distributions, devices, slurm,
-        dispatch, continuum, tastes, points, since,
+        dispatch, continuum, tastes, points, since, compiling,
     )
 }  # fmt: skip
-ON_REQUEST = ("slurm", "dispatch", "since")  # root; the others compare with an earlier commit
+ON_REQUEST = ("slurm", "dispatch", "since", "compile")  # root; the others beside earlier commits
 
 
 def main() -> None:

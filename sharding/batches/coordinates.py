@@ -48,14 +48,11 @@ class TracedGrids:
         Their shapes, by name, sorted by it.
     names : tuple of str
         Of the grids.
-    own : bool
-        Whether the factory returns arrays of its own, which may take long to compute.
     """
 
     program: Any
     parameters: Mapping[str, tuple[int, ...]]
     names: tuple[str, ...]
-    own: bool
 
     def moved_by(self, parameters: Collection[str]) -> set[str]:
         """Return the grids that any of these parameters has a part in."""
@@ -71,12 +68,11 @@ class TracedGrids:
     def values(self) -> dict[str, Numpy]:
         """Return the grids (n,) at parameters that are NaN: what none of these moves is right."""
         nowhere = [np.full(shape, np.nan) for shape in self.parameters.values()]
-        if not self.names:
-            return {}
-        if self.own:  # compiled, so that nothing but the grids is computed
-            results = jax.jit(jaxpr_as_fun(self.program))(*nowhere)
+        closed = self.program
+        if closed.jaxpr.eqns:  # as one program: each operation would be compiled by itself
+            results = jax.jit(jaxpr_as_fun(closed))(*nowhere)
         else:
-            results = jax.core.eval_jaxpr(self.program.jaxpr, self.program.consts, *nowhere)
+            results = jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *nowhere)
         return {n: np.asarray(x) for n, x in zip(self.names, results, strict=True)}
 
 
@@ -112,6 +108,8 @@ def coordinates(
         moving = {name: x for name, x in abstract(factory, sizes).items() if name in varying}
         program, out = jax.make_jaxpr(look, return_shape=True)(moving)
         shapes = {name: moving[name].shape for name in sorted(moving)}
-        grids = TracedGrids(program, shapes, tuple(sorted(out)), grids.own)
+        grids = TracedGrids(program, shapes, tuple(sorted(out)))
         depends = grids.moved_by(varying)
+    if depends.issuperset(grids.names):
+        return {}, depends
     return {n: x for n, x in grids.values().items() if n not in depends}, depends

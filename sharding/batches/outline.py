@@ -122,9 +122,8 @@ def _outline(
 
     parameters = abstract(factory, static)
     program, grids = jax.make_jaxpr(look, return_shape=True)(parameters)
-    own = seen[0]["shape"].own is not None
     shapes = {name: parameters[name].shape for name in sorted(parameters)}
-    traced = TracedGrids(program, shapes, tuple(sorted(grids)), own)
+    traced = TracedGrids(program, shapes, tuple(sorted(grids)))
     return Outline(grids=traced, **seen[0])
 
 

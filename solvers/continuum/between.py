@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.small_programs import entries, mapped
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .bounds import UNITS, Lines
 from .cells import cell_corners, corners
-from .problem import ContinuousProblem
+from .problem import ContinuousProblem, pays
 
 HALVINGS = 40
 """Trials of an end of an interval of choices, at most; what is found lies outside of it."""
@@ -56,12 +57,13 @@ def widths(
     above = _above_line if len(problem.states) == 1 else _above_cells
     cells = alive[:, jnp.asarray(cell_corners(problem.sizes))].all(-1)
 
-    def largest(base: Array, share: float) -> Array:
+    def largest(base: Array, share: Array) -> Array:
         inside = jnp.max(jnp.where(cells, above(problem, lines, base), -jnp.inf))
         at_nodes = jnp.max(jnp.where(alive, share * (upper - lower), -jnp.inf))
         return jnp.where(alive.any(), jnp.maximum(inside, at_nodes) + rounding, jnp.inf)
 
-    return Widths(largest(lower, 1.0), largest(middle, 0.5))
+    between, error = jax.vmap(largest)(jnp.stack([lower, middle]), jnp.asarray([1.0, 0.5]))
+    return Widths(between, error)
 
 
 def _above_line(problem: ContinuousProblem, lines: Lines, base: Array) -> Array:
@@ -171,7 +173,7 @@ def below_lines(problem: ContinuousProblem, lower: Array, lines: Lines) -> Array
         return jnp.min(far, 0), jnp.max(jnp.abs(along), (0, 2))
 
     slopes = jnp.moveaxis(jnp.stack([own, theirs]), 2, 0)
-    far, size = lax.map(above, (slopes, cells), batch_size=64)
+    far, size = mapped(above, (slopes, cells), 64)
     return jnp.max(far, 0) + 8 * EPS * (jnp.max(size, 0) + jnp.max(jnp.abs(lower)))
 
 
@@ -195,21 +197,29 @@ def optimal_choices(
     def one(x: Array, z: Array, y: Array, worth: Array) -> tuple[Array, Array]:
         chances = problem.chances(z)
 
-        def excess(choice: Array) -> Array:
+        def excess(choice: Array) -> tuple[Array, Array]:
             given = choice[None]
+            there, reward = problem.following(x, given, z), problem.reward(x, given, z)
 
             def above(place: Array) -> Array:
                 index, _ = corners(problem.grids, place)
-                return jnp.min(level[z, index] + slope[z, index] @ place)
+                return jnp.min(entries(level, z, index) + entries(slope, z, index) @ place)
 
-            follows = chances @ jax.vmap(above)(problem.following(x, given, z))
-            return problem.reward(x, given, z) + follows - worth + slack
+            height = reward + chances @ jax.vmap(above)(there) - worth + slack
+            return height, problem.allowed(x, given, z, there) & pays(reward)
+
+        bend = jnp.abs(jax.grad(jax.grad(lambda c: problem.reward(x, c[None], z)))(y[0]))
 
         def towards(end: Array) -> Array:
             def step(carry: _Side) -> _Side:
                 k, choice, inside, outside, _ = carry
-                height, tilt = jax.value_and_grad(excess)(choice)
-                reaches = problem.feasible(x, choice[None], z) & (height >= 0.0)
+                height, tilt, feasible = jax.jvp(
+                    excess, (choice,), (jnp.ones_like(choice),), has_aux=True
+                )
+                # From the policy so far as the reward's bend alone would let the excess last.
+                first = 1.5 * jnp.sqrt(2 * jnp.maximum(height, 0.0) / bend)
+                first = jnp.minimum(jnp.where(first > 0, first, jnp.inf), jnp.abs(end - y[0]))
+                reaches = feasible & (height >= 0.0)
                 root = choice - height / tilt
                 # What is no number, or no farther in, tells nothing.
                 nearer = (jnp.abs(root - y[0]) < jnp.abs(choice - y[0])) & (
@@ -225,16 +235,19 @@ def optimal_choices(
                 ahead = jnp.where(beyond, outside, wider)
                 choice = jnp.where(reaches, ahead, jnp.where(nearer, better, middle))
                 closed = jnp.abs(outside - inside) <= NARROW * jnp.abs(outside - y[0])
-                return _Side(k + 1, choice, inside, outside, close | closed)
+                begins, start = k == 0, y[0] + jnp.sign(end - y[0]) * first
+                return _Side(
+                    k + 1,
+                    jnp.where(begins, start, choice),
+                    jnp.where(begins, y[0], inside),
+                    jnp.where(begins, end, outside),
+                    ~begins & (close | closed),
+                )
 
             def proceed(carry: _Side) -> Array:
-                return ~carry.done & (carry.k < HALVINGS)
+                return ~carry.done & (carry.k <= HALVINGS)
 
-            bend = jnp.abs(jax.grad(jax.grad(lambda c: problem.reward(x, c[None], z)))(y[0]))
-            first = 1.5 * jnp.sqrt(2 * jnp.maximum(excess(y[0]), 0.0) / bend)
-            first = jnp.where(first > 0, first, jnp.inf)
-            start = y[0] + jnp.sign(end - y[0]) * jnp.minimum(first, jnp.abs(end - y[0]))
-            begin = _Side(jnp.int32(0), start, y[0], end, end == y[0])
+            begin = _Side(jnp.int32(0), y[0], y[0], end, end == y[0])
             return lax.while_loop(proceed, step, begin).outside
 
         bottom, top = problem.ends(0, x, y, z)

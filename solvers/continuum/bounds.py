@@ -36,8 +36,9 @@ The nodes' hull is the states' range and the model's Markov chain is taken as it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +46,13 @@ from jax import Array, lax
 
 from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.numerics.krylov import bicgstab
+from dpsolve.solvers.numerics.small_programs import entries
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .cells import Marginal, corners, lenders
-from .euler import Policy, moved_by, moves
-from .optimum import Optimum, best, holding, response, substitute
-from .problem import ContinuousProblem
+from .euler import Policy, moved_by
+from .optimum import NEAR, Edge, Optimum, Slopes, best, edges, holding, response, substitute
+from .problem import ContinuousProblem, pays
 
 UNITS = 16 * EPS
 """What one entry of a sweep may be rounded by, of the terms that it is made of, if few."""
@@ -79,7 +81,7 @@ class Places(NamedTuple):
     def mix(self, values: Array) -> Array:
         """Return the mixtures (z, n, ...) of what values (z, n, ...) hold at the nodes."""
         z = jnp.arange(values.shape[0])[:, None, None, None]
-        read = values[z, self.node]
+        read = entries(values, z, self.node)
         weight = self.weight.reshape(*self.weight.shape, *(1,) * (values.ndim - 2))
         return jnp.sum(read * weight, (2, 3))
 
@@ -103,39 +105,117 @@ class Lines:
     gap: Array
 
 
+class Local(NamedTuple):
+    """What the model's functions are at a policy, arrays (z, n, ...).
+
+    Attributes
+    ----------
+    y : array (m,)
+        The choices.
+    reward, by_x, by_y : float, array (d,), array (m,)
+        The reward, and its slopes.
+    there, there_x, there_y : array (w, d), (w, d, d), (w, d, m)
+        The next states, and their derivatives.
+    chances : array (w,)
+    ends : Edge of each choice
+    feasible : bool
+    """
+
+    y: Array
+    reward: Array
+    by_x: Array
+    by_y: Array
+    there: Array
+    there_x: Array
+    there_y: Array
+    chances: Array
+    ends: tuple[Edge, ...]
+    feasible: Array
+
+
+def local(problem: ContinuousProblem, y: Array) -> Local:
+    """Evaluate the model's functions at a policy (z, n, m): once, for both bounds."""
+
+    def one(x: Array, z: Array, y: Array) -> Local:
+        def following(x: Array, y: Array) -> tuple[Array, Array]:
+            there = problem.following(x, y, z)
+            return there, there
+
+        reward, (by_x, by_y) = jax.value_and_grad(problem.reward, (0, 1))(x, y, z)
+        (there_x, there_y), there = jax.jacfwd(following, (0, 1), has_aux=True)(x, y)
+        feasible = problem.allowed(x, y, z, there) & pays(reward)
+        chances, ends = problem.chances(z), tuple(edges(problem, x, z, y))
+        return Local(y, reward, by_x, by_y, there, there_x, there_y, chances, ends, feasible)
+
+    found: Local = problem.each(one, y)
+    return found
+
+
+def places_at(problem: ContinuousProblem, there: Array, chances: Array) -> Places:
+    """Return where next states (z, n, w, d) are read."""
+    index, weight = _each_place(problem, there)
+    return Places(index, weight * chances[..., None])
+
+
 def places_of(problem: ContinuousProblem, y: Array) -> Places:
     """Return where the next states of a policy (z, n, m) are read."""
 
     def one(x: Array, z: Array, y: Array) -> tuple[Array, Array]:
-        index, weight = jax.vmap(lambda at: corners(problem.grids, at))(problem.following(x, y, z))
-        return index, weight * problem.chances(z)[:, None]
+        return problem.following(x, y, z), problem.chances(z)
 
-    return Places(*problem.each(one, y))
+    return places_at(problem, *problem.each(one, y))
 
 
-def evaluate(weights: Array, places: Places, reward: Array, start: Array) -> tuple[Array, Array]:
-    """Solve ``v = reward + D E v`` at places, to rounding; return v (z, n) and its residual."""
+def _each_place(problem: ContinuousProblem, there: Array) -> tuple[Array, Array]:
+    """Return the nodes beside places (..., d), and their weights."""
+    flat = there.reshape(-1, there.shape[-1])
+    index, weight = jax.vmap(lambda place: corners(problem.grids, place))(flat)
+    shape = (*there.shape[:-1], index.shape[-1])
+    return index.reshape(shape), weight.reshape(shape)
 
-    def apply(v: Array) -> Array:
-        return places.mix(weights @ v)
 
-    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        k, v, left = carry
-        residual = reward + apply(v) - v
-        wanted = CLOSE / 2 * jnp.maximum(left, jnp.max(jnp.abs(v)))
-        more, _ = bicgstab(apply, residual, jnp.zeros_like(v), wanted, jnp.int32(KRYLOV))
-        better = v + more
-        now = jnp.max(jnp.abs(reward + apply(better) - better))
-        gained = now < left
-        return k + 1, jnp.where(gained, better, v), jnp.where(gained, now, 0.0)
+System = tuple[Places, Array]
+"""Places and rewards (z, n) of a policy."""
 
-    def proceed(carry: tuple[Array, Array, Array]) -> Array:
-        k, v, left = carry
-        return (k < 8) & (left > CLOSE * jnp.max(jnp.abs(v)))
 
-    first = jnp.max(jnp.abs(reward + apply(start) - start))
-    _, v, _ = lax.while_loop(proceed, step, (jnp.int32(0), start, first))
-    return v, reward + apply(v) - v
+def evaluate(weights: Array, systems: Sequence[System], start: Array) -> list[tuple[Array, Array]]:
+    """Solve systems ``v = reward + D E v``, to rounding; return each v (z, n) and its residual.
+
+    One after the other, each from what was found of the one before, so that all have one loop.
+    """
+
+    def one(start: Array, system: System) -> tuple[Array, tuple[Array, Array]]:
+        places, reward = system
+
+        def apply(v: Array) -> Array:
+            return places.mix(weights @ v)
+
+        def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+            k, v, residual, left = carry
+            wanted = CLOSE / 2 * jnp.maximum(left, jnp.max(jnp.abs(v)))
+            more, _ = bicgstab(apply, residual, None, wanted, jnp.int32(KRYLOV))
+            better = v + more
+            after = reward + apply(better) - better
+            now = jnp.max(jnp.abs(after))
+            gained = now < left
+            v, residual = (jnp.where(gained, *pair) for pair in ((better, v), (after, residual)))
+            return k + 1, v, residual, jnp.where(gained, now, 0.0)
+
+        def proceed(carry: tuple[Any, ...]) -> Array:
+            k, v, _, left = carry
+            more: Array = (k < 8) & (left > CLOSE * jnp.max(jnp.abs(v)))
+            return more
+
+        first = reward + apply(start) - start
+        begin = (jnp.int32(0), start, first, jnp.max(jnp.abs(first)))
+        _, v, residual, _ = lax.while_loop(proceed, step, begin)
+        return v, (v, residual)
+
+    if len(systems) == 1:
+        return [one(start, systems[0])[1]]
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *systems)
+    _, (values, residuals) = lax.scan(one, start, stacked)
+    return list(zip(values, residuals, strict=True))
 
 
 def units(problem: ContinuousProblem) -> Array:
@@ -144,26 +224,34 @@ def units(problem: ContinuousProblem) -> Array:
     return jnp.asarray(UNITS + EPS * (problem.shape[0] + draws * 2 ** len(problem.states)))
 
 
-def contracts(weights: Array) -> Array:
+def resolvent(weights: Array) -> Array:
+    """Return the inverse (z, z') of one less the discounts."""
+    own = jnp.eye(weights.shape[0])
+    return solve(own - weights, own)
+
+
+def contracts(weights: Array, inverse: Array | None = None) -> Array:
     """Tell whether the spectral radius of discounts (z, z') is below 1.
 
     That of entries that are not negative is, where a positive s has ``D s < s``.
     """
-    s = solve(jnp.eye(weights.shape[0]) - weights, jnp.ones(weights.shape[0]))
+    s = jnp.sum(resolvent(weights) if inverse is None else inverse, 1)
     falls = (s - weights @ s > 0.5) & (s > 0.0) & (s < PATIENT)  # it is 1, but for rounding
     found: Array = (weights >= 0.0).all() & falls.all()
     return found
 
 
-def shifted(weights: Array, excess: Array) -> Array:
+def shifted(weights: Array, excess: Array, inverse: Array | None = None) -> Array:
     """Return what residuals (z, n) of at most `excess` add to a bound: a number (z, 1) each.
 
     No number where discounts do not contract.
     """
     most = jnp.maximum(jnp.max(jnp.where(jnp.isnan(excess), jnp.inf, excess), 1), 0.0)
-    own = jnp.eye(weights.shape[0])
-    found = solve(own - weights, most * (1.0 + 1e-9))
-    return jnp.where(contracts(weights), found, jnp.nan)[:, None]
+    inverse = resolvent(weights) if inverse is None else inverse
+    # The inverse is rounded by so much, of its size.
+    rounding = 1e-9 + UNITS * jnp.max(jnp.sum(jnp.abs(inverse), 1))
+    found = inverse @ (most * (1.0 + rounding))
+    return jnp.where(contracts(weights, inverse), found, jnp.nan)[:, None]
 
 
 # -- below ----------------------------------------------------------------------------------------
@@ -176,32 +264,74 @@ def lower_step(
 
     It is -inf at `dead` nodes (z, n). Where that of the next period is, only they lead.
     """
-    reward, after = _rewards(problem, y), jnp.where(jnp.isneginf(after), 0.0, after)
-    value = reward + places_of(problem, y).mix(problem.weights @ after)
+    (places, reward), after = _policy_system(problem, y), jnp.where(jnp.isneginf(after), 0.0, after)
+    value = reward + places.mix(problem.weights @ after)
     value = value - units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(after)))
     return jnp.where(dead, -jnp.inf, value)
 
 
-def lower_bound(problem: ContinuousProblem, y: Array, dead: Array | bool = False) -> Array:
-    """Return a lower bound (z, n) on the true value: what a policy is worth on chords.
+def _policy_system(problem: ContinuousProblem, y: Array) -> System:
+    """Return what a policy (z, n, m) is worth on chords, as a linear system."""
 
-    It is -inf at `dead` nodes (z, n), to which no others lead.
+    def one(x: Array, z: Array, y: Array) -> tuple[Array, Array, Array]:
+        there, reward = problem.following(x, y, z), problem.reward(x, y, z)
+        feasible = problem.allowed(x, y, z, there) & pays(reward)
+        return there, problem.chances(z), jnp.where(feasible, reward, -jnp.inf)
+
+    there, chances, reward = problem.each(one, y)
+    return places_at(problem, there, chances), reward
+
+
+Kept = tuple[Array, Array | bool]
+"""A policy (z, n, m), and its dead nodes (z, n), to which no others lead."""
+
+
+def bounds_for_ever(
+    problem: ContinuousProblem, policy: Policy, kept: Sequence[Kept], inverse: Array
+) -> tuple[list[Array], Lines]:
+    """Return bounds on the true value without a horizon.
+
+    Parameters
+    ----------
+    problem : ContinuousProblem
+    policy : Policy
+        Feasible choices, the better the narrower, and slopes for the upper bound to begin with.
+    kept : list of Kept
+        Policies for lower bounds.
+    inverse : array (z, z')
+        See :func:`resolvent`.
+
+    Returns
+    -------
+    lower : list of array (z, n)
+        What each policy is worth on chords; -inf at its dead nodes.
+    lines : Lines
+        Their least is an upper bound, everywhere.
     """
-    reward, places = jnp.where(dead, 0.0, _rewards(problem, y)), places_of(problem, y)
-    level = solve(jnp.eye(problem.shape[0]) - problem.weights, jnp.mean(reward, 1))[:, None]
-    start = jnp.where(jnp.isfinite(level), level, 0.0) + jnp.zeros_like(reward)
-    value, residual = evaluate(problem.weights, places, reward, start)
-    rounding = units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(value)))
-    excess = jnp.where(dead, 0.0, rounding - residual)
-    return jnp.where(dead, -jnp.inf, value - shifted(problem.weights, excess))
+    weights = problem.weights
+    below: list[System] = []
+    for y, dead in kept:
+        places, reward = _policy_system(problem, y)
+        below.append((places, jnp.where(dead, 0.0, reward)))
+    above = _lines_system(problem, local(problem, policy.y), policy.p)
+    level = (inverse @ jnp.mean(below[0][1], 1))[:, None]
+    start = jnp.where(jnp.isfinite(level), level, 0.0) + jnp.zeros(problem.shape)
+    *lower, upper = evaluate(weights, [*below, above.system], start)
 
+    def charged(system: System, found: tuple[Array, Array], dead: Array | bool) -> Array:
+        value, residual = found
+        rounding = units(problem) * (jnp.abs(system[1]) + jnp.max(jnp.abs(value)))
+        excess = jnp.where(dead, 0.0, rounding - residual)
+        return jnp.where(dead, -jnp.inf, value - shifted(weights, excess, inverse))
 
-def _rewards(problem: ContinuousProblem, y: Array) -> Array:
-    def one(x: Array, z: Array, y: Array) -> Array:
-        return jnp.where(problem.feasible(x, y, z), problem.reward(x, y, z), -jnp.inf)
-
-    found: Array = problem.each(one, y)
-    return found
+    parts = zip(below, lower, kept, strict=True)
+    found = [charged(system, own, dead) for system, own, (_, dead) in parts]
+    height, residual = upper
+    charge = residual + units(problem) * jnp.max(jnp.abs(height))
+    charge = jnp.where(above.usable, charge, 0.0)
+    height = height + shifted(weights, charge, inverse)
+    lines = borrowed(problem, height, above.slope, above.usable)
+    return found, Lines(lines.height, lines.slope, above.gap)
 
 
 # -- above ----------------------------------------------------------------------------------------
@@ -216,135 +346,128 @@ class _Expansion(NamedTuple):
         With the multipliers' terms.
     slope : array (z, n, d)
         That the line had best have.
-    gap, rounding : array (z, n)
+    turn : array (z, n, w, d, d)
+        How it moves with the marginal values where next states are read.
+    own_x : array (z, n, d)
+        That of the reward and of what follows, with what is held by an end substituted.
+    gap, terms : array (z, n)
+        What free choices leave of their slopes, and the size of all terms, but for the line's own.
     """
 
     reward: Array
     slope: Array
+    turn: Array
+    own_x: Array
     gap: Array
-    rounding: Array
+    terms: Array
+
+    def priced(self, problem: ContinuousProblem, p: Array) -> tuple[Array, Array]:
+        """Return the gap and the rounding (z, n) of lines with slopes `p` (z, n, d)."""
+        bottom, top = problem.box
+        left, x = self.own_x - p, problem.nodes
+        gap = self.gap + jnp.sum(jnp.maximum(left * (top - x), left * (bottom - x)), -1)
+        terms = self.terms + jnp.sum(jnp.abs(p) * (top - bottom), -1)
+        return jnp.maximum(gap, 0.0), units(problem) * terms
 
 
-def matched(problem: ContinuousProblem, y: Array, p: Array) -> Places:
+def matched(problem: ContinuousProblem, at: Local, p: Array) -> Places:
     """Return where the marginal value is what the choice costs; any place is valid.
 
     By an end of its interval that holds it, the place stays by the choice.
     """
     after = Marginal.linear(problem, p)
 
-    def one(x: Array, z: Array, y: Array) -> tuple[Array, Array]:
-        cost = jax.grad(problem.reward, 1)(x, y, z)
-        _, by_y = moves(problem, x, z, y)
-        chances = problem.chances(z)
-
-        def slopes(place: Array) -> tuple[Array, Array]:
+    def one(x: Array, z: Array, at: Local) -> Array:
+        def slopes(place: Array) -> Slopes:
             marginal = after.at(problem.grids, z, problem.following(x, place, z))
-            slope = jnp.einsum("w,wd,wdm->m", chances, marginal, by_y)
-            return cost + slope, jnp.zeros_like(x)
+            slope = jnp.einsum("w,wd,wdm->m", at.chances, marginal, at.there_y)
+            return Slopes(at.by_y + slope, jnp.zeros_like(x), jnp.asarray(True))
 
-        at = best(problem, x, z, slopes, lambda _: jnp.asarray(True), y)
+        place = best(problem, x, z, slopes, at.y).y
         # Where nothing can be matched, the place is the policy's.
-        place = jnp.where(jnp.isfinite(at.y), at.y, y)
-        index, weight = jax.vmap(lambda to: corners(problem.grids, to))(
-            problem.following(x, place, z)
-        )
-        return index, weight * chances[:, None]
+        return problem.following(x, jnp.where(jnp.isfinite(place), place, at.y), z)
 
-    return Places(*problem.each(one, y))
+    return places_at(problem, problem.each(one, at), at.chances)
 
 
 def _expand(
-    problem: ContinuousProblem, y: Array, p: Array, after: Array, places: Places
+    problem: ContinuousProblem, at: Local, box: tuple[Array, Array], after: Array, places: Places
 ) -> _Expansion:
-    """Expand reward and lines around a policy, with the line's own slopes `p`.
+    """Expand reward and lines around a policy.
 
     Parameters
     ----------
-    p : array (z, n, d)
-        Slopes that the lines have.
+    box : (array (z, m), array (z, m))
+        See :func:`choice_box`.
     after : array (z, n, d)
-        Those of the next period's lines.
+        Slopes of the next period's lines.
     """
     marginal = problem.weights @ jnp.moveaxis(after, -1, 0)  # (d, z, n)
     bottom, top = problem.box
-    low, high = choice_box(problem, y)
+    far = jnp.maximum(jnp.abs(bottom), jnp.abs(top))
 
-    def one(x: Array, z: Array, y: Array, p: Array, index: Array, weight: Array
-            ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+    def one(x: Array, z: Array, at: Local, index: Array, weight: Array) -> _Expansion:
         # Weights of a draw hold its chance.
-        read = marginal[:, z, index]
+        y = at.y
+        low, high = (entries(side, z) for side in box)
+        read = jax.vmap(lambda values: entries(values, z, index))(marginal)
         pull = jnp.einsum("wk,dwk->wd", weight, read)
         pulls = jnp.einsum("wk,dwk->wd", weight, jnp.abs(read))
-        there = jnp.abs(problem.following(x, y, z)) + jnp.maximum(jnp.abs(bottom), jnp.abs(top))
-
-        def total(x: Array, y: Array) -> Array:
-            return problem.reward(x, y, z) + jnp.sum(pull * problem.following(x, y, z))
-
-        own_x, own_y = jax.grad(problem.reward, (0, 1))(x, y, z)
-        by_x, by_y = jax.grad(total, (0, 1))(x, y)
-        at_low, at_high = holding(problem, x, z, y)
-        at = Optimum(y, by_y, by_x, jnp.zeros(y.size, jnp.int32), jnp.asarray(True))
+        more_x = jnp.sum(pull[..., None] * at.there_x, (0, 1))
+        more_y = jnp.sum(pull[..., None] * at.there_y, (0, 1))
+        by_x, by_y = at.by_x + more_x, at.by_y + more_y
+        at_low, at_high = holding(at.ends, y)
+        best = Optimum(y, by_y, by_x, jnp.zeros(y.size, jnp.int32), jnp.asarray(True))
         slack = jnp.zeros(())
         for j in reversed(range(y.size)):
-            slope = at.slope_y[j]
+            slope, ends = best.slope_y[j], at.ends[j]
             held = jnp.where(at_high[j] & (slope > 0), 1, jnp.where(at_low[j] & (slope < 0), -1, 0))
-            ends = problem.ends(j, x, y, z)
-            room = jnp.where(held > 0, ends[1] - y[j], jnp.where(held < 0, y[j] - ends[0], 0.0))
+            room = jnp.where(held > 0, ends.at[1] - y[j], y[j] - ends.at[0])
             slack = slack + jnp.where(held != 0, jnp.abs(slope) * room, 0.0)
-            at = substitute(problem, j, x, z, at, held)
-        along, _ = response(problem, x, z, y, at.held, *moves(problem, x, z, y))
-        wanted = by_x + moved_by(along, by_y)
-        left_y, left_x = at.slope_y, at.slope_x - p
-        gap = jnp.sum(jnp.maximum(left_y * (high[z] - y), left_y * (low[z] - y)))
-        gap = gap + jnp.sum(jnp.maximum(left_x * (top - x), left_x * (bottom - x)))
-        spread = jnp.abs(own_y) + jnp.abs(by_y - own_y)
-        across = jnp.sum(spread * (high[z] - low[z]))
-        across = across + jnp.sum(
-            (jnp.abs(own_x) + jnp.abs(by_x - own_x) + jnp.abs(p)) * (top - bottom)
+            best = substitute(j, ends, best, held)
+        along, _ = response(at.ends, best.held, at.there_x, at.there_y)
+        left = best.slope_y
+        gap = jnp.sum(jnp.maximum(left * (high - y), left * (low - y)))
+        terms = jnp.sum((jnp.abs(at.by_y) + jnp.abs(more_y)) * (high - low))
+        terms = terms + jnp.sum((jnp.abs(at.by_x) + jnp.abs(more_x)) * (top - bottom))
+        terms = terms + jnp.sum(pulls * (jnp.abs(at.there) + far))
+        return _Expansion(
+            at.reward + slack,
+            by_x + moved_by(along, by_y),
+            at.there_x + at.there_y @ along,
+            best.slope_x,
+            gap,
+            terms + jnp.abs(at.reward) + jnp.abs(slack),
         )
-        reward = problem.reward(x, y, z)
-        across = across + jnp.sum(pulls * there)
-        rounding = units(problem) * (across + jnp.abs(reward) + jnp.abs(slack))
-        return reward + slack, wanted, jnp.maximum(gap, 0.0), rounding
 
-    return _Expansion(*problem.each(one, y, p, places.node, places.weight))
+    found: _Expansion = problem.each(one, at, places.node, places.weight)
+    return found
 
 
-def choice_box(problem: ContinuousProblem, y: Array) -> tuple[Array, Array]:
+def choice_box(problem: ContinuousProblem, at: Local) -> tuple[Array, Array]:
     """Return numbers (z, m) that no feasible choice lies below or above, whatever the state.
 
     An upper end is concave, so it lies below its tangent plane at any node's state and choice;
     the least of what these reach over the box is a bound.
     """
     bottom, top = problem.box
-    low: list[Array] = []
-    high: list[Array] = []
-    for j in range(len(problem.choices)):
-        below, above = jnp.stack(low, -1) if low else None, jnp.stack(high, -1) if high else None
-
-        def reach(x: Array, z: Array, y: Array, j: int = j, below: Array | None = below,
-                  above: Array | None = above) -> tuple[Array, Array]:  # fmt: skip
-            found = []
-            for k, sign in ((0, -1.0), (1, 1.0)):
-                end = problem.ends(j, x, y, z)[k]
-                by_x, by_y = jax.jacfwd(
-                    lambda x, y, k=k: problem.ends(j, x, y, z)[k], (0, 1)
-                )(x, y)  # fmt: skip
-                by_x, by_y = sign * by_x, sign * by_y
-                most = sign * end + jnp.sum(jnp.maximum(by_x * (top - x), by_x * (bottom - x)))
-                for i in range(j):
-                    assert below is not None
-                    assert above is not None
-                    most = most + jnp.maximum(
-                        by_y[i] * (above[z, i] - y[i]), by_y[i] * (below[z, i] - y[i])
-                    )
-                found.append(sign * most)
-            return found[0], found[1]
-
-        least, greatest = problem.each(reach, y)
-        low.append(jnp.max(jnp.where(jnp.isfinite(least), least, -jnp.inf), 1))
-        high.append(jnp.min(jnp.where(jnp.isfinite(greatest), greatest, jnp.inf), 1))
-    return jnp.stack(low, -1), jnp.stack(high, -1)
+    x, y = problem.nodes, at.y
+    sides: tuple[list[Array], list[Array]] = ([], [])
+    for j, own in enumerate(at.ends):
+        found = []
+        for k, sign in ((0, -1.0), (1, 1.0)):
+            by_x, by_y = sign * own.by_x[:, :, k], sign * own.by_y[:, :, k]
+            most = jnp.sum(jnp.maximum(by_x * (top - x), by_x * (bottom - x)), -1)
+            most = most + sign * own.at[:, :, k]
+            for i in range(j):
+                low, high = (side[i][:, None] - y[..., i] for side in sides)
+                most = most + jnp.maximum(by_y[..., i] * high, by_y[..., i] * low)
+            least = jnp.min(jnp.where(jnp.isfinite(most), most, jnp.inf), 1)
+            found.append(sign * least)
+        for side, end in zip(sides, found, strict=True):
+            side.append(end)
+    low, high = (jnp.stack(side, -1) for side in sides)
+    return low, high
 
 
 def borrowed(problem: ContinuousProblem, height: Array, slope: Array, usable: Array) -> Lines:
@@ -355,108 +478,104 @@ def borrowed(problem: ContinuousProblem, height: Array, slope: Array, usable: Ar
     return Lines(height[:, lender] + jnp.sum(there * away, -1), there, jnp.zeros_like(height))
 
 
-def upper_step(problem: ContinuousProblem, policy: Policy, after: Lines) -> Lines:
+def upper_step(problem: ContinuousProblem, at: Local, after: Lines) -> Lines:
     """Return the lines of one period, from those of the next."""
-    places = matched(problem, policy.y, after.slope)
-    first = _expand(problem, policy.y, policy.p, after.slope, places)
-    slope = _level(problem, first.slope)
-    found = _expand(problem, policy.y, slope, after.slope, places)
-    height = _constant(problem, policy.y, found, after.slope, places)
+    places = matched(problem, at, after.slope)
+    found = _expand(problem, at, choice_box(problem, at), after.slope, places)
+    slope = _level(problem, found.slope)
+    gap, rounding = found.priced(problem, slope)
+    height = found.reward + gap + rounding + _follows(problem, at, after.slope, places)
     height = height + places.mix(problem.weights @ after.height)
     height = height + units(problem) * jnp.max(jnp.abs(after.height))
     usable = (jnp.isfinite(height) & jnp.isfinite(slope).all(-1)).all(0)
     lines = borrowed(problem, height, slope, usable)
-    return Lines(lines.height, lines.slope, found.gap)
+    return Lines(lines.height, lines.slope, gap)
 
 
-def _constant(
-    problem: ContinuousProblem, y: Array, at: _Expansion, after: Array, places: Places
-) -> Array:
-    """Return what a line's height is made of but for the heights of the next period's."""
-    marginal = problem.weights @ jnp.moveaxis(after, -1, 0)
+def _follows(problem: ContinuousProblem, at: Local, after: Array, places: Places) -> Array:
+    """Return what the next period's lines add to a height but for their own heights."""
+    marginal = problem.weights @ jnp.moveaxis(after, -1, 0)  # (d, z, n)
     level = problem.weights @ jnp.sum(after * problem.nodes, -1)
-
-    def one(x: Array, z: Array, y: Array, index: Array, weight: Array) -> Array:
-        there = problem.following(x, y, z)  # (w, d)
-        moved = jnp.einsum("dwk,wd->wk", marginal[:, z, index], there)
-        return jnp.sum(weight * (moved - level[z, index]))
-
-    found: Array = problem.each(one, y, places.node, places.weight)
-    return at.reward + at.gap + at.rounding + found
+    z = jnp.arange(problem.shape[0])[:, None, None, None]
+    read = jax.vmap(lambda values: entries(values, z, places.node))(marginal)
+    moved = jnp.sum(read * jnp.moveaxis(at.there, -1, 0)[..., None], 0)  # (z, n, w, k)
+    return jnp.sum(places.weight * (moved - entries(level, z, places.node)), (2, 3))
 
 
-def upper_bound(problem: ContinuousProblem, policy: Policy, start: Array) -> Lines:
-    """Return lines whose least is an upper bound on the true value, everywhere.
+class _Above(NamedTuple):
+    """The upper bound's linear system, with the lines' slopes (z, n, d) and gaps (z, n).
 
-    Parameters
-    ----------
-    problem : ContinuousProblem
-    policy : Policy
-        Feasible choices, the better the narrower, and slopes to begin with.
-    start : array (z, n)
-        A value to start from.
+    And which nodes (n,) have a line of their own.
     """
-    y = policy.y
-    usable = _has_plane(problem, y)
-    lender = lenders(problem, usable)
 
-    def match(carry: tuple[Array, Array, Places, Array]) -> tuple[Array, Array, Places, Array]:
-        k, p, _, _ = carry
+    system: System
+    slope: Array
+    gap: Array
+    usable: Array
+
+
+def _lines_system(problem: ContinuousProblem, at: Local, start: Array) -> _Above:
+    """Find weights and slopes of the lines, beginning with slopes `start` (z, n, d)."""
+    usable = _has_plane(at)
+    lender = lenders(problem, usable)
+    box = choice_box(problem, at)
+
+    def match(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        k, p, *_ = carry
         p = p[:, lender]
-        places = matched(problem, y, p)
-        places = Places(lender[places.node], places.weight)
-        better = _consistent(problem, y, p, places)
+        places = matched(problem, at, p)
+        places = Places(entries(lender, places.node), places.weight)
+        found = _expand(problem, at, box, p, places)
+        better = _consistent(problem, found, p, places)
         better = _level(problem, jnp.where(usable[:, None], better, p))
         change = jnp.max(jnp.abs(better - p) / (1e-300 + jnp.abs(p)))
         done = (k >= MATCHINGS) | (change <= SAME)
-        return k + 1, jnp.where(done, p, better), places, done
+        return k + 1, jnp.where(done, p, better), places, found, done
 
-    empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: places_of(problem, y)))
-    carry = (jnp.int32(0), policy.p, empty, jnp.asarray(False))
-    _, p, places, _ = lax.while_loop(lambda carry: ~carry[3], match, carry)
-    found = _expand(problem, y, p, p, places)
-    constant = jnp.where(usable, _constant(problem, y, found, p, places), 0.0)
-    height, residual = evaluate(problem.weights, places, constant, start)
-    charge = jnp.where(usable, residual + units(problem) * jnp.max(jnp.abs(height)), 0.0)
-    lines = borrowed(problem, height + shifted(problem.weights, charge), p, usable)
-    return Lines(lines.height, lines.slope, found.gap)
+    (n_z, n), (w, d) = problem.shape, at.there.shape[2:]
+    flat, vector = jnp.zeros((n_z, n)), jnp.zeros((n_z, n, d))
+    read = jnp.zeros((n_z, n, w, 2**d))
+    places = Places(read.astype(jnp.int32), read)
+    found = _Expansion(flat, vector, jnp.zeros((n_z, n, w, d, d)), vector, flat, flat)
+    begin = (jnp.int32(0), start, places, found, jnp.asarray(False))
+    # What was found last was found with the slopes that are kept.
+    _, p, places, found, _ = lax.while_loop(lambda carry: ~carry[-1], match, begin)
+    gap, rounding = found.priced(problem, p)
+    constant = found.reward + gap + rounding + _follows(problem, at, p, places)
+    return _Above((places, jnp.where(usable, constant, 0.0)), p, gap, usable)
 
 
-def _has_plane(problem: ContinuousProblem, y: Array) -> Array:
+def _has_plane(at: Local) -> Array:
     """Tell at which nodes (n,) reward and ends that hold have a tangent plane, for all members."""
-
-    def one(x: Array, z: Array, y: Array) -> Array:
-        reward, slopes = jax.value_and_grad(problem.reward, (0, 1))(x, y, z)
-        fine = jnp.isfinite(reward) & jnp.isfinite(jnp.concatenate(slopes)).all()
-        for j, holds in enumerate(zip(*holding(problem, x, z, y), strict=True)):
-            for k in (0, 1):
-                ends = jax.jacfwd(lambda x, y, j=j, k=k: problem.ends(j, x, y, z)[k], (0, 1))(x, y)
-                fine = fine & (~holds[k] | jnp.isfinite(jnp.concatenate(ends)).all())
-        return fine
-
-    found: Array = problem.each(one, y).all(0)
-    return found
+    slopes = jnp.concatenate([at.by_x, at.by_y], -1)
+    fine = jnp.isfinite(at.reward) & jnp.isfinite(slopes).all(-1)
+    for j, own in enumerate(at.ends):
+        near = NEAR * (1.0 + jnp.abs(own.at).sum(-1))
+        ways = jnp.isfinite(jnp.concatenate([own.by_x, own.by_y], -1)).all(-1)
+        for k, sign in ((0, 1.0), (1, -1.0)):
+            holds = sign * at.y[..., j] <= sign * own.at[..., k] + near
+            fine = fine & (~holds | ways[..., k])
+    return fine.all(0)
 
 
-def _consistent(problem: ContinuousProblem, y: Array, p: Array, places: Places) -> Array:
+def _consistent(problem: ContinuousProblem, at: _Expansion, p: Array, places: Places) -> Array:
     """Return slopes (z, n, d) that are what lines with these slopes want, at given places.
 
     That is a linear system, and trivial where the next states do not move with the state.
     """
-
-    def wanted(p: Array) -> Array:
-        return _expand(problem, y, p, p, places).slope
-
-    first, change = jax.linearize(wanted, p)
+    first = at.slope
     size = jnp.abs(first) + 1e-9 * jnp.max(jnp.abs(jnp.where(jnp.isfinite(first), first, 0.0)))
+    z = jnp.arange(p.shape[0])[:, None, None, None]
 
     def relative(e: Array) -> Array:
-        moved = change(e * size) / size
+        marginal = jnp.einsum("zk,knd->znd", problem.weights, e * size)
+        pull = jnp.sum(places.weight[..., None] * entries(marginal, z, places.node), 3)
+        moved = jnp.sum(pull[..., None] * at.turn, (2, 3)) / size
         return jnp.where(jnp.isfinite(moved), moved, 0.0)
 
     gap = (first - p) / size
     gap = jnp.where(jnp.isfinite(gap), gap, 0.0)
-    e, _ = bicgstab(relative, gap, gap, 1e-13 * jnp.max(jnp.abs(gap)), jnp.int32(200))
+    e, _ = bicgstab(relative, gap, None, 1e-13 * jnp.max(jnp.abs(gap)), jnp.int32(200))
     return jnp.where(jnp.isfinite(first), p + e * size, first)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 from jax import Array, lax
 
 from dpsolve.solvers.model.grids import Grid
+from dpsolve.solvers.numerics.small_programs import entries
 from dpsolve.solvers.operators.interpolation import segment_index
 
 from .problem import ContinuousProblem
@@ -37,7 +40,7 @@ def corners(grids: tuple[Grid, ...], place: Array) -> tuple[Array, Array]:
     for i, grid in enumerate(grids):
         points = jnp.asarray(grid.values, jnp.float64)
         k = segment_index(grid, points, place[i])
-        left, right = points[k], points[k + 1]
+        left, right = entries(points, k), entries(points, k + 1)
         low.append(k)
         share.append(jnp.clip((place[i] - left) / (right - left), 0.0, 1.0))
     indices, weights = [], []
@@ -114,13 +117,14 @@ class Marginal:
 
     def at(self, grids: tuple[Grid, ...], z: Array, places: Array) -> Array:
         """Return them (w, d) at places (w, d), for one member of the chain."""
+        return self.read(z, *jax.vmap(lambda place: self.weights(grids, place))(places))
 
-        def look(place: Array) -> Array:
-            index, weight, tilt = self.weights(grids, place)
-            found = weight @ self.values[z, index]
-            return found if self.slopes is None else found + tilt @ self.slopes[z, index]
-
-        return jax.vmap(look)(places)
+    def read(self, z: Array, index: Array, weight: Array, tilt: Array) -> Array:
+        """Return them (w, d) where places were found (w, 2**d), for one member of the chain."""
+        found = jnp.einsum("wk,wkd->wd", weight, entries(self.values, z, index))
+        if self.slopes is None:
+            return found
+        return found + jnp.sum(tilt * entries(self.slopes, z, index), -1)[:, None]
 
     def weights(self, grids: tuple[Grid, ...], place: Array) -> tuple[Array, Array, Array]:
         """Return nodes, and the weights of values and of slopes (2**d,) there, at a place (d,)."""
@@ -128,7 +132,7 @@ class Marginal:
         if self.slopes is None:
             return index, weight, jnp.zeros_like(weight)
         points = jnp.asarray(grids[0].values, jnp.float64)
-        step, t = points[index[1]] - points[index[0]], weight[1]
+        step, t = entries(points, index[1]) - entries(points, index[0]), weight[1]
         s = 1.0 - t
         cubic = jnp.stack([(1 + 2 * t) * s * s, t * t * (3 - 2 * t)])
         return index, cubic, step * jnp.stack([t * s * s, -t * t * s])
@@ -140,18 +144,50 @@ def monotone_slopes(x: Array, f: Array) -> Array:
     Fritsch and Butland (1984), SIAM J. Sci. Stat. Comput. 5; with one-sided differences at the
     ends.
     """
+    return _slopes(x, f)[0]
+
+
+def _slopes(x: Array, f: Array) -> tuple[Array, Array, Array]:
+    """Return slopes, and their derivatives in the two differences that each is made of."""
     h = jnp.diff(x)
     d = jnp.diff(f, axis=1) / h
     before, after = 2 * h[1:] + h[:-1], h[1:] + 2 * h[:-1]
     one_way = d[:, :-1] * d[:, 1:] > 0
     left, right = (jnp.where(one_way, slope, 1.0) for slope in (d[:, :-1], d[:, 1:]))
-    inner = jnp.where(one_way, (before + after) / (before / left + after / right), 0.0)
+    mean = (before + after) / (before / left + after / right)
+    inner = jnp.where(one_way, mean, 0.0)
+    by_left, by_right = (
+        jnp.where(one_way, (mean / slope) ** 2 * weight / (before + after), 0.0)
+        for slope, weight in ((left, before), (right, after))
+    )
+    near, far = (d[:, jnp.asarray(k)] for k in ([0, -1], [1, -2]))  # at both ends
+    own, other = (h[jnp.asarray(k)] for k in ([0, -1], [1, -2]))
+    share = own / (own + other)
+    end = (1.0 + share) * near - share * far
+    flat, steep = end * near <= 0, jnp.abs(end) > 3 * jnp.abs(near)
+    end = jnp.where(flat, 0.0, jnp.where(steep, 3 * near, end))
+    by_near = jnp.where(flat, 0.0, jnp.where(steep, 3.0, 1.0 + share))
+    by_far = jnp.where(flat | steep, 0.0, -share)
 
-    def end(near: Array, far: Array, own: Array, other: Array) -> Array:
-        found = ((2 * own + other) * near - own * far) / (own + other)
-        found = jnp.where(found * near <= 0, 0.0, found)
-        return jnp.where(jnp.abs(found) > 3 * jnp.abs(near), 3 * near, found)
+    def joined(first: Array, inner: Array, last: Array) -> Array:
+        return jnp.concatenate([first[:, :1], inner, last[:, 1:]], 1)
 
-    first = end(d[:, 0], d[:, 1], h[0], h[1])
-    last = end(d[:, -1], d[:, -2], h[-1], h[-2])
-    return jnp.concatenate([first[:, None], inner, last[:, None]], 1)
+    slopes = joined(end, inner, end)
+    return slopes, joined(by_near, by_left, by_far), joined(by_far, by_right, by_near)
+
+
+def smooth_change(problem: ContinuousProblem, p: Array) -> Callable[[Array], Marginal]:
+    """Return how :meth:`Marginal.smooth` changes with marginal values, as a linear function."""
+    if len(problem.states) > 1 or problem.sizes[0] < 3:
+        return partial(Marginal.linear, problem)
+    x = problem.nodes[:, 0]
+    _, by_left, by_right = _slopes(x, p[..., 0])
+
+    def change(e: Array) -> Marginal:
+        d = jnp.diff(e[..., 0], axis=1) / jnp.diff(x)
+        left = jnp.concatenate([d[:, :1], d[:, :-1], d[:, -2:-1]], 1)
+        right = jnp.concatenate([d[:, 1:2], d[:, 1:], d[:, -1:]], 1)
+        slopes = by_left * left + by_right * right
+        return Marginal(Marginal.linear(problem, e).values, problem.weights @ slopes)
+
+    return change

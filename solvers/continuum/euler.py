@@ -21,6 +21,7 @@ nodes is then right to the third order, and with it what follows from it, distri
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -29,13 +30,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from dpsolve.solvers.model.grids import Grid
+from dpsolve.solvers.numerics.arrays import AnyArray
 from dpsolve.solvers.numerics.dense import eliminate
 from dpsolve.solvers.numerics.krylov import bicgstab
+from dpsolve.solvers.numerics.small_programs import entries
 
-from .cells import Marginal, corners, lenders, monotone_slopes
-from .optimum import Optimum, Slopes, best, response, substitute
-from .problem import ContinuousProblem
+from .cells import Marginal, corners, lenders, monotone_slopes, smooth_change
+from .optimum import Optimum, Slopes, best, edges, response, substitute
+from .problem import ContinuousProblem, pays
 
 PLAIN = 4
 """Steps of time iteration before Newton's."""
@@ -122,21 +124,38 @@ class _Search(NamedTuple):
     done: Array
 
 
-def slopes_of(problem: ContinuousProblem, x: Array, z: Array, after: Marginal) -> Slopes:
-    """Return the slopes of reward and what follows, in choice and state, as a function."""
-    chances = problem.chances(z)
+class Around(NamedTuple):
+    """One choice at one state: slopes, and the marginal values where next states lie.
 
-    def slopes(y: Array) -> tuple[Array, Array]:
-        marginal = after.at(problem.grids, z, problem.following(x, y, z))
+    Attributes
+    ----------
+    slopes : Slopes
+    there : array (w, d)
+        The next states.
+    places : arrays (w, 2**d)
+        Where they are read, as in :meth:`~.cells.Marginal.weights`.
+    pull : array (w, d)
+        Marginal values there, chances included.
+    """
 
-        def total(x: Array, y: Array) -> Array:
-            moved = chances @ jnp.sum(marginal * problem.following(x, y, z), -1)
-            return problem.reward(x, y, z) + moved
+    slopes: Slopes
+    there: Array
+    places: tuple[Array, Array, Array]
+    pull: Array
 
-        by_x, by_y = jax.grad(total, (0, 1))(x, y)
-        return by_y, by_x
 
-    return slopes
+def around(problem: ContinuousProblem, x: Array, z: Array, y: Array, after: Marginal) -> Around:
+    """Return the slopes of reward and what follows, in choice and state."""
+
+    def both(x: Array, y: Array) -> tuple[Array, Array]:
+        return problem.reward(x, y, z), problem.following(x, y, z)
+
+    (reward, there), back = jax.vjp(both, x, y)
+    places = jax.vmap(partial(after.weights, problem.grids))(there)
+    pull = problem.chances(z)[:, None] * after.read(z, *places)
+    by_x, by_y = back((jnp.ones_like(reward), pull))
+    feasible = problem.allowed(x, y, z, there) & pays(reward)
+    return Around(Slopes(by_y, by_x, feasible), there, places, pull)
 
 
 def moves(problem: ContinuousProblem, x: Array, z: Array, y: Array) -> tuple[Array, Array]:
@@ -155,8 +174,7 @@ def searched(problem: ContinuousProblem, after: Marginal, near: Array) -> Policy
     """Return the best choices, looked for from ones nearby (z, n, m); marginal values are not."""
 
     def one(x: Array, z: Array, near: Array) -> Optimum:
-        slopes = slopes_of(problem, x, z, after)
-        return best(problem, x, z, slopes, lambda y: problem.feasible(x, y, z), near)
+        return best(problem, x, z, lambda y: around(problem, x, z, y, after).slopes, near)
 
     at = problem.each(one, near)
     p = jnp.zeros((*problem.shape, len(problem.states)))
@@ -168,9 +186,9 @@ def improved(problem: ContinuousProblem, after: Marginal, near: Array) -> Policy
     found = searched(problem, after, near)
 
     def one(x: Array, z: Array, y: Array, held: Array) -> Array:
-        along, _ = response(problem, x, z, y, held, *moves(problem, x, z, y))
-        by_y, by_x = slopes_of(problem, x, z, after)(y)
-        return by_x + moved_by(along, by_y)
+        along, _ = response(edges(problem, x, z, y), held, *moves(problem, x, z, y))
+        slopes = around(problem, x, z, y, after).slopes
+        return slopes.by_x + moved_by(along, slopes.by_y)
 
     return found._replace(p=mended(problem, problem.each(one, found.y, found.held)))
 
@@ -197,10 +215,14 @@ def stationary_policy(problem: ContinuousProblem, iteration: Iteration | None = 
         nothing = jnp.zeros((*shape, len(problem.states)))
         return iteration(problem, unknown, nothing, PLAIN, CLOSE)
     grid = problem.grids[0]
-    few = np.unique(np.linspace(0, grid.size - 1, FEW).round().astype(int))
-    coarse = problem.on((Grid(jnp.asarray(grid.values)[few], grid.outside),))
+    if grid.span is None:
+        few = np.unique(np.linspace(0, grid.size - 1, FEW).round().astype(int))
+        points: AnyArray = jnp.asarray(grid.values)[few]
+    else:  # where a point lies is then found without a search
+        points = grid.span.points(FEW)
+    coarse = problem.on((replace(grid, values=points),))
     nothing = jnp.zeros((*coarse.shape, 1))
-    found = iteration(coarse, unknown[:, few], nothing, PLAIN, ROUGH)
+    found = iteration(coarse, unknown[:, : coarse.sizes[0]], nothing, PLAIN, ROUGH)
     between = Marginal(found.p, monotone_slopes(coarse.nodes[:, 0], found.p[..., 0]))
 
     def begin(x: Array, z: Array) -> tuple[Array, Array]:
@@ -228,7 +250,7 @@ def iterated(
 
     def step(carry: _Search) -> _Search:
         last, p = carry.policy, carry.p
-        after, change = jax.linearize(partial(Marginal.smooth, problem), p)
+        after, change = Marginal.smooth(problem, p), smooth_change(problem, p)
         # A loop of one round or none: over a batch a condition would compute both of its branches.
         _, there = lax.while_loop(
             lambda c: c[0],
@@ -317,10 +339,10 @@ class Expansion(NamedTuple):
     def read(self, after: Marginal) -> Array:
         """Return discounted expected marginal values (z, n, w, d) where next states lie."""
         z = jnp.arange(self.node.shape[0])[:, None, None, None]
-        found = jnp.sum(after.values[z, self.node] * self.weight[..., None], 3)
+        found = jnp.sum(entries(after.values, z, self.node) * self.weight[..., None], 3)
         if after.slopes is None:
             return found
-        return found + jnp.sum(after.slopes[z, self.node] * self.tilt, 3)[..., None]
+        return found + jnp.sum(entries(after.slopes, z, self.node) * self.tilt, 3)[..., None]
 
     def solve(self, change: Change, wanted: Array, size: Array) -> Array:
         """Return the relative change (z, n, d) of marginal values that Newton's method makes."""
@@ -331,7 +353,7 @@ class Expansion(NamedTuple):
 
         wanted = jnp.where(jnp.isfinite(wanted), wanted, 0.0)
         most = jnp.max(jnp.abs(wanted))
-        e, _ = bicgstab(relative, wanted, wanted, INEXACT * most, jnp.int32(KRYLOV))
+        e, _ = bicgstab(relative, wanted, None, INEXACT * most, jnp.int32(KRYLOV))
         return e
 
     def moved(self, problem: ContinuousProblem, y: Array, after: Marginal) -> tuple[Array, Array]:
@@ -357,35 +379,34 @@ def expanded(
     """Expand around a policy that was `looked` for, or is near one that was."""
 
     def one(x: Array, z: Array, y: Array, held: Array, stuck: Array) -> tuple[Array, ...]:
-        slopes = slopes_of(problem, x, z, after)
+        def slopes(y: Array) -> tuple[tuple[Array, Array], Around]:
+            found = around(problem, x, z, y, after)
+            return (found.slopes.by_y, found.slopes.by_x), found
 
-        def both(y: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-            found = slopes(y)
-            return found, found
-
-        (bend, cross), (slope, slope_x) = jax.jacfwd(both, has_aux=True)(y)
+        (bend, cross), here = jax.jacfwd(slopes, has_aux=True)(y)
+        slope, slope_x, feasible = here.slopes
+        ends = edges(problem, x, z, y)
         at = Optimum(y, slope, slope_x, held, jnp.asarray(True))
         for j in reversed(range(y.size)):
             pull = at.slope_y[j] * held[j]
-            at = substitute(problem, j, x, z, at, jnp.where(pull < 0, 0, held[j]))
+            at = substitute(j, ends[j], at, jnp.where(pull < 0, 0, held[j]))
         by_x, by_y = moves(problem, x, z, y)
-        along, moved = response(problem, x, z, y, at.held, by_x, by_y)
+        along, moved = response(ends, at.held, by_x, by_y)
         idle = jnp.diag(jnp.where(at.held != 0, 1.0, 0.0))
         lever = -moved @ eliminate(moved.T @ bend @ moved + idle, moved.T)
-        cost = jnp.max(jnp.abs(jax.grad(problem.reward, 1)(x, y, z)))
+        cost = jnp.max(jnp.abs(slope - jnp.sum(here.pull[..., None] * by_y, (0, 1))))
         rest = jnp.max(jnp.abs(at.slope_y))
         # A choice in a kink of the reward has a slope left, and does not move.
         stuck = jnp.where(looked, rest > KINK * cost, stuck)
         lever = jnp.where(jnp.isfinite(lever) & ~stuck, lever, 0.0)
-        settled = (at.held == held).all() & (rest <= SETTLED * cost) & problem.feasible(x, y, z)
+        settled = (at.held == held).all() & (rest <= SETTLED * cost) & feasible
         chances = problem.chances(z)[:, None, None]
         turn = cross + jax.vmap(moved_by, (None, 1), 1)(along, bend)  # of p, in the choice
         reach = turn @ lever
         p = slope_x + moved_by(along, slope) + reach @ slope
         through = by_x + by_y @ (along + reach.T)
         carried = chances * jnp.swapaxes(through, 1, 2)
-        places = jax.vmap(partial(after.weights, problem.grids))(problem.following(x, y, z))
-        return p, at.held, slope, lever, chances * by_y, carried, *places, settled, stuck
+        return p, at.held, slope, lever, chances * by_y, carried, *here.places, settled, stuck
 
     p, *rest = problem.each(one, policy.y, policy.held, stuck)
     return Expansion(mended(problem, p), *rest)

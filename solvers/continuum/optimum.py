@@ -11,15 +11,17 @@ move with the state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from dpsolve.solvers.numerics.dense import eliminate
+from dpsolve.solvers.numerics.small_programs import entries
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .problem import ContinuousProblem
@@ -39,7 +41,13 @@ SHARES = (0.5, 0.05, 1e-3, 1e-6, 1e-9, 0.0, 0.95, 1 - 1e-3, 1 - 1e-9, 1.0)
 NEAR = 1e-12
 """How far from an end of its interval a choice may be by rounding, of their size."""
 
-Slopes = Callable[[Array], tuple[Array, Array]]
+
+class Slopes(NamedTuple):
+    """What is known of a concave objective at one choice: slopes in choice (m,) and state (d,)."""
+
+    by_y: Array
+    by_x: Array
+    feasible: Array
 
 
 class Optimum(NamedTuple):
@@ -63,23 +71,52 @@ class Optimum(NamedTuple):
     found: Array
 
 
-def _end(problem: ContinuousProblem, j: int, z: Array, which: int, x: Array, y: Array) -> Array:
-    """Return the lower (0) or upper (1) end of the interval of choice j."""
-    return problem.ends(j, x, y, z)[which]
+class Edge(NamedTuple):
+    """The lower and the upper end of one choice's interval, at one state and choice.
+
+    Attributes
+    ----------
+    at : array (2,)
+    by_x, by_y : array (2, d), (2, m)
+        Their derivatives in the state, and in the choices.
+    """
+
+    at: Array
+    by_x: Array
+    by_y: Array
+
+    def along(self, held: Array) -> tuple[Array, Array]:
+        """Return the derivatives (d,), (m,) of the end that holds the choice, 0 if none does."""
+        by_x, by_y = (
+            jnp.where(held > 0, slopes[1], jnp.where(held < 0, slopes[0], 0.0))
+            for slopes in (self.by_x, self.by_y)
+        )
+        return by_x, by_y
 
 
-def substitute(
-    problem: ContinuousProblem, j: int, x: Array, z: Array, at: Optimum, held: Array
-) -> Optimum:
+def edge(problem: ContinuousProblem, j: int, x: Array, z: Array, y: Array) -> Edge:
+    """Return the ends of choice j, and how they move."""
+
+    def both(x: Array, y: Array) -> tuple[Array, Array]:
+        ends = jnp.stack(problem.ends(j, x, y, z))
+        return ends, ends
+
+    (by_x, by_y), at = jax.jacfwd(both, (0, 1), has_aux=True)(x, y)
+    return Edge(at, by_x, by_y)
+
+
+def edges(problem: ContinuousProblem, x: Array, z: Array, y: Array) -> list[Edge]:
+    """Return those of every choice."""
+    return [edge(problem, j, x, z, y) for j in range(len(problem.choices))]
+
+
+def substitute(j: int, own: Edge, at: Optimum, held: Array) -> Optimum:
     """Put the end that holds choice j, if one does, in its place."""
-    low, high = (jax.jacfwd(partial(_end, problem, j, z, k), (0, 1))(x, at.y) for k in (0, 1))
-    own = at.slope_y[j]
-    along = [jnp.where(held > 0, up, jnp.where(held < 0, down, 0.0))
-             for down, up in zip(low, high, strict=True)]  # fmt: skip
+    slope = at.slope_y[j]
     # An end that does not hold may have no slope; where nothing is gained, nothing is to be added.
-    by_x, by_y = (jnp.where(held == 0, 0.0, own * a) for a in along)
+    by_x, by_y = (jnp.where(held == 0, 0.0, slope * a) for a in own.along(held))
     slope_y = at.slope_y + by_y
-    slope_y = jnp.where((jnp.arange(slope_y.size) == j) & (held != 0), 0.0, slope_y)
+    slope_y = jnp.where((np.arange(slope_y.size) == j) & (held != 0), 0.0, slope_y)
     return at._replace(slope_y=slope_y, slope_x=at.slope_x + by_x, held=at.held.at[j].set(held))
 
 
@@ -87,8 +124,7 @@ def best(
     problem: ContinuousProblem,
     x: Array,
     z: Array,
-    slopes: Slopes,
-    feasible: Callable[[Array], Array],
+    slopes: Callable[[Array], Slopes],
     near: Array,
 ) -> Optimum:
     """Return the best choice at one state.
@@ -99,109 +135,92 @@ def best(
     x, z : array (d,), int
         The state.
     slopes : function
-        From a choice (m,) to the slopes of a concave objective in choice (m,) and state (d,).
-    feasible : function
-        From a choice (m,) to bool.
+        From a choice (m,) to the slopes of a concave objective there.
     near : array (m,)
         Where to begin: the nearer the quicker. What is no number tells nothing.
     """
-    m = len(problem.choices)
-
-    def some(j: int, y: Array) -> tuple[Array, Array]:
-        """Return a choice j after which feasible ones were found, and whether any was."""
-        low, high = problem.ends(j, x, y, z)
-
-        def follow(choice: Array) -> Array:
-            later = y.at[j].set(choice)
-            return feasible(later) if j + 1 == m else some(j + 1, later)[1]
-
-        choice, ok = _first(follow, jnp.clip(near[j], low, high), low, high)
-        return choice, ok & (low <= high)
+    m, d = len(problem.choices), len(problem.states)
 
     def settle(j: int, y: Array) -> Optimum:
         """Make choices j, ... for given earlier ones."""
         if j == m:
-            slope_y, slope_x = slopes(y)
-            return Optimum(y, slope_y, slope_x, jnp.zeros(m, jnp.int32), feasible(y))
-        low, high = problem.ends(j, x, y, z)
-        high = jnp.maximum(low, high)
-        anchor, ok = some(j, y)
-
-        def trial(choice: Array) -> tuple[Array, Array]:
-            there = settle(j + 1, y.at[j].set(choice))
-            # What is infeasible lies beyond the feasible ones, which are an interval.
-            outwards = jnp.where(choice < anchor, jnp.inf, -jnp.inf)
-            slope = there.slope_y[j]
-            return jnp.where(there.found & ~jnp.isnan(slope), slope, outwards), there.found
-
-        choice = _root(trial, low, high, anchor)
-        there = settle(j + 1, y.at[j].set(choice))
-        slope = there.slope_y[j]
+            at = slopes(y)
+            return Optimum(y, at.by_y, at.by_x, jnp.zeros(m, jnp.int32), at.feasible)
+        own = edge(problem, j, x, z, y)
+        low, high = own.at[0], jnp.maximum(own.at[0], own.at[1])
+        unknown = Optimum(
+            y.at[j].set((low + high) / 2),
+            jnp.zeros(m),
+            jnp.zeros(d),
+            jnp.zeros(m, jnp.int32),
+            jnp.asarray(False),
+        )
+        there = _root(lambda c: settle(j + 1, y.at[j].set(c)), j, low, high, near[j], unknown)
+        choice, slope = there.y[j], there.slope_y[j]
         held = jnp.where(
             (choice >= high) & (slope > 0.0), 1, jnp.where((choice <= low) & (slope < 0.0), -1, 0)
         )
-        there = there._replace(found=there.found & ok)
-        return substitute(problem, j, x, z, there, held)
+        there = there._replace(found=there.found & (own.at[0] <= own.at[1]))
+        # The ends of a later choice move with the earlier ones alone.
+        return substitute(j, own, there, jnp.where(there.found, held, 0))
 
     return settle(0, jnp.zeros(m))
 
 
-def _first(
-    test: Callable[[Array], Array], guess: Array, low: Array, high: Array
-) -> tuple[Array, Array]:
-    """Return the first choice that passes a test, of a guess and of shares of an interval."""
-    shares = jnp.asarray((0.0, *SHARES))
-
-    def candidate(k: Array) -> Array:
-        return jnp.where(k == 0, guess, low + shares[k] * (high - low))
-
-    def proceed(carry: tuple[Array, Array]) -> Array:
-        k, ok = carry
-        return (k < len(SHARES)) & ~ok
-
-    def step(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        k = carry[0] + 1
-        return k, test(candidate(k))
-
-    k, ok = lax.while_loop(proceed, step, (jnp.int32(-1), jnp.asarray(False)))
-    return jnp.where(ok, candidate(k), candidate(jnp.int32(1))), ok
-
-
 def _root(
-    trial: Callable[[Array], tuple[Array, Array]], low: Array, high: Array, anchor: Array
-) -> Array:
-    """Return where a falling slope is zero, or the end of the interval beyond which that is.
+    trial: Callable[[Array], Optimum],
+    j: int,
+    low: Array,
+    high: Array,
+    guess: Array,
+    unknown: Optimum,
+) -> Optimum:
+    """Return the best of choices j in an interval, on which the slope falls.
 
-    From the anchor, a choice that is feasible, steps along secants go on until the slope's sign
-    changes or an end is reached. Then Chandrupatla (1997), Advances in Engineering Software 28:
-    inverse quadratic interpolation where it may be trusted, else bisection. An infinite slope is
-    bisected away from. What is returned is the feasible choice with the least slope that was tried.
+    The first choice is a feasible one: the guess, or the first that is of some shares of the
+    interval. From there, the anchor, steps along secants go on until the slope's sign changes or an
+    end is reached. Then Chandrupatla (1997), Advances in Engineering Software 28: inverse quadratic
+    interpolation where it may be trusted, else bisection. An infinite slope is bisected away from.
+    What is returned is the feasible choice with the least slope that was tried, or `unknown`.
     """
-    inf = jnp.asarray(jnp.inf)
+    inf, no = jnp.asarray(jnp.inf), jnp.asarray(False)
+    shares = jnp.asarray((*SHARES, 1.0))
 
     def step(carry: _Bracket) -> _Bracket:
-        slope, found = trial(carry.choice)
+        choice = carry.choice
+        there = trial(choice)
+        found, began = there.found, carry.k > 0
+        # What is infeasible lies beyond the feasible ones, which are an interval.
+        outwards = jnp.where(choice < carry.kept.y[j], jnp.inf, -jnp.inf)
+        slope = there.slope_y[j]
+        slope = jnp.where(found & ~jnp.isnan(slope), slope, outwards)
         better = found & (jnp.abs(slope) <= carry.least)
-        at_low, at_high = carry.choice <= low, carry.choice >= high
+        at_low, at_high = choice <= low, choice >= high
         held = found & ((at_low & (slope <= 0.0)) | (at_high & (slope >= 0.0)))
-        at = carry.after(slope, low, high)._replace(
-            good=jnp.where(better | held, carry.choice, carry.good),
-            least=jnp.where(better, jnp.abs(slope), carry.least),
-        )
-        choice = at.next(SMALL * (high - low))
+        at = carry.after(slope, low, high)
+        ahead = at.next(SMALL * (high - low))
         size = jnp.maximum(jnp.abs(at.a), jnp.abs(at.b)) + SMALL * (high - low)
-        close = jnp.isfinite(at.fc) & (jnp.abs(choice - at.a) <= 2 * EPS * size)
+        close = jnp.isfinite(at.fc) & (jnp.abs(ahead - at.a) <= 2 * EPS * size)
         closed = jnp.abs(at.b - at.a) <= 4 * EPS * size
-        return at._replace(choice=choice, done=held | (slope == 0.0) | close | closed)
+        done = held | (slope == 0.0) | close | closed
+        begins = began | found
+        share = entries(shares, jnp.clip(carry.k + len(SHARES), 0, len(SHARES)))
+        return at._replace(
+            k=jnp.where(begins, at.k, carry.k + 1),
+            choice=jnp.where(begins, ahead, low + share * (high - low)),
+            kept=jax.tree.map(partial(jnp.where, better | held), there, carry.kept),
+            least=jnp.where(better, jnp.abs(slope), carry.least),
+            done=jnp.where(begins, done, carry.k >= 0),
+        )
 
     def proceed(carry: _Bracket) -> Array:
         return ~carry.done & (carry.k < HALVINGS)
 
-    no = jnp.asarray(False)
-    begin = _Bracket(
-        jnp.int32(0), anchor, anchor, inf, anchor, inf, anchor, inf, no, anchor, inf, no
-    )
-    return lax.while_loop(proceed, step, begin).good
+    known = ~jnp.isnan(guess)
+    first = jnp.where(known, jnp.clip(guess, low, high), low + SHARES[0] * (high - low))
+    k = jnp.where(known, 0, 1) - len(SHARES)
+    begin = _Bracket(k, first, first, inf, first, inf, first, inf, no, unknown, inf, no)
+    return lax.while_loop(proceed, step, begin).kept
 
 
 class _Bracket(NamedTuple):
@@ -210,7 +229,8 @@ class _Bracket(NamedTuple):
     Attributes
     ----------
     k : int
-        Trials made.
+        Trials made since the first that was feasible; less than that for each share of the interval
+        that is left to look for one.
     choice : float
         The next one.
     a, fa : float
@@ -220,8 +240,10 @@ class _Bracket(NamedTuple):
     c, fc : float
         The one before, on the side of a; an infinite slope where there is none.
     tried : bool
-    good, least : float
-        The feasible choice with the least slope, and that slope's size.
+    kept : Optimum
+        What was found of the feasible choice with the least slope.
+    least : float
+        That slope's size.
     done : bool
     """
 
@@ -234,18 +256,18 @@ class _Bracket(NamedTuple):
     c: Array
     fc: Array
     tried: Array
-    good: Array
+    kept: Optimum
     least: Array
     done: Array
 
     def after(self, slope: Array, low: Array, high: Array) -> _Bracket:
         """Return the bracket when the next choice has been tried."""
-        first, rises = self.k == 0, slope > 0
+        first, rises = self.k <= 0, slope > 0
         across = ~first & (jnp.sign(slope) != jnp.sign(self.fa))
         c, fc = (jnp.where(across, *pair) for pair in ((self.b, self.a), (self.fb, self.fa)))
         b, fb = (jnp.where(across, *pair) for pair in ((self.a, self.b), (self.fa, self.fb)))
         return self._replace(
-            k=self.k + 1,
+            k=jnp.maximum(self.k, 0) + 1,
             a=self.choice,
             fa=slope,
             b=jnp.where(first, jnp.where(rises, high, low), b),
@@ -257,38 +279,41 @@ class _Bracket(NamedTuple):
 
     def next(self, small: Array) -> Array:
         """Return the next choice, between a and b; a first step is a `small` one."""
-        _, _, a, fa, b, fb, c, fc, tried, *_ = self
-        xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
-        trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
-        smooth = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (
-            fc - fb
-        )
-        share = jnp.where(trusted & jnp.isfinite(smooth), smooth, 0.5)
+        a, fa, b, fb, c, fc, tried = self[2:9]
+        width, across = jnp.abs(b - a), c - b
+        outwards = jnp.isinf(fb) & jnp.isfinite(fa)
         two = jnp.isinf(fc) & jnp.isfinite(fa) & jnp.isfinite(fb)
-        share = jnp.where(two, fa / (fa - fb), share)
-        near = EPS * jnp.maximum(jnp.abs(a), jnp.abs(b)) / jnp.abs(b - a)
-        share = jnp.clip(share, jnp.minimum(near, 0.5), 1.0 - jnp.minimum(near, 0.5))
+        level = across * (fc - fb) ** 2
+        trusted = (((fa - fb) * across) ** 2 < (a - b) * level) & (
+            ((fc - fa) * across) ** 2 < (c - a) * level
+        )
+        # One quotient serves all cases, for each would be computed in a loop of its own.
+        over = fa * (fc * (b - a) * (fc - fa) - (c - a) * fb * (fb - fa))
+        under = (fb - fa) * (fb - fc) * (b - a) * (fc - fa)
+        over = jnp.where(outwards, fa * (a - c), jnp.where(two, fa, over))
+        under = jnp.where(outwards, fa - fc, jnp.where(two, fa - fb, under))
+        ratio = over / under
+        share = jnp.where(two | (trusted & jnp.isfinite(ratio)), ratio, 0.5)
+        near = jnp.minimum(EPS * jnp.maximum(jnp.abs(a), jnp.abs(b)), 0.5 * width)
+        inside = jnp.clip(share * width, near, width - near)
         # Where there is no slope across, along the secant: not too far, and to the end at most.
-        most = jnp.where(tried, 0.5, 1.0) * jnp.abs(b - a)
-        line = jnp.where(self.k > SECANTS, 2.0, 1.0) * jnp.abs(fa * (a - c) / (fa - fc))
+        line = jnp.where(self.k > SECANTS, 2.0, 1.0) * jnp.abs(ratio)
         longest = GROWTH * jnp.abs(a - c)
         line = jnp.where(jnp.isnan(line), longest, jnp.minimum(line, longest))
+        most = jnp.where(tried, 0.5, 1.0) * width
         line = jnp.minimum(jnp.where(jnp.isinf(fc), small, line), most)
-        ahead = jnp.where(line < jnp.abs(b - a), a + jnp.sign(b - a) * line, b)
-        return jnp.where(jnp.isinf(fb) & jnp.isfinite(fa), ahead, a + share * (b - a))
+        step = jnp.where(outwards, line, inside)
+        return jnp.where(outwards & (line >= width), b, a + jnp.sign(b - a) * step)
 
 
-def holding(problem: ContinuousProblem, x: Array, z: Array, y: Array) -> tuple[Array, Array]:
+def holding(ends: Sequence[Edge], y: Array) -> tuple[Array, Array]:
     """Tell which choices (m,) lie at the lower end of their interval, and which at the upper."""
-    ends = [problem.ends(j, x, y, z) for j in range(len(problem.choices))]
-    low, high = (jnp.stack([e[k] for e in ends]) for k in (0, 1))
+    low, high = (jnp.stack([own.at[k] for own in ends]) for k in (0, 1))
     near = NEAR * (1.0 + jnp.abs(low) + jnp.abs(high))
     return y <= low + near, y >= high - near
 
 
-def response(
-    problem: ContinuousProblem, x: Array, z: Array, y: Array, held: Array, by_x: Array, by_y: Array
-) -> tuple[Array, Array]:
+def response(ends: Sequence[Edge], held: Array, by_x: Array, by_y: Array) -> tuple[Array, Array]:
     r"""Return how the choices (m, d) move with the state: along the ends that hold them.
 
     And how they move (m, m) with the free ones among them.
@@ -298,35 +323,32 @@ def response(
 
     Parameters
     ----------
+    ends : Edge of each choice
     held : int array (m,)
         Which choices are held by an end.
     by_x, by_y : array (w, d, d), (w, d, m)
         Derivatives of the next states.
     """
-    m, d = len(problem.choices), len(problem.states)
+    m = len(ends)
     free = held == 0
     rows: list[Array] = []
     through: list[Array] = []  # how each choice moves with the free ones
-    for j in range(m):
-        low, high = (jax.jacfwd(partial(_end, problem, j, z, k), (0, 1))(x, y) for k in (0, 1))
-        end_x, end_y = (
-            jnp.where(held[j] > 0, up, jnp.where(held[j] < 0, down, 0.0))
-            for down, up in zip(low, high, strict=True)
-        )
-        row, own = end_x, jnp.where(free[j], jnp.eye(m)[j], 0.0)
+    for j, own in enumerate(ends):
+        row, end_y = own.along(held[j])
+        moved = jnp.where(free[j], jnp.asarray(np.eye(m)[j]), 0.0)
         for k in range(j):
             row = row + end_y[k] * rows[k]
-            own = own + end_y[k] * through[k]
-        rows.append(jnp.where(free[j], jnp.zeros(d), row))
-        through.append(own)
+            moved = moved + end_y[k] * through[k]
+        rows.append(jnp.where(free[j], 0.0, row))
+        through.append(moved)
     along, moved = jnp.stack(rows), jnp.stack(through)
     # Least squares over the draws, of the free choices alone.
     shift = by_x + by_y @ along  # (w, d, d)
     lever = by_y @ moved  # (w, d, m)
     normal = jnp.einsum("wdj,wdk->jk", lever, lever)
-    size = jnp.trace(normal)
-    normal = normal + jnp.diag(jnp.where(jnp.diag(normal) > 1e-14 * size, 1e-14 * size, 1.0))
+    diagonal = jnp.diag(normal)
+    idle = diagonal <= 1e-14 * jnp.sum(diagonal)
+    normal = normal + jnp.diag(jnp.where(idle, 1.0, 1e-14 * jnp.sum(diagonal)))
     wanted = -eliminate(normal, jnp.einsum("wdj,wde->je", lever, shift))
-    idle = jnp.diag(jnp.einsum("wdj,wdk->jk", lever, lever)) <= 1e-14 * size
     wanted = jnp.where((idle | ~free)[:, None], 0.0, wanted)
     return along + moved @ wanted, moved

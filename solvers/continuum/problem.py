@@ -34,6 +34,8 @@ from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.named_arguments.order import ancestors
 from dpsolve.solvers.named_arguments.positions import SUFFIX
 from dpsolve.solvers.named_arguments.reading import looks_up
+from dpsolve.solvers.numerics.small_programs import entries
+from dpsolve.solvers.numerics.tracing import namespace
 from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.probability.probabilities import normalised
 
@@ -107,7 +109,12 @@ class ContinuousProblem:
     @property
     def box(self) -> tuple[Array, Array]:
         """Least and greatest of the continuous states (d,)."""
-        return self.nodes[0], self.nodes[-1]
+        xp = namespace([grid.values for grid in self.grids])
+        bottom, top = (
+            jnp.asarray(xp.stack([grid.values[k] for grid in self.grids]), jnp.float64)
+            for k in (0, -1)
+        )
+        return bottom, top
 
     def each(self, f: Callable[..., Any], *arrays: Any) -> Any:
         """Apply a function of x, z and entries of arrays (z, n, ...) at every state."""
@@ -134,7 +141,7 @@ class ContinuousProblem:
     # -- the model's functions ------------------------------------------------------------------
 
     def _env(self, x: Array, y: Array, z: Array) -> dict[str, Array]:
-        env = {n: values[z] for n, values in self.members.items()}
+        env = {n: entries(values, z) for n, values in self.members.items()}
         env |= {n: x[i] for i, n in enumerate(self.states)}
         env |= {n: y[j] for j, n in enumerate(self.choices)}
         return env if self.t is None else env | {"t": jnp.asarray(self.t)}
@@ -208,13 +215,18 @@ class ContinuousProblem:
 
     def feasible(self, x: Array, y: Array, z: Array) -> Array:
         """Tell whether a choice is allowed, and pays more than -inf."""
-        reward = self.reward(x, y, z)
-        return self.allowed(x, y, z) & (jnp.isfinite(reward) | (reward == jnp.inf))
+        return self.allowed(x, y, z) & pays(self.reward(x, y, z))
 
-    def allowed(self, x: Array, y: Array, z: Array) -> Array:
-        """Tell whether the conditions hold, and no next state is off a side that forbids it."""
+    def allowed(self, x: Array, y: Array, z: Array, there: Array | None = None) -> Array:
+        """Tell whether the conditions hold, and no next state is off a side that forbids it.
+
+        The next states (w, d) need not be found again where they are known.
+        """
         env = self._env(x, y, z)
-        fine = self._stays_inside(x, y, z)
+        fine = jnp.asarray(True)
+        if watched := [i for i, n in enumerate(self.states) if self._may_leave(n)]:
+            there = self.following(x, y, z) if there is None else there
+            fine = self._inside(there, watched)
         for f in self.model.conditions:
             draws, _ = self._draws(self._shocks(f), env)
             if draws:
@@ -224,12 +236,8 @@ class ContinuousProblem:
                 fine = fine & self._call(f, env)
         return fine
 
-    def _stays_inside(self, x: Array, y: Array, z: Array) -> Array:
-        watched = [i for i, n in enumerate(self.states) if self._may_leave(n)]
+    def _inside(self, there: Array, watched: list[int]) -> Array:
         fine = jnp.asarray(True)
-        if not watched:
-            return fine
-        there = self.following(x, y, z)
         for i in watched:
             low, high = self.box[0][i], self.box[1][i]
             touch = ROUNDED * (jnp.abs(low) + jnp.abs(high))
@@ -396,6 +404,11 @@ class ContinuousProblem:
         return replace(self, grids=grids, nodes=_mesh(grids))
 
 
+def pays(reward: Array) -> Array:
+    """Tell whether a reward is more than -inf, and a number; +inf is told of elsewhere."""
+    return jnp.isfinite(reward) | (reward == jnp.inf)
+
+
 def _ranges_over(model: Model, choice: str, state: str) -> bool:
     """Tell whether a choice is made from the range of a state; one on a grid is, by dp.certify."""
     spec = model.choices[choice]
@@ -403,8 +416,10 @@ def _ranges_over(model: Model, choice: str, state: str) -> bool:
 
 
 def _mesh(grids: tuple[Grid, ...]) -> Array:
-    axes = [jnp.asarray(grid.values, jnp.float64) for grid in grids]
-    return jnp.stack([x.ravel() for x in jnp.meshgrid(*axes, indexing="ij")], -1)
+    axes = [grid.values for grid in grids]
+    xp = namespace(axes)
+    meshes = xp.meshgrid(*axes, indexing="ij")
+    return jnp.asarray(xp.stack([x.ravel() for x in meshes], -1), jnp.float64)
 
 
 def _discounts(model: Model, members: Mapping[str, Array], n: int, t: ArrayLike | None) -> Array:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from dpsolve.solvers.numerics.small_programs import mapped
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .barren import filled, unreachable
@@ -191,7 +192,7 @@ def refute_terminal(
     x, z = jnp.tile(x, (n_z, 1)), jnp.repeat(jnp.arange(n_z), x.shape[0])
     scale = 64 * EPS * jnp.max(jnp.sum(jnp.abs(lines.slope * problem.nodes), -1))
     nothing = jnp.full((x.shape[0], len(problem.choices)), jnp.nan)
-    violation, at = _worst(lax.map(one, (x, z), batch_size=512) - scale, x, z, nothing)
+    violation, at = _worst(mapped(one, (x, z), 512) - scale, x, z, nothing)
     return Refutation(told.by.at[-1].set(violation), told.at.at[-1].set(at), told.strange)
 
 
@@ -285,7 +286,7 @@ def halfway(
     if not flat[0].shape[0]:
         nothing = jnp.concatenate([z[0][None].astype(jnp.float64), x[0], choices[0, 0]])
         return -jnp.ones(3), jnp.stack([nothing] * 3)
-    found = lax.map(one, flat, batch_size=512)
+    found = mapped(one, flat, 512)
     middle, half = (flat[0] + flat[3]) / 2, (flat[1] + flat[4]) / 2
     by, at = zip(*(_worst(v, middle, flat[6], half) for v in found), strict=True)
     return jnp.stack(by), jnp.stack(at)
@@ -324,7 +325,7 @@ def _upper(
 
     n, c, m = choices.shape
     flat = (jnp.repeat(x, c, 0), jnp.repeat(z, c), choices.reshape(n * c, m), ok.ravel())
-    return _worst(lax.map(one, flat, batch_size=512), *flat[:3])
+    return _worst(mapped(one, flat, 512), *flat[:3])
 
 
 def _lower(
@@ -411,7 +412,7 @@ def _planes(
         usable = usable & jnp.isfinite(reward[z])
         return jnp.where(ok, jnp.max(jnp.where(usable, above, -jnp.inf)), -jnp.inf)
 
-    return _worst(lax.map(one, flat, batch_size=512), *flat[:3])
+    return _worst(mapped(one, flat, 512), *flat[:3])
 
 
 def _worst(violation: Array, x: Array, z: Array, y: Array) -> tuple[Array, Array]:

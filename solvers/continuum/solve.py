@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Certifies, Concavity, Outcome
 
@@ -18,12 +17,13 @@ from .between import falls_short, optimal_choices, widths
 from .bounds import (
     Lines,
     borrowed,
+    bounds_for_ever,
     contracts,
     free_disposal,
-    lower_bound,
+    local,
     lower_step,
+    resolvent,
     tightened,
-    upper_bound,
     upper_step,
 )
 from .cells import Marginal
@@ -89,6 +89,7 @@ def certified(
     y: Array,
     lower: Array,
     lines: Lines,
+    inverse: Array | None = None,
     later: tuple[Array, Array] | None = None,
     after: Array | None = None,
 ) -> Certified:
@@ -98,6 +99,8 @@ def certified(
     ----------
     y, lower, lines
         A policy, its lower bound and an upper one.
+    inverse : array (z, z'), optional
+        Without a horizon, of one less the discounts.
     later : (array (z,), array (z,)), optional
         With a horizon, what the next period's interpolated lower bound falls short, and its policy
         may earn less than that.
@@ -113,11 +116,11 @@ def certified(
     # interpolated between nodes earns at least l - (I - D)^-1 D e; over a horizon l less the
     # discounted e of the periods that follow.
     weights = problem.weights
-    if later is None:
+    if inverse is not None:
         short = falls_short(problem, chords, wide.between, lines)
-        beyond = solve(jnp.eye(weights.shape[0]) - weights, weights @ short)
+        beyond = inverse @ (weights @ short)
     else:
-        beyond = weights @ sum(later)
+        beyond = weights @ sum(later or ())
     beyond = jnp.where(escapes(problem, dead if after is None else after), jnp.inf, beyond)
     loss = wide.between + jnp.max(beyond)
     return Certified(y, lower, upper, lines, wide.between, error, loss, beyond)
@@ -164,18 +167,23 @@ def solve_and_test(
     method : str
         With ``auto`` or ``egm`` choices are found on an endogenous grid, where that applies.
     """
-    run = _for_ever if problem.model.horizon is None else _over_a_horizon
-    found, told = run(problem, given, proved, method in ("auto", "egm"))
-    return found | grids(problem) | {"fault": fault(problem)}, told
+    endogenous = method in ("auto", "egm")
+    if problem.model.horizon is None:
+        inverse = resolvent(problem.weights)
+        found, told = _for_ever(problem, given, proved, endogenous, inverse)
+    else:
+        inverse = None
+        found, told = _over_a_horizon(problem, given, proved, endogenous)
+    return found | grids(problem) | {"fault": fault(problem, inverse)}, told
 
 
-def fault(problem: ContinuousProblem) -> Array:
+def fault(problem: ContinuousProblem, inverse: Array | None = None) -> Array:
     """Return the code of what is wrong with the model's own numbers, or that nothing is."""
     model, horizon = problem.model, problem.model.horizon
     code = jnp.int32(Outcome.SOLVED)
     if horizon is None:
         weights = problem.weights
-        discounts = contracts(weights)
+        discounts = contracts(weights, inverse)
     else:
         weights = jax.vmap(lambda t: problem.at(t).weights)(jnp.arange(int(horizon)))
         discounts = (weights >= 0.0).all()
@@ -260,25 +268,26 @@ def named(
 
 
 def _for_ever(
-    problem: ContinuousProblem, given: Array | None, proved: bool, endogenous: bool
+    problem: ContinuousProblem,
+    given: Array | None,
+    proved: bool,
+    endogenous: bool,
+    inverse: Array,
 ) -> tuple[dict[str, Array], Refutation]:
     found = stationary(problem) if endogenous else None
     policy, poor = worthless(problem, found or stationary_policy(problem))
-    y, dead = kept_alive(problem, policy.y, poor)
-    lower = own = lower_bound(problem, y, dead)
-    lines = upper_bound(problem, policy, jnp.where(dead, 0.0, lower))
+    kept = [kept_alive(problem, policy.y, poor)]
+    if given is not None:
+        kept.append(kept_alive(problem, given, poor, move=False))
+    lowers, lines = bounds_for_ever(problem, policy, kept, inverse)
     told = Refutation.none(problem)
     if not proved:
-        told = refute(problem, y, (lower, lower), (lines, lines), poor)
-    if given is not None:
-        y, dead = kept_alive(problem, given, poor, move=False)
-        own = lower_bound(problem, y, dead)
-    at = certified(problem, y, own, lines)
+        told = refute(problem, kept[0][0], (lowers[0], lowers[0]), (lines, lines), poor)
+    y, dead = kept[-1]
+    at = certified(problem, y, lowers[-1], lines, inverse)
     share: dict[str, Array] = {}
     if (utility := utility_of(problem)) is not None:
-        n_z = problem.shape[0]
-        periods = solve(jnp.eye(n_z) - problem.weights, jnp.ones(n_z))
-        share = {EQUIVALENT: share_of(utility, at.loss, periods, *at.extremes)}
+        share = {EQUIVALENT: share_of(utility, at.loss, jnp.sum(inverse, 1), *at.extremes)}
     return named(problem, at, lines, policy.found, poor) | share | {
         "error_bound": at.error,
         "policy_loss": at.loss,
@@ -319,7 +328,7 @@ def _over_a_horizon(
         policy, poor = worthless(problem, found)
         kept, dead = kept_alive(problem, policy.y, poor, jnp.isneginf(after.lower))
         lower = own = lower_step(problem, kept, after.lower, dead)
-        lines = upper_step(problem, policy, after.lines)
+        lines = upper_step(problem, local(problem, policy.y), after.lines)
         lowers, both = (lower, after.lower), (lines, after.lines)
         told = Refutation.none(problem)
         if not proved:
@@ -328,7 +337,7 @@ def _over_a_horizon(
         if y is not None:
             kept, dead = kept_alive(problem, y, poor, later, move=False)
             own = lower_step(problem, kept, after.own, dead)
-        at = certified(problem, kept, own, lines, (after.short, after.beyond), later)
+        at = certified(problem, kept, own, lines, None, (after.short, after.beyond), later)
         out = named(problem, at, after.lines, policy.found, poor)
         out |= {"error_bound": at.error, "policy_loss": at.loss}
         out |= {HELD: policy.held, SLOPES: jnp.where(dead.any(), jnp.nan, policy.p)}

@@ -21,7 +21,7 @@ from .tracing import EPS
 def bicgstab(
     apply: Callable[[Array], Array],
     b: Array,
-    x0: Array,
+    x0: Array | None,
     tol: Array,
     max_iter: Array,
     over: Reductions = ALONE,
@@ -36,7 +36,8 @@ def bicgstab(
     apply : function
         ``L``, from arrays (...) to arrays (...).
     b, x0 : array (...)
-        Right-hand side and start, of one shape.
+        Right-hand side and start, of one shape. Without a start it is 0, the residual is that of
+        the recursion, for the caller to look at, and `b` is returned where nothing is gained.
     tol : float
         Sup-norm of the residual to reach.
     max_iter : int
@@ -68,7 +69,8 @@ def bicgstab(
     def safe(numerator: Array, denominator: Array) -> Array:
         return numerator / jnp.where(denominator == 0.0, jnp.inf, denominator)
 
-    r0 = b - operator(x0) if residual is None else residual
+    checked, x0 = x0 is not None, jnp.zeros_like(b) if x0 is None else x0
+    r0 = residual if residual is not None else b - operator(x0) if checked else b
     shadow = r0
     one = jnp.ones(())
 
@@ -97,7 +99,9 @@ def bicgstab(
     zero = jnp.zeros_like(r0)
     start = norm(r0)
     carry: tuple[Array, ...] = (jnp.int32(0), start, x0, r0, zero, zero, one, one, one)
-    k, _, x, *_ = lax.while_loop(proceed, step, carry)
+    k, left, x, *_ = lax.while_loop(proceed, step, carry)
+    if not checked:
+        return jnp.where(left < start, x, b), k
 
     def judge(c: tuple[Array, Array]) -> tuple[Array, Array]:
         return jnp.where(norm(b - operator(c[0])) < start, c[0], x0), jnp.asarray(True)

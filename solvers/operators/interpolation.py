@@ -17,7 +17,8 @@ from jax import Array
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.named_arguments.order import ancestors
 from dpsolve.solvers.numerics.given import MOST
-from dpsolve.solvers.numerics.tracing import EPS
+from dpsolve.solvers.numerics.small_programs import entries
+from dpsolve.solvers.numerics.tracing import EPS, namespace
 
 from .named_arrays import NamedArray, add, greatest, multiply, take, where
 
@@ -96,7 +97,7 @@ def _segment(spec: Grid, x: NamedArray) -> Location:
         zero = NamedArray(jnp.zeros(value.shape, jnp.int32), x.dims)
         return Location(zero, None, NamedArray(gap, x.dims))
     index = segment_index(spec, points, value)
-    left, right = points[index], points[index + 1]
+    left, right = entries(points, index), entries(points, index + 1)
     weight = (value - left) / (right - left)
     if spec.outside != "extrapolate":
         weight = jnp.clip(weight, 0.0, 1.0)
@@ -115,17 +116,18 @@ def segment_index(spec: Grid, points: Array, value: Array) -> Array:
     otherwise. At a grid point the two would belong to different segments, which is a whole step
     off; so the border is where no value lies but by chance.
     """
-    n = spec.size
-    units = UNITS * jnp.maximum(jnp.abs(points[0]), jnp.abs(points[-1]))
-    value = value + jnp.minimum(units, ASIDE * jnp.min(jnp.diff(points)))
+    n, own = spec.size, spec.values
+    xp = namespace(own)
+    units = UNITS * xp.maximum(xp.abs(own[0]), xp.abs(own[-1]))
+    value = value + xp.minimum(units, ASIDE * xp.min(xp.diff(own)))
     if spec.span is None:
         found = jnp.searchsorted(points, value, side="right").astype(jnp.int32) - 1
         return jnp.clip(found, 0, n - 2)
     u = spec.span.share(value) * (n - 1)
     guess = jnp.clip(jnp.where(jnp.isnan(u), 0.0, jnp.floor(u)), 0, n - 2).astype(jnp.int32)
     # The closed form is off by one at most, by rounding near a grid point.
-    guess = guess - (value < points[guess]).astype(jnp.int32)
-    guess = guess + (value >= points[jnp.clip(guess + 1, 0, n - 1)]).astype(jnp.int32)
+    guess = guess - (value < entries(points, guess)).astype(jnp.int32)
+    guess = guess + (value >= entries(points, guess + 1)).astype(jnp.int32)
     return jnp.clip(guess, 0, n - 2)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.scipy.special import ndtr as traced_ndtr
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
@@ -180,17 +180,22 @@ def rouwenhorst(
     mean = check_ar1("rouwenhorst", n, rho, sigma, mu, mean)
     xp = namespace(rho, sigma, mean)
     p = (1.0 + rho) / 2.0
-    matrix = xp.ones((1, 1))
-    for m in range(2, n + 1):
-        matrix = (
-            p * xp.pad(matrix, ((0, 1), (0, 1)))
-            + (1 - p) * xp.pad(matrix, ((0, 1), (1, 0)))
-            + (1 - p) * xp.pad(matrix, ((1, 0), (0, 1)))
-            + p * xp.pad(matrix, ((1, 0), (1, 0)))
-        )
-        inner = np.ones(m)
-        inner[1:-1] = 0.5  # the recursion counts every inner row twice
-        matrix = matrix * inner[:, None]
+    row = np.arange(n)
+
+    def grown(m: Any, matrix: Any) -> Any:
+        """Return the matrix of m values, in a corner of (n, n), from that of m - 1."""
+        below = xp.pad(matrix, ((1, 0), (0, 0)))[:-1]
+        beside, across = (xp.pad(x, ((0, 0), (1, 0)))[:, :-1] for x in (matrix, below))
+        found = p * matrix + (1 - p) * beside + (1 - p) * below + p * across
+        inner = (row >= 1) & (row < m - 1)  # the recursion counts every inner row twice
+        return found * xp.where(inner, 0.5, 1.0)[:, None]
+
+    matrix = xp.asarray((row[:, None] == 0) & (row == 0), np.float64)
+    if xp is np:
+        for m in range(2, n + 1):
+            matrix = grown(m, matrix)
+    else:
+        matrix = lax.fori_loop(2, n + 1, grown, matrix)
     width = sigma * xp.sqrt((n - 1) / (1.0 - rho**2))
     values = mean + width * np.linspace(-1.0, 1.0, n)
     return Markov(values, normalised(matrix))

@@ -38,6 +38,7 @@ from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import Numpy
+from dpsolve.solvers.numerics.small_programs import mapped
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.probability.markov import Markov
 from dpsolve.solvers.solution import Problem, Solution
@@ -221,9 +222,7 @@ def _program(problem: Problem, candidates: tuple[str, ...]) -> Callable[..., dic
         equation = EulerEquation(cast("Model", model_of(problem, parameters)), decisions)
         later = _later(equation)
         each = partial(_at, equation, candidates, later)
-        found: dict[str, Any] = lax.map(
-            lambda one: each(*one), (t, x, z), batch_size=min(SIDE_BY_SIDE, len(x))
-        )
+        found: dict[str, Any] = mapped(lambda one: each(*one), (t, x, z), SIDE_BY_SIDE)
         return found
 
     return jax.jit(run)

@@ -82,18 +82,16 @@ def solve_on_one_device(
     # Where nothing can ask for derivatives, none are prepared.
     derivatives = bool(chosen.differentiated_by) or not is_concrete(values)
     static = Sizes(sizes.items())
-    continuous = chosen.tol is not None and has_interval(factory, static)
+    interval = has_interval(factory, static)
+    continuous = chosen.tol is not None and interval
     compiled = shared_options(chosen) if continuous else chosen
-    program, dims = one_point(factory, static, compiled, derivatives)
-    known, name = False, signature(factory).name
+    name = signature(factory).name
     with compile_clock() as compiling:
         forecast = 0.0
+        # A proof spares what tests concavity, and is made before anything is traced.
+        known = interval and is_concrete(values) and bool(proved(factory, sizes, values))
+        program, dims = one_point(factory, static, compiled, derivatives, known)
         traced = None if dims or not is_concrete(values) else program.trace(values)
-        # Only the trace tells whether choices are continuous; then a proof spares what tests it.
-        if "certifies" in dims and is_concrete(values) and proved(factory, sizes, values):
-            known = True
-            program, dims = one_point(factory, static, compiled, derivatives, known)
-            traced = None if dims else program.trace(values)
         if traced is not None:  # the trace is kept, and not made again by the call
             forecast = tell_compiling(name, traced)
         arrays = program(values)

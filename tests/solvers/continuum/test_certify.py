@@ -7,7 +7,7 @@ import pytest
 
 import dpsolve as dp
 from dpsolve.solvers.continuum.between import widths
-from dpsolve.solvers.continuum.bounds import lower_bound, tightened, upper_bound
+from dpsolve.solvers.continuum.bounds import bounds_for_ever, resolvent, tightened
 from dpsolve.solvers.continuum.equivalent import Utility, share_of, utility_of
 from dpsolve.solvers.continuum.euler import stationary_policy
 from dpsolve.solvers.continuum.problem import read_problem
@@ -61,8 +61,8 @@ def test_bounds_hold_everywhere_against_a_closed_form(n_k, width, middle):
     @jax.jit
     def found():
         policy = stationary_policy(problem)
-        lower = lower_bound(problem, policy.y)
-        lines = upper_bound(problem, policy, lower)
+        kept = [(policy.y, False)]
+        (lower,), lines = bounds_for_ever(problem, policy, kept, resolvent(problem.weights))
         upper = tightened(problem, lines)
         return lower, upper, lines, widths(problem, lower, upper, lines)
 
