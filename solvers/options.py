@@ -16,6 +16,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "pi": ("policy", "hpi", "howard", "policy_iteration", "howard_policy_iteration"),
     "opi": ("optimistic", "mpi", "modified", "optimistic_policy_iteration",
             "modified_policy_iteration"),
+    "egm": ("endogenous_grid", "endogenous_grid_method"),
 }  # fmt: skip
 
 # What is maximised, and what else it is called.
@@ -66,7 +67,9 @@ class SolveOptions:
         solved as soon as it is certified. See :meth:`tolerance`.
     method : str
         ``auto``, ``vi`` (value iteration), ``pi`` (Howard policy iteration with a Krylov inner
-        solver) or ``opi`` (optimistic policy iteration). None changes what is certified. Names of
+        solver) or ``opi`` (optimistic policy iteration); for continuous choices ``auto``, or
+        ``egm`` (the endogenous grid method), which ``auto`` takes where it applies, and which is
+        refused where it does not. None changes what is certified. Names of
         the literature mean these, and are kept as these: ``howard`` and ``policy_iteration`` are
         ``pi``, ``vfi`` and ``value_iteration`` are ``vi``, ``modified`` and ``mpi`` are ``opi``.
     max_iter : int

@@ -25,6 +25,7 @@ if "jax" in sys.modules:
 # and half of the rest without the fusion emitters, where jaxlib still has what they replaced (it
 # ends the process at a flag that it does not know). Python 3.13 and SLURM's jobs test these.
 flags = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+flags.append("--xla_cpu_parallel_codegen_split_count=1")  # the cores have a worker each
 if metadata.version("jaxlib").startswith("0.10."):
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
@@ -41,6 +42,9 @@ if OWN_PROGRAMS not in os.environ.get("DPSOLVE_CACHE", ""):
     os.environ["DPSOLVE_CACHE"] = tempfile.mkdtemp(prefix=OWN_PROGRAMS)
     atexit.register(shutil.rmtree, os.environ["DPSOLVE_CACHE"], ignore_errors=True)
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+
+# Programs are many small objects that stay: looking through them at every turn costs a tenth.
+gc.set_threshold(20_000, 20, 50)
 
 # Whether compiling is long enough to be told of depends on the machine, and on what else it does.
 logging.getLogger("dpsolve.waiting").setLevel("WARNING")

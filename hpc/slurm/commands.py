@@ -186,6 +186,12 @@ _DEVICES = frozenset({
     "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "NPROC",
 })  # fmt: skip
 
+# Set by this package and by JAX, not by the user, and without a say in any number.
+_OURS = frozenset({
+    "JAX_ENABLE_X64", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "TF_CPP_MIN_LOG_LEVEL",
+})  # fmt: skip
+
 
 def clean_environment() -> dict[str, str]:
     """Return the environment that jobs are given: without what must not decide how they compute.
@@ -203,7 +209,7 @@ def clean_environment() -> dict[str, str]:
 
 def kept_back() -> str:
     """Return which settings of this shell jobs are not given, in words; or nothing."""
-    found = sorted(name for name in os.environ if _decides(name))
+    found = sorted(name for name in os.environ if _decides(name) and name not in _OURS)
     if not found:
         return ""
     return (

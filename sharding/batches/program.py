@@ -405,6 +405,8 @@ class Program:
         to_tell = code != Outcome.SOLVED
         if "value" in found and "distribution_period" in found:
             to_tell |= found["distribution_period"] > 1  # solved, with a message
+        if "certifies" in found and "lower" in found:  # some cells may be left out
+            to_tell |= np.isneginf(found["lower"]).reshape(code.size, -1).any(1)
         for i in np.flatnonzero(to_tell):
             values = {k: c[i] for k, c in columns.items()}
             if told := no_number(values, self.signature.array_dims):

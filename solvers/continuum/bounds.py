@@ -61,7 +61,7 @@ FLAT = 1e-9
 PATIENT = 1e12
 """Sums of discounts beyond which rounding hides whether they end."""
 
-CLOSE = 1e-14
+CLOSE = 1e-13
 """Residual, of the value, at which a linear system is taken for solved."""
 
 KRYLOV = 2_000  # iterations at most; what they leave is charged to the bounds
@@ -122,7 +122,8 @@ def evaluate(weights: Array, places: Places, reward: Array, start: Array) -> tup
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         k, v, left = carry
         residual = reward + apply(v) - v
-        more, _ = bicgstab(apply, residual, jnp.zeros_like(v), 1e-7 * left, jnp.int32(KRYLOV))
+        wanted = CLOSE / 2 * jnp.maximum(left, jnp.max(jnp.abs(v)))
+        more, _ = bicgstab(apply, residual, jnp.zeros_like(v), wanted, jnp.int32(KRYLOV))
         better = v + more
         now = jnp.max(jnp.abs(reward + apply(better) - better))
         gained = now < left
@@ -168,21 +169,31 @@ def shifted(weights: Array, excess: Array) -> Array:
 # -- below ----------------------------------------------------------------------------------------
 
 
-def lower_step(problem: ContinuousProblem, y: Array, after: Array) -> Array:
-    """Return a lower bound (z, n) of one period, from that of the next, with rounding charged."""
-    reward = _rewards(problem, y)
+def lower_step(
+    problem: ContinuousProblem, y: Array, after: Array, dead: Array | bool = False
+) -> Array:
+    """Return a lower bound (z, n) of one period, from that of the next, with rounding charged.
+
+    It is -inf at `dead` nodes (z, n). Where that of the next period is, only they lead.
+    """
+    reward, after = _rewards(problem, y), jnp.where(jnp.isneginf(after), 0.0, after)
     value = reward + places_of(problem, y).mix(problem.weights @ after)
-    return value - units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(after)))
+    value = value - units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(after)))
+    return jnp.where(dead, -jnp.inf, value)
 
 
-def lower_bound(problem: ContinuousProblem, y: Array) -> Array:
-    """Return a lower bound (z, n) on the true value: what a policy is worth on chords."""
-    reward, places = _rewards(problem, y), places_of(problem, y)
+def lower_bound(problem: ContinuousProblem, y: Array, dead: Array | bool = False) -> Array:
+    """Return a lower bound (z, n) on the true value: what a policy is worth on chords.
+
+    It is -inf at `dead` nodes (z, n), to which no others lead.
+    """
+    reward, places = jnp.where(dead, 0.0, _rewards(problem, y)), places_of(problem, y)
     level = solve(jnp.eye(problem.shape[0]) - problem.weights, jnp.mean(reward, 1))[:, None]
     start = jnp.where(jnp.isfinite(level), level, 0.0) + jnp.zeros_like(reward)
     value, residual = evaluate(problem.weights, places, reward, start)
     rounding = units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(value)))
-    return value - shifted(problem.weights, rounding - residual)
+    excess = jnp.where(dead, 0.0, rounding - residual)
+    return jnp.where(dead, -jnp.inf, value - shifted(problem.weights, excess))
 
 
 def _rewards(problem: ContinuousProblem, y: Array) -> Array:
@@ -474,10 +485,13 @@ def tightened(problem: ContinuousProblem, lines: Lines, most: int = 8_192) -> Ar
     """Return the upper bound (z, n) at the nodes: the least of all lines there."""
     if problem.shape[1] > most:
         return lines.height
+    axes = problem.nodes.T
 
-    def look(x: Array) -> Array:
-        away = jnp.sum(lines.slope * (x - problem.nodes), -1)
-        return jnp.min(lines.height + away, 1)
+    def lower(i: Array, least: Array) -> Array:
+        there = lines.height[:, i, None]
+        for k, x in enumerate(axes):  # node by node side by side, which a CPU does at once
+            there = there + lines.slope[:, i, k, None] * (x - x[i])
+        return jnp.minimum(least, there)
 
-    found: Array = lax.map(look, problem.nodes, batch_size=64).T
-    return jnp.minimum(lines.height, found)
+    found: Array = lax.fori_loop(0, problem.shape[1], lower, lines.height)
+    return found

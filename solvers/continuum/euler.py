@@ -180,22 +180,27 @@ def mended(problem: ContinuousProblem, p: Array) -> Array:
     return p[:, lenders(problem, jnp.isfinite(p).all((0, 2)))]
 
 
-def stationary_policy(problem: ContinuousProblem) -> Policy:
+Iteration = Callable[[ContinuousProblem, Array, Array, int, float], Policy]
+"""From choices and marginal values nearby to a policy, as :func:`iterated`."""
+
+
+def stationary_policy(problem: ContinuousProblem, iteration: Iteration | None = None) -> Policy:
     """Return the policy of an infinite horizon.
 
     Where there are many nodes, a few of them are solved first; what they give is near enough for
     Newton's method to begin with.
     """
+    iteration = iteration or iterated
     shape, m = problem.shape, len(problem.choices)
     unknown = jnp.full((*shape, m), jnp.nan)
     if len(problem.states) > 1 or problem.sizes[0] < MANY:
         nothing = jnp.zeros((*shape, len(problem.states)))
-        return _iterated(problem, unknown, nothing, PLAIN, CLOSE)
+        return iteration(problem, unknown, nothing, PLAIN, CLOSE)
     grid = problem.grids[0]
     few = np.unique(np.linspace(0, grid.size - 1, FEW).round().astype(int))
     coarse = problem.on((Grid(jnp.asarray(grid.values)[few], grid.outside),))
     nothing = jnp.zeros((*coarse.shape, 1))
-    found = _iterated(coarse, unknown[:, few], nothing, PLAIN, ROUGH)
+    found = iteration(coarse, unknown[:, few], nothing, PLAIN, ROUGH)
     between = Marginal(found.p, monotone_slopes(coarse.nodes[:, 0], found.p[..., 0]))
 
     def begin(x: Array, z: Array) -> tuple[Array, Array]:
@@ -203,10 +208,10 @@ def stationary_policy(problem: ContinuousProblem) -> Policy:
         return weight @ found.y[z, index], between.at(coarse.grids, z, x[None])[0]
 
     y, p = problem.each(begin)
-    return _iterated(problem, y, p, 0, CLOSE)
+    return iteration(problem, y, p, 0, CLOSE)
 
 
-def _iterated(
+def iterated(
     problem: ContinuousProblem, near: Array, start: Array, plain: int, close: float
 ) -> Policy:
     """Return the policy found from choices and marginal values nearby.

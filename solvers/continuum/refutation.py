@@ -20,6 +20,7 @@ from jax import Array, lax
 
 from dpsolve.solvers.numerics.tracing import EPS
 
+from .barren import filled, unreachable
 from .between import below_lines
 from .bounds import Lines, least
 from .cells import corners
@@ -175,8 +176,9 @@ def refute_terminal(
         x, z = at
         value = problem.at_state(terminal, known, x, z)
         index, weight = corners(problem.grids, x)
-        chord = weight @ lower[z, index]
-        over, under = value - least(problem, lines, z, x), chord - value
+        chord = jnp.sum(jnp.where(weight > 0.0, weight * lower[z, index], 0.0))
+        over = value - least(problem, lines, z, x)
+        under = jnp.where(jnp.isneginf(chord), -jnp.inf, chord - value)
         if len(problem.states) > 1:  # an interpolation along several axes is below, if it is
             under = jnp.minimum(under, jnp.min(lower[z, index]) - value)
         return jnp.maximum(over, under) - 64 * EPS * (jnp.abs(value) + jnp.abs(chord))
@@ -318,6 +320,8 @@ def _lower(
     discounted part that it lies below its envelope.
     """
     n_z = problem.shape[0]
+    dead, deadly = jnp.isneginf(lower), unreachable(problem, jnp.isneginf(after))
+    lower, after = (filled(problem, own, lines.slope) for own in (lower, after))
     if len(problem.states) > 1:
         allowed = problem.weights @ below_lines(problem, after, lines)
     else:
@@ -330,6 +334,7 @@ def _lower(
     def one(x: Array, z: Array) -> tuple[Array, Array]:
         index, weight = corners(problem.grids, x)
         choice, value = weight @ y[z, index], weight @ lower[z, index]
+        known = ~dead[z, index].any()
         # Where a constraint binds at both ends of a cell, it does between them but for rounding.
         for j in range(choice.size):
             low, high = problem.ends(j, x, choice, z)
@@ -342,14 +347,16 @@ def _lower(
             for low, high in [problem.ends(j, x, choice, z)]
         ]
 
-        def follows(place: Array) -> Array:
+        def follows(place: Array) -> tuple[Array, Array]:
             index, weight = corners(problem.grids, place)
-            return weight @ mixed[z, index]
+            return weight @ mixed[z, index], ~jnp.any(deadly[z, index] & (weight > 0.0))
 
-        there = problem.chances(z) @ jax.vmap(follows)(problem.following(x, choice, z))
-        step = problem.reward(x, choice, z) + there
+        there, alive = jax.vmap(follows)(problem.following(x, choice, z))
+        step = problem.reward(x, choice, z) + problem.chances(z) @ there
         ok = problem.feasible(x, choice, z) & jnp.stack(real).all()
-        return value - allowed[z] - jnp.where(ok, step, -jnp.inf), choice
+        fall = value - allowed[z] - jnp.where(ok, step, -jnp.inf)
+        # Beside nodes whose bound is -inf nothing is said.
+        return jnp.where(known & alive.all(), fall, -jnp.inf), choice
 
     fall, choice = jax.vmap(one)(x, z)
     return _worst(fall, x, z, choice)
@@ -383,6 +390,7 @@ def _planes(
         above = here - plane - 1e-12 * (terms + jnp.abs(here))
         # A node with an infinite slope has no plane.
         usable = jnp.isfinite(by_x[z]).all(-1) & jnp.isfinite(by_y[z]).all(-1)
+        usable = usable & jnp.isfinite(reward[z])
         return jnp.where(ok, jnp.max(jnp.where(usable, above, -jnp.inf)), -jnp.inf)
 
     return _worst(lax.map(one, flat, batch_size=512), *flat[:3])

@@ -13,6 +13,7 @@ from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Certifies, Concavity, Outcome
 
+from .barren import escapes, filled, kept_alive, worthless
 from .between import falls_short, optimal_choices, widths
 from .bounds import (
     Lines,
@@ -26,6 +27,7 @@ from .bounds import (
     upper_step,
 )
 from .cells import Marginal
+from .egm import on_endogenous_grid, stationary
 from .equivalent import share_of, utility_of
 from .euler import improved, mended, stationary_policy
 from .problem import ContinuousProblem, read_problem
@@ -51,7 +53,8 @@ class Certified(NamedTuple):
     y : array (z, n, m)
         The policy that the lower bound is of.
     lower, upper : array (z, n)
-        At the nodes; between them the interpolation of `lower` is a lower bound.
+        At the nodes; between them the interpolation of `lower` is a lower bound. Cells with a
+        corner where it is -inf are left out of all that follows.
     lines : Lines
         The upper bound everywhere.
     width, error : float
@@ -74,7 +77,8 @@ class Certified(NamedTuple):
     @property
     def extremes(self) -> tuple[Array, Array]:
         """Numbers that the true value is nowhere below and nowhere above."""
-        return jnp.min(self.lower), jnp.max(self.upper) + self.width
+        lower = jnp.where(jnp.isneginf(self.lower), jnp.inf, self.lower)
+        return jnp.min(lower), jnp.max(self.upper) + self.width
 
 
 def certified(
@@ -83,6 +87,7 @@ def certified(
     lower: Array,
     lines: Lines,
     later: tuple[Array, Array] | None = None,
+    after: Array | None = None,
 ) -> Certified:
     """Read off bounds what they say between the nodes.
 
@@ -93,19 +98,24 @@ def certified(
     later : (array (z,), array (z,)), optional
         With a horizon, what the next period's interpolated lower bound falls short, and its policy
         may earn less than that.
+    after : bool array (z, n), optional
+        With a horizon, nodes of the next period whose lower bound is -inf.
     """
     upper = tightened(problem, lines)
-    wide = widths(problem, lower, upper, lines)
+    dead = jnp.isneginf(lower)
+    chords = filled(problem, lower, lines.slope)
+    wide = widths(problem, chords, upper, lines, ~dead)
     error = jnp.where(free_disposal(problem, lines), wide.error, jnp.inf)
     # With m the concave envelope of the interpolated lower bound and e >= sup (m - l), the policy
     # interpolated between nodes earns at least l - (I - D)^-1 D e; over a horizon l less the
     # discounted e of the periods that follow.
     weights = problem.weights
     if later is None:
-        short = falls_short(problem, lower, wide.between, lines)
+        short = falls_short(problem, chords, wide.between, lines)
         beyond = solve(jnp.eye(weights.shape[0]) - weights, weights @ short)
     else:
         beyond = weights @ sum(later)
+    beyond = jnp.where(escapes(problem, dead if after is None else after), jnp.inf, beyond)
     loss = wide.between + jnp.max(beyond)
     return Certified(y, lower, upper, lines, wide.between, error, loss, beyond)
 
@@ -126,13 +136,17 @@ def solve_continuous(
         numbers, among them what the bounds are of (:class:`Certifies`). With gradients among the
         options, ``HELD`` and ``SLOPES``, which they are found from.
     """
-    found, told = solve_and_test(read_problem(model, known=True), proved=proved)
+    problem = read_problem(model, known=True)
+    found, told = solve_and_test(problem, proved=proved, method=options.method)
     kept = {n: found.pop(n) for n in (HELD, SLOPES)}
     return verdict(found, told, live) | (kept if options.gradients else {})
 
 
 def solve_and_test(
-    problem: ContinuousProblem, given: Array | None = None, proved: bool = False
+    problem: ContinuousProblem,
+    given: Array | None = None,
+    proved: bool = False,
+    method: str = "auto",
 ) -> tuple[dict[str, Array], Refutation]:
     """Solve a problem, bound it, and look for a counterexample to its concavity.
 
@@ -144,9 +158,11 @@ def solve_and_test(
         A policy that the lower bound is to be of, in place of ours.
     proved : bool
         That it is concave: then nothing is tested.
+    method : str
+        With ``auto`` or ``egm`` choices are found on an endogenous grid, where that applies.
     """
     run = _for_ever if problem.model.horizon is None else _over_a_horizon
-    found, told = run(problem, given, proved)
+    found, told = run(problem, given, proved, method in ("auto", "egm"))
     return found | grids(problem) | {"fault": fault(problem)}, told
 
 
@@ -213,13 +229,16 @@ def verdict(found: dict[str, Array], told: Refutation, live: Array | bool) -> di
 
 
 def named(
-    problem: ContinuousProblem, at: Certified, after: Lines, found: Array
+    problem: ContinuousProblem, at: Certified, after: Lines, found: Array, poor: Array
 ) -> dict[str, Array]:
     """Return what was found by the names of results, arrays over the model's states.
 
-    Where nothing feasible was `found` (z, n) there is no policy.
+    Where nothing feasible was `found` (z, n) there is no policy, and where all choices are `poor`
+    the value is -inf; where no more than an upper bound is known, it is that.
     """
-    arrays = {"value": (at.lower + at.upper) / 2, "lower": at.lower, "upper": at.upper}
+    middle = jnp.where(jnp.isneginf(at.lower), at.upper, (at.lower + at.upper) / 2)
+    middle = jnp.where(poor, -jnp.inf, middle)
+    arrays = {"value": middle, "lower": at.lower, "upper": at.upper}
     arrays |= {
         f"policy_{c}": jnp.where(found, at.y[..., j], jnp.nan)
         for j, c in enumerate(problem.choices)
@@ -238,24 +257,26 @@ def named(
 
 
 def _for_ever(
-    problem: ContinuousProblem, given: Array | None, proved: bool
+    problem: ContinuousProblem, given: Array | None, proved: bool, endogenous: bool
 ) -> tuple[dict[str, Array], Refutation]:
-    policy = stationary_policy(problem)
-    lower = lower_bound(problem, policy.y)
-    lines = upper_bound(problem, policy, lower)
+    found = stationary(problem) if endogenous else None
+    policy, poor = worthless(problem, found or stationary_policy(problem))
+    y, dead = kept_alive(problem, policy.y, poor)
+    lower = own = lower_bound(problem, y, dead)
+    lines = upper_bound(problem, policy, jnp.where(dead, 0.0, lower))
     told = Refutation.none(problem)
     if not proved:
-        told = refute(problem, policy.y, (lower, lower), (lines, lines))
-    y, own = policy.y, lower
+        told = refute(problem, y, (lower, lower), (lines, lines))
     if given is not None:
-        y, own = given, lower_bound(problem, given)
+        y, dead = kept_alive(problem, given, poor, move=False)
+        own = lower_bound(problem, y, dead)
     at = certified(problem, y, own, lines)
     share: dict[str, Array] = {}
     if (utility := utility_of(problem)) is not None:
         n_z = problem.shape[0]
         periods = solve(jnp.eye(n_z) - problem.weights, jnp.ones(n_z))
         share = {EQUIVALENT: share_of(utility, at.loss, periods, *at.extremes)}
-    return named(problem, at, lines, policy.found) | share | {
+    return named(problem, at, lines, policy.found, poor) | share | {
         "error_bound": at.error,
         "policy_loss": at.loss,
         "iterations": policy.steps.astype(jnp.int32),
@@ -279,7 +300,7 @@ class _Period(NamedTuple):
 
 
 def _over_a_horizon(
-    problem: ContinuousProblem, given: Array | None, proved: bool
+    problem: ContinuousProblem, given: Array | None, proved: bool, endogenous: bool
 ) -> tuple[dict[str, Array], Refutation]:
     """Solve backwards; both bounds are recursions of the same pass."""
     whole, horizon = problem, int(problem.model.horizon or 0)
@@ -289,23 +310,29 @@ def _over_a_horizon(
     def period(after: _Period, now: tuple[Array, Array | None]) -> tuple[_Period, Any]:
         t, y = now
         problem = whole.at(t)
-        policy = improved(problem, Marginal.smooth(problem, after.p), after.y)
-        lower = lower_step(problem, policy.y, after.lower)
+        marginal = Marginal.smooth(problem, after.p)
+        grid = on_endogenous_grid(problem) if endogenous else None
+        found = grid.improved(marginal) if grid else improved(problem, marginal, after.y)
+        policy, poor = worthless(problem, found)
+        kept, dead = kept_alive(problem, policy.y, poor, jnp.isneginf(after.lower))
+        lower = own = lower_step(problem, kept, after.lower, dead)
         lines = upper_step(problem, policy, after.lines)
         lowers, both = (lower, after.lower), (lines, after.lines)
         told = Refutation.none(problem)
         if not proved:
-            told = refute(problem, policy.y, lowers, both, t, states)
-        own = lower if y is None else lower_step(problem, y, after.own)
-        y = policy.y if y is None else y
-        at = certified(problem, y, own, lines, (after.short, after.beyond))
-        out = named(problem, at, after.lines, policy.found)
+            told = refute(problem, kept, lowers, both, t, states)
+        later = jnp.isneginf(after.own)
+        if y is not None:
+            kept, dead = kept_alive(problem, y, poor, later, move=False)
+            own = lower_step(problem, kept, after.own, dead)
+        at = certified(problem, kept, own, lines, (after.short, after.beyond), later)
+        out = named(problem, at, after.lines, policy.found, poor)
         out |= {"error_bound": at.error, "policy_loss": at.loss}
         out |= {HELD: policy.held, SLOPES: policy.p}
         left = 1.0 + problem.weights @ after.left
         if utility is not None:
             out |= {EQUIVALENT: share_of(utility, at.loss, left, *at.extremes)}
-        short = falls_short(problem, own, at.width, lines)
+        short = falls_short(problem, filled(problem, own, lines.slope), at.width, lines)
         handed = _Period(policy.y, policy.p, lower, own, lines, short, at.beyond, left)
         return handed, (out, told, ~policy.found.all())
 

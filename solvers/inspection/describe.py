@@ -22,6 +22,7 @@ from dpsolve.solvers.outcomes import shown
 from dpsolve.solvers.probability.iid import Iid
 from dpsolve.solvers.probability.markov import Markov
 
+from .choice_search import choices_found_by
 from .concavity import promise_at
 from .forecast import Outlook, footprint_of, outlook_of
 
@@ -56,6 +57,8 @@ class Description:
         Choices that are made from an interval.
     certifies : str
         What a solution's bounds will be of.
+    choices_by : str
+        How continuous choices are found.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Description:
     sweeps: tuple[str, ...] = ()
     continuous: tuple[str, ...] = ()
     certifies: str = ""
+    choices_by: str = ""
 
     @property
     def chooses(self) -> bool:
@@ -100,6 +104,7 @@ class Description:
             found = " and ".join(self.continuous)
             lines += [
                 f"  {self.states:,} states{times}, {found} found at each (continuous: no pairs)",
+                f"  choices are found by {self.choices_by}",
                 f"  {_bytes(self.bytes)} to solve one point",
             ]
         elif self.choices:
@@ -191,6 +196,7 @@ def describe(model: Any, params: Mapping[str, Any] | None = None) -> Description
             outputs=("value", "lower", "upper", *policy, *index, *_ends(made), *made.outputs),
             sweeps=_sweeps(ahead),
             continuous=tuple(made.continuous),
+            choices_by=choices_found_by(made),
         )
     if isinstance(made, TabularModel):
         form = "product form" if made.state_index is None else f"{len(made.state_index):,} pairs"

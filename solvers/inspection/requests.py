@@ -25,6 +25,7 @@ from dpsolve.solvers.numerics.given import MOST
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 
+from .choice_search import endogenous_grid_fails
 from .concavity import asks
 
 NO_GRADIENTS = (
@@ -68,6 +69,8 @@ def refusals(made: Any, options: SolveOptions, name: str = "the model") -> Itera
         else:
             if options.refine:
                 yield "refine", None, no_refinement(name)
+            if options.method == "egm":
+                yield "method", None, no_endogenous_grid(name, _listed(made))
             yield from _refusals_of_average(made, options, name)
             yield from _refusals_of_taste(made, options, name)
         if options.distribution and finite:
@@ -201,6 +204,8 @@ def _refusals_of_continuous(made: Model, options: SolveOptions, name: str) -> It
             f"{of}, and criterion='average' is for choices from lists of values: leave criterion "
             f"out and discount, or list them, choices={{'{choice}': {grid}}}",
         )
+    if options.method == "egm" and (why := endogenous_grid_fails(made)):
+        yield "method", None, no_endogenous_grid(name, why)
     if options.gradients_fixed_policy:
         by = ", ".join(f'"{parameter}"' for parameter in options.gradients_fixed_policy)
         yield (
@@ -223,6 +228,20 @@ def _refusals_of_continuous(made: Model, options: SolveOptions, name: str) -> It
             f"{of}, which is found in double precision throughout; precision='mixed' is for "
             "rewards that are kept for lists of values: leave precision out",
         )
+
+
+def no_endogenous_grid(name: str, why: str) -> str:
+    """Say that the endogenous grid method does not apply, and why."""
+    return (
+        f"method='egm' does not apply to {name}: {why}. Leave method out: what is certified is the "
+        "same, by whatever method"
+    )
+
+
+def _listed(made: Model | TabularModel) -> str:
+    if isinstance(made, Model) and made.gridded:
+        return f"its choice '{next(iter(made.gridded))}' is from a list of values (dp.interval)"
+    return "it has no continuous choice (dp.interval)"
 
 
 def _refusals_not_yet(made: Model, options: SolveOptions, name: str) -> Iterator[Refusal]:

@@ -330,12 +330,6 @@ class Constructed:
                 f"choice '{name}' has the range of '{state}', which is no continuous state."
                 f"{did_you_mean(state, grids)} Those are: {', '.join(grids) or 'none'}."
             )
-        time = ("t",) if self.horizon is not None else ()
-        before = tuple(self.choices)[: list(self.choices).index(name)]
-        for which, end in (("lower", interval.lo), ("upper", interval.hi)):
-            if callable(end):
-                what = f"the {which} end of choice '{name}'"
-                bind(end, (*self.states, *before, *time), what)
 
     def _check_sizes(self) -> None:
         """Refuse more than can be counted, before anything is made of it."""
@@ -367,6 +361,12 @@ class Constructed:
             bind(f, later, self._numbered("reward", i))
         for i, f in enumerate(self.conditions):
             bind(f, everything, self._numbered("feasible", i))
+        for name, interval in self.continuous.items():
+            before = tuple(self.choices)[: list(self.choices).index(name)]
+            for which, end in (("lower", interval.lo), ("upper", interval.hi)):
+                if callable(end):
+                    what = f"the {which} end of choice '{name}'"
+                    bind(end, (*self.states, *before, *time), what)
         for name, f in self.outputs.items():
             bind(f, later, f"output '{name}'")
         for name, f in self.moments.items():

@@ -17,10 +17,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from .finite import largest, smallest
+
+
+def folded(reduce: Callable[..., Array], x: Array) -> Array:
+    """Reduce an array (..., n) over all axes: over the last one last.
+
+    A CPU adds up one number after the other, because their order must be what was written; but n
+    sums side by side are one instruction for several. The barrier keeps XLA from making one
+    reduction of the two.
+    """
+    if x.ndim < 2 or jax.default_backend() != "cpu":
+        return reduce(x)
+    return reduce(lax.optimization_barrier(reduce(x, axis=tuple(range(x.ndim - 1)))))
 
 
 @dataclass(frozen=True)
@@ -40,11 +53,11 @@ class Reductions:
 
     def max(self, x: Array) -> Array:
         """Return the largest entry; NaN counts as infinite."""
-        return self.top(largest(x))
+        return self.top(folded(largest, x))
 
     def min(self, x: Array) -> Array:
         """Return the smallest entry; NaN counts as minus infinite."""
-        return -self.top(-smallest(x))
+        return -self.top(-folded(smallest, x))
 
     def top(self, x: Array) -> Array:
         """Return the largest of the devices' numbers; NaN if one of them is."""
@@ -55,12 +68,12 @@ class Reductions:
 
     def sum(self, x: Array) -> Array:
         """Return the sum of all entries."""
-        total = jnp.sum(x)
+        total = folded(jnp.sum, x)
         return total if self.axis is None else lax.psum(total, self.axis)
 
     def dot(self, x: Array, y: Array) -> Array:
         """Return the inner product."""
-        total = jnp.vdot(x, y)
+        total = folded(jnp.sum, x * y)
         return total if self.axis is None else lax.psum(total, self.axis)
 
     def all(self, x: Array) -> Array:

@@ -155,9 +155,10 @@ def test_a_picture_shows_standard_errors_and_a_number_per_point(tmp_path: Path) 
     assert axis.get_ylabel() == "price"
     assert [t.get_text() for t in axis.get_legend().get_texts()] == ["2 standard errors"]
     run(sweep_of("firm_quality", tmp_path / "f.zarr"))
-    lines, summary, _ = picture(dp.open(tmp_path / "f.zarr")).axes
+    lines, summary = picture(dp.open(tmp_path / "f.zarr")).axes
     assert (lines.get_xlabel(), lines.get_ylabel()) == ("quality", "mass at each quality")
-    assert (summary.get_xlabel(), summary.get_ylabel()) == ("kappa", "tau")
+    assert (summary.get_xlabel(), summary.get_ylabel()) == ("kappa", "mean")
+    assert [line.get_label() for line in summary.lines] == ["tau=0.1", "tau=0.2"]
     run(sweep_of("solow", tmp_path / "s.zarr"))
     lines, *_ = picture(dp.open(tmp_path / "s.zarr"), "path").axes
     assert len(lines.lines[0].get_ydata()) == 21
@@ -167,7 +168,7 @@ def test_a_picture_shows_standard_errors_and_a_number_per_point(tmp_path: Path) 
 def test_the_commands_show_factories_of_arrays() -> None:
     listed = command("models")
     for name in SWEEPS:
-        assert f"\n{name} " in listed
+        assert f"\n  {name} " in listed
     page = command("describe firm_quality --set periods=40")
     assert "over time (41) x quality (100)" in page
     assert "states x" not in page

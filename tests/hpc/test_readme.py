@@ -66,6 +66,7 @@ def type_in(line: str, *, small: bool) -> None:
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.slow
 def test_its_commands_and_files_run_as_printed(blocks: list[tuple[str, str]]) -> None:
     assert {kind for kind, _ in blocks} == {"console", "python", "toml"}
     names = run_as_printed(blocks, small=True)

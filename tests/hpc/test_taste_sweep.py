@@ -101,6 +101,7 @@ def test_false_claims_are_found():
     assert "lower" in claim(lower=lambda x: x + 1e-3)
 
 
+@pytest.mark.slow
 def test_the_bus_engine_is_swept_at_a_small_size(root, tmp_path):
     source = f"{root / 'examples' / 'bus_engine.py'}:bus_engine"
     found = dp.sweep(

@@ -37,6 +37,7 @@ def table() -> Any:
     return dp.convergence(growth, {"beta": BETA}, n_k=[15, 29, 57], moments=["mean_k"])
 
 
+@pytest.mark.slow
 def test_every_column_has_the_numbers_of_its_solves(table: Any) -> None:
     solved = [dp.solve(growth, {"n_k": n}, moments=["mean_k"]) for n in (15, 29, 57)]
     np.testing.assert_array_equal(table["n_k"], [15, 29, 57])

@@ -89,7 +89,12 @@ def optimum(n: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    ("place", "worth"), [*((p, 0.0) for p in PLACES[:-1]), *((p, 1.0) for p in PLACES[:2])]
+    ("place", "worth"),
+    [
+        *((p, 0.0) for p in PLACES[:-2]),
+        *((p, 1.0) for p in PLACES[:2]),
+        pytest.param("output", 0.0, marks=pytest.mark.slow),
+    ],
 )
 def test_it_fails_and_is_named_by_solve_batch_and_check(place: str, worth: float) -> None:
     at, on = optimum(12) if place == "output" else (3.0, 1.0)
@@ -110,10 +115,8 @@ def test_it_fails_and_is_named_by_solve_batch_and_check(place: str, worth: float
     assert np.isnan(np.asarray(batch.value)[1]).all()
 
 
-@pytest.mark.parametrize(
-    "place",
-    [pytest.param(p, marks=pytest.mark.slow) if p in PLACES[2:5] else p for p in PLACES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
 def test_it_fails_over_a_horizon(place: str) -> None:
     at, on = 3.0, 1.0
     if place == "output":
@@ -125,7 +128,8 @@ def test_it_fails_over_a_horizon(place: str) -> None:
     assert message(shop, bad) == ("failed", str(refused.value))
 
 
-@pytest.mark.parametrize("outside", ["clip", pytest.param("extrapolate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("outside", ["clip", "extrapolate"])
 @pytest.mark.parametrize("worth", [0.0, 1.0], ids=["NaN", "inf"])
 def test_a_next_state_that_is_no_number_is_beyond_every_grid(outside: str, worth: float) -> None:
     bad = {"place": PLACES.index("next"), "worth": worth, "outside": outside}
@@ -165,9 +169,12 @@ def savings(
 
 
 @pytest.mark.parametrize(
-    "n", [pytest.param(20, marks=pytest.mark.slow), 46, pytest.param(300, marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+    ("options", "n"),
+    [(OPTIONS[0], 46),
+     *(pytest.param(o, 46, marks=pytest.mark.slow) for o in OPTIONS[1:]),
+     *(pytest.param(o, 300, marks=pytest.mark.slow) for o in (OPTIONS[0], OPTIONS[4]))],
+    ids=str,
+)  # fmt: skip
 def test_whatever_solves_it(options: dict[str, Any], n: int) -> None:
     """2 n² pairs: on both sides of 4,096, and where the search along a state is used."""
     beta = 1.0 if options.get("criterion") == "average" else 0.9
@@ -180,7 +187,8 @@ def test_whatever_solves_it(options: dict[str, Any], n: int) -> None:
         assert f"b={at / (n - 1):.6g}" in text
 
 
-@pytest.mark.parametrize("n", [pytest.param(20, marks=pytest.mark.slow), 65])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [20, 65])
 def test_every_point_of_a_batch_with_one_nan_each_fails_by_itself(n: int) -> None:
     rng = np.random.default_rng(n)
     bad = np.where(np.arange(30) % 3 == 0, -1.0, rng.integers(n // 2, n, 30))
@@ -202,9 +210,9 @@ def test_over_states_on_several_devices() -> None:
         assert f"x={at:g}" in batch.message[1]
 
 
-@pytest.mark.parametrize("n", [5, 70])
 @pytest.mark.parametrize(
-    "method", ["auto", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS[1:])]
+    ("method", "n"),
+    [("auto", 5), *(pytest.param(m, 70, marks=pytest.mark.slow) for m in METHODS)],
 )
 def test_a_model_of_arrays(method: str, n: int) -> None:
     rng = np.random.default_rng(n)
@@ -234,8 +242,11 @@ def cake(beta: float = 0.95, first: float = 0.0, *, n: int = 51) -> dp.Model:
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"block": 1}, {"precision": "mixed"}])
-@pytest.mark.parametrize("n", [pytest.param(51, marks=pytest.mark.slow), 100])
+@pytest.mark.parametrize(
+    ("options", "n"),
+    [({}, 51), *(pytest.param(o, 100, marks=pytest.mark.slow)
+                 for o in ({}, {"block": 1}, {"precision": "mixed"}))],
+)  # fmt: skip
 def test_a_state_all_of_whose_choices_pay_minus_infinity_is_named(
     options: dict[str, Any], n: int
 ) -> None:
@@ -256,6 +267,7 @@ def islands(beta: float = 1.0, worse: float = 0.5, *, n: int = 30) -> dp.Model:
     )
 
 
+@pytest.mark.slow
 def test_points_of_a_batch_with_multichain_average_rewards_do_not_fail_for_nothing() -> None:
     worse = np.linspace(0.1, 0.9, 200)
     found = dp.solve_many(islands, {"worse": worse}, criterion="average")
@@ -370,13 +382,17 @@ def fuzz(n: int, seeds: int, options: dict[str, Any], monkeypatch: pytest.Monkey
 MOST_NAMED = 8
 
 
+@pytest.mark.slow
 def test_one_fault_at_a_random_place_of_a_random_model(monkeypatch: pytest.MonkeyPatch) -> None:
     fuzz(20, 40, {}, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [*({"method": m} for m in METHODS), {"block": 16}], ids=str)
-@pytest.mark.parametrize("n", [63, 65])
+@pytest.mark.parametrize(
+    ("options", "n"),
+    [({}, 63), *(({"method": m}, 65) for m in METHODS), ({"block": 16}, 65)],
+    ids=str,
+)
 def test_one_fault_at_a_random_place_of_many_random_models(
     n: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,19 +400,18 @@ def test_one_fault_at_a_random_place_of_many_random_models(
     fuzz(n, 300, options, monkeypatch)
 
 
-@pytest.mark.parametrize("number", ["float64", "float32", "int64", "int32", "uint8"])
-@pytest.mark.parametrize("n", [20, 63, 65])
 @pytest.mark.parametrize(
-    "options",
-    [{}, *(pytest.param(o, marks=pytest.mark.slow) for o in OPTIONS)],
+    ("options", "number"),
+    [*(({}, number) for number in ("float64", "float32", "int64", "int32", "uint8")),
+     *(({"method": method}, "float64") for method in METHODS), ({"block": 16}, "int32")],
     ids=str,
-)
+)  # fmt: skip
 def test_a_number_in_place_of_a_boolean_at_a_random_place(
-    n: int, options: dict[str, Any], number: str
+    options: dict[str, Any], number: str
 ) -> None:
     """Every number but 0 would count as true, and 0 and 1 would look right."""
+    n, seeds = 20, 30
     rng = np.random.default_rng([n, len(number)])
-    seeds = 300
     columns: dict[str, Any] = {
         "seed": np.arange(seeds) * 1.0,
         "at": rng.integers(n, size=seeds) * 1.0,

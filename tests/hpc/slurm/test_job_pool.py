@@ -133,7 +133,7 @@ def test_what_a_shell_exports_does_not_decide_what_jobs_compute_on(
     told = commands.kept_back()
     assert "JAX_PLATFORMS, OMP_NUM_THREADS, XLA_FLAGS of this shell are not passed on" in told
     assert "SLURM" not in told
-    monkeypatch.setattr(os, "environ", {"PATH": "/bin"})
+    monkeypatch.setattr(os, "environ", {"PATH": "/bin", "JAX_ENABLE_X64": "1"})  # of our own
     assert commands.kept_back() == ""
 
 

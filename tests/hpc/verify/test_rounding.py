@@ -23,6 +23,7 @@ def claimed(solution: dp.Solution, error: float, shift: Any = 0.0) -> dp.Solutio
     return replace(solution, arrays={**solution.arrays, **lies, "error_bound": np.float64(error)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.999, 1 - 1e-6, 1 - 1e-9, 1 - 1e-12])
 @pytest.mark.parametrize("rows", [TYPED, np.full((3, 1, 3), 0.3333333333)])
 def test_honest_bounds_near_a_discount_of_one_are_verified(beta: float, rows: np.ndarray) -> None:

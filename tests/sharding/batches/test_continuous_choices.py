@@ -88,6 +88,7 @@ def undeclared(gamma=2.0, beta=0.9, *, n=6):
     )
 
 
+@pytest.mark.slow
 def test_what_is_proved_of_a_point_decides_what_it_is_solved_by() -> None:
     gammas = np.array([2.0, -0.5, np.nan, 3.0])
     whole = program(undeclared, {}, SolveOptions())

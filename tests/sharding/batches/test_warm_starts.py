@@ -112,6 +112,7 @@ def test_the_secant_goes_on_in_the_same_direction_only(
 # -- what comes out -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_warm_starts_save_sweeps_and_stay_within_the_certificate() -> None:
     warm, cold = results(columns(BETAS)), results(columns(BETAS), warm=False)
     np.testing.assert_array_equal(warm["code"], Outcome.SOLVED)

@@ -40,6 +40,7 @@ def spend(m: Any, z: Any, t: int = 0) -> Any:
 EVERY = ("m", "z", "c", "saved", "earned", "ret", "y")
 
 
+@pytest.mark.slow
 def test_agents_follow_the_policy_itself_and_are_rounded_to_no_node() -> None:
     panel = dp.simulate(
         solution_of(cash(), {"c": spend}), 0, agents=40, periods=6, initial={"m": 3.21},
@@ -56,6 +57,7 @@ def test_agents_follow_the_policy_itself_and_are_rounded_to_no_node() -> None:
     assert len(np.unique(m)) > 50
 
 
+@pytest.mark.slow
 def test_a_panel_is_the_same_however_it_is_cut() -> None:
     solution = solution_of(cash(), {"c": spend})
     whole = dp.simulate(solution, 3, agents=50, periods=7, initial={"m": 2.0}).to_xarray()
@@ -69,6 +71,7 @@ def test_a_panel_is_the_same_however_it_is_cut() -> None:
     np.testing.assert_array_equal(later["m"], whole["m"][:10, 3:])
 
 
+@pytest.mark.slow
 def test_shocks_are_drawn_with_the_chances_they_have_where_the_agent_is() -> None:
     panel = dp.simulate(
         solution_of(cash(), {"c": spend}), 1, agents=4000, periods=5, initial={"m": 3.0},
@@ -100,6 +103,7 @@ def test_moments_of_a_panel_are_those_of_the_distribution_within_standard_errors
     assert own.value == pytest.approx(float((sample["saved"] ** 2).mean()), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_each_period_of_a_horizon_has_its_own_policy_and_moments() -> None:
     solution = solution_of(cash(horizon=3), {"c": spend})
     panel = dp.simulate(solution, 0, agents=200, periods=3, initial={"m": 3.0})

@@ -137,6 +137,7 @@ INSIDE = {"states": {"x": dp.grid(0.1, 4.0, N)}}
 PLANE = {"x": dp.grid(0.1, 4.0, 4), "b": dp.grid(0.1, 2.0, 3)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "found"),
     [
@@ -176,6 +177,7 @@ def test_what_is_not_convex_affine_or_a_number_is_found_half_way_between_pairs(f
     assert looked_over(cake(**fields)) == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("terminal", "refuted"),
     [

@@ -45,6 +45,7 @@ def test_a_constant_in_the_reward_leaves_the_bounds_narrow():
     assert np.abs(raised.value - 1e7 - plain.value).max() < plain.error_bound + 1e-4
 
 
+@pytest.mark.slow
 def test_a_constraint_that_binds_is_not_refuted_by_rounding():
     s = dp.certify(model(feasible=lambda x, y: (y <= 1.06 * x) & (income(x) - y > 1e-6)))
     assert (s.status, s.message) == ("solved", "")

@@ -204,6 +204,7 @@ def test_a_hump_far_away_from_the_policy_is_found_however_small(hump):
     assert (np.asarray(best.lower) <= s.upper).all()
 
 
+@pytest.mark.slow
 def test_a_tolerance_says_how_many_points_would_do():
     s = dp.certify(household, tol=1e-4)
     assert s.status == "inexact"
@@ -290,6 +291,7 @@ def test_a_model_without_a_continuous_state_is_exact_as_it_is():
         dp.certify({})
 
 
+@pytest.mark.slow
 def test_a_loss_is_a_share_of_consumption_where_the_reward_is_a_utility_of_it():
     s = dp.certify(brock_mirman, {"n_k": 40})
     assert s["consumption_equivalent"] == pytest.approx(np.expm1((1 - BETA) * s["policy_loss"]))
@@ -302,6 +304,7 @@ def test_a_loss_is_a_share_of_consumption_where_the_reward_is_a_utility_of_it():
     assert share_of(Utility(2.0), loss, np.ones(1), -1.0, 1.0) == np.inf
 
 
+@pytest.mark.slow
 def test_other_rewards_have_no_share_of_consumption():
     def reward(a, z, a_next):
         return dp.crra((1.03 * a + jnp.exp(z)) - a_next, 2.0 + 0.1 * z)

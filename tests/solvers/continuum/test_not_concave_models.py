@@ -29,6 +29,7 @@ def test_the_truth_is_what_dpsolve_finds_for_choices_among_its_points(case):
     np.testing.assert_allclose(found, np.squeeze(truth.value.T), atol=2e-8)
 
 
+@pytest.mark.slow
 def test_the_concave_models_are_worth_the_same_however_they_are_written():
     first, *others = (case.truth().value for case in KINKS.values())
     for other in others:

@@ -103,6 +103,7 @@ def test_likelihood_and_score_are_those_of_the_nested_fixed_point(likelihood):
                                    rtol=1e-7)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_hessian_is_that_of_the_scores(likelihood):
     at = np.array([9.5, 2.5])
     hessian = jax.jit(jax.hessian(lambda p: likelihood({"RC": p[0], "theta_1": p[1]})))

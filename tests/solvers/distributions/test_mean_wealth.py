@@ -30,6 +30,7 @@ def household(r: float = 0.0373, *, n_a: int = 200) -> dp.Model:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*top of the grid")
 @pytest.mark.parametrize(
     ("points", "within"), [(200, 1e-3), pytest.param(400, 2e-4, marks=pytest.mark.slow)]

@@ -276,6 +276,7 @@ def test_a_position_between_the_nodes_is_refused() -> None:
         )
 
 
+@pytest.mark.slow
 def test_beside_an_interval_laws_name_other_shocks() -> None:
     """Wages are drawn after the weather; the problem is linear, and its value is known."""
 

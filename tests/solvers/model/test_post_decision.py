@@ -350,7 +350,7 @@ def _model(**changes: Any) -> dp.Model:
         ({"post": {"y": dp.integers(0, S)}}, "give its grid and its rule"),
         ({"post": {"y": ("z", filled)}}, "shares the grid of 'z', which is no state or choice"),
         ({"post": {"y": (dp.rouwenhorst(3, 0.5, 0.1), filled)}}, "post variable 'y' has the grid"),
-        ({"post": {"y": (dp.integers(0, S), "order")}}, "is 'order', which is no choice, state or shock"),
+        ({"post": {"y": (dp.integers(0, S), "order")}}, "is 'order', which is no choice, state or"),
         ({"post": {"y": (dp.integers(0, S), lambda y, q: y + q)}}, "which is not known before it"),
         ({"post": {"q": (dp.integers(0, S), filled)}}, "'q' stands under choices and under post"),
         ({"post": {"y": (dp.grid([0.0, 2.0, 1.0]), filled)}}, "variable 'y' does not increase"),

@@ -57,6 +57,7 @@ def test_four_thousand_nodes():
     assert 7.5115 <= found["lower"][0, i, 1] <= found["upper"][0, i, 1] <= 7.5248
 
 
+@pytest.mark.slow
 def test_the_optimal_choice_is_in_its_interval(solution):
     fine = solved(retirement, beta=0.98, n=600)
     at = np.isin(fine["grid_M"], solution["grid_M"])

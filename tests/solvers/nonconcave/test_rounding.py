@@ -64,6 +64,7 @@ def usual(x, y):
     return jnp.log(income(x) - y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reward",
     [

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from nonconcave_models import solved
 
 import dpsolve as dp
@@ -20,6 +21,7 @@ def share_model(beta=0.9, *, n=40):
     )
 
 
+@pytest.mark.slow
 def test_a_table_is_what_a_grid_of_its_choices_is():
     found = solved(share_model, beta=0.9)
     table = 0.01 + np.asarray(shares(share_model())) * 0.98

@@ -30,6 +30,7 @@ def test_inactive_it_returns_the_start() -> None:
     np.testing.assert_array_equal(same, start)
 
 
+@pytest.mark.slow
 def test_only_sure_transitions_to_grid_points_count_as_deterministic() -> None:
     common = {"choices": {"c": "x"}, "reward": lambda x, c: x - c, "discount": 0.9}
     x = {"x": dp.grid(0.0, 1.0, 5)}

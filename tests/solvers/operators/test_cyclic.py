@@ -182,6 +182,7 @@ def test_every_kind_of_cycle_gives_the_plain_value(kind: str) -> None:
     assert int(solution.iterations) <= int(plain.iterations)
 
 
+@pytest.mark.slow
 def test_which_states_are_cycles() -> None:
     assert cycle_of(walk()).turn == (0, 1, 2, 3, 4)  # type: ignore[union-attr]
     assert set(cycle_of(walk(kind="backwards")).turn) == {0, 1, 2, 3, 4}  # type: ignore[union-attr]

@@ -50,6 +50,7 @@ def test_a_nan_is_never_lost(at: int) -> None:
     assert 0 <= int(jax.jit(argmax)(q)[0]) < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [FEW - 1, FEW, FEW + 1])
 def test_few_choices_and_many_are_compared_alike(n: int) -> None:
     """A model of any number of choices, against plain NumPy."""
@@ -156,6 +157,7 @@ def test_rewards_of_blocks_that_are_passed_over_are_not_asked_for(monkeypatch: A
     assert 40 * 2 * 20 < len(asked) - again < 0.75 * 40 * 2 * 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("a",), ("a", "h", "last"), ("h", "last")])
 def test_an_operator_on_some_states_is_the_operator_there(names: tuple[str, ...]) -> None:
     operator = GridOperator(farmer(), block=50)

@@ -15,6 +15,7 @@ def double() -> dp.Solution:
     return dp.solve("savings", {"continuous": False, "n_a": 60, "n_z": 3}, tol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_is_certified_does_not_change(double: dp.Solution) -> None:
     mixed = dp.solve(
         "savings", {"continuous": False, "n_a": 60, "n_z": 3}, tol=1e-9, precision="mixed"

@@ -35,6 +35,7 @@ def test_a_rising_choice_is_found_as_by_a_full_sweep(n: int) -> None:
         v = expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("away", [0, 2, -2, 40])
 def test_a_sweep_begins_beside_the_last_policy(away: int) -> None:
     """Near or far, what is found is what a full sweep finds."""

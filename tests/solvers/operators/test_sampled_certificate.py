@@ -35,6 +35,7 @@ def test_a_sample_certifies_nothing_and_says_so() -> None:
     assert any("nothing is claimed of the value" in note for note in verified.notes)
 
 
+@pytest.mark.slow
 def test_one_that_is_called_solved_is_refuted() -> None:
     """As stores have it from before a sample was no certificate."""
     some = dp.solve("savings", MORE, certificate="sampled", sample=100)
@@ -46,6 +47,7 @@ def test_one_that_is_called_solved_is_refuted() -> None:
     assert "a sample of states bounds no error" in str(found)
 
 
+@pytest.mark.slow
 def test_inside_a_trace_the_sentence_has_the_number_too() -> None:
     some = jax.jit(lambda b: dp.solve("savings", {**MORE, "beta": b}, certificate="sampled",
                                       sample=1_500))(0.95)  # fmt: skip
@@ -70,6 +72,7 @@ def leaking(beta=0.9):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_all_pairs_are_surveyed_and_not_those_of_the_sample_alone(seed: int) -> None:
     with pytest.raises(dp.ModelError, match=r"'w' at .*n=3.* sum to 1\.8"):

@@ -93,6 +93,7 @@ def test_a_state_without_feasible_action_is_named() -> None:
             how(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_horizon_and_a_discount_of_each_pair(sparse: bool) -> None:
     rng = np.random.default_rng(5)

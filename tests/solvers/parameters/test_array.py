@@ -163,6 +163,7 @@ def test_a_factory_that_computes_with_its_array_says_its_shape() -> None:
     assert float(found.value[0]) == pytest.approx(50.0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_derivatives_by_entries_are_differences_and_have_their_dimensions() -> None:
     found = dp.solve(shop, {"prices": PRICES[0]}, gradients=["prices", "beta"], tol=1e-12)
     slope = found.gradients["prices"]["value"]

@@ -186,6 +186,7 @@ def test_a_chain_that_moves_is_solved_verified_and_followed(solution) -> None:
         mass = mass @ np.asarray(moving(t))
 
 
+@pytest.mark.slow
 def test_a_continuous_choice_follows_a_chain_that_moves(solution) -> None:
     found = dp.solve(ages_continuous)
     assert found.status == "solved"
@@ -196,6 +197,7 @@ def test_a_continuous_choice_follows_a_chain_that_moves(solution) -> None:
     assert (np.asarray(found.lower) <= np.asarray(found.upper)).all()
 
 
+@pytest.mark.slow
 def test_the_matrix_of_a_state_is_found_by_name(solution) -> None:
     def both(rho=0.5, beta=0.9):
         cov = jnp.array([[0.04, 0.0], [0.0, 0.01]])

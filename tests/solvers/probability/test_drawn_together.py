@@ -82,6 +82,7 @@ def test_a_drawn_state_is_independent_of_the_period_before(solution) -> None:
     )
 
 
+@pytest.mark.slow
 def test_joint_draws_are_verified_and_simulated(solution) -> None:
     assert dp.verify(solution).ok
     panel = dp.simulate(solution, 1, agents=2000, periods=6, variables=("w", "ret_y"))

@@ -58,6 +58,7 @@ def test_a_traced_key_is_refused() -> None:
 # -- inversion ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.sampled_from([0.0, 1e-17, 0.1, 0.3, 1.0]), min_size=1, max_size=40).filter(any),
     st.floats(0.0, 1.0, exclude_max=True),

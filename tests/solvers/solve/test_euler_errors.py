@@ -31,6 +31,7 @@ def rule(k: Any) -> Any:
     return ALPHA * BETA * k**ALPHA
 
 
+@pytest.mark.slow
 def test_errors_between_nodes_are_those_of_plain_numpy() -> None:
     model = growth(outputs={"consumption": lambda k, k_next: k**ALPHA - k_next})
     found = dp.euler_errors(solution_of(model, {"k_next": rule}))
@@ -51,6 +52,7 @@ def test_errors_between_nodes_are_those_of_plain_numpy() -> None:
     assert "no bound" in data.attrs["note"]
 
 
+@pytest.mark.slow
 def test_without_an_output_the_error_is_free_of_units() -> None:
     found = dp.euler_errors(solution_of(growth(), {"k_next": rule}))
     assert found.units == {"k_next": "unit-free"}
@@ -97,6 +99,7 @@ def consumed(a: Any, z: Any, t: int = 0) -> Any:
     return 1.03 * a + np.exp(z) - saved(a, z, t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [None, 3])
 def test_the_error_is_of_the_policy_and_not_of_what_is_called_the_choice(
     horizon: int | None,
@@ -135,6 +138,7 @@ def test_errors_of_a_household_are_those_of_plain_numpy() -> None:
         np.testing.assert_allclose(found.errors["a_next"][:, i], true, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_moving_constraint_has_the_multiplier_of_its_end() -> None:
     """Investment that cannot be negative, by next capital or by investment itself."""
 

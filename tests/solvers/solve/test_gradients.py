@@ -228,6 +228,7 @@ def test_gradients_beside_what_follows_from_a_policy_are_refused(asked: dict, wh
             assert word in str(caught.value)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_model_with_choices_are_of_its_value_alone() -> None:
     s = dp.solve("savings", {"continuous": False, "n_a": 20, "n_z": 3}, gradients="beta")
     assert set(s.gradients["beta"]) == {"value"}
