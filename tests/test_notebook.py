@@ -1,4 +1,4 @@
-"""The notebooks in examples/ run as they stand, print what they are stored with, and draw."""
+"""The notebooks in examples/ run as they stand, and print what they are stored with."""
 
 from __future__ import annotations
 
