@@ -4,6 +4,7 @@ Nothing is chosen: ``choices={}`` is a model that is only evaluated.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 import dpsolve as dp
 
@@ -11,7 +12,7 @@ GROWTH, STAY = np.array([1.054, 0.982]), 0.43
 CHAIN = np.array([[STAY, 1 - STAY], [1 - STAY, STAY]])
 
 
-def asset_price(beta=0.96, alpha=2.0):
+def asset_price(beta: float = 0.96, alpha: float = 2.0) -> dp.Model:
     """Return what the tree pays from today on, in units of yesterday's fruit.
 
     With the price-dividend ratio w, f(x) = x^(1-alpha) (1 + w(x)) and w(x) = beta E f(x').
@@ -24,7 +25,7 @@ def asset_price(beta=0.96, alpha=2.0):
     )
 
 
-def returns(value, beta, alpha):
+def returns(value: NDArray[np.float64], beta: float, alpha: float) -> tuple[float, float]:
     """Return the mean returns of the tree and of a safe bond, from f (x,) and the parameters."""
     w = beta * CHAIN @ value  # both members of the chain are equally frequent
     tree = (CHAIN * (GROWTH * (1 + w))[None, :] / w[:, None]).sum(1).mean() - 1

@@ -9,6 +9,7 @@ schedule as given. It is one parameter, an array: a new schedule compiles nothin
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 import dpsolve as dp
 
@@ -16,19 +17,21 @@ R = 0.017
 
 
 def default(
-    beta=0.953, gamma=2.0, back=0.282, q=dp.array("b_next", "y", fill=1 / (1 + R)),
-    *, n_b=51, n_y=21,
-):  # fmt: skip
+    beta: float = 0.953, gamma: float = 2.0, back: float = 0.282,
+    q: Array = dp.array("b_next", "y", fill=1 / (1 + R)), *, n_b: int = 51, n_y: int = 21,
+) -> dp.Model:  # fmt: skip
     """Sovereign default: pay and borrow, or default and be excluded until let back in."""
     chain = dp.tauchen(n_y, 0.945, 0.025)
     cap = 0.969 * jnp.exp(chain.values).mean()  # of income, while excluded
 
-    def utility(b, y, b_next, default, b_next_index, y_index):
+    def utility(
+        b: Array, y: Array, b_next: Array, default: Array, b_next_index: Array, y_index: Array
+    ) -> Array:
         repaid = jnp.exp(y) + b - q[b_next_index, y_index] * b_next
         c = jnp.where(default == 1, jnp.minimum(jnp.exp(y), cap), repaid)
         return jnp.where(c > 0, dp.crra(jnp.maximum(c, 1e-9), gamma), -jnp.inf)
 
-    def allowed(excluded, default, b_next_index):
+    def allowed(excluded: Array, default: Array, b_next_index: Array) -> Array:
         return (default >= excluded) & ((default == 0) | (b_next_index == n_b // 2))
 
     return dp.Model(
@@ -42,7 +45,7 @@ def default(
     )
 
 
-def equilibrium(rounds=60, tol=1e-8, **sizes):
+def equilibrium(rounds: int = 60, tol: float = 1e-8, **sizes: int) -> tuple[dp.Solution, int]:
     """Let lenders and country answer each other until the schedule settles."""
     found = dp.solve(default, sizes)
     for done in range(1, rounds + 1):

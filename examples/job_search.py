@@ -1,11 +1,15 @@
 """Job search (McCall 1970): a model file, as a user writes it."""
 
 import jax.numpy as jnp
+from jax import Array
 
 import dpsolve as dp
 
 
-def job_search(beta=0.96, benefit=0.5, separation=0.02, spread=0.5, *, n_w=101):
+def job_search(
+    beta: float = 0.96, benefit: float = 0.5, separation: float = 0.02, spread: float = 0.5,
+    *, n_w: int = 101,
+) -> dp.Model:  # fmt: skip
     """Take a wage offer, or wait for another one.
 
     Out of work with offer w in hand:  V(w) = max { benefit + beta E V(w'),  W(w) },
@@ -17,7 +21,7 @@ def job_search(beta=0.96, benefit=0.5, separation=0.02, spread=0.5, *, n_w=101):
     wages = jnp.linspace(1 - spread, 1 + spread, n_w)
 
     # Whoever holds a job (employed = 1) is at work; an offer is taken by choosing work = 1.
-    def at_work(employed, work):
+    def at_work(employed: Array, work: Array) -> Array:
         return jnp.maximum(employed, work)
 
     return dp.Model(

@@ -9,6 +9,7 @@ nontradables that its collateral is worth. The law is one parameter, an array ov
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 import dpsolve as dp
 
@@ -16,28 +17,29 @@ R, OMEGA, ETA, LOW, HIGH = 1.04, 0.31, 1 / 0.83 - 1, -1.02, -0.2
 
 
 def household(
-    beta=0.91, kappa=0.3235, law=dp.array("B", "y", fill=-0.9, shape=("n_b", "n_y")),
-    *, n_b=40, n_y=3, n_next=401,
-):  # fmt: skip
+    beta: float = 0.91, kappa: float = 0.3235,
+    law: Array = dp.array("B", "y", fill=-0.9, shape=("n_b", "n_y")),
+    *, n_b: int = 40, n_y: int = 3, n_next: int = 401,
+) -> dp.Model:  # fmt: skip
     """Choose bonds b, while everybody else's, B, follow a law."""
     chain, bonds = dp.rouwenhorst(n_y, 0.54, 0.059), dp.grid(LOW, HIGH, n_b)
     spent = R * bonds.values[:, None] + jnp.exp(chain.values) - law  # of tradables, by all
     prices = (1 - OMEGA) / OMEGA * jnp.maximum(spent, 1e-3) ** (1 + ETA)
 
-    def price(B, y_index):
+    def price(B: Array, y_index: Array) -> Array:
         return jnp.interp(B, bonds.values, prices[:, y_index])
 
-    def tradables(b, B, y, b_next, y_index):
+    def tradables(b: Array, B: Array, y: Array, b_next: Array, y_index: Array) -> Array:
         p = price(B, y_index)
         own = R * b + jnp.exp(y) + p - b_next
         return own / (1 + p * ((1 - OMEGA) / (OMEGA * p)) ** (1 / (1 + ETA)))
 
-    def utility(b, B, y, b_next, y_index):
+    def utility(b: Array, B: Array, y: Array, b_next: Array, y_index: Array) -> Array:
         c = tradables(b, B, y, b_next, y_index)
         other = c * ((1 - OMEGA) / (OMEGA * price(B, y_index))) ** (1 / (1 + ETA))
         return dp.crra((OMEGA * c**-ETA + (1 - OMEGA) * other**-ETA) ** (-1 / ETA), 2.0)
 
-    def allowed(b, B, y, b_next, y_index):
+    def allowed(b: Array, B: Array, y: Array, b_next: Array, y_index: Array) -> Array:
         enough = b_next >= -kappa * (jnp.exp(y) + price(B, y_index))  # the collateral
         return enough & (tradables(b, B, y, b_next, y_index) > 0)
 
@@ -54,7 +56,9 @@ def household(
     )
 
 
-def equilibrium(rounds=300, tol=None, **sizes):
+def equilibrium(
+    rounds: int = 300, tol: float | None = None, **sizes: int
+) -> tuple[dp.Solution, int]:
     """Let the law follow slowly what a household does that has what all have."""
     found = dp.solve(household, sizes)
     n_next = dict(found.problem.sizes)["n_next"]

@@ -8,6 +8,8 @@ Neither knows how far it is from the truth; ``dp.certify`` bounds that, for ever
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import NDArray
 
 import dpsolve as dp
 
@@ -16,10 +18,10 @@ CHAIN = dp.rouwenhorst(7, 0.9, 0.1)
 INCOME, P = np.exp(CHAIN.values), np.asarray(CHAIN.transition_matrix)
 
 
-def household(*, n_a=200):
+def household(*, n_a: int = 200) -> dp.Model:
     """Return the model as dpsolve reads it: any next wealth from 0 to the top of the grid."""
 
-    def consumption(a, z, a_next):
+    def consumption(a: Array, z: Array, a_next: Array) -> Array:
         return R * a + jnp.exp(z) - a_next
 
     return dp.Model(
@@ -33,7 +35,7 @@ def household(*, n_a=200):
     )
 
 
-def endogenous_grid(a):
+def endogenous_grid(a: NDArray[np.float64]) -> NDArray[np.float64]:
     """Go from next wealth to the wealth where it is chosen (Carroll 2006). Policy (a, z)."""
     a_next = np.zeros((a.size, INCOME.size))
     while True:
@@ -47,7 +49,7 @@ def endogenous_grid(a):
         a_next = found
 
 
-def value_iteration(a):
+def value_iteration(a: NDArray[np.float64]) -> NDArray[np.float64]:
     """Take the best of the grid's points until values settle, as textbooks do. Policy (a, z)."""
     c = R * a[:, None, None] + INCOME[:, None] - a  # (a, z, a')
     utility = np.where(c > 0, np.maximum(c, 1e-300) ** (1 - GAMMA) / (1 - GAMMA), -np.inf)
@@ -56,11 +58,12 @@ def value_iteration(a):
         total = utility + BETA * (v @ P.T).T
         found = total.max(axis=2)
         if np.abs(found - v).max() < 1e-6:
-            return a[total.argmax(axis=2)]
+            best: NDArray[np.intp] = total.argmax(axis=2)
+            return np.take(a, best)
         v = found
 
 
-def losses(nodes=800, points=200):
+def losses(nodes: int = 800, points: int = 200) -> dict[str, tuple[float, float]]:
     """Return what each policy loses at most: in utility, and in per cent of all consumption."""
     even = np.linspace(0.0, TOP, points)
     curved = TOP * np.linspace(0.0, 1.0, points) ** 2
@@ -74,8 +77,10 @@ def losses(nodes=800, points=200):
     for name, (policy, a) in policies.items():
         # The points between which it is linear join our nodes, and so it is the policy itself.
         # Both bounds hold: at its own points alone, and at many more, where v* is known well.
-        given = {"policy": {"a_next": policy}, "knots": {"a": a}}
-        bounds = [dp.certify(household, {"n_a": n}, **given) for n in (2, nodes)]
+        bounds = [
+            dp.certify(household, {"n_a": n}, policy={"a_next": policy}, knots={"a": a})
+            for n in (2, nodes)
+        ]
         loss = min(float(bound["policy_loss"]) for bound in bounds)
         value = min(float(np.abs(bound.upper).min()) for bound in bounds)
         # More consumption, in each period and state, that would make up for it where that is most.

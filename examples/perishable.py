@@ -1,12 +1,16 @@
 """Perishable stock by age (Nahmias 1975): m ages are a family of states."""
 
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.stats import poisson
 
 import dpsolve as dp
 
 
-def perishable(price=5.0, cost=2.0, waste=1.0, mean=2.0, beta=0.95, *, ages=2, most=5):
+def perishable(
+    price: float = 5.0, cost: float = 2.0, waste: float = 1.0, mean: float = 2.0,
+    beta: float = 0.95, *, ages: int = 2, most: int = 5,
+) -> dp.Model:  # fmt: skip
     """Order what arrives tomorrow and lives for `ages` periods; the oldest is sold first.
 
     stock[i] is what lives for i + 1 more periods. With one age this is the newsvendor's problem
@@ -16,7 +20,7 @@ def perishable(price=5.0, cost=2.0, waste=1.0, mean=2.0, beta=0.95, *, ages=2, m
     n = 4 * most
     chances = poisson.pmf(jnp.arange(n), mean)
 
-    def left(stock, demand):
+    def left(stock: Array, demand: Array) -> Array:
         return jnp.clip(jnp.cumsum(stock) - demand, 0, stock)
 
     return dp.Model(

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dpsolve.solvers.distributions.finer_grid import SUFFIX
 from dpsolve.solvers.errors import UsageError, did_you_mean
-from dpsolve.solvers.labelled import choices_of
+from dpsolve.solvers.labelled import SUFFIX, choices_of
 
 CLOSE = 1e-12  # as for `dp.load`: the value that is stored, up to rounding in the twelfth digit
 MOST_LISTED = 8

@@ -320,6 +320,13 @@ def tastes() -> list[Row]:
     return rows()
 
 
+def points() -> list[Row]:
+    """Sweep a million points of a tiny model: time and memory of each command, and of a point."""
+    from bench_points import rows
+
+    return rows()
+
+
 def since() -> list[Row]:
     """Measure what is paid for certificates and tests of NaN: against the commit before them."""
     from bench_since import rows
@@ -331,7 +338,7 @@ BENCHMARKS = {
     f.__name__: f
     for f in (
         many, savings, sweep, memory, maximum, doubling, loop, distributions, devices, slurm,
-        dispatch, continuum, tastes, since,
+        dispatch, continuum, tastes, points, since,
     )
 }  # fmt: skip
 ON_REQUEST = ("slurm", "dispatch", "since")  # root; the others compare with an earlier commit

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import UsageError, did_you_mean
-from .numerics.arrays import AnyArray
 
 if TYPE_CHECKING:
     import xarray
 
+    from .numerics.arrays import AnyArray
+
 POINT = "point"
 TIME = "time"
 PERIOD = "t"
+SUFFIX = "_distribution"  # of the dimension of a distribution that has a grid of its own
 
 
 def entry(arrays: Mapping[str, AnyArray], name: Any, what: str) -> AnyArray:

@@ -136,6 +136,10 @@ UNCERTIFIED = "nothing is certified: the factory states no error_bound of its ar
 """What is said of points that have no error bound at all, not even an infinite one."""
 
 
+LEFT_OUT = "error_bound leaves out the cells beside them"
+"""How the message of a solved point ends where some states are worth -inf."""
+
+
 def sentence(code: int, sample: int | None = None) -> str:
     """Return the sentence of one code ('' for solved); `sample` is the number of states drawn."""
     return _SENTENCES[Outcome(int(code))].format(sample="the" if sample is None else f"{sample:,}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 import dpsolve
@@ -68,7 +69,7 @@ def test_face_links_to_the_room_by_a_relative_link(root: Path, room: str) -> Non
 
 
 def test_version_is_told_once(root: Path, pyproject: dict[str, Any]) -> None:
-    """In pyproject, for what is built, and in one file, for what runs."""
+    """In one file, for what is built and for what runs, and in no other."""
     home = root / "src" / "dpsolve" / "_version.py"
     told = re.compile(r"^__version__ = \"(.*)\"$", re.MULTILINE)
     found = {
@@ -76,9 +77,38 @@ def test_version_is_told_once(root: Path, pyproject: dict[str, Any]) -> None:
         for folder in (root / "src", *(root / room for room in ROOMS))
         for path in folder.rglob("*.py")
     }
-    version = pyproject["project"]["version"]
-    assert {path: x for path, x in found.items() if x} == {home: [version]}
-    assert dpsolve.__version__ == version
+    assert {path: x for path, x in found.items() if x} == {home: [dpsolve.__version__]}
+    assert "version" not in pyproject["project"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", dpsolve.__version__)
+    changes = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == dpsolve.__version__  # type: ignore[index]
+
+
+def test_what_others_set_up_by_names_files_and_extras_that_there_are(
+    root: Path, pyproject: dict[str, Any]
+) -> None:
+    """CITATION.cff, environment.yml and the Apptainer definition."""
+    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["license"] == pyproject["project"]["license"]
+    assert "version" not in citation  # told once, elsewhere
+
+    conda = yaml.safe_load((root / "environment.yml").read_text(encoding="utf-8"))
+    *tools, packages = conda["dependencies"]
+    assert "pip" in tools
+    extras = set(pyproject["project"]["optional-dependencies"])
+    constraints, checkout = packages["pip"]
+    assert (root / constraints.removeprefix("-c ")).is_file()
+    assert set(Requirement(checkout.replace("-e .", "dpsolve")).extras) <= extras
+
+    definition = (root / "scripts" / "apptainer.def").read_text(encoding="utf-8")
+    copied = re.search(r"^%files\n((?: +.*\n)+)", definition, re.MULTILINE)
+    assert copied is not None
+    names = [line.split()[0] for line in copied[1].splitlines()]
+    needed = {"src", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", *ROOMS}
+    assert needed <= set(names)
+    assert all((root / name).exists() for name in names)
+    assert set(re.findall(r"extra=(\w+)", definition)) <= extras
 
 
 def test_constraints_pin_every_requirement_exactly(root: Path, pyproject: dict[str, Any]) -> None:

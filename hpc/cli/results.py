@@ -205,6 +205,7 @@ def _drawn(
     store: str, kind: str, var: str | None, chosen: dict[str, str], group: str | None
 ) -> Figure:
     """Return the picture that is asked for."""
+    import dask.threaded
     import matplotlib.figure  # noqa: F401  # before a store is opened: it may be missing
 
     from dpsolve.hpc.pictures.picture import overview, picture, timeline
@@ -212,7 +213,8 @@ def _drawn(
     if kind == "jobs":
         return timeline(store)
     data = _dataset(_opened(store), group)
-    return overview(data) if kind == "sweep" else picture(data, var, chosen)
+    with dask.config.set(scheduler=dask.threaded.get):  # else it looks for a cluster
+        return overview(data) if kind == "sweep" else picture(data, var, chosen)
 
 
 def _dataset(opened: xr.Dataset | xr.DataTree, group: str | None) -> xr.Dataset:

@@ -186,8 +186,8 @@ def _summary(reading: Reading, ending: SolveReport, group: ProcessGroup) -> Iter
 
     colour = {"solved": "green", "inexact": "yellow", "pending": "cyan"}.get(ending.status, "red")
     yield f"{reading.source.name}: {click.style(ending.status, fg=colour, bold=True)}"
-    if ending.status != "solved" and ending.message:
-        yield f"  because     {ending.message}"
+    if ending.message:
+        yield f"  {'note   ' if ending.status == 'solved' else 'because'}     {ending.message}"
     if ending.status in ("solved", "inexact") or not math.isnan(ending.error_bound):
         what = "certified error"
         yield f"  accuracy    {accuracy(ending.error_bound, ending.tol, what, ending.of_what)}"
@@ -333,8 +333,8 @@ def _solution_lines(solution: Solution, seconds: float, compiling: float) -> Ite
     colour = {"solved": "green", "inexact": "yellow"}.get(status, "red")
     tol = solution.tol
     yield f"{solution.problem.name}: {click.style(status, fg=colour, bold=True)}"
-    if status != "solved" and solution.message:
-        yield f"  because     {solution.message}"
+    if solution.message:
+        yield f"  {'note   ' if status == 'solved' else 'because'}     {solution.message}"
     yield f"  parameters  {listed({k: np.asarray(v) for k, v in solution.parameters.items()})}"
     if solution.problem.sizes:
         yield f"  sizes       {listed(dict(solution.problem.sizes))}"

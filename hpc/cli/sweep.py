@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from dpsolve.hpc.terminal_text import printable
-from dpsolve.sharding.batches.solving_order import START, STRAND
 from dpsolve.solvers.errors import RefusedError
 from dpsolve.solvers.numerics.memory import shown_bytes
 from dpsolve.solvers.outcomes import accuracy
@@ -228,6 +226,10 @@ def _stands(plan: Plan) -> Iterator[str]:
 
 def _sweeps(plan: Plan) -> Iterator[str]:
     """Yield how sweeps find their maxima and where points start, for each bucket."""
+    import numpy as np
+
+    from dpsolve.sharding.batches.solving_order import START, STRAND
+
     for part in plan.buckets:
         group = f"{part.bucket.group}: " if part.bucket.group else ""
         shape = part.program.outline.shape

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dpsolve.hpc.zarr_format import STRING, ZarrArray
 from dpsolve.solvers.distributions.top_mass import PREFIX
 from dpsolve.solvers.errors import UsageError
+from dpsolve.solvers.labelled import SUFFIX
 
 if TYPE_CHECKING:
     from dpsolve.sharding.batches.result_arrays import Layout, Variable
@@ -82,8 +83,6 @@ def coordinates(bucket: Bucket, layout: Layout, variables: Mapping[str, Variable
     UsageError
         If a swept parameter has the name of a state or of a variable.
     """
-    from dpsolve.solvers.distributions.finer_grid import SUFFIX
-
     used = {dim for variable in variables.values() for dim in variable.dims}
     used |= {dim for dims in bucket.own.values() for dim in dims}
     swept = dict.fromkeys((*bucket.axes, *bucket.parameters), "swept parameter")

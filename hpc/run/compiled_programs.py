@@ -11,15 +11,12 @@ cannot be unpacked, and what was used longest ago where all together is too much
 from __future__ import annotations
 
 import atexit
-import hashlib
 import os
-import platform
 import sys
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -117,7 +114,6 @@ def tidy(folder: Path, most: int = MOST) -> set[Path]:
     return set()
 
 
-@dataclass
 class CacheUse:
     """How often the kept programs were asked for inside a block.
 
@@ -127,8 +123,8 @@ class CacheUse:
         Programs that were found there, and that were not.
     """
 
-    hits: int = 0
-    misses: int = 0
+    def __init__(self) -> None:
+        self.hits = self.misses = 0
 
 
 _open: list[CacheUse] = []
@@ -175,14 +171,16 @@ def _usual_folder() -> Path | None:
 @cache
 def _processor() -> str:
     """Return what programs are compiled for: a processor without an instruction would die of it."""
-    facts = [platform.machine()]
+    from hashlib import sha256
+
+    facts = [os.uname().machine]
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         for line in file:  # of the first core
             if not line.strip():
                 break
             if line.split(":")[0].strip() in {"model name", "flags", "Features", "CPU part"}:
                 facts.append(line)
-    return hashlib.sha256("".join(facts).encode()).hexdigest()[:12]
+    return sha256("".join(facts).encode()).hexdigest()[:12]
 
 
 def _jax_setting(name: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,6 +73,8 @@ def scratch_folder(parent: str | None = None) -> Path:
     parent : str, optional
         Where it is to be; by default where Python keeps temporary files.
     """
+    import tempfile
+
     above = Path(parent or tempfile.gettempdir())
     try:
         return private_folder(above / f"dpsolve-{os.geteuid()}")

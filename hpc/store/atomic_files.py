@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,7 +46,7 @@ def _place(
     pieces: Iterable[bytes | bytearray | memoryview],
     move: Callable[[Path, Path], None],
 ) -> None:
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    draft = path.with_name(f"{path.name}.{os.urandom(16).hex()}{PARTIAL}")
     try:
         with open(draft, "wb") as file:
             file.writelines(pieces)

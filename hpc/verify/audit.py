@@ -26,7 +26,7 @@ from dpsolve.hpc.store.trust import alteration
 from dpsolve.hpc.sweep_file.array_values import checksum
 from dpsolve.hpc.zarr_format import METADATA, ZarrArray
 from dpsolve.solvers.errors import UsageError
-from dpsolve.solvers.outcomes import CERTIFIES, UNCERTIFIED
+from dpsolve.solvers.outcomes import CERTIFIES, LEFT_OUT, UNCERTIFIED
 
 if TYPE_CHECKING:
     from dpsolve.hpc.store.store import Store
@@ -223,9 +223,10 @@ def record_faults(
         periodic = (
             block.get("distribution_period", np.ones(len(status))) > 1
         )  # is told, and is fine
+        left_out = np.array([LEFT_OUT in str(said) for said in message])
         unbound = (message == UNCERTIFIED) & np.bool_(not certified)
         yield (
-            (status == "solved") & (message != "") & ~periodic & ~unbound,
+            (status == "solved") & (message != "") & ~periodic & ~unbound & ~left_out,
             "status is solved, but message says why not",
         )
         if bound is not None:

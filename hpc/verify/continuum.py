@@ -86,7 +86,10 @@ class ContinuumFindings:
 
 
 def examine_continuum(
-    model: Model, arrays: Mapping[str, NDArray[Any]], error_bound: float
+    model: Model,
+    arrays: Mapping[str, NDArray[Any]],
+    error_bound: float,
+    finer: Model | None = None,
 ) -> ContinuumFindings:
     """Compare what is stored of one point with the model and with bounds of our own.
 
@@ -97,6 +100,8 @@ def examine_continuum(
     arrays : mapping
         What is stored, over (states...) or (t, states...).
     error_bound : float
+    finer : Model, optional
+        On the nodes that it was solved on, of which only some are stored.
     """
     found = ContinuumFindings()
     problem = ContinuousProblem(model)
@@ -125,7 +130,7 @@ def examine_continuum(
     if why_not:
         found.notes.append(f"no bounds over the continuum were computed, because {why_not}")
     elif not found.faults:
-        _compare(claim, found)
+        _compare(claim, found, None if finer is None else ContinuousProblem(finer))
     return found
 
 
@@ -326,10 +331,22 @@ def _first(bad: NDArray[np.bool_]) -> tuple[int, ...]:
 # -- against bounds of our own --------------------------------------------------------------------
 
 
-def _compare(claim: _Claim, found: ContinuumFindings) -> None:
-    """Compute bounds, and compare what is stored with them."""
-    problem, policy = claim.problem, claim.policy
+def _compare(claim: _Claim, found: ContinuumFindings, finer: ContinuousProblem | None) -> None:
+    """Compute bounds, and compare what is stored with them.
+
+    Where more nodes were solved on than are stored: bounds on these, with the stored policy between
+    its nodes, and at the stored nodes alone, for the error was bounded between the others.
+    """
+    kept, policy = claim.problem, claim.policy
     policy = np.where(np.isfinite(policy), policy, 0.0)
+    problem = kept if finer is None else finer
+    if finer is not None:
+        nothing = np.zeros(0)
+        at = Sampled(finer.nodes, nothing, nothing)
+        policy = np.stack([
+            np.stack([at.of(kept, y[..., j]) for j in range(y.shape[-1])], -1) for y in policy
+        ])  # fmt: skip
+        found.notes.append("of a refined point the stored nodes were compared, on its own grid")
     radius = float(np.abs(np.linalg.eigvals(problem.weights(claim.when(0)))).max())
     if problem.model.horizon is None and not radius < 1.0:
         found.notes.append(
@@ -337,7 +354,7 @@ def _compare(claim: _Claim, found: ContinuumFindings) -> None:
         )
         return
     mine = bounds(problem, policy)
-    x = places(problem, np.random.default_rng(0))
+    x = places(problem, np.random.default_rng(0)) if finer is None else kept.nodes
     seen = [sampled(problem, own, x) for _, own in mine]
     for _ in range(EULER_STEPS if len(mine) <= MOST_PERIODS else 0):
         if _errors(claim, seen)[0] <= WIDE * claim.error_bound:
@@ -353,7 +370,8 @@ def _compare(claim: _Claim, found: ContinuumFindings) -> None:
         found.error = found.width = np.nan
         found.notes.append("our own bounds are infinite at every state, so that they tell nothing")
     found.faults += _contradictions(claim, seen)
-    found.faults += _unearned(claim, mine, found)
+    if finer is None:
+        found.faults += _unearned(claim, mine, found)
     found.faults += _not_concave(claim, mine)
 
 

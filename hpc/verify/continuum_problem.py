@@ -204,7 +204,7 @@ class ContinuousProblem:
             done = {n: rule(**{k: at[k] for k in _named(rule)}) for n, rule in rules.items()}
             return f(**{n: at[n] for n in own}, **done)
 
-        return _signed(whole, wanted)
+        return signed(whole, wanted)
 
     def _value(
         self, f: Callable[..., Any] | str, at: Mapping[str, NDArray[Any]], size: int
@@ -418,10 +418,10 @@ def _named(f: Callable[..., Any]) -> set[str]:
 
 
 def _identity(name: str) -> Callable[..., Any]:
-    return _signed(lambda **at: at[name], [name])
+    return signed(lambda **at: at[name], [name])
 
 
-def _signed(f: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
+def signed(f: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
     """Say what a function of keywords takes."""
     kind = inspect.Parameter.KEYWORD_ONLY
     f.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]  # inspect reads it

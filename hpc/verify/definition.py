@@ -110,7 +110,7 @@ class _Functions(Definition):
             check_rows(f"Markov state '{name}'", rows)
 
     def look(self, s: Index, c: Index, t: int | None = None) -> PairValues:
-        model, at = self.model, self._named(s, c, t)
+        model, at = self.model, self.named(s, c, t)
         feasible = np.ones(s.size, dtype=bool)
         if model.feasible is not None:
             feasible = (evaluate(model.feasible, at, s.size) != 0).all(1)
@@ -168,7 +168,7 @@ class _Functions(Definition):
         return np.ascontiguousarray(result)
 
     def draws(self, s: Index, c: Index) -> tuple[dict[str, Array], Array]:
-        at, width = self._named(s, c, None), prod(self.shock_shape)
+        at, width = self.named(s, c, None), prod(self.shock_shape)
         drawn: list[dict[str, Array]] = []
         chances = []
         for branch in self._branches(at, np.ones(s.size, dtype=bool)):
@@ -185,10 +185,10 @@ class _Functions(Definition):
         if self.model.terminal is None:
             return np.zeros(self.n)
         s = np.arange(self.n)
-        return evaluate(self.model.terminal, self._named(s, np.zeros_like(s), None), self.n)[:, 0]
+        return evaluate(self.model.terminal, self.named(s, np.zeros_like(s), None), self.n)[:, 0]
 
     def outputs(self, s: Index, c: Index, t: int | None = None) -> dict[str, Array]:
-        branches = self._branches(self._named(s, c, t), np.ones(s.size, dtype=bool))
+        branches = self._branches(self.named(s, c, t), np.ones(s.size, dtype=bool))
         return {
             name: (gain - loss).sum(1).astype(np.float64)
             for name, (gain, loss) in (
@@ -276,7 +276,7 @@ class _Functions(Definition):
         rule = self.model.transition.get(state)
         return isinstance(rule, str) and self.model.grid_of(rule) is self.model.states[state]
 
-    def _named(self, s: Index, c: Index, t: int | None) -> dict[str, NDArray[Any]]:
+    def named(self, s: Index, c: Index, t: int | None) -> dict[str, NDArray[Any]]:
         """Return what each name stands for: states and choices (N, 1), shocks (1, W)."""
         model, at = self.model, {}
         for group, flat, shape in (

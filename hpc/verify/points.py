@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,9 +37,10 @@ class Points:
 
     block: Block
     parameters: Callable[[int], dict[str, Any]]
-    model: Callable[[int], Any]
+    model: Callable[..., Any]
     options: SolveOptions
     coords: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
 
     def label(self, i: int) -> str:
         """Name a point by its parameters."""
@@ -57,7 +59,17 @@ class Points:
         bound = float(self.block["error_bound"][i]) if "error_bound" in self.block else math.nan
         initial = self.options.initial
         asked = Asked(None if initial is None else dict(initial))
-        return Stored({**self.coords, **own}, bound, asked)
+        return Stored({**self.coords, **own}, bound, asked, self._finer(i))
+
+    def _finer(self, i: int) -> Callable[[], Any] | None:
+        """Return what builds the model on the grid that was solved on, if less of it is kept."""
+        names = self.options.refine
+        keys = ["refined_size"] if len(names) == 1 else [f"refined_size_{n}" for n in names]
+        found = {n: int(self.block[k][i]) for n, k in zip(names, keys, strict=True)
+                 if k in self.block}  # fmt: skip
+        if all(self.sizes.get(n) == size for n, size in found.items()):
+            return None
+        return lambda: self.model(i, found)
 
     def faults(self) -> Iterator[tuple[NDArray[np.bool_], str]]:
         """Compare the records of the points with each other."""
@@ -84,15 +96,16 @@ def of_task(
     part = bucket.bucket
     swept = {*part.axes, *part.parameters, *part.own}
 
-    def model(i: int) -> Any:
+    def model(i: int, sizes: Mapping[str, Any] = MappingProxyType({})) -> Any:
         values = part.points(np.array([task.start + i]))
         given = {name: value[0] for name, value in values.items()}
-        return rebuild(store.source.load(), given, part.sizes)
+        return rebuild(store.source.load(), given, {**part.sizes, **sizes})
 
     return Points(
         block=block,
         parameters=lambda i: point_parameters(part, task.start + i),
         model=model,
+        sizes=part.sizes,
         options=store.options,
         coords={name: values for name, values in coordinates.items() if name not in swept},
     )
@@ -115,9 +128,9 @@ def of_solution(solution: Solution) -> Points:
     def parameters(i: int) -> dict[str, Any]:
         return {name: x[i] if x.ndim > 1 else float(x[i]) for name, x in values.items()}
 
-    def model(i: int) -> Any:
+    def model(i: int, sizes: Mapping[str, Any] = MappingProxyType({})) -> Any:
         if problem.factory is None:
             return problem.model
-        return rebuild(problem.factory, parameters(i), dict(problem.sizes))
+        return rebuild(problem.factory, parameters(i), {**dict(problem.sizes), **sizes})
 
-    return Points(block, parameters, model, problem.options)
+    return Points(block, parameters, model, problem.options, sizes=dict(problem.sizes))

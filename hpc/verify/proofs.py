@@ -29,6 +29,9 @@ from the stored value, in extended precision, for an interval of our own: a clai
 it is false. And no float64 computation proves an error below a unit in the last place of the terms
 of a reward, so that a claim to have done so is not confirmed.
 
+*A discount of one.* A step confirms a bound only where :mod:`.shortest_path` finds an upper
+solution, and the interval is the one that follows from it.
+
 *Average rewards.* With :math:`d = Tv - v` for the stored relative value :math:`v`, every state's
 gain lies in :math:`[\min d, \max d]` (see :mod:`dpsolve.solvers.methods.average`). So a stored
 bound is confirmed if it is no tighter than that, but for rounding. A policy that is greedy for the
@@ -48,6 +51,7 @@ from numpy.typing import NDArray
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
+from . import shortest_path
 from .bellman import (
     WIDE,
     WIDE_EPS,
@@ -204,6 +208,8 @@ class ValueProof:
             slack = self.rounding + most * ahead.slack
             reach = most * float(error) + self.rounding
             return Interval(value - reach, value + reach, slack)
+        if self.undiscounted:
+            return self._summed
         if not most < 1.0:
             return self._weighted_interval()
         slack = self.rounding / (1.0 - most)
@@ -251,6 +257,20 @@ class ValueProof:
             u, c = tu - middle, base + middle + (low + high) / 2
         return best
 
+    @property
+    def undiscounted(self) -> bool:
+        """Whether it is a sum of rewards without an end in time."""
+        return self.t is None and self.place.definition.constant == 1.0
+
+    @cached_property
+    def _summed(self) -> Interval:
+        """An interval for a sum of rewards; infinite where none is proven."""
+        states = self.place.states
+        found = shortest_path.bounds(self.place.definition, self.ahead.value, states)
+        if found is None or not self.sweep.monotone:
+            return Interval(np.full(states.size, -np.inf), np.full(states.size, np.inf))
+        return Interval(*found)
+
     def _weighted_interval(self) -> Interval:
         value = self.sweep.value[0]
         weight, rate = find_weight(self.place.definition)
@@ -266,6 +286,11 @@ class ValueProof:
         yield from self._bound_faults(1, self.here.lower, proven)
         yield from self._bound_faults(2, self.here.upper, proven)
         yield from self._too_fine()
+        if self.undiscounted and np.isfinite(self.bound) and np.isinf(proven.high).any():
+            yield (
+                f"error_bound claims {self.bound:.3g} at a discount of 1, but no upper solution "
+                "proves that the sum of rewards is finite, and what it is"
+            )
         least_error = (self.residual - self.rounding) / (1.0 + self.sweep.discount[1])
         if self.t is None and least_error > self.bound * (1 + 8 * EPS):
             i = int(np.argmax(np.abs(self.difference)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
 from .bellman import Array, Decisions, Index
-from .continuum import examine_continuum
+from .continuum import CONTINUUM, DECLARED, examine_continuum
 from .continuum_bounds import PolicyChain
 from .continuum_problem import ContinuousProblem
 from .definition import define
 from .distributions import Asked, distribution_faults
+from .not_concave import GRID, amount_faults, of_steps, of_table
 from .proofs import (
     EPS,
     GAINS,
@@ -36,11 +37,15 @@ OUTPUT_TOLERANCE = 1e-9  # of an output, relative to its largest value over the 
 
 @dataclass(frozen=True)
 class Stored:
-    """What is stored of one point: arrays by name, with the states' own shape."""
+    """What is stored of one point: arrays by name, with the states' own shape.
+
+    With `finer`, it was solved on more nodes than are stored, and that builds the model there.
+    """
 
     arrays: Mapping[str, NDArray[Any]]
     error_bound: float
     asked: Asked = field(default_factory=Asked)
+    finer: Callable[[], Any] | None = None
 
     def periods(self, name: str, n: int) -> NDArray[Any]:
         """Return an array over the states as (periods, n); one period, if there is no horizon."""
@@ -115,7 +120,14 @@ def examine(model: Model | TabularModel, stored: Stored, states: Index | None = 
 
 def _of_continuous_choices(model: Model, stored: Stored) -> Findings:
     """Compare a point with the definition and with bounds over the continuum, at all states."""
-    found = examine_continuum(model, stored.arrays, stored.error_bound)
+    code = int(stored.arrays.get("certifies", np.int64(CONTINUUM)))
+    if code == GRID:
+        return _of_table(model, stored)
+    unproved = not int(stored.arrays.get("concavity", np.int64(DECLARED)))
+    if code == CONTINUUM and unproved and model.concave is not True:
+        return _of_steps(model, stored)
+    finer = None if stored.finer is None else stored.finer()
+    found = examine_continuum(model, stored.arrays, stored.error_bound, finer)
     faults = [*_grid_faults(model, stored), *found.faults]
     if found.policy is not None and not faults:
         # It answers what distributions ask of a definition, and takes choices from the policy.
@@ -124,6 +136,27 @@ def _of_continuous_choices(model: Model, stored: Stored) -> Findings:
         anything = Decisions.sure(np.zeros((len(found.policy), chain.n), np.int64))
         faults += distribution_faults(place, anything, stored.arrays, stored.asked)
     return Findings(found.residual, found.error, 1.0, found.width, faults, found.notes)
+
+
+def _of_table(model: Model, stored: Stored) -> Findings:
+    """Compare bounds of the best of a table of choices with the definition of that."""
+    plain, held, faults = of_table(model, stored.arrays)
+    faults = [*faults, *amount_faults(model, stored.arrays)]
+    found = examine(plain, replace(stored, arrays=held))
+    found.faults[:0] = faults
+    if any("distribution" in n or n.startswith("moment_") for n in stored.arrays):
+        found.notes.append("distributions and moments of a table of choices were not checked")
+    return found
+
+
+def _of_steps(model: Model, stored: Stored) -> Findings:
+    """Try bounds of the continuum that are steps between nodes."""
+    faults = [*_grid_faults(model, stored), *amount_faults(model, stored.arrays)]
+    bound = stored.error_bound
+    if not faults:
+        faults += of_steps(model, stored.arrays, bound)
+    note = "bounds that are steps between nodes were tried at states drawn by chance"
+    return Findings(faults=faults, notes=[note])
 
 
 # -- what can be seen without the operator --------------------------------------------------------

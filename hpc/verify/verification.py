@@ -116,7 +116,8 @@ class Verification:
             yield f"  claims     certified errors {self.of_what}"
         if not math.isnan(self.worst_error):
             at = listed(self.worst_point)
-            yield f"  residual   at most {self.worst_residual:.3g}"
+            if not math.isnan(self.worst_residual):
+                yield f"  residual   at most {self.worst_residual:.3g}"
             yield f"  error      at most {self.worst_error:.3g}" + (f" (at {at})" if at else "")
         if not math.isnan(self.widest):
             yield f"  continuum  own bounds of the true value are at most {self.widest:.3g} apart"

@@ -30,6 +30,7 @@ from dpsolve.solvers.curvature.proved import MOST_TRIES, THOROUGH, proved
 from dpsolve.solvers.inspection.concavity import promised
 from dpsolve.solvers.inspection.forecast import Footprint, Outlook, outlook
 from dpsolve.solvers.inspection.limits import check_time
+from dpsolve.solvers.methods.discounted import SolveState
 from dpsolve.solvers.model.array_factory import rebuild
 from dpsolve.solvers.model.factory_signature import (
     Factory,
@@ -185,8 +186,9 @@ class Program:
         """Decide whether points start from each other: if asked, or if a point is large."""
         large = self.footprint.bytes > CPU_BYTES // 2
         wanted = large if self.options.warm is None else self.options.warm
-        discounted = self.options.criterion == "discounted"
-        return wanted and discounted and self.outline.shape.iterates
+        if not wanted or not self.outline.shape.iterates or self.outline.refused:
+            return False
+        return isinstance(self.outline.results.run[1], SolveState)
 
     def layout(self, fixed: Mapping[str, Any], varying: Collection[str]) -> Layout:
         """Return dimensions, coordinates and variables, given which parameters vary."""
@@ -405,6 +407,8 @@ class Program:
         to_tell = code != Outcome.SOLVED
         if "value" in found and "distribution_period" in found:
             to_tell |= found["distribution_period"] > 1  # solved, with a message
+        if "certifies" in found and "lower" in found:  # some cells may be left out
+            to_tell |= np.isneginf(found["lower"]).reshape(code.size, -1).any(1)
         for i in np.flatnonzero(to_tell):
             values = {k: c[i] for k, c in columns.items()}
             if told := no_number(values, self.signature.array_dims):

@@ -40,18 +40,34 @@ class Widths(NamedTuple):
     error: Array
 
 
-def widths(problem: ContinuousProblem, lower: Array, upper: Array, lines: Lines) -> Widths:
-    """Return the largest width, and the largest error of the middle, over the whole continuum."""
-    middle = (lower + upper) / 2
+def widths(
+    problem: ContinuousProblem,
+    lower: Array,
+    upper: Array,
+    lines: Lines,
+    alive: Array | bool = True,
+) -> Widths:
+    """Return the largest width, and the largest error of the middle, over the whole continuum.
+
+    But for cells with a corner that is not `alive` (z, n).
+    """
+    middle, alive = (lower + upper) / 2, jnp.broadcast_to(alive, lower.shape)
     rounding = 8 * EPS * jnp.max(jnp.abs(upper))
     above = _above_line if len(problem.states) == 1 else _above_cells
-    wide = above(problem, lines, lower) + rounding
-    return Widths(wide, jnp.maximum(above(problem, lines, middle) + rounding,
-                                    jnp.max(middle - lower) + rounding))  # fmt: skip
+    cells = alive[:, jnp.asarray(cell_corners(problem.sizes))].all(-1)
+
+    def largest(base: Array, share: float) -> Array:
+        inside = jnp.max(jnp.where(cells, above(problem, lines, base), -jnp.inf))
+        at_nodes = jnp.max(jnp.where(alive, share * (upper - lower), -jnp.inf))
+        return jnp.where(alive.any(), jnp.maximum(inside, at_nodes) + rounding, jnp.inf)
+
+    return Widths(largest(lower, 1.0), largest(middle, 0.5))
 
 
 def _above_line(problem: ContinuousProblem, lines: Lines, base: Array) -> Array:
-    """Return how far the upper bound goes above the interpolation of `base` (z, n), one state.
+    """Return how far the upper bound goes above the interpolation of `base` (z, n) in each cell.
+
+    With one state.
 
     In a cell it is the lesser of the two ends' lines, which is concave, and what is subtracted is
     linear: the largest difference is at an end or where the lines cross.
@@ -69,7 +85,7 @@ def _above_line(problem: ContinuousProblem, lines: Lines, base: Array) -> Array:
     share = place / step
     inside = crossing - ((1.0 - share) * base[:, :-1] + share * base[:, 1:])
     at_ends = jnp.maximum(left - base[:, :-1], right - base[:, 1:])
-    return jnp.max(jnp.maximum(inside, at_ends))
+    return jnp.maximum(inside, at_ends)
 
 
 def _above_cells(problem: ContinuousProblem, lines: Lines, base: Array) -> Array:
@@ -84,7 +100,7 @@ def _above_cells(problem: ContinuousProblem, lines: Lines, base: Array) -> Array
     level = jnp.mean(plane - jnp.sum(slope * own, -1), 2)
     mixed = jnp.mean(slope, 2)  # (z, cell, d)
     there = level[..., None] + jnp.einsum("zcd,ckd->zck", mixed, own)
-    return jnp.max(there - base[:, cells])
+    return jnp.max(there - base[:, cells], -1)
 
 
 NOTHING = 1e-6

@@ -169,21 +169,31 @@ def shifted(weights: Array, excess: Array) -> Array:
 # -- below ----------------------------------------------------------------------------------------
 
 
-def lower_step(problem: ContinuousProblem, y: Array, after: Array) -> Array:
-    """Return a lower bound (z, n) of one period, from that of the next, with rounding charged."""
-    reward = _rewards(problem, y)
+def lower_step(
+    problem: ContinuousProblem, y: Array, after: Array, dead: Array | bool = False
+) -> Array:
+    """Return a lower bound (z, n) of one period, from that of the next, with rounding charged.
+
+    It is -inf at `dead` nodes (z, n). Where that of the next period is, only they lead.
+    """
+    reward, after = _rewards(problem, y), jnp.where(jnp.isneginf(after), 0.0, after)
     value = reward + places_of(problem, y).mix(problem.weights @ after)
-    return value - units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(after)))
+    value = value - units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(after)))
+    return jnp.where(dead, -jnp.inf, value)
 
 
-def lower_bound(problem: ContinuousProblem, y: Array) -> Array:
-    """Return a lower bound (z, n) on the true value: what a policy is worth on chords."""
-    reward, places = _rewards(problem, y), places_of(problem, y)
+def lower_bound(problem: ContinuousProblem, y: Array, dead: Array | bool = False) -> Array:
+    """Return a lower bound (z, n) on the true value: what a policy is worth on chords.
+
+    It is -inf at `dead` nodes (z, n), to which no others lead.
+    """
+    reward, places = jnp.where(dead, 0.0, _rewards(problem, y)), places_of(problem, y)
     level = solve(jnp.eye(problem.shape[0]) - problem.weights, jnp.mean(reward, 1))[:, None]
     start = jnp.where(jnp.isfinite(level), level, 0.0) + jnp.zeros_like(reward)
     value, residual = evaluate(problem.weights, places, reward, start)
     rounding = units(problem) * (jnp.abs(reward) + jnp.max(jnp.abs(value)))
-    return value - shifted(problem.weights, rounding - residual)
+    excess = jnp.where(dead, 0.0, rounding - residual)
+    return jnp.where(dead, -jnp.inf, value - shifted(problem.weights, excess))
 
 
 def _rewards(problem: ContinuousProblem, y: Array) -> Array:

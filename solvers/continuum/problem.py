@@ -299,7 +299,7 @@ class ContinuousProblem:
         edge = self.box
         for i in self._kept_inside[j]:
             bottom, top = self.grids[i].sides
-            at_zero, slope = self._reach(i, j, x, y, z)
+            at_zero, slope = self.reach(i, j, x, y, z)
             flat = slope == 0.0
             safe = jnp.where(flat, 1.0, slope)
             for limit, side, sign in ((edge[0][i], bottom, -1), (edge[1][i], top, 1)):
@@ -367,14 +367,14 @@ class ContinuousProblem:
             for i in held:
                 if "error" not in self.grids[i].sides:
                     continue
-                at_zero, slope = self._reach(i, j, x, y, z)
+                at_zero, slope = self.reach(i, j, x, y, z)
                 there = self.following(x, y, z)[:, i]
                 size = jnp.abs(at_zero) + jnp.abs(slope * y[j]) + jnp.abs(there)
                 straight = jnp.abs(there - at_zero - slope * y[j]) <= BENT * size
                 found = found | ~straight.all()
         return found
 
-    def _reach(self, i: int, j: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
+    def reach(self, i: int, j: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
         """Return a next state (w,) were choice j zero, and its slope in that choice."""
 
         def there(choice: Array) -> Array:

@@ -20,6 +20,7 @@ from jax import Array, lax
 
 from dpsolve.solvers.numerics.tracing import EPS
 
+from .barren import filled, unreachable
 from .between import below_lines
 from .bounds import Lines, least
 from .cells import corners
@@ -90,6 +91,7 @@ TESTS = (
     "a next state is not affine in the choice that keeps it on its grid",
     "one step raises the upper bound by {far}",
     "one step lowers the lower bound by {far}",
+    "all choices pay -inf, and on either side of it some pay more",
     "the terminal value is {far} beyond its chords or tangents",
 )
 """What is said of a counterexample that each test found."""
@@ -100,6 +102,7 @@ def refute(
     y: Array,
     lower: tuple[Array, Array],
     lines: tuple[Lines, Lines],
+    poor: Array,
     seed: Array | int = 0,
     states: int = STATES,
 ) -> Refutation:
@@ -115,6 +118,8 @@ def refute(
         Its lower bound, and that of the next period: the same one without a horizon.
     lines : (Lines, Lines)
         The upper bound, and that of the next period.
+    poor : bool array (z, n)
+        Nodes where all choices pay -inf.
     seed : int
         Of the random states and pairs.
     states : int
@@ -143,6 +148,7 @@ def refute(
         *zip(shape, shape_at, strict=True),
         (upper - rounding, upper_at),
         (fall - slack, fall_at),
+        enclosed(problem, poor),
         passed,
         strict=True,
     )
@@ -175,8 +181,9 @@ def refute_terminal(
         x, z = at
         value = problem.at_state(terminal, known, x, z)
         index, weight = corners(problem.grids, x)
-        chord = weight @ lower[z, index]
-        over, under = value - least(problem, lines, z, x), chord - value
+        chord = jnp.sum(jnp.where(weight > 0.0, weight * lower[z, index], 0.0))
+        over = value - least(problem, lines, z, x)
+        under = jnp.where(jnp.isneginf(chord), -jnp.inf, chord - value)
         if len(problem.states) > 1:  # an interpolation along several axes is below, if it is
             under = jnp.minimum(under, jnp.min(lower[z, index]) - value)
         return jnp.maximum(over, under) - 64 * EPS * (jnp.abs(value) + jnp.abs(chord))
@@ -284,6 +291,19 @@ def halfway(
     return jnp.stack(by), jnp.stack(at)
 
 
+def enclosed(problem: ContinuousProblem, poor: Array) -> tuple[Array, Array]:
+    """Return 1 where a poor node (z, n) lies between others along an axis, else -1; and where."""
+    whole = (~poor).astype(jnp.int32).reshape(-1, *problem.sizes)
+    found = jnp.zeros(whole.shape, bool)
+    for axis in range(1, whole.ndim):
+        before, after = (lax.cummax(whole, axis, reverse=way) for way in (False, True))
+        found = found | (before * after > whole)
+    flat = jnp.where(found.reshape(poor.shape), 1.0, -1.0).ravel()
+    z, x = jnp.divmod(jnp.arange(poor.size), problem.shape[1])
+    nothing = jnp.full((poor.size, len(problem.choices)), jnp.nan)
+    return _worst(flat, problem.nodes[x], z, nothing)
+
+
 def _upper(
     problem: ContinuousProblem, x: Array, z: Array, choices: Array, ok: Array,
     lines: Lines, after: Lines,
@@ -318,6 +338,8 @@ def _lower(
     discounted part that it lies below its envelope.
     """
     n_z = problem.shape[0]
+    dead, deadly = jnp.isneginf(lower), unreachable(problem, jnp.isneginf(after))
+    lower, after = (filled(problem, own, lines.slope) for own in (lower, after))
     if len(problem.states) > 1:
         allowed = problem.weights @ below_lines(problem, after, lines)
     else:
@@ -330,6 +352,7 @@ def _lower(
     def one(x: Array, z: Array) -> tuple[Array, Array]:
         index, weight = corners(problem.grids, x)
         choice, value = weight @ y[z, index], weight @ lower[z, index]
+        known = ~dead[z, index].any()
         # Where a constraint binds at both ends of a cell, it does between them but for rounding.
         for j in range(choice.size):
             low, high = problem.ends(j, x, choice, z)
@@ -342,14 +365,16 @@ def _lower(
             for low, high in [problem.ends(j, x, choice, z)]
         ]
 
-        def follows(place: Array) -> Array:
+        def follows(place: Array) -> tuple[Array, Array]:
             index, weight = corners(problem.grids, place)
-            return weight @ mixed[z, index]
+            return weight @ mixed[z, index], ~jnp.any(deadly[z, index] & (weight > 0.0))
 
-        there = problem.chances(z) @ jax.vmap(follows)(problem.following(x, choice, z))
-        step = problem.reward(x, choice, z) + there
+        there, alive = jax.vmap(follows)(problem.following(x, choice, z))
+        step = problem.reward(x, choice, z) + problem.chances(z) @ there
         ok = problem.feasible(x, choice, z) & jnp.stack(real).all()
-        return value - allowed[z] - jnp.where(ok, step, -jnp.inf), choice
+        fall = value - allowed[z] - jnp.where(ok, step, -jnp.inf)
+        # Beside nodes whose bound is -inf nothing is said.
+        return jnp.where(known & alive.all(), fall, -jnp.inf), choice
 
     fall, choice = jax.vmap(one)(x, z)
     return _worst(fall, x, z, choice)
@@ -383,6 +408,7 @@ def _planes(
         above = here - plane - 1e-12 * (terms + jnp.abs(here))
         # A node with an infinite slope has no plane.
         usable = jnp.isfinite(by_x[z]).all(-1) & jnp.isfinite(by_y[z]).all(-1)
+        usable = usable & jnp.isfinite(reward[z])
         return jnp.where(ok, jnp.max(jnp.where(usable, above, -jnp.inf)), -jnp.inf)
 
     return _worst(lax.map(one, flat, batch_size=512), *flat[:3])

@@ -13,6 +13,7 @@ from dpsolve.solvers.numerics.dense import solve
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Certifies, Concavity, Outcome
 
+from .barren import escapes, filled, kept_alive, worthless
 from .between import falls_short, optimal_choices, widths
 from .bounds import (
     Lines,
@@ -38,7 +39,10 @@ LEAKS = 1e-9
 
 EQUIVALENT = "consumption_equivalent"
 HELD, SLOPES = "held_choices", "marginal_values"
-"""Which ends hold choices (z, n, m), and marginal values (z, n, d): for derivatives, not stored."""
+"""Which ends hold choices (z, n, m), and marginal values (z, n, d): for derivatives, not stored.
+
+Where nodes are dead (:mod:`.barren`) choices were moved away from them, and there are no slopes.
+"""
 
 WORST = {"error_bound", "policy_loss", EQUIVALENT}
 """Numbers of a point that are infinite where nothing is certified."""
@@ -52,7 +56,8 @@ class Certified(NamedTuple):
     y : array (z, n, m)
         The policy that the lower bound is of.
     lower, upper : array (z, n)
-        At the nodes; between them the interpolation of `lower` is a lower bound.
+        At the nodes; between them the interpolation of `lower` is a lower bound. Cells with a
+        corner where it is -inf are left out of all that follows.
     lines : Lines
         The upper bound everywhere.
     width, error : float
@@ -75,7 +80,8 @@ class Certified(NamedTuple):
     @property
     def extremes(self) -> tuple[Array, Array]:
         """Numbers that the true value is nowhere below and nowhere above."""
-        return jnp.min(self.lower), jnp.max(self.upper) + self.width
+        lower = jnp.where(jnp.isneginf(self.lower), jnp.inf, self.lower)
+        return jnp.min(lower), jnp.max(self.upper) + self.width
 
 
 def certified(
@@ -84,6 +90,7 @@ def certified(
     lower: Array,
     lines: Lines,
     later: tuple[Array, Array] | None = None,
+    after: Array | None = None,
 ) -> Certified:
     """Read off bounds what they say between the nodes.
 
@@ -94,19 +101,24 @@ def certified(
     later : (array (z,), array (z,)), optional
         With a horizon, what the next period's interpolated lower bound falls short, and its policy
         may earn less than that.
+    after : bool array (z, n), optional
+        With a horizon, nodes of the next period whose lower bound is -inf.
     """
     upper = tightened(problem, lines)
-    wide = widths(problem, lower, upper, lines)
+    dead = jnp.isneginf(lower)
+    chords = filled(problem, lower, lines.slope)
+    wide = widths(problem, chords, upper, lines, ~dead)
     error = jnp.where(free_disposal(problem, lines), wide.error, jnp.inf)
     # With m the concave envelope of the interpolated lower bound and e >= sup (m - l), the policy
     # interpolated between nodes earns at least l - (I - D)^-1 D e; over a horizon l less the
     # discounted e of the periods that follow.
     weights = problem.weights
     if later is None:
-        short = falls_short(problem, lower, wide.between, lines)
+        short = falls_short(problem, chords, wide.between, lines)
         beyond = solve(jnp.eye(weights.shape[0]) - weights, weights @ short)
     else:
         beyond = weights @ sum(later)
+    beyond = jnp.where(escapes(problem, dead if after is None else after), jnp.inf, beyond)
     loss = wide.between + jnp.max(beyond)
     return Certified(y, lower, upper, lines, wide.between, error, loss, beyond)
 
@@ -220,13 +232,16 @@ def verdict(found: dict[str, Array], told: Refutation, live: Array | bool) -> di
 
 
 def named(
-    problem: ContinuousProblem, at: Certified, after: Lines, found: Array
+    problem: ContinuousProblem, at: Certified, after: Lines, found: Array, poor: Array
 ) -> dict[str, Array]:
     """Return what was found by the names of results, arrays over the model's states.
 
-    Where nothing feasible was `found` (z, n) there is no policy.
+    Where nothing feasible was `found` (z, n) there is no policy, and where all choices are `poor`
+    the value is -inf; where no more than an upper bound is known, it is that.
     """
-    arrays = {"value": (at.lower + at.upper) / 2, "lower": at.lower, "upper": at.upper}
+    middle = jnp.where(jnp.isneginf(at.lower), at.upper, (at.lower + at.upper) / 2)
+    middle = jnp.where(poor, -jnp.inf, middle)
+    arrays = {"value": middle, "lower": at.lower, "upper": at.upper}
     arrays |= {
         f"policy_{c}": jnp.where(found, at.y[..., j], jnp.nan)
         for j, c in enumerate(problem.choices)
@@ -247,29 +262,30 @@ def named(
 def _for_ever(
     problem: ContinuousProblem, given: Array | None, proved: bool, endogenous: bool
 ) -> tuple[dict[str, Array], Refutation]:
-    policy = stationary(problem) if endogenous else None
-    policy = policy or stationary_policy(problem)
-    lower = lower_bound(problem, policy.y)
-    lines = upper_bound(problem, policy, lower)
+    found = stationary(problem) if endogenous else None
+    policy, poor = worthless(problem, found or stationary_policy(problem))
+    y, dead = kept_alive(problem, policy.y, poor)
+    lower = own = lower_bound(problem, y, dead)
+    lines = upper_bound(problem, policy, jnp.where(dead, 0.0, lower))
     told = Refutation.none(problem)
     if not proved:
-        told = refute(problem, policy.y, (lower, lower), (lines, lines))
-    y, own = policy.y, lower
+        told = refute(problem, y, (lower, lower), (lines, lines), poor)
     if given is not None:
-        y, own = given, lower_bound(problem, given)
+        y, dead = kept_alive(problem, given, poor, move=False)
+        own = lower_bound(problem, y, dead)
     at = certified(problem, y, own, lines)
     share: dict[str, Array] = {}
     if (utility := utility_of(problem)) is not None:
         n_z = problem.shape[0]
         periods = solve(jnp.eye(n_z) - problem.weights, jnp.ones(n_z))
         share = {EQUIVALENT: share_of(utility, at.loss, periods, *at.extremes)}
-    return named(problem, at, lines, policy.found) | share | {
+    return named(problem, at, lines, policy.found, poor) | share | {
         "error_bound": at.error,
         "policy_loss": at.loss,
         "iterations": policy.steps.astype(jnp.int32),
         "infeasible": ~policy.found.all(),
         HELD: policy.held,
-        SLOPES: policy.p,
+        SLOPES: jnp.where(dead.any(), jnp.nan, policy.p),
     }, told
 
 
@@ -299,23 +315,27 @@ def _over_a_horizon(
         problem = whole.at(t)
         marginal = Marginal.smooth(problem, after.p)
         grid = on_endogenous_grid(problem) if endogenous else None
-        policy = grid.improved(marginal) if grid else improved(problem, marginal, after.y)
-        lower = lower_step(problem, policy.y, after.lower)
+        found = grid.improved(marginal) if grid else improved(problem, marginal, after.y)
+        policy, poor = worthless(problem, found)
+        kept, dead = kept_alive(problem, policy.y, poor, jnp.isneginf(after.lower))
+        lower = own = lower_step(problem, kept, after.lower, dead)
         lines = upper_step(problem, policy, after.lines)
         lowers, both = (lower, after.lower), (lines, after.lines)
         told = Refutation.none(problem)
         if not proved:
-            told = refute(problem, policy.y, lowers, both, t, states)
-        own = lower if y is None else lower_step(problem, y, after.own)
-        y = policy.y if y is None else y
-        at = certified(problem, y, own, lines, (after.short, after.beyond))
-        out = named(problem, at, after.lines, policy.found)
+            told = refute(problem, kept, lowers, both, poor, t, states)
+        later = jnp.isneginf(after.own)
+        if y is not None:
+            kept, dead = kept_alive(problem, y, poor, later, move=False)
+            own = lower_step(problem, kept, after.own, dead)
+        at = certified(problem, kept, own, lines, (after.short, after.beyond), later)
+        out = named(problem, at, after.lines, policy.found, poor)
         out |= {"error_bound": at.error, "policy_loss": at.loss}
-        out |= {HELD: policy.held, SLOPES: policy.p}
+        out |= {HELD: policy.held, SLOPES: jnp.where(dead.any(), jnp.nan, policy.p)}
         left = 1.0 + problem.weights @ after.left
         if utility is not None:
             out |= {EQUIVALENT: share_of(utility, at.loss, left, *at.extremes)}
-        short = falls_short(problem, own, at.width, lines)
+        short = falls_short(problem, filled(problem, own, lines.slope), at.width, lines)
         handed = _Period(policy.y, policy.p, lower, own, lines, short, at.beyond, left)
         return handed, (out, told, ~policy.found.all())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import Numpy
-from dpsolve.solvers.outcomes import Outcome, sentence
+from dpsolve.solvers.outcomes import LEFT_OUT, Certifies, Outcome, sentence
 
 from .problem import ContinuousProblem, listed, read_problem
 from .refutation import TESTS, Refutation
@@ -28,6 +29,37 @@ def name_state(problem: ContinuousProblem, z: int, x: Numpy) -> str:
     parts = {n: float(x[i]) for i, n in enumerate(problem.states)}
     parts |= {n: float(v[z]) for n, v in problem.members.items()}
     return ", ".join(f"{n}={value:.6g}" for n, value in parts.items())
+
+
+def left_out(model: Model, arrays: Mapping[str, Any]) -> str:
+    """Name the first state whose cells an error bound leaves out; '' where it leaves out none.
+
+    Parameters
+    ----------
+    model : Model
+    arrays : mapping
+        The results of a point.
+    """
+    if int(arrays.get("certifies", Certifies.NONE)) != Certifies.CONTINUUM:
+        return ""
+    dead = np.isneginf(np.asarray(arrays["lower"]))
+    if not dead.any():
+        return ""
+    poor = np.isneginf(np.asarray(arrays["value"]))
+    names = list(model.states) if model.horizon is None else ["t", *model.states]
+    at = np.unravel_index(int(np.argmax(poor if poor.any() else dead)), dead.shape)
+    each = zip(names, at, strict=True)
+    where = ", ".join(f"{n}={i if n == 't' else _shown(model, n, int(i))}" for n, i in each)
+    kinds = [
+        (int(poor.sum()), "are worth -inf"),
+        (int((dead & ~poor).sum()), "have no lower bound"),
+    ]
+    counts = " and ".join(f"{n:,} {what}" for n, what in kinds if n)
+    return f"of {dead.size:,} states {counts}, {where} the first, and {LEFT_OUT}"
+
+
+def _shown(model: Model, name: str, i: int) -> str:
+    return f"{float(np.asarray(model.states[name].values)[i]):.6g}"
 
 
 def find_counterexample(model: Model) -> str:

@@ -20,6 +20,7 @@ to one of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -30,6 +31,7 @@ from dpsolve.solvers.logit.log_sum import log_sum_of
 from dpsolve.solvers.logit.taste_shocks import ERROR, TasteShocks
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.finite import largest
+from dpsolve.solvers.numerics.summation import short_sum
 from dpsolve.solvers.numerics.tracing import EPS
 from dpsolve.solvers.operators.base import Survey
 from dpsolve.solvers.operators.bellman import GridOperator
@@ -65,8 +67,8 @@ class TasteOperator(GridOperator):
         axis = self.walking
         if axis is None or self.each > 1 or self.model.horizon is not None:
             return None
-        choice = self.joint(jnp.arange(self.alternatives), jnp.zeros((), jnp.int32))
-        return Walk.of(self, axis, self.alternatives, self.pairs(NamedArray(choice, (BLOCK,))))
+        pairs = self.pairs(NamedArray(self._alone(), (BLOCK,)))
+        return Walk.of(self, axis, self.alternatives, pairs)
 
     # -- choices, numbered by alternatives ------------------------------------------------------
 
@@ -103,6 +105,10 @@ class TasteOperator(GridOperator):
         for choice in self.model.choices:
             flat = flat * self.model.size_of(choice) + index[choice]
         return flat.astype(jnp.int32)
+
+    def _alone(self) -> Array:
+        """Return the choice (alternatives,) that each alternative is, where nothing else is one."""
+        return self.joint(jnp.arange(self.alternatives), jnp.zeros((), jnp.int32))
 
     def _split(self, flat: Array, names: Any) -> dict[str, Array]:
         """Split a number (...) into the positions of some choices, the last one fastest."""
@@ -167,6 +173,9 @@ class TasteOperator(GridOperator):
 
     def at(self, policy: Mixed) -> TastePolicy:  # type: ignore[override]  # a mixed policy
         """Fix probabilities of the alternatives, and the other choices at each."""
+        if self.each == 1:  # known without the policy, and so the same at every point of a batch
+            choice = jnp.broadcast_to(self._alone(), (*self.shape, self.alternatives))
+            policy = replace(policy, choice=choice)
         return TastePolicy(self, self.taste, policy, self.line)
 
     def survey(self) -> Survey:
@@ -187,8 +196,9 @@ class TasteOperator(GridOperator):
     def changed(self, policy: Mixed, last: Mixed) -> Array:
         """Return the share of pairs of state and alternative at which two policies differ."""
         moved = jnp.abs(policy.probability - last.probability) > SETTLED
-        moved |= (policy.choice != last.choice) & (policy.probability > 0.0)
-        return self.reductions.mean(moved.astype(jnp.float64).mean(-1))
+        if self.each > 1:
+            moved |= (policy.choice != last.choice) & (policy.probability > 0.0)
+        return self.reductions.mean(short_sum(moved.astype(jnp.float64)) / self.alternatives)
 
     def settled(self, value: Array, policy: Mixed) -> Mixed:
         """Return the policy of a value that was found: another sweep's, as value and policy go."""

@@ -9,6 +9,7 @@ are its derivative. Rewards where an alternative has no chance are not looked at
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import jax
@@ -17,13 +18,13 @@ from jax import Array
 
 from dpsolve.solvers.logit.log_sum import log_sum_of
 from dpsolve.solvers.logit.taste_shocks import TasteShocks
-from dpsolve.solvers.numerics.krylov import Inverse, bicgstab
+from dpsolve.solvers.numerics.krylov import Inverse, bicgstab, nearer
 from dpsolve.solvers.operators.bellman import GridOperator, GridPolicy
 from dpsolve.solvers.operators.interpolation import SLACK
 from dpsolve.solvers.operators.model_functions import BLOCK, PairTable
 from dpsolve.solvers.operators.named_arrays import NamedArray, aligned, multiply, total, where
 
-from .banded import band_solver, bands, transposed
+from .banded import Moves, moves, solve_along
 
 
 @jax.tree_util.register_dataclass
@@ -52,8 +53,8 @@ def apart(x: Array, taste: TasteShocks) -> Array:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """A long state, and how the alternatives move it.
+class Line:
+    """A long state, along which a policy's system is solved.
 
     Attributes
     ----------
@@ -61,26 +62,10 @@ class Walk:
         Of the states.
     axis : int
         The long state's.
-    bands : array (n, others, alternatives, steps)
-        Chances of short steps (:func:`.bands`).
     """
 
     shape: tuple[int, ...]
     axis: int
-    bands: Array
-
-    @classmethod
-    def of(cls, operator: GridOperator, axis: int, alternatives: int, pairs: PairTable) -> Walk:
-        """Find how the pairs of states and alternatives move a state."""
-        line = cls(operator.shape, axis, jnp.zeros(()))
-        n, dims = operator.shape[axis], (*operator.states, BLOCK)
-
-        def expected(f: Array) -> Array:
-            whole = line.back(jnp.broadcast_to(f[:, None], (n, prod(line.shape) // n)))
-            found = aligned(operator.expectation(whole, pairs), dims)
-            return line.along(jnp.broadcast_to(found, (*line.shape, alternatives)))
-
-        return cls(operator.shape, axis, bands(expected, n))
 
     def along(self, x: Array) -> Array:
         """Move the long state to the front: (states..., ...) to (n, others, ...)."""
@@ -91,6 +76,26 @@ class Walk:
         """Move it to its place again: (n, others) to (states...)."""
         axis, shape = self.axis, self.shape
         return jnp.moveaxis(x.reshape(shape[axis], *shape[:axis], *shape[axis + 1 :]), 0, axis)
+
+
+@dataclass(frozen=True)
+class Walk(Line):
+    """A line, and how the alternatives move it while the other states stay where they are."""
+
+    moves: Moves
+
+    @classmethod
+    def of(cls, operator: GridOperator, axis: int, alternatives: int, pairs: PairTable) -> Walk:
+        """Find how the pairs of states and alternatives move a state."""
+        line = Line(operator.shape, axis)
+        n, dims = operator.shape[axis], (*operator.states, BLOCK)
+
+        def expected(f: Array) -> Array:
+            whole = line.back(jnp.broadcast_to(f[:, None], (n, prod(line.shape) // n)))
+            found = aligned(operator.expectation(whole, pairs), dims)
+            return line.along(jnp.broadcast_to(found, (*line.shape, alternatives)))
+
+        return cls(line.shape, axis, moves(expected, n))
 
 
 class TastePolicy(GridPolicy):
@@ -171,27 +176,28 @@ class TastePolicy(GridPolicy):
         solve, _ = self.preconditioners()
         if solve is None:
             return super().evaluate(start, tol, max_iter)
-        value, k = bicgstab(
-            self.apply, self.reward, start, tol, max_iter, self.reductions, precondition=solve
-        )
+        over = self.reductions
+        wanted, known = max_iter > 0, (self.apply, self.reward)
+        near, left = nearer(*known, start, solve, over)
+        near = jnp.where(wanted, near, start)
+        value, k = bicgstab(*known, near, tol, max_iter, over, precondition=solve, residual=left)
         return value, (k >= max_iter) & (max_iter > 0)
 
     def preconditioners(self) -> tuple[Inverse, Inverse]:
         """Return approximate inverses of ``x - L x`` (states...) and of its transpose.
 
-        Alternatives that move a long state by a few steps make a band, which is solved directly
-        (:mod:`.banded`); what the others add, a return to one place say,
-        is of low rank, and left to a Krylov iteration or two.
+        Alternatives that move a long state by a few steps, or let it leap to one place, are solved
+        for directly (:mod:`.banded`); the rest is left to a Krylov iteration or two.
         """
         line = self.line_of_walks
         if line is None or not self.operator.constant_discount:
             return super().preconditioners()
         weight = line.along(self.discount[..., None] * self.probability.array)
-        band = (weight[..., None] * line.bands).sum(-2)
-        solve, other = band_solver(band), band_solver(transposed(band))
-        return (lambda r: line.back(solve(line.along(r)))), (
-            lambda r: line.back(other(line.along(r)))
-        )
+
+        def solve(r: Array, transposed: bool) -> Array:
+            return line.back(solve_along(line.moves, weight, line.along(r), transposed))
+
+        return partial(solve, transposed=False), partial(solve, transposed=True)
 
     def outputs(self) -> dict[str, Array]:
         """Evaluate the model's outputs (states..., choices...) at each alternative, by name.

@@ -16,13 +16,12 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import did_you_mean
+from dpsolve.solvers.labelled import SUFFIX
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.tracing import namespace
 from dpsolve.solvers.probability.markov import Markov
-
-SUFFIX = "_distribution"  # of the dimension of a distribution that has a grid of its own
 
 Sizes = tuple[tuple[str, int], ...]
 

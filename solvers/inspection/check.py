@@ -7,12 +7,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from dpsolve.solvers.certified import of_what
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.library import as_factory
+from dpsolve.solvers.methods import shortest_path
 from dpsolve.solvers.methods.bounds import modulus
 from dpsolve.solvers.methods.finite_horizon import terminal_value
+from dpsolve.solvers.methods.shortest_path import undiscounted
 from dpsolve.solvers.model.array_factory import named as named_arrays
 from dpsolve.solvers.model.array_factory import no_model, rebuild, refusal
 from dpsolve.solvers.model.factory_signature import check_numbers, signature, split
@@ -27,7 +30,8 @@ from dpsolve.solvers.operators.model_functions import CHOICE, PairTable
 from dpsolve.solvers.operators.named_arrays import NamedArray, add, mapped, multiply
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.operators.validation import probability_rows, some_choice
-from dpsolve.solvers.outcomes import listed
+from dpsolve.solvers.options import SolveOptions
+from dpsolve.solvers.outcomes import Outcome, listed
 from dpsolve.solvers.probability.probabilities import REMEDY, ROW_SUM_TOLERANCE
 
 from .concavity import promise_at
@@ -360,12 +364,14 @@ def _discount(looked: ListedPairs, criterion: str) -> str:
     grid_operator = looked.operator
     if isinstance(looked, TriedPairs):
         return _tried_discount(looked)
-    return _rate(grid_operator, criterion)
+    return _rate(grid_operator, grid_operator.model, criterion)
 
 
-def _rate(operator: BellmanOperator, criterion: str) -> str:
+def _rate(operator: BellmanOperator, model: Model | TabularModel, criterion: str) -> str:
     survey = operator.survey()
     low, high = float(survey.discount_low), float(survey.discount_high)
+    if undiscounted(model, SolveOptions(criterion=criterion)):
+        return _shortest_path(operator, model)
     if criterion == "average":
         return _undiscounted(low if low != 1.0 else high)
     if not low >= 0:
@@ -395,12 +401,60 @@ def _tried_discount(looked: TriedPairs) -> str:
     return ""
 
 
-# Not that the value is infinite: with a discount of 1 it is finite where choices that go on for
-# ever (improper policies) cost infinitely much, or earn nothing.
+# The number 1 in the model tells of a shortest path: another program is compiled then.
 _NO_BOUND = (
-    "the bounds that certify a value need it below 1. The value may be finite all the same (a "
-    "shortest path whose detours cost), but that is not solved here"
+    "the bounds that certify a value need it below 1, or written as the number 1 in a model whose "
+    "choices come from lists (a shortest path: it comes to an end, and detours cost)"
 )
+
+
+def _shortest_path(operator: BellmanOperator, model: Model | TabularModel) -> str:
+    """Tell why a sum of rewards that is not discounted is not well-posed, or ''."""
+    average = ", or solve for the average reward per period, with criterion='average'"
+    remedy = "Or lower the discount, give the model a horizon" + average
+    end = np.asarray(shortest_path.ends(operator))
+    if not end.any():
+        return (
+            "the discount is 1, and there is no end at which the sum of rewards is over: states "
+            "that no choice leaves, in which none decides what comes next, and whose best reward "
+            f"is exactly 0. Let all choices stay at the goal, and the best pay 0 there. {remedy}"
+        )
+    far = ~np.asarray(shortest_path.reaching(operator, jnp.asarray(end)))
+    if far.any():
+        at = _state_of(model, np.argwhere(far)[0])
+        return (
+            f"the discount is 1, and from {at} (in all from {int(far.sum()):,} of {far.size:,} "
+            "states) no choices lead to an end, states that no choice leaves and whose best reward "
+            "is exactly 0: the sum of rewards is minus infinity. Let them lead there, make these "
+            f"states ends, or leave them out. {remedy}"
+        )
+    if not bool(operator.survey().monotone):
+        return (
+            "the discount is 1, and a next state is extrapolated beyond its grid, so that no bound "
+            "holds; use outside='clip'"
+        )
+    run = lax.while_loop(
+        lambda run: run.running & shortest_path.seeking(run),
+        lambda run: shortest_path.iterate(operator, SolveOptions(method="vi"), run),
+        shortest_path.begin(operator),
+    )
+    if int(run.state.code) != Outcome.DISCOUNT:
+        return ""
+    grown = np.where(end, -np.inf, np.asarray(run.state.swept))  # at a cycle it does fastest
+    at = _state_of(model, np.argwhere(grown == grown.max())[0])
+    return (
+        f"the discount is 1, and no upper solution was found: from {at}, say, choices seem to go "
+        "on for ever without a cost (a cycle of rewards that add up to 0 or more), so that the sum "
+        "of rewards is infinite, or is not what a shortest path is. Let every period that does "
+        f"not lead to an end cost something. {remedy}"
+    )
+
+
+def _state_of(model: Model | TabularModel, at: Numpy) -> str:
+    if isinstance(model, TabularModel):
+        return f"state {int(at[0])}"
+    pairs = zip(model.states.items(), at, strict=True)
+    return ", ".join(f"{n}={np.asarray(s.values)[i]:.6g}" for (n, s), i in pairs)
 
 
 def _constant_discount(beta: float) -> str:
@@ -471,7 +525,7 @@ def _diagnose_tabular(model: TabularModel, criterion: str) -> str:
         bad = np.flatnonzero(~np.isfinite(end))
         at = int(bad[0]) if bad.size else 0
         return f"the terminal value is {end[at]} at state {at}; it must be finite" * bool(bad.size)
-    return _rate(operator, criterion)
+    return _rate(operator, model, criterion)
 
 
 def _pair(model: TabularModel, at: Numpy) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.moments import check_moments
 from dpsolve.solvers.distributions.solved_points import too_many_states
 from dpsolve.solvers.errors import DpsolveError, UsageError
+from dpsolve.solvers.methods.shortest_path import undiscounted
 from dpsolve.solvers.model.array_factory import own_dims
 from dpsolve.solvers.model.grids import Integers
 from dpsolve.solvers.model.mdp import TabularModel
@@ -31,6 +32,10 @@ from .concavity import asks
 NO_GRADIENTS = (
     "criterion='average' has no gradients: relative values are not differentiated here. Leave "
     "gradients out, and take differences of the gain between points"
+)
+NO_GRADIENTS_UNDISCOUNTED = (
+    "a discount of 1 has no gradients: the value of a shortest path is not differentiated here. "
+    "Leave gradients out, and take differences between points"
 )
 FIXED = "_fixed_policy"  # the end of the name of a derivative at the fixed policy
 Refusal = tuple[str, int | None, str]  # the option, the entry of its list, and what is wrong
@@ -148,6 +153,9 @@ def _finite(name: str, what: str, made: Any) -> str:
 def _refusals_of_average(
     made: Model | TabularModel, options: SolveOptions, name: str
 ) -> Iterator[Refusal]:
+    gradients = [n for n in ("gradients", "gradients_fixed_policy") if getattr(options, n)]
+    if undiscounted(made, options):
+        yield from ((option, None, NO_GRADIENTS_UNDISCOUNTED) for option in gradients)
     if options.criterion != "average":
         return
     if made.horizon is not None:
@@ -157,9 +165,7 @@ def _refusals_of_average(
             f"{name} has a finite horizon of {made.horizon} periods, and criterion='average' is "
             "about the long run: leave criterion out, or take the horizon out of the model",
         )
-    for option in ("gradients", "gradients_fixed_policy"):
-        if getattr(options, option):
-            yield option, None, NO_GRADIENTS
+    yield from ((option, None, NO_GRADIENTS) for option in gradients)
 
 
 def _refusals_of_taste(

@@ -48,6 +48,7 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from dpsolve.solvers.numerics.finite import largest
+from dpsolve.solvers.numerics.summation import short_sum
 from dpsolve.solvers.numerics.tracing import EPS
 
 from .taste_shocks import TasteShocks
@@ -122,16 +123,16 @@ class LogSum:
     def entropy(self, p: Array) -> Array:
         """Return what tastes add (...) to the average value under probabilities p (..., n)."""
         if not self.nests:
-            return self.scale * _surprise(p, p).sum(-1)
+            return self.scale * short_sum(_surprise(p, p))
         added = jnp.zeros(p.shape[:-1])
         outer = []
         for nest, scale in zip(self.nests, self.nest_scales, strict=True):
             own = p[..., np.asarray(nest)]
             whole = own.sum(-1, keepdims=True)
-            added += scale * _surprise(own, own / jnp.where(whole > 0.0, whole, 1.0)).sum(-1)
+            added += scale * short_sum(_surprise(own, own / jnp.where(whole > 0.0, whole, 1.0)))
             outer.append(whole)
         among = jnp.concatenate([*outer, p[..., self._alone(p.shape[-1])]], -1)
-        return added + self.scale * _surprise(among, among).sum(-1)
+        return added + self.scale * short_sum(_surprise(among, among))
 
     def spread(self, alternatives: int) -> Array:
         """Return what values that count may lie below the greatest, on average."""

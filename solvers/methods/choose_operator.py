@@ -30,6 +30,8 @@ from dpsolve.solvers.operators.sampled_certificate import SampledOperator
 from dpsolve.solvers.operators.tabular import TabularOperator
 from dpsolve.solvers.options import SolveOptions
 
+from .shortest_path import undiscounted
+
 
 class Operators:
     """What a model with an infinite horizon is solved by; each part is made once, when asked for.
@@ -124,7 +126,9 @@ def cyclic(
     """Return the operator of one turn, or None where the model has no cycle or cannot be cut so."""
     if not isinstance(model, Model) or partition is not None or not options.cycles:
         return None
-    if options.criterion != "discounted" or options.block is not None or model.taste is not None:
+    if options.criterion != "discounted" or undiscounted(model, options):
+        return None
+    if options.block is not None or model.taste is not None:
         return None
     cycle = cycle_of(model)
     if cycle is None:

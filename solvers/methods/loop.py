@@ -1,9 +1,9 @@
 """Begin, iterate, finish: the loop of the criterion; from one phase of a cycle to all.
 
-:mod:`.discounted` and :mod:`.average` have the same stages (begin, iterate, finish); the criterion
-picks one, and :mod:`.choose_operator` the operator. A model with a cycle is solved at one phase and
-spread over all at the end, with the bounds (:mod:`.cyclic` says why that holds). Whoever solves in
-rounds needs to know no more.
+:mod:`.discounted`, :mod:`.shortest_path` (a discount of 1) and :mod:`.average` have the same stages
+(begin, iterate, finish); the criterion picks one, and :mod:`.choose_operator` the operator. A model
+with a cycle is solved at one phase and spread over all at the end, with the bounds (:mod:`.cyclic`
+says why that holds). Whoever solves in rounds needs to know no more.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from dpsolve.solvers.operators.cyclic import CyclicOperator
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import Outcome
 
-from . import average, discounted
+from . import average, discounted, shortest_path
 from .average import AverageState, RelativeValue
 from .choose_operator import Operators
 from .discounted import Fixpoint, SolveState
+from .shortest_path import ShortestPathState, undiscounted
 
 Found = Fixpoint | RelativeValue
+Run = SolveState | AverageState | ShortestPathState
 
 
 def solve(operators: Operators, options: SolveOptions, live: Array | bool = True) -> Found:
     """Solve one model at one parameter point, inside a trace."""
     operator = operators.loop
-    end: SolveState | AverageState = lax.while_loop(
+    end: Run = lax.while_loop(
         lambda run: run.running,
         lambda run: iterate(operator, options, run),
         begin(operators, options, live),
@@ -40,12 +42,12 @@ def solve(operators: Operators, options: SolveOptions, live: Array | bool = True
     return finish(operator, options, end)
 
 
-def begin(
-    operators: Operators, options: SolveOptions, live: Array | bool = True
-) -> SolveState | AverageState:
+def begin(operators: Operators, options: SolveOptions, live: Array | bool = True) -> Run:
     """Make ready for the first sweep; a point that is not `live` fails at once."""
     if options.criterion == "average":
         return average.begin(operators.loop, live)
+    if undiscounted(operators.model, options):
+        return shortest_path.begin(operators.loop, live)
     return discounted.begin(operators.loop, options, live, operators.shortcut)
 
 
@@ -53,15 +55,17 @@ def iterate(operator: BellmanOperator, options: SolveOptions, run: Any) -> Any:
     """Make one sweep, bound what is sought by it, and take a step."""
     if isinstance(run, AverageState):
         return average.iterate(operator, options, run)
+    if isinstance(run, ShortestPathState):
+        return shortest_path.iterate(operator, options, run)
     return discounted.iterate(operator, options, run)
 
 
-def finish(
-    operator: BellmanOperator, options: SolveOptions, run: SolveState | AverageState
-) -> Found:
+def finish(operator: BellmanOperator, options: SolveOptions, run: Run) -> Found:
     """Read off what was found, over all states."""
     if isinstance(run, AverageState):
         return average.finish(run)
+    if isinstance(run, ShortestPathState):
+        return shortest_path.finish(operator, run)
     found = discounted.finish(run)
     if isinstance(operator, CyclicOperator):
         return _expanded(operator, found, options.tol_on_grid)

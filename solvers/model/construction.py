@@ -25,6 +25,7 @@ from dpsolve.solvers.probability.markov import Markov
 
 from .arguments import Conjunction, bind, bind_after_number, named_by
 from .grids import Grid, Integers, Interval
+from .lookups import check_lookups
 from .post_decision import PostDecision
 from .returns import Argument, check_returns
 from .user_functions import numbers
@@ -330,12 +331,6 @@ class Constructed:
                 f"choice '{name}' has the range of '{state}', which is no continuous state."
                 f"{did_you_mean(state, grids)} Those are: {', '.join(grids) or 'none'}."
             )
-        time = ("t",) if self.horizon is not None else ()
-        before = tuple(self.choices)[: list(self.choices).index(name)]
-        for which, end in (("lower", interval.lo), ("upper", interval.hi)):
-            if callable(end):
-                what = f"the {which} end of choice '{name}'"
-                bind(end, (*self.states, *before, *time), what)
 
     def _check_sizes(self) -> None:
         """Refuse more than can be counted, before anything is made of it."""
@@ -367,6 +362,12 @@ class Constructed:
             bind(f, later, self._numbered("reward", i))
         for i, f in enumerate(self.conditions):
             bind(f, everything, self._numbered("feasible", i))
+        for name, interval in self.continuous.items():
+            before = tuple(self.choices)[: list(self.choices).index(name)]
+            for which, end in (("lower", interval.lo), ("upper", interval.hi)):
+                if callable(end):
+                    what = f"the {which} end of choice '{name}'"
+                    bind(end, (*self.states, *before, *time), what)
         for name, f in self.outputs.items():
             bind(f, later, f"output '{name}'")
         for name, f in self.moments.items():
@@ -423,8 +424,11 @@ class Constructed:
             known["t"] = Argument(np.dtype(np.int32), (0, self.horizon - 1))
         for i, f in enumerate(self.conditions):
             check_returns(f, known, self._numbered("feasible", i), boolean=True)
+        # Where some choices are not allowed, what functions make of them does not count.
+        excused = frozenset((*self.choices, *self.post) if self.conditions else ())
         for i, f in enumerate(self.reward):
-            check_returns(f, known, self._numbered("reward", i))
+            what = self._numbered("reward", i)
+            check_lookups(f, check_returns(f, known, what), known, what, excused)
         named: dict[str, Any] = {f"output '{name}'": f for name, f in self.outputs.items()}
         named |= {f"the transition of '{name}'": f for name, f in self.transition.items()}
         named |= {f"the rule of post variable '{n}'": p.rule for n, p in self.post.items()}
@@ -434,7 +438,7 @@ class Constructed:
             named |= {f"the upper end of choice '{name}'": interval.hi}
         for what, rule in named.items():
             if callable(rule):
-                check_returns(rule, known, what)
+                check_lookups(rule, check_returns(rule, known, what), known, what, excused)
         for name, shock in self.shocks.items():
             if callable(shock.probs):
                 what = f"the function of probabilities of shock '{name}'"

@@ -307,8 +307,9 @@ def interval(
         The name of a state; or both ends.
     lo, hi : float or function
         The ends, or what cuts the state's range. A function takes states, ``t`` (with a horizon)
-        and choices that stand earlier in the dict, by name. Where both are equal the choice is
-        fixed, and where `lo` exceeds `hi` the earlier choices are infeasible.
+        and choices that stand earlier in the dict, by name; ``z_index`` is the position of z. Where
+        both are equal the choice is fixed, and where `lo` exceeds `hi` the earlier choices are
+        infeasible.
 
     Raises
     ------

@@ -63,7 +63,9 @@ class Model(Constructed):
         names.
     discount : float or function
         A function takes states, choices and post variables whose rules take no shock; such a one
-        stands for what its rule returns, before its grid.
+        stands for what its rule returns, before its grid. The number 1, without a horizon, makes it
+        a shortest path: every state needs a way to an end, where nothing moves any more and the
+        best reward is 0, and going on for ever has to cost.
     transition : dict
         For every state that is not a Markov chain: the name of a choice, of another state or of a
         shock, or a function of states, choices and shocks. On an integer state the result must be

@@ -58,7 +58,7 @@ def check_returns(
     *,
     boolean: bool = False,
     shape: tuple[int, ...] = (),
-) -> None:
+) -> Any:
     """Refuse a function that does not return what is wanted of it.
 
     Parameters
@@ -72,6 +72,11 @@ def check_returns(
         Whether it is to return a truth value; a number otherwise.
     shape : tuple of int
         Of what it is to return.
+
+    Returns
+    -------
+    ClosedJaxpr
+        Its trace, of a dict of its arguments.
 
     Raises
     ------
@@ -107,6 +112,7 @@ def check_returns(
             f"{found.args[2]} bits that they have, and wraps around there; make one of them a real "
             "number: 1.0 * x"
         ) from None
+    return closed
 
 
 class _TooLarge(Exception):
@@ -121,10 +127,10 @@ INNER = ("jaxpr", "call_jaxpr")
 def _spans(jaxpr: Any, consts: Sequence[Any], given: Sequence[Span | None]) -> list[Span | None]:
     """Return between which whole numbers each result lies; None where that is not known."""
     known: dict[Any, Span | None] = dict(zip(jaxpr.invars, given, strict=True))
-    known |= {v: _span_of(x) for v, x in zip(jaxpr.constvars, consts, strict=True)}
+    known |= {v: span_of(x) for v, x in zip(jaxpr.constvars, consts, strict=True)}
 
     def span(atom: Any) -> Span | None:
-        return _span_of(atom.val) if isinstance(atom, Literal) else known.get(atom)
+        return span_of(atom.val) if isinstance(atom, Literal) else known.get(atom)
 
     for step in jaxpr.eqns:
         inputs = [span(atom) for atom in step.invars]
@@ -136,7 +142,7 @@ def _spans(jaxpr: Any, consts: Sequence[Any], given: Sequence[Span | None]) -> l
             continue
         if len(step.outvars) != 1 or step.outvars[0].aval.dtype.kind not in "iu":
             continue
-        found = _result(name, step.params, inputs)
+        found = result_span(name, step.params, inputs)
         if found is not None:
             limits = np.iinfo(step.outvars[0].aval.dtype)
             if not limits.min <= found[0] <= found[1] <= limits.max:
@@ -149,16 +155,20 @@ def _spans(jaxpr: Any, consts: Sequence[Any], given: Sequence[Span | None]) -> l
     return [span(atom) for atom in jaxpr.outvars]
 
 
-def _span_of(x: Any) -> Span | None:
-    if not is_concrete(x) or np.asarray(x).dtype.kind not in "iub" or not np.size(x):
+def span_of(x: Any) -> Span | None:
+    """Return between which whole numbers the entries of an array lie; None if they are traced."""
+    if not is_concrete(x):
         return None
-    return int(np.min(x)), int(np.max(x))
+    array = np.asarray(x)  # a JAX array's own minimum would be traced
+    if array.dtype.kind not in "iub" or not array.size:
+        return None
+    return int(array.min()), int(array.max())
 
 
 SAME = frozenset({"convert_element_type", "broadcast_in_dim", "reshape", "squeeze", "copy"})
 
 
-def _result(name: str, params: Mapping[str, Any], spans: Sequence[Span | None]) -> Span | None:
+def result_span(name: str, params: Mapping[str, Any], spans: Sequence[Span | None]) -> Span | None:
     """Return between which numbers an operation's result lies, given those of what it takes."""
     if name == "select_n":
         spans = spans[1:]  # after the condition

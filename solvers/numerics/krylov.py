@@ -8,6 +8,7 @@ that is no better than the start, returns the start, which is a step of value it
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ def bicgstab(
     over: Reductions = ALONE,
     size: Callable[[Array], Array] | None = None,
     precondition: Callable[[Array], Array] = lambda r: r,
+    residual: Array | None = None,
 ) -> tuple[Array, Array]:
     r"""Solve :math:`x - L x = b` to ``max |b - x + L x| <= tol``.
 
@@ -46,6 +48,8 @@ def bicgstab(
     precondition : function, optional
         Solves a system like this one, approximately: linear. It is applied on the right, so that
         residuals are those of the system itself.
+    residual : array (...), optional
+        That of `x0`, where it is known.
 
     Returns
     -------
@@ -64,7 +68,7 @@ def bicgstab(
     def safe(numerator: Array, denominator: Array) -> Array:
         return numerator / jnp.where(denominator == 0.0, jnp.inf, denominator)
 
-    r0 = b - operator(x0)
+    r0 = b - operator(x0) if residual is None else residual
     shadow = r0
     one = jnp.ones(())
 
@@ -94,9 +98,34 @@ def bicgstab(
     start = norm(r0)
     carry: tuple[Array, ...] = (jnp.int32(0), start, x0, r0, zero, zero, one, one, one)
     k, _, x, *_ = lax.while_loop(proceed, step, carry)
+
+    def judge(c: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jnp.where(norm(b - operator(c[0])) < start, c[0], x0), jnp.asarray(True)
+
     # The recursive residual drifts from the true one; keep the result only if it is truly better.
-    improved = norm(b - operator(x)) < start
-    return jnp.where(improved, x, x0), k
+    # A loop, since of a batch none may have been iterated, and then nothing is applied.
+    kept = lax.while_loop(lambda c: ~c[1], judge, (x, k == 0))
+    return kept[0], k
+
+
+def nearer(
+    apply: Callable[[Array], Array],
+    b: Array,
+    x: Array,
+    inverse: Callable[[Array], Array],
+    over: Reductions = ALONE,
+) -> tuple[Array, Array]:
+    """Move `x` (...) by an approximate inverse of ``x - L x``, if that makes its residual smaller.
+
+    Returns
+    -------
+    x, residual : array (...)
+    """
+    left = b - x + apply(x)
+    moved = x + inverse(left)
+    after = b - moved + apply(moved)
+    better = over.max(jnp.abs(after)) < over.max(jnp.abs(left))
+    return jnp.where(better, moved, x), jnp.where(better, after, left)
 
 
 def richardson(apply: Callable[[Array], Array], b: Array, x0: Array, steps: Array) -> Array:
@@ -129,23 +158,26 @@ def resolvent(
     """
     scale = over.max(jnp.abs(b))
 
-    def gap(x: Array) -> Array:
-        return over.max(jnp.abs(b - x + apply(x)))
+    def size(left: Array) -> Array:
+        return over.max(jnp.abs(left))
 
     def step(c: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         k, x, _ = c
         first = 0 if precondition else SMOOTHING
         x = richardson(apply, b, x, jnp.where(c[0] == 0, first, SMOOTHING))
-        near = {"precondition": precondition} if precondition else {}
+        near: dict[str, Any] = {"precondition": precondition} if precondition else {}
         x, _ = bicgstab(apply, b, x, 0.1 * tol * scale, jnp.int32(200), over, **near)
-        return k + 1, x, gap(x)
+        return k + 1, x, size(b - x + apply(x))
 
     def proceed(c: tuple[Array, Array, Array]) -> Array:
         rounding = 100.0 * EPS * over.max(jnp.abs(c[1]))
         return (c[0] < ROUNDS) & (c[2] > jnp.maximum(tol * scale, rounding))
 
-    _, x, size = lax.while_loop(proceed, step, (jnp.int32(0), b, gap(b)))
-    return jnp.where(jnp.isfinite(size) & (size <= tol**0.5 * scale), x, jnp.nan)
+    start, left = b, apply(b)
+    if precondition:
+        start, left = nearer(apply, b, jnp.zeros_like(b), precondition, over)
+    _, x, gap = lax.while_loop(proceed, step, (jnp.int32(0), start, size(left)))
+    return jnp.where(jnp.isfinite(gap) & (gap <= tol**0.5 * scale), x, jnp.nan)
 
 
 def transposable_resolvent(

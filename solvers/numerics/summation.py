@@ -16,6 +16,7 @@ fixed order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from math import prod
 from typing import Any, NamedTuple
 
@@ -24,6 +25,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .finite import any_nan
+
+SHORT = 8  # entries of an axis that are added one after another
+
+
+def short_sum(x: Array, axis: int = -1) -> Array:
+    """Sum over an axis; a short one by sums of whole arrays, several times faster on a CPU."""
+    if x.shape[axis] > SHORT:
+        return x.sum(axis)
+    terms = (lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis]))
+    return reduce(jnp.add, terms)
 
 
 def pairwise_sum(x: Array) -> Array:

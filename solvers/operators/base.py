@@ -183,7 +183,7 @@ class PolicyOperator(ABC):
         over = self.reductions
 
         def solve() -> tuple[Array, Array]:
-            more = {}
+            more: dict[str, Any] = {}
             if self.line is not None:
                 solver = line_solver(self.expect, self.discount, start.shape, self.line)
                 more["precondition"] = solver

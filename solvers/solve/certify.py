@@ -16,7 +16,7 @@ from jax import Array
 
 from dpsolve.solvers.continuum.problem import ContinuousProblem, listed, read_problem
 from dpsolve.solvers.continuum.solve import HELD, SLOPES, solve_and_test, verdict
-from dpsolve.solvers.continuum.words import counterexample, name_state
+from dpsolve.solvers.continuum.words import counterexample, left_out, name_state
 from dpsolve.solvers.curvature.proved import proved
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.check import diagnose
@@ -102,7 +102,7 @@ def certify(
     Raises
     ------
     ModelError
-        If the model is of another kind, or a state has no feasible choice of finite reward.
+        If the model is of another kind, or a state has no feasible choice.
     UsageError
         If the policy is infeasible at a node, or has another shape.
 
@@ -195,6 +195,8 @@ class _Task:
                 "begin where one is"
             )
         message = counterexample(problem, told) if code == Outcome.NOT_CONCAVE else sentence(code)
+        if code == Outcome.SOLVED:
+            message = left_out(problem.model, arrays)
         if code == Outcome.SOLVED and self.tol is not None and not error <= self.tol:
             code = Outcome.TOO_COARSE
             message = points_that_would_do(problem.model, error, self.tol)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.continuum.barren import pays_nothing
 from dpsolve.solvers.continuum.optimum import NEAR
 from dpsolve.solvers.continuum.problem import ContinuousProblem
 from dpsolve.solvers.continuum.words import name_node
@@ -188,7 +189,7 @@ def _check_period(problem: ContinuousProblem, given: Array, when: str) -> None:
             low, high = problem.ends(j, x, y, z)
             near = NEAR * (1.0 + jnp.abs(low) + jnp.abs(high))
             inside.append((y[j] >= low - near) & (y[j] <= high + near))
-        return jnp.stack(inside), problem.feasible(x, y, z)
+        return jnp.stack(inside), problem.feasible(x, y, z) | pays_nothing(problem, x, y, z)
 
     inside, feasible = (np.asarray(a) for a in problem.each(one, given))
     bad = ~inside.all(-1) | ~feasible

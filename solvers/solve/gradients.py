@@ -52,11 +52,18 @@ from dpsolve.solvers.distributions.path import pushed
 from dpsolve.solvers.distributions.stationary_derivatives import respond
 from dpsolve.solvers.errors import UsageError
 from dpsolve.solvers.inspection.concavity import asks
-from dpsolve.solvers.inspection.requests import FIXED, NO_GRADIENTS, chooses, no_slopes
+from dpsolve.solvers.inspection.requests import (
+    FIXED,
+    NO_GRADIENTS,
+    NO_GRADIENTS_UNDISCOUNTED,
+    chooses,
+    no_slopes,
+)
 from dpsolve.solvers.logit.taste_shocks import PREFIX
 from dpsolve.solvers.methods.choose_operator import Operators, make_operator
 from dpsolve.solvers.methods.finite_horizon import follow
 from dpsolve.solvers.methods.loop import finish
+from dpsolve.solvers.methods.shortest_path import undiscounted
 from dpsolve.solvers.model.factory_signature import (
     Factory,
     build,
@@ -199,6 +206,8 @@ def differentiable_point(
             return jax.jvp(plain, (values,), (dots,))
         if options.criterion == "average":
             raise UsageError(NO_GRADIENTS)
+        if undiscounted(build(factory, values, sizes), options):
+            raise UsageError(NO_GRADIENTS_UNDISCOUNTED)
         out = run(values)
         moved = _moves(factory, sizes, options, values, out)(dots)
         moved["lower"] = moved["upper"] = moved["value"]

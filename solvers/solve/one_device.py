@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpsolve.solvers.continuum.words import find_counterexample
+from dpsolve.solvers.continuum.words import find_counterexample, left_out
 from dpsolve.solvers.curvature.proved import proved
 from dpsolve.solvers.distributions.top_mass import warn
 from dpsolve.solvers.errors import ModelError, UsageError
@@ -261,8 +261,13 @@ def explain(
     """
     if code < 10:
         asked = options.stationary or options.periods is not None or options.initial is not None
+        some = code == Outcome.SOLVED and np.isneginf(arrays.get("lower", 0.0)).any()
+        told = left_out(model(), arrays) if some else ""
         if asked and "value" in arrays:
-            return explain_statistics(code, model, options, arrays)
+            more = explain_statistics(code, model, options, arrays)
+            return "; ".join(filter(None, [told, more]))
+        if told:
+            return told
         # A model's point that is solved has a bound, and a factory's own arrays may have none.
         if code == Outcome.SOLVED and np.isnan(arrays.get("error_bound", 0.0)):
             return UNCERTIFIED

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from dpsolve.solvers.certified import at_best, of_what, promise
-from dpsolve.solvers.distributions.finer_grid import SUFFIX, lived_dims
+from dpsolve.solvers.distributions.finer_grid import lived_dims
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.inspection.requests import FIXED
+from dpsolve.solvers.labelled import SUFFIX
 from dpsolve.solvers.labels import Label, read_labels
 from dpsolve.solvers.methods.average import GAINS
 from dpsolve.solvers.model.array_factory import Dims, Shapes, shapes_of

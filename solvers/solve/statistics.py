@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.distributions.distribution import explain_distribution
-from dpsolve.solvers.distributions.finer_grid import SUFFIX, lived_grids, on_distribution_grid
+from dpsolve.solvers.distributions.finer_grid import lived_grids, on_distribution_grid
 from dpsolve.solvers.distributions.initial import read_initial
 from dpsolve.solvers.distributions.moments import expanded, moments_of, top_masses
 from dpsolve.solvers.distributions.path import path_of, pushed
@@ -26,6 +26,7 @@ from dpsolve.solvers.distributions.solved_points import policy_operator
 from dpsolve.solvers.distributions.stationary_derivatives import stationary_of
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.inspection.forecast import path_periods
+from dpsolve.solvers.labelled import SUFFIX
 from dpsolve.solvers.methods.choose_operator import make_operator
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model

@@ -1,3 +1,3 @@
-"""The version, where every room can read it without the face."""
+"""The version: the one place that says it, read by the build, too."""
 
 __version__ = "0.2.0"

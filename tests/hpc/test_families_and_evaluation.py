@@ -1,4 +1,4 @@
-"""The examples of a family of states and of a model without a choice, swept and checked."""
+"""The examples of a family of states, a model without a choice, and a shortest path, swept."""
 
 from __future__ import annotations
 
@@ -83,3 +83,19 @@ def test_perishable_stock_of_two_ages_is_as_by_hand(root: Path) -> None:
         v = new
     assert solution.status == "solved"
     np.testing.assert_allclose(solution.value, v, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_a_shortest_path_is_swept(root: Path, tmp_path: Path) -> None:
+    """Each step of the shortest path is tried 1 / (1 - slip) times on average."""
+    path = str(root / "examples" / "shortest_path.py")
+    store, slips = tmp_path / "paths.zarr", [0.0, 0.5]
+    ds = dp.sweep(
+        f"{path}:shortest_path", grid={"slip": slips}, fixed={"n": 6}, store=store, quiet=True
+    )
+    steps = runpy.run_path(path)["distances"](6)
+    for slip in slips:
+        found = ds["value"].sel(slip=slip).values
+        for at, k in steps.items():
+            assert abs(found[at] + k / (1 - slip)) <= 1e-6
+    assert "verified" in str(dp.verify(store))

@@ -109,6 +109,24 @@ def test_help_and_status_are_light(run: Run, fresh_python: Callable[[str], str])
         assert float(found[1]) < 1.0
 
 
+def test_help_imports_few_modules(fresh_python: Callable[[str], str]) -> None:
+    """Modules are counted, since seconds depend on the machine: 21 and 88 when this was written."""
+    code = """
+    import sys
+    before = {*sys.modules}
+    import dpsolve
+    print(len({*sys.modules} - before), *({"dataclasses", "tempfile", "numpy"} & {*sys.modules}))
+    from dpsolve.hpc.cli.main import main
+    try:
+        main(["--help"])
+    except SystemExit:
+        print(len({*sys.modules} - before), *({"numpy", "tempfile"} & {*sys.modules}))
+    """
+    lines = fresh_python(textwrap.dedent(code)).splitlines()
+    assert int(lines[0]) < 30
+    assert int(lines[-1]) < 110
+
+
 def test_no_import_starts_a_device(fresh_python: Callable[[str], str]) -> None:
     """A solve of several processes has to meet before any of them looks for devices."""
     code = """

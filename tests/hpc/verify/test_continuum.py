@@ -109,6 +109,24 @@ def brock_mirman(n: int = 60) -> Point:
     )
 
 
+def test_some_nodes_of_a_finer_grid_are_compared_with_bounds_on_that():
+    fine, coarse = brock_mirman(61), brock_mirman(31)
+    arrays = dict(fine.arrays)
+    for name in ("value", "lower", "upper", "policy_k_next", "output_consumption"):
+        arrays[name] = np.asarray(fine.arrays[name])[..., ::2].reshape(coarse.arrays[name].shape)
+    arrays["grid_k"] = coarse.arrays["grid_k"]
+
+    def found(change: float) -> Findings:
+        held = {**arrays, "value": arrays["value"] + change, "lower": arrays["lower"] + change}
+        own = Stored(held, fine.error_bound, finer=lambda: fine.model)
+        return examine(coarse.model, own)
+
+    honest = found(0.0)
+    assert honest.faults == []
+    assert honest.error < 2 * fine.error_bound
+    assert found(0.01).faults
+
+
 def household(n: int, choice: str, shock: bool = False, horizon: int | None = None) -> dp.Model:
     """A saver who may not borrow; wealth above the grid is not allowed."""
     chain = dp.rouwenhorst(3, 0.9, 0.2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
+from dpsolve.solvers.continuum.barren import escapes, kept_alive
 from dpsolve.solvers.continuum.between import falls_short
 from dpsolve.solvers.continuum.bounds import Lines, contracts, free_disposal, shifted, units
 from dpsolve.solvers.continuum.cells import lenders
@@ -14,6 +15,7 @@ from dpsolve.solvers.continuum.refutation import (
     TESTS,
     Refutation,
     drawn,
+    enclosed,
     halfway,
     refute_terminal,
 )
@@ -212,3 +214,25 @@ def test_a_node_without_a_tangent_has_the_nearest_ones_and_none_from_the_other_e
     usable = jnp.asarray([False, False, False, True, True, False])
     assert lenders(line, usable).tolist() == [3, 3, 3, 3, 4, 4]
     assert lenders(line, usable & False).tolist() == list(range(6))
+
+
+def test_a_node_that_is_worth_nothing_between_others_is_a_counterexample():
+    problem = cake()
+    for bad, refuted in (([0], False), ([0, 1], False), ([N - 1], False), ([4], True)):
+        poor = jnp.zeros((1, N), bool).at[0, jnp.asarray(bad)].set(True)
+        by, at = enclosed(problem, poor)
+        assert bool(by > 0.0) == refuted
+    assert float(at[1]) == float(problem.nodes[4, 0])
+
+
+def test_next_states_are_moved_off_the_cells_of_dead_nodes_where_a_choice_does_that():
+    problem = cake(transition={"x": lambda x, c: x - c}, states={"x": dp.grid(0.0, 4.0, N)})
+    y = jnp.linspace(0.0, 4.0, N)[None, :, None]  # all is consumed, and nothing left
+    dead = jnp.zeros((1, N), bool).at[0, 0].set(True)
+    moved, lost = kept_alive(problem, y, jnp.zeros_like(dead), dead)
+    left = problem.nodes[:, 0] - moved[0, :, 0]
+    assert lost[0].tolist() == [True, True, *[False] * (N - 2)]  # at the second, 0 is consumed
+    np.testing.assert_allclose(left[2:], 0.5, rtol=1e-9)
+    assert (left[2:] >= 0.5).all()
+    assert not bool(escapes(problem, dead))
+    assert bool(escapes(problem, dead.at[0, 4].set(True)))

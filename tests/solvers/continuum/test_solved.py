@@ -347,3 +347,40 @@ def test_what_a_solve_says_of_a_model(fields, status, said):
 def test_discounts_that_do_not_contract_are_refused():
     with pytest.raises(dp.ModelError, match="discount"):
         dp.solve(household(states=MEMBERS, discount=lambda z: 0.8 + 0.3 * z))
+
+
+# -- states that are worth -inf -------------------------------------------------------------------
+
+
+def cake_and_bequest(beta=0.96, R=1.03, *, n=30, horizon=4):
+    """Wealth that may be nothing, and a bequest of which nothing is worth -inf."""
+    return dp.Model(
+        states={"w": dp.grid(0.0, 10.0, n, curve=3)},
+        choices={"w_next": dp.interval("w", hi=lambda w: R * w)},
+        transition={"w": "w_next"},
+        reward=lambda w, w_next: jnp.log(w - w_next / R),
+        terminal=lambda w: jnp.log(w),
+        discount=beta,
+        horizon=horizon,
+    )
+
+
+def test_cells_beside_states_that_are_worth_nothing_are_left_out_by_name():
+    s = dp.solve(cake_and_bequest)
+    assert (s.status, s.certifies, s.concavity) == ("solved", "continuum", "proved")
+    assert s.message.startswith("of 120 states 4 are worth -inf, t=0, w=0 the first")
+    assert s.message in repr(s)
+    beta, rate, w = 0.96, 1.03, np.linspace(s.grids["w"][1], 10.0, 5_001)
+    level, share = 0.0, 1.0  # the value is level + share * log(w)
+    for t in range(3, -1, -1):
+        own = 1.0 + beta * share
+        moved = np.log(rate * (1.0 - 1.0 / own))
+        level, share = -np.log(own) + beta * (level + share * moved), own
+        true = level + share * np.log(w)
+        assert np.isneginf(s.value[t, 0])
+        assert np.isneginf(s.lower[t, 0])
+        assert np.isfinite(s.lower[t, 1:]).all()
+        assert (np.interp(w, s.grids["w"][1:], s.lower[t, 1:]) <= true + 1e-12).all()
+        assert (np.interp(s.grids["w"][1:], w, true) <= s.upper[t, 1:] + 1e-9).all()
+        assert np.abs(np.interp(w, s.grids["w"][1:], s.value[t, 1:]) - true).max() <= s.error_bound
+    assert 0.5 < s.error_bound < s["policy_loss"] < 50

@@ -168,7 +168,7 @@ def test_a_model_without_tastes_has_no_likelihood(likelihood):
 
 @pytest.mark.slow
 def test_a_monte_carlo_of_estimates_is_centred_and_its_errors_are_right():
-    """100 samples, each drawn and estimated by Newton's method, in one call."""
+    """100 samples, each drawn and estimated by steps of its scores, in one call."""
     found = dp.solve_many(estimate, {"sample": np.arange(100.0), "buses": 80})
     for name, true in (("RC", 10.0750), ("theta_1", 2.2930)):
         estimates, told = np.asarray(found[name]), np.asarray(found[f"se_{name}"])

@@ -271,6 +271,14 @@ def test_wrong_declarations_are_named(changes: dict, words: list[str]) -> None:
         assert word in str(caught.value)
 
 
+def test_ends_look_up_positions_as_other_functions_do() -> None:
+    limits = np.asarray([0.0, 1.5])
+    end = dp.interval("a", lo=lambda a, z_index: jnp.asarray(limits)[z_index] + 0 * a)
+    low = model(choices={"a_next": end}).continuous["a_next"].lo
+    assert arguments(low, ("a", "z")) == ("a", "z")
+    assert [float(low(a=0.0, z=z)) for z in (0.5, 1.0)] == [0.0, 1.5]
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
