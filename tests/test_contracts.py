@@ -51,7 +51,7 @@ def test_rooms_keep_their_contracts(root: Path) -> None:
         ("solvers/errors.py", "import zarr", "The solver room knows no files"),
         ("sharding/solve.py", "import click", "The sharding room knows no files"),
         (
-            "hpc/verify/definition.py",
+            "hpc/model_definition/pairs.py",
             "from dpsolve.solvers.solve import point",
             "Verification shares no kernel",
         ),
@@ -75,7 +75,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
     """
     graph = grimp.build_graph("dpsolve", cache_dir=None)
     reached: set[str] = set()
-    for name in ("bellman", "continuum", "definition", "distributions", "proofs", "stored_point"):
+    for name in ("continuum", "distributions", "proofs", "stored_point"):
         reached |= graph.find_upstream_modules(f"dpsolve.hpc.verify.{name}")
     assert {name for name in reached if not name.startswith("dpsolve.hpc.")} == {
         "dpsolve.solvers.logit.taste_shocks",
@@ -98,6 +98,7 @@ def test_what_verification_computes_with_reaches_no_kernel() -> None:
         "dpsolve.solvers.errors",
         "dpsolve.solvers.labels",
         "dpsolve.solvers.model.grids",
+        "dpsolve.solvers.model.lookups",
         "dpsolve.solvers.model.mdp",
         "dpsolve.solvers.model.model",
         "dpsolve.solvers.model.post_decision",

@@ -119,7 +119,11 @@ def test_an_old_module_would_be_found(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["dpsolve.hpc.store.store", "dpsolve.solvers.operators.bellman", "hpc/verify/bellman.py"],
+    [
+        "dpsolve.hpc.store.store",
+        "dpsolve.solvers.operators.bellman",
+        "hpc/model_definition/bellman.py",
+    ],
 )
 def test_a_new_module_is_no_old_one(text: str) -> None:
     assert not old_modules().search(text)

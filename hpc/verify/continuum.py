@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpsolve.hpc.model_definition.continuous import ContinuousProblem, Floats
 from dpsolve.solvers.model.model import Model
 
 from .continuum_bounds import (
@@ -44,7 +45,6 @@ from .continuum_bounds import (
     steps_beyond,
 )
 from .continuum_lines import bounds, end_of_time, euler_choices
-from .continuum_problem import ContinuousProblem, Floats
 
 CONTINUUM = 1  # the code of bounds that are of the true value over the continuum
 DECLARED, PROVED = 1, 2  # the codes of what is known of concavity

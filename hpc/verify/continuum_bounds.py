@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, eye_array, kron
 from scipy.sparse.linalg import LinearOperator, bicgstab, spsolve
 
-from .continuum_problem import Constraints, ContinuousProblem, Floats, Ints
+from dpsolve.hpc.model_definition.continuous import Constraints, ContinuousProblem, Floats, Ints
 
 EPS = float(np.finfo(np.float64).eps)
 PLACES = 200  # between the nodes, at each member
@@ -344,8 +344,8 @@ class PolicyChain:
     """The chain that a continuous policy (periods, z, i, m) makes of a model's nodes.
 
     Mass goes to the corners of the cell that a next state lies in, so that means are kept. It
-    answers what a :class:`.bellman.Definition` is asked of distributions, by whatever flat choice:
-    the choice is the policy's.
+    answers what a :class:`~dpsolve.hpc.model_definition.bellman.Definition` is asked of distributions, by
+    whatever flat choice: the choice is the policy's.
     """
 
     problem: ContinuousProblem

@@ -30,6 +30,8 @@ import numpy as np
 from scipy.sparse import csr_array, eye_array, kron
 from scipy.sparse.linalg import LinearOperator, bicgstab
 
+from dpsolve.hpc.model_definition.continuous import Constraints, ContinuousProblem, Floats, Ints
+
 from .continuum_bounds import (
     EPS,
     UNITS,
@@ -44,7 +46,6 @@ from .continuum_bounds import (
     shifted,
     solve,
 )
-from .continuum_problem import Constraints, ContinuousProblem, Floats, Ints
 
 BINDING = 1e-9  # of the range of choices: so near an end, a choice is at it
 ROUNDS = 8  # of slopes and weights

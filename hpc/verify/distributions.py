@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpsolve.hpc.model_definition.bellman import Array, Decisions
 from dpsolve.solvers.errors import ModelError
 from dpsolve.solvers.model.grids import Grid, Integers
 from dpsolve.solvers.model.model import STATISTIC, Model
 from dpsolve.solvers.probability.markov import Markov
 
-from .bellman import Array, Decisions
 from .proofs import EPS, Place, axes
 
 MOST_STATES = 1500  # of a chain that is solved again, densely

@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpsolve.hpc.model_definition.bellman import Definition
+from dpsolve.hpc.model_definition.listed_choices import Shares, Targets, amount_of, ends_of, listed
+from dpsolve.hpc.model_definition.pairs import define, evaluate
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
-
-from .bellman import Definition
-from .definition import define, evaluate
-from .listed_choices import Shares, Targets, amount_of, ends_of, listed
 
 GRID = 3  # the code of bounds of choices of a list
 ENTRIES = 401  # of the table: of one choice; of several, of each the root that makes so many

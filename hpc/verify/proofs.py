@@ -48,11 +48,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dpsolve.solvers.model.mdp import TabularModel
-from dpsolve.solvers.model.model import Model
-
-from . import shortest_path
-from .bellman import (
+from dpsolve.hpc.model_definition.bellman import (
     WIDE,
     WIDE_EPS,
     Array,
@@ -63,6 +59,10 @@ from .bellman import (
     bellman,
     growth,
 )
+from dpsolve.solvers.model.mdp import TabularModel
+from dpsolve.solvers.model.model import Model
+
+from . import shortest_path
 
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)

@@ -18,7 +18,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .bellman import WIDE, WIDE_EPS, Array, BellmanSweep, Definition, Index, Mask, bellman, growth
+from dpsolve.hpc.model_definition.bellman import (
+    WIDE,
+    WIDE_EPS,
+    Array,
+    BellmanSweep,
+    Definition,
+    Index,
+    Mask,
+    bellman,
+    growth,
+)
 
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)

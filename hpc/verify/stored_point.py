@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpsolve.hpc.model_definition.bellman import Array, Decisions, Index
+from dpsolve.hpc.model_definition.continuous import ContinuousProblem
+from dpsolve.hpc.model_definition.pairs import define
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 
-from .bellman import Array, Decisions, Index
 from .continuum import CONTINUUM, DECLARED, examine_continuum
 from .continuum_bounds import PolicyChain
-from .continuum_problem import ContinuousProblem
-from .definition import define
 from .distributions import Asked, distribution_faults
 from .not_concave import GRID, amount_faults, of_steps, of_table
 from .proofs import (

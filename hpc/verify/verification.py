@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dpsolve.hpc.model_definition.bellman import Index
+from dpsolve.hpc.model_definition.pairs import define
 from dpsolve.hpc.progress import Progress, Silent
 from dpsolve.hpc.store.damage import open_groups, read_task
 from dpsolve.hpc.store.store import open_store
@@ -34,8 +36,6 @@ from dpsolve.solvers.outcomes import listed
 from dpsolve.solvers.solution import Solution
 
 from . import audit
-from .bellman import Index
-from .definition import define
 from .distributions import MOST_STATES
 from .points import Points, of_solution, of_task
 from .proofs import alternatives, axes, menus

@@ -33,13 +33,13 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS, STATES
+from dpsolve.solvers.compile_forecast import learn, tell_compiling
 from dpsolve.solvers.methods.choose_operator import Operators
 from dpsolve.solvers.methods.discounted import SolveState
 from dpsolve.solvers.methods.loop import iterate
 from dpsolve.solvers.methods.warm_start import LaneMemory, judge, reached, remembered
 from dpsolve.solvers.model.factory_signature import build, signature
 from dpsolve.solvers.numerics.arrays import Numpy
-from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.solve.gradients import gradients_of, read_point
 from dpsolve.solvers.solve.point import begin_point
 

@@ -16,10 +16,10 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from dpsolve.sharding.devices.mesh import POINTS
+from dpsolve.solvers.compile_forecast import learn, tell_compiling
 from dpsolve.solvers.inspection.forecast import calls_pool
 from dpsolve.solvers.model.factory_signature import signature
 from dpsolve.solvers.numerics.arrays import AnyArray, Numpy
-from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.solve.gradients import point_with_gradients
 
 from .base import CompiledBatch, bytes_of, placed, put

@@ -53,7 +53,7 @@ def apart(x: Array, taste: TasteShocks) -> Array:
 
 
 @dataclass(frozen=True)
-class Line:
+class MovingState:
     """A long state, along which a policy's system is solved.
 
     Attributes
@@ -79,15 +79,15 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Walk(Line):
-    """A line, and how the alternatives move it while the other states stay where they are."""
+class Walk(MovingState):
+    """A long state, and how the alternatives move it while the other states stay where they are."""
 
     moves: Moves
 
     @classmethod
     def of(cls, operator: GridOperator, axis: int, alternatives: int, pairs: PairTable) -> Walk:
         """Find how the pairs of states and alternatives move a state."""
-        line = Line(operator.shape, axis)
+        line = MovingState(operator.shape, axis)
         n, dims = operator.shape[axis], (*operator.states, BLOCK)
 
         def expected(f: Array) -> Array:

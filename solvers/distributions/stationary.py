@@ -14,11 +14,11 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from dpsolve.solvers.compile_forecast import tell_compiling
 from dpsolve.solvers.errors import ModelError, UsageError
 from dpsolve.solvers.model.mdp import SparseRows, TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.numerics.arrays import AnyArray, Sparse
-from dpsolve.solvers.numerics.compiling import tell_compiling
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import STATIONARY_METHODS, canonical
 from dpsolve.solvers.probability.markov import Markov

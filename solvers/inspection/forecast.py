@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.compile_forecast import equations
 from dpsolve.solvers.discrete_choice.operator import TasteOperator, operator_on_grids
 from dpsolve.solvers.distributions.stationary_methods import DENSE_MOST
 from dpsolve.solvers.methods.choose_operator import Operators, shortcut_of
@@ -31,7 +32,6 @@ from dpsolve.solvers.model.factory_signature import (
 )
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.compiling import equations
 from dpsolve.solvers.numerics.memory import VECTORS
 from dpsolve.solvers.operators.base import Shortcut
 from dpsolve.solvers.operators.bellman import GridOperator

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpsolve.solvers.compile_forecast import learn, tell_compiling
 from dpsolve.solvers.continuum.words import find_counterexample, left_out
 from dpsolve.solvers.curvature.proved import proved
 from dpsolve.solvers.distributions.top_mass import warn
@@ -33,7 +34,6 @@ from dpsolve.solvers.model.factory_signature import (
 )
 from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
-from dpsolve.solvers.numerics.compiling import learn, tell_compiling
 from dpsolve.solvers.numerics.tracing import is_concrete
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.outcomes import UNCERTIFIED, Outcome, sentence

@@ -17,9 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 import dpsolve as dp
+from dpsolve.hpc.model_definition.continuous import ContinuousProblem
 from dpsolve.hpc.verify.continuum_bounds import sampled
 from dpsolve.hpc.verify.continuum_lines import bounds
-from dpsolve.hpc.verify.continuum_problem import ContinuousProblem
 from dpsolve.hpc.verify.stored_point import Findings, Stored, examine
 from dpsolve.solvers.options import SolveOptions
 from dpsolve.solvers.solution import Problem

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
-from dpsolve.hpc.verify.bellman import Definition, bellman
-from dpsolve.hpc.verify.definition import define
+from dpsolve.hpc.model_definition.bellman import Definition, bellman
+from dpsolve.hpc.model_definition.pairs import define
 
 from ...reference import random_arrays, random_problem, solve_arrays
 
@@ -171,7 +171,7 @@ def test_blocks_do_not_change_the_result(block: int, monkeypatch: pytest.MonkeyP
     definition = define(random_problem(1, finite=False).model())
     value = np.random.default_rng(0).normal(size=definition.n)
     whole = bellman(definition, [value])
-    monkeypatch.setattr("dpsolve.hpc.verify.bellman.BLOCK", block)
+    monkeypatch.setattr("dpsolve.hpc.model_definition.bellman.BLOCK", block)
     pieces = bellman(definition, [value])
     np.testing.assert_allclose(pieces.value, whole.value, rtol=1e-14)
     np.testing.assert_array_equal(pieces.policy, whole.policy)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
-from dpsolve.hpc.verify.bellman import WIDE_EPS
+from dpsolve.hpc.model_definition.bellman import WIDE_EPS
 from dpsolve.hpc.verify.stored_point import Stored, examine
 
 TYPED = np.tile([0.1, 0.2, 0.7], (3, 1)).reshape(3, 1, 3)

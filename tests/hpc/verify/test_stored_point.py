@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
+from dpsolve.hpc.model_definition.pairs import define
 from dpsolve.hpc.store import checksums
-from dpsolve.hpc.verify.definition import define
 from dpsolve.hpc.verify.proofs import Claim, Interval, Place, ValueProof, find_weight
 from dpsolve.hpc.verify.stored_point import Stored, examine
 from dpsolve.hpc.verify.verification import Verification

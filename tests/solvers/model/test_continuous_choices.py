@@ -7,8 +7,8 @@ import pytest
 
 import dpsolve as dp
 from continuous_models import MODELS
-from dpsolve.hpc.verify.bellman import bellman
-from dpsolve.hpc.verify.definition import _Fault, _place, define
+from dpsolve.hpc.model_definition.bellman import bellman
+from dpsolve.hpc.model_definition.pairs import _Fault, _place, define
 from dpsolve.solvers.model.arguments import arguments
 from dpsolve.solvers.model.factory_signature import look_over
 from dpsolve.solvers.operators.interpolation import locate

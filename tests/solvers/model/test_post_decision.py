@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import dpsolve as dp
-from dpsolve.hpc.verify.definition import define
+from dpsolve.hpc.model_definition.pairs import define
 from dpsolve.sharding.devices.fit import make_partition
 from dpsolve.sharding.devices.mesh import STATES, MeshShape, make_mesh
 from dpsolve.solvers.operators.bellman import GridOperator

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
+from dpsolve.hpc.model_definition.pairs import define
 from dpsolve.hpc.plan.design import make_design
 from dpsolve.hpc.sweep_file.fields import sweep_from
-from dpsolve.hpc.verify.definition import define
 from dpsolve.solvers.distributions.solved_points import too_many_states
 from dpsolve.solvers.model.factory_signature import signature
 from dpsolve.solvers.numerics.partition import ALONE

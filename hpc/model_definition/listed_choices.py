@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
 
-from .continuum_problem import signed
-from .definition import SLACK, UNITS
+from .continuous import signed
+from .pairs import SLACK, UNITS
 
 TOUCH = 1e-12
 """How far beyond an end of its interval a choice may lie, of the ends: by rounding."""

@@ -31,8 +31,8 @@ from dpsolve.solvers.model.grids import Grid
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.probability.markov import Markov
 
-from .array_definition import normalised
-from .definition import chances, evaluate, round_length
+from .arrays import normalised
+from .pairs import chances, evaluate, round_length
 
 SLACK = 1e-9  # relative to a grid's larger end: what rounding may carry a next state past it
 

@@ -5,7 +5,7 @@ r"""Bellman operator over lists of pairs in plain NumPy.
         + \beta(s, c) \sum_w p(w \mid s, c) \sum_{z'} P(z, z')\, v\bigl(x'(s, c, w), z'\bigr)
 
 A :class:`Definition` evaluates rewards, discounts and expectations at lists of (state, choice)
-pairs (:mod:`.definition` writes them down for each form of a model); :func:`bellman` takes the
+pairs (:mod:`.pairs` writes them down for each form of a model); :func:`bellman` takes the
 maximum, and with taste shocks the log-sum over some choices of the maximum over the others. Pairs
 are looked at in blocks, so that memory stays bounded.
 

@@ -28,7 +28,7 @@ from dpsolve.solvers.model.mdp import TabularModel
 from dpsolve.solvers.model.model import Model
 from dpsolve.solvers.probability.markov import Markov
 
-from .array_definition import check_rows, define_arrays, normalised
+from .arrays import check_rows, define_arrays, normalised
 from .bellman import WIDE, Array, Definition, Index, Mask, PairValues, Tastes
 
 SLACK = 1e-9  # how far, in a grid's last steps, rounding may carry a next state past an end
