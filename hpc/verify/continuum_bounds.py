@@ -344,8 +344,8 @@ class PolicyChain:
     """The chain that a continuous policy (periods, z, i, m) makes of a model's nodes.
 
     Mass goes to the corners of the cell that a next state lies in, so that means are kept. It
-    answers what a :class:`~dpsolve.hpc.model_definition.bellman.Definition` is asked of distributions, by
-    whatever flat choice: the choice is the policy's.
+    answers what a :class:`~dpsolve.hpc.model_definition.bellman.Definition` is asked of
+    distributions, by whatever flat choice: the choice is the policy's.
     """
 
     problem: ContinuousProblem
