@@ -43,9 +43,6 @@ if OWN_PROGRAMS not in os.environ.get("DPSOLVE_CACHE", ""):
     atexit.register(shutil.rmtree, os.environ["DPSOLVE_CACHE"], ignore_errors=True)
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
-# Programs are many small objects that stay: looking through them at every turn costs a tenth.
-gc.set_threshold(20_000, 20, 50)
-
 # Whether compiling is long enough to be told of depends on the machine, and on what else it does.
 logging.getLogger("dpsolve.waiting").setLevel("WARNING")
 

@@ -10,6 +10,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpsolve.solvers.labels import MEANINGS
+
 from .atomic_files import disk_errors
 from .buckets import StoredBucket
 from .damage import as_zarr_reads
@@ -36,8 +38,9 @@ def open(path: Path | str) -> xarray.Dataset | xarray.DataTree:
     Returns
     -------
     xarray.Dataset
-        Dimensions: the swept parameters, then the model's states. ``ds.dpsolve`` has
-        ``.at(beta=0.95)``, ``.policy``, ``.expect("consumption")`` and ``.worst()``.
+        Dimensions: the swept parameters, then the model's states. Where a state's values have
+        names, ``<state>_label`` selects by them, as ``ds.sel(regime_label="boom")``. ``ds.dpsolve``
+        has ``.at(beta=0.95)``, ``.policy``, ``.expect("consumption")`` and ``.worst()``.
     xarray.DataTree
         If the sweep has several sets of static sizes: one dataset for each, by such a name as
         ``n_k=100``.
@@ -107,4 +110,15 @@ def _with_parameters(dataset: xarray.Dataset, bucket: StoredBucket) -> xarray.Da
     arrays = [name for name in bucket.bucket.own if name in bucket.bucket.fixed]
     beside |= {n: (dataset[n].dims, bucket.bucket.fixed[n], dataset[n].attrs) for n in arrays}
     ordered = dataset[list(bucket.results)]  # zarr sorts by name: results first, then records
-    return ordered.assign_coords(beside)
+    return _with_names(ordered.assign_coords(beside))
+
+
+def _with_names(dataset: xarray.Dataset) -> xarray.Dataset:
+    """Add a coordinate for what the values of a state, or periods, are called, to select by."""
+    for name in map(str, dataset.dims):
+        words = dataset[name].attrs.get(MEANINGS, "").split() if name in dataset.coords else ()
+        if words and f"{name}_label" not in dataset.variables:
+            told = {"long_name": f"{dataset[name].attrs['long_name']}, by name"}
+            named = dataset.assign_coords({f"{name}_label": (name, words, told)})
+            dataset = named.set_xindex(f"{name}_label")
+    return dataset

@@ -109,6 +109,8 @@ class _Walk:
     def look(self, shape: Sequence[int], sizes: Sequence[int], indices: Sequence[Any]) -> None:
         for axis, (n, size, index) in enumerate(zip(shape, sizes, indices, strict=True)):
             span = self.span(index)
+            if n == 1:  # one entry for all: also what stands for an array of unknown length
+                continue
             if span is not None and not 0 <= span[0] <= span[1] <= n - size:
                 found = Lookup(tuple(shape), axis, span, self.depends([index]))
                 self.lookups.append(found)

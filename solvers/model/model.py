@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from dpsolve.solvers.errors import ModelError
-from dpsolve.solvers.labels import read_labels
+from dpsolve.solvers.labels import check_values, read_labels
 from dpsolve.solvers.named_arguments.families import Family, members, rules_of_members
 from dpsolve.solvers.named_arguments.reading import Reading
 from dpsolve.solvers.probability.iid import Iid
@@ -130,9 +130,11 @@ class Model(Constructed):
         Number of periods; functions may then take ``t`` = 0, ..., horizon - 1.
     terminal : function, optional
         Value of each state after the last period (default 0).
-    labels : dict of str to str, optional
+    labels : dict of str to str, list or pair, optional
         Words, with units in parentheses: ``{"a": "assets (annual income)", "beta": "discount
         factor"}``, for states, choices, outputs, moments, ``value`` and the factory's parameters.
+        A list says what each value of a state, or each period, is called: ``{"regime":
+        ["recession", "boom"], "t": [str(age) for age in range(25, 85)]}``; a pair says both.
         Stores keep them as ``long_name`` and ``units``, and pictures and reports show them. A
         choice that is the next value of a labelled state needs none of its own.
 
@@ -167,7 +169,7 @@ class Model(Constructed):
     inverse_marginal: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     horizon: int | None = None
     terminal: Callable[..., Any] | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
     parts: ClassVar[Mapping[str, str]] = MappingProxyType({})  # of what is drawn together: in what
 
@@ -203,7 +205,9 @@ class Model(Constructed):
             put(self, name, read_dict(name, getattr(self, name)))
         put(self, "taste_shocks", read_dict("taste_shocks", self.taste_shocks))
         put(self, "labels", read_dict("labels", self.labels))
-        read_labels(self.labels)
+        periods = {} if self.horizon is None else {"t": int(self.horizon)}
+        sizes = {n: state.size for n, state in self.states.items()}
+        check_values(read_labels(self.labels), sizes | periods)
         put(self, "reward", _listed(self.reward))
         put(self, "feasible", _all_of(() if self.feasible is None else _listed(self.feasible)))
         if not self.reward:

@@ -45,6 +45,7 @@ def stock(beta=0.9, cost=0.3, *, n=4):
         transition={"k": lambda k, z, up: jnp.where(z > 0.5, jnp.minimum(k + up, n), 0)},
         reward=profit, discount=beta, outputs={"profit": profit},
         labels={"k": "stock </td><script>top.hacked = 1</script> (<tons>)",
+                "z": ("is it stolen", ["stolen", "kept"]),
                 "up": "purchase (tons)", "profit": "profit (dollars)",
                 "beta": "discount factor", "value": "worth of the firm (dollars)"},
     )

@@ -26,6 +26,7 @@ SIZES = {
     "default": (8, [""]),
     "growth": (1025, [""]),
     "growth_zip": (9, [""]),
+    "household": (16, [""]),
     "job_search": (45, [""]),
     "savings": (36, [""]),
     "savings_sobol": (128, [""]),

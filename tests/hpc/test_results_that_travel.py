@@ -62,7 +62,7 @@ def test_a_choice_is_called_after_the_state_that_it_becomes() -> None:
     shape = ModelShape({"a": 3}, labels={"a": Label("assets", "income")}, next_of={"a_next": "a"})
     names = ("policy_a_next", "policy_lower_a_next", "policy_loss", "moment_p90_a", "moment_var_a")
     told = {n: named(n, names, shape).label for n in names}
-    assert told == {
+    assert {n: label[:2] for n, label in told.items()} == {
         "policy_a_next": ("assets next period", "income"),
         "policy_lower_a_next": ("assets next period, certified lower end", "income"),
         "policy_loss": (told["policy_loss"].words, ""),
@@ -72,6 +72,13 @@ def test_a_choice_is_called_after_the_state_that_it_becomes() -> None:
     assert "loses" in told["policy_loss"].words
 
 
+def test_the_values_of_a_state_are_selected_by_what_they_are_called(stock_store: Path) -> None:
+    assert xr.open_zarr(stock_store)["z"].attrs["flag_meanings"] == "stolen kept"
+    found = dp.open(stock_store)
+    assert [*found["z_label"].values] == ["stolen", "kept"]
+    xr.testing.assert_equal(found["value"].sel(z_label="kept"), found["value"].isel(z=1))
+
+
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
@@ -79,6 +86,10 @@ def test_a_choice_is_called_after_the_state_that_it_becomes() -> None:
         ({"k": " (tons)"}, "labels: 'k' is ' (tons)'; write words"),
         ({"kk": "stock"}, "labels names 'kk', which this model does not have. Did you mean 'k'?"),
         ("stock", "labels is 'stock'; it is a dict by name"),
+        ({"k": ["low"]}, "1 names are given for the 2 values of 'k'"),
+        ({"k": ["low", "low"]}, "two values of 'k' are called 'low'"),
+        ({"k": ["low", "very high"]}, "a value of 'k' is called 'very high'; give it one word"),
+        ({"up": ["no", "yes"]}, "it is no state or period. It can be: k"),
     ],
 )
 def test_wrong_labels_are_refused(labels: Any, expected: str) -> None:
@@ -157,9 +168,9 @@ def test_every_format_holds_the_same_numbers(stock_store: Path, tmp_path: Path) 
             name == "residual"
         )
     assert again.attrs["model_source"] == STOCK
-    arrays = np.load(tmp_path / "r.npz")
-    np.testing.assert_array_equal(arrays["value"], found.value)
-    assert {*arrays["status"].ravel()} == {"solved"}
+    with np.load(tmp_path / "r.npz") as arrays:
+        np.testing.assert_array_equal(arrays["value"], found.value)
+        assert {*arrays["status"].ravel()} == {"solved"}
     rows = rows_of(tmp_path / "r.csv")
     table = pyarrow.parquet.read_table(tmp_path / "r.parquet").to_pydict()
     assert [*rows[0]] == [*table]
