@@ -88,12 +88,13 @@ def test_a_plan_builds_its_model_once(
     assert len(models) == 1
 
 
-def test_a_solve_builds_one_model_and_one_operator(count: Callable[..., list[type]]) -> None:
+def test_a_solve_builds_two_models_and_one_operator(count: Callable[..., list[type]]) -> None:
+    """Once to see whether a choice is continuous, and how it is solved, and once to solve it."""
     models, operators = count(Model, "__post_init__"), count(GridOperator, "__init__")
     first = dp.solve("savings", {"continuous": False, "n_a": 33, "n_z": 3})
-    assert (len(models), operators) == (1, [GridOperator])
+    assert (len(models), operators) == (2, [GridOperator])
     dp.solve("savings", {"continuous": False, "n_a": 33, "n_z": 3, "beta": 0.9})
-    assert (len(models), operators) == (1, [GridOperator])
+    assert (len(models), operators) == (2, [GridOperator])
     assert first.status == "solved"
 
 

@@ -44,6 +44,9 @@ after which there is none: the next would be of its square."""
 INEXACT = 1e-2
 """What BiCGSTAB leaves in a step, of what is left."""
 
+PLACES = 9
+"""Choices that are looked at where the one that was found is not feasible."""
+
 HALVINGS = 100
 """Trials of a consumption at most, where marginal utility has no inverse in closed form."""
 
@@ -52,6 +55,23 @@ def on_endogenous_grid(problem: ContinuousProblem) -> EndogenousGrid | None:
     """Return a problem as the endogenous grid method takes it; None where it does not apply."""
     found = resources_of(problem)
     return None if isinstance(found, str) else EndogenousGrid.of(found)
+
+
+def allowed(problem: ContinuousProblem, policy: Policy) -> Policy:
+    """Move choices that are not feasible to the nearest of some that are.
+
+    The Euler equation does not know what else a model forbids.
+    """
+
+    def one(x: Array, z: Array, y: Array, found: Array) -> tuple[Array, Array]:
+        low, high = problem.ends(0, x, y, z)
+        tries = low + (high - low) * jnp.linspace(0.0, 1.0, PLACES)
+        fine = jax.vmap(lambda choice: problem.feasible(x, choice[None], z))(tries)
+        away = jnp.where(fine, jnp.abs(tries - y[0]), jnp.inf)
+        return jnp.where(found, y, tries[jnp.argmin(away)][None]), found | fine.any()
+
+    y, found = problem.each(one, policy.y, policy.found)
+    return policy._replace(y=y, found=found)
 
 
 def stationary(problem: ContinuousProblem) -> Policy | None:
@@ -66,7 +86,7 @@ def stationary(problem: ContinuousProblem) -> Policy | None:
         assert found is not None  # nor does it depend on the nodes whether there is one
         return found.iterated(start, plain, close)
 
-    return stationary_policy(problem, iterated)
+    return allowed(problem, stationary_policy(problem, iterated))
 
 
 class _Steps(NamedTuple):

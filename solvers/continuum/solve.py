@@ -27,7 +27,7 @@ from .bounds import (
     upper_step,
 )
 from .cells import Marginal
-from .egm import on_endogenous_grid, stationary
+from .egm import allowed, on_endogenous_grid, stationary
 from .equivalent import share_of, utility_of
 from .euler import improved, mended, stationary_policy
 from .problem import ContinuousProblem, read_problem
@@ -324,7 +324,11 @@ def _over_a_horizon(
         problem = whole.at(t)
         marginal = Marginal.smooth(problem, after.p)
         grid = on_endogenous_grid(problem) if endogenous else None
-        found = grid.improved(marginal) if grid else improved(problem, marginal, after.y)
+        found = (
+            allowed(problem, grid.improved(marginal))
+            if grid
+            else improved(problem, marginal, after.y)
+        )
         policy, poor = worthless(problem, found)
         kept, dead = kept_alive(problem, policy.y, poor, jnp.isneginf(after.lower))
         lower = own = lower_step(problem, kept, after.lower, dead)

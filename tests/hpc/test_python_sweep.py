@@ -20,8 +20,8 @@ from dpsolve.hpc.cli.main import main
 from dpsolve.hpc.store.status import read_status
 from dpsolve.hpc.store.store import open_store
 from dpsolve.hpc.store.trust import trusted
+from dpsolve.solvers import compile_forecast
 from dpsolve.solvers.errors import ClusterError
-from dpsolve.solvers.numerics import compiling
 
 from .conftest import TOY, assert_equal_stores
 
@@ -255,7 +255,7 @@ def test_mass_at_the_top_of_a_grid_is_stored_told_and_verified(
 def test_a_sweep_says_what_it_compiles_before_it_does(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiling, "LONG", 0.0)
+    monkeypatch.setattr(compile_forecast, "LONG", 0.0)
     fixed = {"n_x": 14}  # which no other test has compiled
     dp.sweep("cake", grid={"beta": [0.5, 0.6]}, fixed=fixed, store="c.zarr")
     told = capsys.readouterr().err

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
-from dpsolve.solvers import notices
+from dpsolve.solvers import compile_forecast, notices
 from dpsolve.solvers.notices import Countdown, in_words, tell, told_to
-from dpsolve.solvers.numerics import compiling
 
 
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Hear of every program, however small."""
-    monkeypatch.setattr(compiling, "LONG", 0.0)
+    monkeypatch.setattr(compile_forecast, "LONG", 0.0)
     found: list[str] = []
     monkeypatch.setattr(notices, "_listeners", [found.append])
     return found
@@ -78,7 +77,7 @@ def test_nothing_is_told_inside_somebody_elses_trace(heard: list[str], counted: 
 
 
 def test_the_forecast_follows_the_size_of_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "_pace", [1.0])
+    monkeypatch.setattr(compile_forecast, "_pace", [1.0])
     found: list[str] = []
     monkeypatch.setattr(notices, "_listeners", [found.append])
 
@@ -86,13 +85,13 @@ def test_the_forecast_follows_the_size_of_a_program(monkeypatch: pytest.MonkeyPa
         return jax.lax.while_loop(lambda x: x < 9.0, lambda x: x * 2.0 + 1.0, x)
 
     traced = jax.jit(nested).trace(1.0)
-    assert compiling.tell_compiling("it", traced) == 4.0  # the loop, and three inside
+    assert compile_forecast.tell_compiling("it", traced) == 4.0  # the loop, and three inside
     assert found == ["compiling it, some 4 s the first time"]
-    compiling.learn(4.0, 16.0)
-    assert compiling.tell_compiling("it", traced) == 8.0  # half of the way, in logarithms
-    compiling.learn(8.0, 0.01)  # from a cache
-    assert compiling.tell_compiling("it", traced) == 8.0
-    assert compiling.tell_compiling("x", jax.jit(lambda x: x + jnp.sin(x)).trace(1.0)) == 4.0
+    compile_forecast.learn(4.0, 16.0)
+    assert compile_forecast.tell_compiling("it", traced) == 8.0  # half of the way, in logarithms
+    compile_forecast.learn(8.0, 0.01)  # from a cache
+    assert compile_forecast.tell_compiling("it", traced) == 8.0
+    assert compile_forecast.tell_compiling("x", jax.jit(lambda x: x + jnp.sin(x)).trace(1.0)) == 4.0
 
 
 def test_a_long_call_is_told_now_and_again() -> None:
