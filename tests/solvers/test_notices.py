@@ -54,7 +54,8 @@ def test_a_solve_says_once_that_it_compiles(heard: list[str], counted: Any) -> N
     once = len(calls)
     dp.solve(toy, {"beta": 0.8})
     assert len(heard) == 1
-    assert len(calls) == once == 1  # what is traced for the forecast is not traced again
+    # Once to see how it is solved; and what is traced for the forecast is not traced again.
+    assert len(calls) == once == 2
     dp.solve(toy, {"n": 4})
     dp.stationary(solution)
     dp.stationary(dp.solve(toy, {"beta": 0.7}))

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import dpsolve as dp
+from dpsolve.solvers.numerics.summation import SHORT
 from dpsolve.solvers.operators import maximum
 from dpsolve.solvers.operators.bellman import GridOperator
 from dpsolve.solvers.operators.interpolation import at_members
 from dpsolve.solvers.operators.maximum import FEW, argmax, max_and_argmax
 from dpsolve.solvers.operators.model_functions import BLOCK
-from dpsolve.solvers.operators.named_arrays import SHORT, NamedArray, total
+from dpsolve.solvers.operators.named_arrays import NamedArray, total
 
 INF = np.inf
 
