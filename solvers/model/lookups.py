@@ -75,6 +75,8 @@ class _Walk:
         for variable in step.outvars:
             self.names[variable] = self.depends(atoms)
             self.made[variable] = (name, atoms)
+        if not step.outvars:  # such as jax.debug.print
+            return
         out = step.outvars[0]
         if name == "select_n":
             size = self.counted(atoms)
