@@ -4,24 +4,25 @@ Walking into the wall for ever is a policy, too: an improper one, which costs in
 """
 
 import jax.numpy as jnp
+from jax import Array
 
 import dpsolve as dp
 
 STEPS = jnp.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
 
 
-def shortest_path(slip=0.2, *, n=12):
+def shortest_path(slip: float = 0.2, *, n: int = 12) -> dp.Model:
     """Walk from anywhere to the corner (n - 1, 0), around a wall that leaves two columns free.
 
     A step costs 1 and is made with probability 1 - `slip`.
     """
     wall = jnp.zeros((n, n), bool).at[n // 2, : n - 2].set(True)
 
-    def to(x, y, step, firm):
+    def to(x: Array, y: Array, step: Array, firm: Array) -> Array:
         new = jnp.clip(jnp.array([x, y]) + firm * STEPS[step], 0, n - 1)
         return jnp.where(wall[new[0], new[1]] | at_goal(x, y), jnp.array([x, y]), new)
 
-    def at_goal(x, y):
+    def at_goal(x: Array, y: Array) -> Array:
         return (x == n - 1) & (y == 0)
 
     return dp.Model(
@@ -37,7 +38,7 @@ def shortest_path(slip=0.2, *, n=12):
     )
 
 
-def distances(n=12):
+def distances(n: int = 12) -> dict[tuple[int, int], int]:
     """Return the steps to the corner (n, n), by breadth-first search."""
     steps, ahead = {(n - 1, 0): 0}, [(n - 1, 0)]
     for x, y in ahead:
