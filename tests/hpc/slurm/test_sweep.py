@@ -155,11 +155,12 @@ def test_a_cancelled_sweep_goes_on_by_the_same_command(login: LoginNode) -> None
 
 
 def test_ctrl_c_commits_what_is_in_work_and_ends_the_jobs(login: LoginNode) -> None:
+    login.profile(grace=12)  # the second worker may still be compiling
     login.sweep(points=60, nap=0.4)
     driver = login.slurm.start(*login.words(), output=login.output)
     until(lambda: login.committed() >= 1, "a task is committed")
     driver.send_signal(signal.SIGINT)
-    until(lambda: driver.poll() is not None, "the driver ends", 15)
+    until(lambda: driver.poll() is not None, "the driver ends", 25)
     assert driver.returncode == 130
     assert "The same command resumes" in login.output.read_text()
     begun, committed = ({fact["task"] for fact in login.facts(what)}
