@@ -118,7 +118,7 @@ def _with_names(dataset: xarray.Dataset) -> xarray.Dataset:
     for name in map(str, dataset.dims):
         words = dataset[name].attrs.get(MEANINGS, "").split() if name in dataset.coords else ()
         if words and f"{name}_label" not in dataset.variables:
-            told = {"long_name": f"{dataset[name].attrs['long_name']}, by name"}
+            told = {"long_name": f"{dataset[name].attrs.get('long_name', name)}, by name"}
             named = dataset.assign_coords({f"{name}_label": (name, words, told)})
             dataset = named.set_xindex(f"{name}_label")
     return dataset

@@ -360,9 +360,7 @@ class EndogenousGrid:
         least: Array, most: Array,
     ) -> _Trial:  # fmt: skip
         """Return s at one node where the Euler equation holds, by Newton's steps from a guess."""
-        price = self.price[z, 0]
-
-        cell = high - low
+        price, cell = self.price[z, 0], high - low
 
         def proceed(carry: _Trial) -> Array:
             return ~carry.done & (carry.k < TRIALS)

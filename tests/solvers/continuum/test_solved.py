@@ -210,18 +210,23 @@ def ending(a=0.5, b=0.5, c=0.5, d=0.5, e=0.5, f=0.5, g=0.5, *, n=30):
     )
 
 
-@pytest.mark.parametrize("factory", [endless, ending])
-def test_random_concave_models_against_a_far_finer_grid(factory):
+@pytest.mark.parametrize(
+    ("factory", "most"), [(endless, 1), (ending, 0)], ids=["endless", "ending"]
+)
+def test_random_concave_models_against_a_far_finer_grid(factory, most):
+    """In one of the endless ones the search for a policy ends early: then nothing is certified."""
     rng = np.random.default_rng(5)
-    uncertified = 0  # where a search ends early nothing is, which is told
+    uncertified = 0
     for _ in range(36):
         drawn = dict(zip("abcdefg", rng.random(7), strict=True))
         coarse, fine = dp.solve(factory, drawn), dp.solve(factory, {**drawn, "n": 241})
+        for s in (coarse, fine):
+            assert s.status == "solved" or (s.certifies, s.error_bound) == ("none", np.inf), drawn
         if coarse.status == fine.status == "solved":
             assert_one_bounds_the_other(coarse, fine, "x")
         else:
             uncertified += 1
-    assert uncertified <= 1
+    assert uncertified <= most
 
 
 # -- policies that are wrong ----------------------------------------------------------------------
